@@ -1,0 +1,15 @@
+"""FastBERT: a BERT-like classifier whose rows leave at the first layer that is sure enough."""
+
+from fastbert.configuration import FastBertConfig
+from fastbert.engine import Engine, Predictions
+from fastbert.errors import FastBertError, InputError
+from fastbert.model import FastBertForSequenceClassification
+
+__all__ = [
+    "Engine",
+    "FastBertConfig",
+    "FastBertError",
+    "FastBertForSequenceClassification",
+    "InputError",
+    "Predictions",
+]

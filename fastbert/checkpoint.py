@@ -1,0 +1,147 @@
+"""Checkpoints: a Hugging Face model directory on any file system, and its fingerprint.
+
+Weights are safetensors only; nothing in a checkpoint is unpickled or executed.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification
+
+from fastbert.backbone import first_line
+from fastbert.configuration import FastBertConfig
+from fastbert.errors import InputError
+from fastbert.model import FastBertForSequenceClassification
+
+#: Facts about decisions, not about the network: they do not change what a fingerprint stands for.
+_NOT_FINGERPRINTED = {"operating_points", "default_operating_point", "transformers_version"}
+
+
+def save_checkpoint(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, url: str
+) -> None:
+    """Write model and tokenizer as a directory at `url` (any fsspec URL)."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        fs, path = fsspec.core.url_to_fs(url)
+        fs.makedirs(path, exist_ok=True)
+        # The configuration last: a directory without it is not taken for a checkpoint.
+        names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
+        for name in names:
+            fs.put_file(os.path.join(folder, name), f"{path}/{name}")
+
+
+def fetch_checkpoint(url: str) -> Path:
+    """A local directory with the checkpoint at `url`; remote ones are downloaded once a version."""
+    fs, path = fsspec.core.url_to_fs(url)
+    try:
+        files = sorted(f["name"] for f in fs.ls(path, detail=True) if f["type"] == "file")
+    except (FileNotFoundError, NotADirectoryError):
+        files = []
+    if not any(name.endswith("/config.json") for name in files):
+        raise InputError(
+            f"no checkpoint at '{url}': expected a directory with config.json and "
+            "model.safetensors, as jobs/train.py and jobs/distill.py write it"
+        )
+    if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
+        return Path(path)
+    version = hashlib.sha256("\n".join(f"{f} {fs.ukey(f)}" for f in files).encode()).hexdigest()
+    local = Path(tempfile.gettempdir()) / f"fastbert-{os.getuid()}" / version[:16]
+    if not local.exists():
+        local.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=local.parent) as folder:
+            partial = Path(folder) / "checkpoint"
+            partial.mkdir()
+            for name in files:
+                fs.get_file(name, str(partial / os.path.basename(name)))
+            try:
+                partial.rename(local)
+            except OSError:  # another worker was faster; its copy is the same
+                if not local.exists():
+                    raise
+    return local
+
+
+def load_config(folder: Path) -> FastBertConfig:
+    """The configuration of the checkpoint in `folder`; InputError if it is not a FastBERT's."""
+    try:
+        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder}/config.json cannot be read: {first_line(error)}") from error
+    if model_type != "fastbert":
+        raise InputError(
+            f"the checkpoint in {folder} has model_type '{model_type}', expected 'fastbert'; "
+            "turn a Hugging Face classifier into one with jobs/distill.py"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"the checkpoint in {folder} has no .safetensors weights; save it again")
+    config: FastBertConfig = FastBertConfig.from_pretrained(folder)
+    return config
+
+
+def load_model(folder: Path) -> FastBertForSequenceClassification:
+    """Configuration and weights of the checkpoint in `folder`, in eval mode, float32."""
+    load_config(folder)
+    try:
+        model, report = FastBertForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, dtype="float32"
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"the weights in {folder} cannot be read: {first_line(error)}; save them again"
+        ) from error
+    if report["missing_keys"] or report["unexpected_keys"]:
+        strange = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+        raise InputError(
+            f"the weights in {folder} do not fit its config.json: {len(strange)} tensors are "
+            f"missing or unknown, the first is {strange[0]}; save the checkpoint again"
+        )
+    loaded: FastBertForSequenceClassification = model.eval()
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside the weights in `folder`."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no tokenizer in {folder}: {first_line(error)}") from error
+    return tokenizer
+
+
+def load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Hugging Face sequence classifier (hub id or directory) and its tokenizer."""
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot load the classifier '{name}': {first_line(error)}; pass a Hugging Face model "
+            "id or a directory with config.json, safetensors weights and a tokenizer"
+        ) from error
+    if isinstance(model, FastBertForSequenceClassification):
+        raise InputError(f"'{name}' is a FastBERT checkpoint already")
+    return model, tokenizer
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over everything in `folder` that decides which label a text gets."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors" or path.name.startswith(("tokenizer", "vocab", "merges")):
+            digest.update(f"{path.name}\0".encode())
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+    settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    kept = {k: v for k, v in settings.items() if k not in _NOT_FINGERPRINTED}
+    digest.update(json.dumps(kept, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,52 @@
+"""Configuration of a FastBERT checkpoint: the backbone, its branches and its operating points."""
+
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class FastBertConfig(PreTrainedConfig):
+    """Everything `config.json` of a checkpoint says.
+
+    `backbone` stays a plain dict so that one config class serves every backbone family; use
+    `backbone_config()` for the object.
+    """
+
+    model_type = "fastbert"
+
+    #: The Hugging Face configuration of the backbone, `model_type` included.
+    backbone: dict[str, Any] | None = None
+    #: Width D of the branch classifiers (the paper: 128).
+    branch_size: int = 128
+    #: Attention heads of a branch; must divide `branch_size` (the official code: 2).
+    branch_heads: int = 2
+    #: Activation of an adopted classifier's own head ("tanh", "gelu", "relu"); None: the last
+    #: layer has a branch like every other, as in the paper.
+    teacher_activation: str | None = None
+    #: Longest input in tokens, special tokens included; longer texts are truncated.
+    max_length: int = 128
+    #: name -> {"thresholds": one per layer but the last, ...}
+    operating_points: dict[str, Any] | None = None
+    #: The operating point used where none is asked for.
+    default_operating_point: str | None = None
+
+    def backbone_config(self) -> PreTrainedConfig:
+        """The backbone's own configuration object."""
+        settings = dict(self.backbone or {})
+        config: PreTrainedConfig = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        return config
+
+    @property
+    def label_names(self) -> list[str]:
+        """Class names by index, length N."""
+        assert self.id2label is not None
+        return [self.id2label[i] for i in range(len(self.id2label))]
+
+
+AutoConfig.register("fastbert", FastBertConfig)
+
+# A checkpoint is loaded in every worker, and what its loading report would list is checked in
+# checkpoint.py anyway.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()

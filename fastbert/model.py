@@ -1,0 +1,186 @@
+"""FastBERT as a Hugging Face model: a backbone with one classifier per layer.
+
+Importing this module registers the model with the Auto classes. Used as any sequence classifier
+(`forward`, `transformers.pipeline`) it runs at full depth; `fastbert.engine` makes it adaptive.
+
+Letters: B batch, T tokens, H hidden size, L layers, N classes.
+"""
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from fastbert.backbone import additive_mask, embed, family, layers, load_backbone, new_backbone
+from fastbert.branches import Branch, PooledHead
+from fastbert.configuration import FastBertConfig
+from fastbert.errors import InputError
+
+
+@dataclass
+class FastBertOutput(ModelOutput):
+    """What `forward` returns."""
+
+    loss: torch.Tensor | None = None  # cross entropy of the last layer, if labels were given
+    logits: torch.Tensor | None = None  # (B, N) of the last layer
+    layer_logits: torch.Tensor | None = None  # (L, B, N) of every layer, if asked for
+
+
+class FastBertForSequenceClassification(PreTrainedModel):
+    """A backbone and L classifiers; the last one is the teacher, the others its students."""
+
+    config_class = FastBertConfig
+    base_model_prefix = "backbone"
+    _supports_sdpa = True
+
+    def __init__(self, config: FastBertConfig) -> None:
+        super().__init__(config)
+        if config.num_labels is None or config.num_labels < 2:
+            raise InputError(f"{config.num_labels} classes; a classifier needs at least two")
+        self.num_labels = config.num_labels
+        backbone = config.backbone_config()
+        self.backbone = new_backbone(backbone, config._attn_implementation)
+        students = backbone.num_hidden_layers - (config.teacher_activation is not None)
+        self.branches = nn.ModuleList(
+            Branch(backbone.hidden_size, config.branch_size, config.branch_heads, self.num_labels)
+            for _ in range(students)
+        )
+        if config.teacher_activation is not None:
+            self.branches.append(
+                PooledHead(backbone.hidden_size, self.num_labels, config.teacher_activation)
+            )
+        self._teacher_frozen = False
+        self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls, name: str, labels: list[str], **settings: Any
+    ) -> "FastBertForSequenceClassification":
+        """Pre-trained weights `name` with L new branches, to be fine-tuned.
+
+        `labels` are the class names by index; `settings` are fields of FastBertConfig.
+        """
+        return cls._around(load_backbone(name), labels, **settings)
+
+    @classmethod
+    def from_classifier(
+        cls, classifier: PreTrainedModel, **settings: Any
+    ) -> "FastBertForSequenceClassification":
+        """An existing sequence classifier with L - 1 new branches; at full depth it is unchanged.
+
+        Raises InputError for other families, multi-label and regression models, and for models
+        whose head is not the family's own.
+        """
+        config = classifier.config
+        parts = family(config)
+        if (config.problem_type or "single_label_classification") != "single_label_classification":
+            raise InputError(
+                f"the teacher's problem type is '{config.problem_type}'; "
+                "only single-label classifiers can exit early"
+            )
+        try:
+            dense = attrgetter(parts.head_dense)(classifier)
+            output = attrgetter(parts.head_output)(classifier)
+        except AttributeError as error:
+            raise InputError(
+                f"{type(classifier).__name__} has no classification head ({error}); "
+                "pass a model for sequence classification"
+            ) from error
+        labels = [config.id2label[i] for i in range(config.num_labels)]
+        model = cls._around(
+            classifier.base_model, labels, teacher_activation=parts.head_activation, **settings
+        )
+        head = model.branches[-1]
+        head.dense.load_state_dict(dense.state_dict())
+        head.classifier.load_state_dict(output.state_dict())
+        return model
+
+    @classmethod
+    def _around(
+        cls, backbone: PreTrainedModel, labels: list[str], **settings: Any
+    ) -> "FastBertForSequenceClassification":
+        config = FastBertConfig(
+            backbone=backbone.config.to_diff_dict() | {"model_type": backbone.config.model_type},
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            **settings,
+        )
+        model = cls(config)
+        weights = {k: v for k, v in backbone.state_dict().items() if not k.startswith("pooler.")}
+        model.backbone.load_state_dict(weights)
+        return model
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The backbone's L transformer layers."""
+        return layers(self.backbone)
+
+    def embed(
+        self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Token ids (B, T) to the first hidden states (B, T, H)."""
+        return embed(self.backbone, input_ids, token_type_ids)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        all_layers: bool = False,
+        return_dict: bool | None = None,
+        **unused: Any,
+    ) -> FastBertOutput | tuple[torch.Tensor, ...]:
+        """Full depth: token ids (B, T), mask (B, T) with 1 for real tokens, labels (B,).
+
+        With `all_layers` every branch is computed as well, not only the last.
+        """
+        mask = None if attention_mask is None else attention_mask.bool()
+        logits = []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._teacher_frozen):
+            hidden = self.embed(input_ids, token_type_ids)  # (B, T, H)
+            bias = additive_mask(mask, hidden.dtype)
+        for layer, branch in zip(self.layers, self.branches, strict=True):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self._teacher_frozen):
+                hidden = layer(hidden, bias)
+            if all_layers or branch is self.branches[-1]:
+                logits.append(branch(hidden, mask))  # (B, N)
+        loss = None if labels is None else nn.functional.cross_entropy(logits[-1], labels)
+        output = FastBertOutput(
+            loss=loss,
+            logits=logits[-1],
+            layer_logits=torch.stack(logits) if all_layers else None,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def freeze_teacher(self) -> None:
+        """Fix backbone and last classifier: no gradients, and no dropout even in train mode.
+
+        Self-distillation needs the teacher's real answers; the official code leaves dropout on.
+        """
+        self._teacher_frozen = True
+        self.backbone.requires_grad_(False)
+        self.branches[-1].requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "FastBertForSequenceClassification":
+        """Set the mode of everything that is not frozen."""
+        super().train(mode)
+        if self._teacher_frozen:
+            self.backbone.eval()
+            self.branches[-1].eval()
+        return self
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            # BERT's std of 0.02 would shrink the signal fourfold per map at a width of 128.
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+AutoModelForSequenceClassification.register(FastBertConfig, FastBertForSequenceClassification)

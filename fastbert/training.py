@@ -1,0 +1,206 @@
+"""Training in the paper's two steps, with transformers.Trainer.
+
+    fine-tune      backbone and last classifier on labels                    Liu et al. 2020, 3.2.2
+    self-distil    all other branches on the last one's soft labels          Liu et al. 2020, 3.2.3
+
+The second step needs no labels, so it may see any amount of further text, and it is all there is
+to do for a classifier that exists already.
+"""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.tokens import Tokens, tokenize
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training step's settings; the defaults of both steps are the paper's (section 4.3)."""
+
+    #: Passes over the data.
+    epochs: float
+    #: Peak of the learning rate, reached after `warmup`, then falling linearly to 0.
+    learning_rate: float
+    #: Rows per optimizer step and worker.
+    batch_size: int = 32
+    #: Share of the steps over which the learning rate rises.
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+FINETUNE = Recipe(epochs=3, learning_rate=2e-5)
+DISTIL = Recipe(epochs=5, learning_rate=2e-4)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts to learn from, in columns of equal length."""
+
+    texts: list[str]
+    pairs: list[str] | None = None
+    labels: list[int] | None = None  # class indices
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TokenDataset":
+        """A data set for the Trainer."""
+        return TokenDataset(tokenize(tokenizer, self.texts, self.pairs, max_length), self.labels)
+
+
+class TokenDataset(Dataset[dict[str, Any]]):
+    """Tokenized rows, and their labels where there are any."""
+
+    def __init__(self, tokens: Tokens, labels: list[int] | None) -> None:
+        self.tokens, self.labels = tokens, labels
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        span = slice(self.tokens.offsets[row], self.tokens.offsets[row + 1])
+        item: dict[str, Any] = {"input_ids": self.tokens.ids[span].tolist()}
+        if self.tokens.types is not None:
+            item["token_type_ids"] = self.tokens.types[span].tolist()
+        if self.labels is not None:
+            item["labels"] = self.labels[row]
+        return item
+
+
+def finetune(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Examples,
+    dev: Examples | None = None,
+    recipe: Recipe = FINETUNE,
+) -> None:
+    """Train backbone and last classifier on labels, in place.
+
+    With `dev` the weights after the epoch with the best accuracy on it are kept, else the last.
+    """
+    _run(Trainer, model, tokenizer, train, dev, recipe, "fine-tune")
+
+
+def self_distil(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Examples,
+    recipe: Recipe = DISTIL,
+) -> None:
+    """Train all branches but the last on the last one's answers, in place; labels are not used."""
+    model.freeze_teacher()
+    unlabelled = Examples(texts.texts, texts.pairs)
+    _run(_DistilTrainer, model, tokenizer, unlabelled, None, recipe, "self-distil")
+
+
+def distillation_loss(layer_logits: torch.Tensor) -> torch.Tensor:
+    """Sum over students of KL(teacher || student), mean over rows: (L, B, N) to a scalar.
+
+    Liu et al. 2020, equation 6. Equation 5 prints the other direction of the divergence; this is
+    the one the authors' code computes. The teacher, the last layer, gets no gradient.
+    """
+    teacher = layer_logits[-1].detach().log_softmax(-1)  # (B, N)
+    students = layer_logits[:-1].log_softmax(-1)  # (L - 1, B, N)
+    divergence = nn.functional.kl_div(
+        students, teacher.expand_as(students), reduction="none", log_target=True
+    )
+    return divergence.sum(-1).mean(-1).sum()
+
+
+class _DistilTrainer(Trainer):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        outputs = model(**inputs, all_layers=True)
+        loss = distillation_loss(outputs.layer_logits)
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Progress(TrainerCallback):
+    """Training progress as log lines; they read the same in a terminal and in a job's log."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        shown = {
+            key: f"{logs[key]:.4f}"
+            for key in ("loss", "eval_loss", "eval_accuracy", "train_loss")
+            if key in logs
+        }
+        values = "  ".join(f"{key} {value}" for key, value in shown.items())
+        log.info("%s  step %d of %d  %s", self.step, state.global_step, state.max_steps, values)
+
+
+def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    logits: Any = prediction.predictions
+    return {"accuracy": float((logits.argmax(-1) == prediction.label_ids).mean())}
+
+
+def _run(
+    trainer_class: type[Trainer],
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Examples,
+    dev: Examples | None,
+    recipe: Recipe,
+    step: str,
+) -> None:
+    max_length = model.config.max_length
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=recipe.epochs,
+            learning_rate=recipe.learning_rate,
+            per_device_train_batch_size=recipe.batch_size,
+            per_device_eval_batch_size=4 * recipe.batch_size,
+            warmup_steps=recipe.warmup,  # below 1: a share of all steps
+            weight_decay=recipe.weight_decay,
+            seed=recipe.seed,
+            train_sampling_strategy="group_by_length",
+            bf16=torch.cuda.is_available(),
+            logging_steps=0.1,  # ten lines a step
+            eval_strategy="epoch" if dev else "no",
+            save_strategy="best" if dev else "no",
+            save_only_model=True,
+            save_total_limit=1,
+            load_best_model_at_end=dev is not None,
+            metric_for_best_model="accuracy" if dev else None,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=True,
+            report_to=[],
+        )
+        trainer = trainer_class(
+            model=model,
+            args=arguments,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=train.tokenize(tokenizer, max_length),
+            eval_dataset=dev.tokenize(tokenizer, max_length) if dev else None,
+            compute_metrics=_accuracy if dev else None,
+            callbacks=[_Progress(step)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.eval()

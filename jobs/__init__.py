@@ -1,0 +1,1 @@
+"""Commands. Each file is one job: `python jobs/NAME.py --help`."""

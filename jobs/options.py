@@ -1,0 +1,119 @@
+"""What all commands share: options from settings, the YAML config, exit codes and channels."""
+
+import dataclasses
+import json
+import logging
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from fastbert.errors import FastBertError
+
+Settings = TypeVar("Settings")
+
+
+def command(
+    settings: type[Settings], run: Callable[[Settings], dict[str, Any]], example: str
+) -> click.Command:
+    """A click command whose options are the fields of `settings`.
+
+    `run` gets the settings and returns the summary: one JSON object, printed as the last line of
+    stdout; everything else goes to stderr. A summary may carry its `exit_code`. FastBertErrors
+    become one line and exit code 2; anything unexpected keeps its traceback and exits with 1.
+    """
+
+    def callback(**options: Any) -> None:
+        stdout, sys.stdout = sys.stdout, sys.stderr
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S"
+        )
+        for noisy in ("ray", "httpx", "transformers", "fsspec", "botocore", "aiobotocore"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        try:
+            summary = run(settings(**options))
+        except FastBertError as error:
+            click.echo(f"Error: {error}", err=True)
+            raise SystemExit(2) from error
+        finally:
+            sys.stdout = stdout
+        click.echo(json.dumps(summary, ensure_ascii=False))
+        raise SystemExit(summary.get("exit_code", 0))
+
+    doc = sys.modules[run.__module__].__doc__ or ""
+    result = click.Command(
+        name=run.__module__.rpartition(".")[2],
+        callback=callback,
+        params=[_option(f, typing.get_type_hints(settings)[f.name]) for f in _fields(settings)],
+        help=f"{doc.strip()}\n\n\b\nExample:\n{example.rstrip()}",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    result.params.append(
+        click.Option(
+            ["--config"],
+            type=click.Path(),
+            callback=_load_config,
+            is_eager=True,
+            expose_value=False,
+            help="YAML file with any of these options, without the dashes; the command line wins.",
+        )
+    )
+    return result
+
+
+def _fields(settings: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(settings)
+
+
+def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
+    flag = field.name.replace("_", "-")
+    many = typing.get_origin(hint) is tuple
+    kind = _click_type(hint)
+    required = field.default is dataclasses.MISSING
+    options: dict[str, Any] = {"help": field.metadata["help"], "required": required}
+    if not required:
+        options["default"] = field.default
+        options["show_default"] = field.default not in (None, (), False)
+    if kind is bool:
+        # On by default: offer the way to switch it off.
+        name = f"--{flag}/--no-{flag}" if field.default else f"--{flag}"
+        return click.Option([name, field.name], is_flag=True, **options)
+    return click.Option([f"--{flag}", field.name], type=kind, multiple=many, **options)
+
+
+def _click_type(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):  # X | None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0]
+    if typing.get_origin(hint) is typing.Literal:
+        return click.Choice(typing.get_args(hint))
+    return hint
+
+
+def _load_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = yaml.safe_load(file) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise click.BadParameter(f"cannot read {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise click.BadParameter(f"{path} must map option names to values")
+    names = {str(p.name).replace("_", "-"): p for p in context.command.params if p.expose_value}
+    defaults = {}
+    for key, value in settings.items():
+        option = names.get(str(key).replace("_", "-"))
+        if option is None:
+            raise click.BadParameter(
+                f"'{key}' in {path} is not an option; the options are {', '.join(sorted(names))}"
+            )
+        if getattr(option, "multiple", False) and not isinstance(value, list):
+            value = [value]
+        defaults[str(option.name)] = value
+    context.default_map = defaults

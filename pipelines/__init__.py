@@ -1,0 +1,1 @@
+"""What happens to data on disk: shards, slices, stages, commits and reports."""

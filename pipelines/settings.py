@@ -1,0 +1,154 @@
+"""Every setting of every job: its default, its unit and what it means, in one place.
+
+The commands derive their options from these fields (`text_column` is `--text-column`), so the
+library and the command line cannot disagree. Imports nothing heavy: `--help` is instant.
+"""
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any, Literal
+
+from fastbert.errors import InputError
+
+
+def setting(help: str, default: Any = MISSING) -> Any:
+    """A field with its help text; without a default it must be given."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """`jobs/train.py`."""
+
+    train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
+    output: str = setting("Where to write the checkpoint, a folder.")
+    dev: tuple[str, ...] = setting("Labelled Parquet that picks the best fine-tuning epoch.", ())
+    unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
+    backbone: str = setting(
+        "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA or "
+        "DistilBERT.",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+    text_column: str = setting("Column of the text.", "text")
+    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
+    label_column: str = setting("Column of the class.", "label")
+    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
+    epochs: float = setting("Passes over the data when fine-tuning.", 3.0)
+    learning_rate: float = setting("Peak learning rate when fine-tuning.", 2e-5)
+    distil_epochs: float = setting("Passes over the data when self-distilling.", 5.0)
+    distil_learning_rate: float = setting("Peak learning rate when self-distilling.", 2e-4)
+    batch_size: int = setting("Rows per optimizer step and worker.", 32)
+    workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
+    seed: int = setting("Seed of initial weights and shuffling.", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilSettings:
+    """`jobs/distill.py`."""
+
+    teacher: str = setting("A Hugging Face sequence classifier, a hub id or a folder.")
+    corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
+    output: str = setting("Where to write the checkpoint, a folder.")
+    text_column: str = setting("Column of the text.", "text")
+    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
+    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
+    distil_epochs: float = setting("Passes over the corpus.", 5.0)
+    distil_learning_rate: float = setting("Peak learning rate.", 2e-4)
+    batch_size: int = setting("Rows per optimizer step and worker.", 32)
+    workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
+    seed: int = setting("Seed of initial weights and shuffling.", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """`jobs/evaluate.py`."""
+
+    model: str = setting("A FastBERT checkpoint, a folder.")
+    data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
+    speeds: tuple[float, ...] = setting(
+        "Thresholds on the normalised entropy, 0 (full depth) to 1; may be repeated.",
+        (0.1, 0.3, 0.5, 0.8),
+    )
+    labels: bool = setting("Compare with labels; without, only with full depth.", True)
+    timing: bool = setting("Also run each speed and full depth against the clock.", True)
+    text_column: str = setting("Column of the text.", "text")
+    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
+    label_column: str = setting("Column of the class.", "label")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU.", "auto"
+    )
+    json: bool = setting("Print only the JSON summary, no table.", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """`jobs/label.py`."""
+
+    input: tuple[str, ...] = setting("Parquet to label: files, folders or globs, any fsspec URL.")
+    output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
+    model: str = setting("A FastBERT checkpoint, a folder.")
+    speed: float | None = setting(
+        "Exit as soon as the normalised entropy is below this: 0 is full depth, 1 is fastest.", None
+    )
+    operating_point: str | None = setting(
+        "Use these thresholds of the checkpoint, by name, instead of --speed.", None
+    )
+    text_column: str = setting("Column of the text.", "text")
+    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
+    carry: tuple[str, ...] = setting(
+        "Input column to copy to the output; may be repeated. Default: all but the text. A column "
+        "named like one of the output's own is copied as input_NAME.",
+        (),
+    )
+    audit_rate: float = setting("Share of rows that also run to full depth, 0 to 1.", 0.0)
+    slice_rows: int = setting("Rows per slice, the unit of work, of memory and of commit.", 16384)
+    replicas: str = setting("Number of model replicas, N or MIN:MAX.", "1")
+    gpus_per_replica: float | None = setting(
+        "GPUs each replica holds. Default: 1 where the cluster has GPUs, else 0.", None
+    )
+    cpus_per_replica: int | None = setting(
+        "CPU cores each replica holds. Default: 1 with a GPU, else the machine's share.", None
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU.", "auto"
+    )
+    run_id: str | None = setting("Name of this run in the ledger. Default: UTC time.", None)
+    prune: bool = setting("Remove the output of shards that are no longer in the input.", False)
+    relabel: bool = setting("Label everything again where model or settings have changed.", False)
+    dry_run: bool = setting("Say what would be done, and do nothing.", False)
+    max_bad_rows: float = setting(
+        "Share of this run's rows with an error above which the exit code is 3.", 0.01
+    )
+    price_per_hour: float | None = setting("Price of one replica's hour, for the report.", None)
+
+    def __post_init__(self) -> None:
+        if self.speed is not None and self.operating_point is not None:
+            raise InputError("--speed and --operating-point exclude each other; pass one of them")
+        if self.speed is not None and not 0 <= self.speed <= 1:
+            raise InputError(f"--speed is {self.speed}, expected a number from 0 to 1")
+        for name, share in (("audit-rate", self.audit_rate), ("max-bad-rows", self.max_bad_rows)):
+            if not 0 <= share <= 1:
+                raise InputError(f"--{name} is {share}, expected a share from 0 to 1")
+        if self.slice_rows < 1:
+            raise InputError(f"--slice-rows is {self.slice_rows}, expected at least 1")
+        self.replica_range()
+
+    def replica_range(self) -> tuple[int, int]:
+        """Fewest and most replicas."""
+        least, _, most = self.replicas.partition(":")
+        try:
+            low, high = int(least), int(most or least)
+        except ValueError:
+            low, high = 0, 0
+        if not 1 <= low <= high:
+            raise InputError(f"--replicas is '{self.replicas}', expected N or MIN:MAX, from 1")
+        return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """`jobs/report.py`."""
+
+    output: str = setting("Root of a labelled output, as given to label.py.")
+    sql: str | None = setting(
+        "Run this query instead; the views are labels, slices, exits and runs.", None
+    )

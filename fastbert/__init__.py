@@ -13,3 +13,5 @@ __all__ = [
     "InputError",
     "Predictions",
 ]
+
+__version__ = "0.1.0"

@@ -24,8 +24,9 @@ from fastbert.tokens import Tokens
 from fastbert.uncertainty import normalised_entropy
 
 Array = np.ndarray[Any, Any]
-#: (layer from 1, row numbers (n,), logits (n, N)) -> which rows go on to the next layer, bool (n,)
-Decide = Callable[[int, Array, torch.Tensor], Array]
+#: (layer from 1, row numbers (n,), logits (n, N) if its branch was computed)
+#: -> which rows go on to the next layer, bool (n,)
+Decide = Callable[[int, Array, torch.Tensor | None], Array]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Engine:
         )
         deep = np.zeros(n, bool) if deep is None else deep
 
-        def decide(layer: int, rows: Array, logits: torch.Tensor) -> Array:
+        def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
+            assert logits is not None
             log_p = logits.float().log_softmax(-1)  # (n, N)
             best, label = log_p.max(-1)
             # One transfer, so one synchronisation, per layer and pool.
@@ -102,12 +104,25 @@ class Engine:
         self._walk(tokens, decide)
         return out
 
+    def full_depth(self, tokens: Tokens) -> Array:
+        """The last layer's logits, with no other branch computed: float32 (n, N)."""
+        out = np.zeros((len(tokens), self.model.num_labels), np.float32)
+
+        def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
+            if logits is not None:
+                out[rows] = logits.float().cpu().numpy()
+            return np.ones(len(rows), bool)
+
+        self._walk(tokens, decide, first_branch=len(self.model.layers))
+        return out
+
     def layer_logits(self, tokens: Tokens) -> Array:
         """The logits of every layer for every row: float32 (L, n, N)."""
         shape = (len(self.model.layers), len(tokens), self.model.num_labels)
         out = np.zeros(shape, np.float32)
 
-        def decide(layer: int, rows: Array, logits: torch.Tensor) -> Array:
+        def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
+            assert logits is not None
             out[layer - 1, rows] = logits.float().cpu().numpy()
             return np.ones(len(rows), bool)
 
@@ -115,7 +130,7 @@ class Engine:
         return out
 
     @torch.inference_mode()
-    def _walk(self, tokens: Tokens, decide: Decide) -> None:
+    def _walk(self, tokens: Tokens, decide: Decide, first_branch: int = 1) -> None:
         """All rows through the network, pool by pool, layer by layer; `decide` says who goes on."""
         order = longest_first(tokens.lengths)
         for start, stop in pools(tokens.lengths[order], self.pool_tokens):
@@ -123,7 +138,7 @@ class Engine:
             lengths = tokens.lengths[rows]
             hidden = self._embed(tokens, rows, lengths)  # (sum of lengths, H)
             for layer in range(1, len(self.model.layers) + 1):
-                logits = self._layer(layer, hidden, lengths)  # (n, N)
+                logits = self._layer(layer, hidden, lengths, with_branch=layer >= first_branch)
                 stays = decide(layer, rows, logits)
                 if layer == len(self.model.layers) or not stays.any():
                     break
@@ -150,7 +165,9 @@ class Engine:
             packed.append(hidden[mask])
         return torch.cat(packed)
 
-    def _layer(self, layer: int, hidden: torch.Tensor, lengths: Array) -> torch.Tensor:
+    def _layer(
+        self, layer: int, hidden: torch.Tensor, lengths: Array, with_branch: bool
+    ) -> torch.Tensor | None:
         """One layer over the packed `hidden`, in place; the logits (n, N) of its branch."""
         block, branch = self.model.layers[layer - 1], self.model.branches[layer - 1]
         ends = np.cumsum(lengths)
@@ -167,6 +184,7 @@ class Engine:
                 padded = packed.new_zeros(n, width, packed.shape[-1])
                 padded[mask] = packed
             padded = block(padded, additive_mask(mask, padded.dtype))
-            logits.append(branch(padded, mask))
+            if with_branch:
+                logits.append(branch(padded, mask))
             packed.copy_(padded[mask] if mask is not None else padded.flatten(0, 1))
-        return torch.cat(logits)
+        return torch.cat(logits) if with_branch else None

@@ -48,6 +48,33 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     return _summary(model, settings.output, len(corpus), started)
 
 
+def distil(settings: DistilSettings) -> dict[str, Any]:
+    """Put branches on an existing classifier, self-distil them, save. Returns the summary.
+
+    Raises InputError, before anything is trained, for unusable teachers or data.
+    """
+    started = time.monotonic()
+    classifier, tokenizer = load_classifier(settings.teacher)
+    set_seed(settings.seed)
+    model = FastBertForSequenceClassification.from_classifier(
+        classifier, max_length=settings.max_length
+    )
+    _check_length(model, settings.max_length)
+    columns = Columns(settings.text_column, settings.pair_column)
+    corpus, _ = read_examples(list(settings.corpus), columns)
+    log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
+    recipe = replace(
+        DISTIL,
+        epochs=settings.distil_epochs,
+        learning_rate=settings.distil_learning_rate,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+    self_distil(model, tokenizer, corpus, recipe)
+    save_checkpoint(model, tokenizer, settings.output)
+    return _summary(model, settings.output, len(corpus), started)
+
+
 def _unlabelled(urls: tuple[str, ...], columns: Columns) -> Examples | None:
     return read_examples(list(urls), replace(columns, label=None))[0] if urls else None
 

@@ -1,0 +1,110 @@
+"""What every speed would do, from one full pass.
+
+Each row runs through all layers once; after that the exit layers, labels and FLOPs of any
+threshold are arithmetic. Only the clock needs the engine again.
+
+Letters: n rows, L layers, N classes.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastbert.engine import Engine
+from fastbert.flops import CostModel
+from fastbert.tokens import Tokens
+from fastbert.uncertainty import normalised_entropy
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class LayerOutputs:
+    """What every layer says of every row."""
+
+    labels: Array  # int32 (L, n)
+    uncertainties: Array  # float32 (L, n)
+    lengths: Array  # int64 (n,), tokens
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one set of thresholds fares on n rows."""
+
+    speed: float
+    accuracy: float | None  # share of rows with the right label; None without labels
+    agreement: float  # share of rows with full depth's label
+    mean_layers: float
+    exits: list[int]  # rows that leave at layer 1 .. L
+    flops: int  # all rows, branches included
+    flops_speedup: float  # full depth's FLOPs by these
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+
+def layer_outputs(engine: Engine, tokens: Tokens) -> LayerOutputs:
+    """Run every row through every layer."""
+    log_p = torch.from_numpy(engine.layer_logits(tokens)).log_softmax(-1)  # (L, n, N)
+    return LayerOutputs(
+        labels=log_p.argmax(-1).int().numpy(),
+        uncertainties=normalised_entropy(log_p).numpy(),
+        lengths=tokens.lengths,
+    )
+
+
+def exit_layers(uncertainties: Array, thresholds: Array) -> Array:
+    """The first layer, from 1, whose uncertainty is below its threshold: (L, n) to int8 (n,).
+
+    `thresholds` has L - 1 numbers; the last layer takes the rest.
+    """
+    sure = uncertainties[:-1] < np.asarray(thresholds, np.float32)[:, None]  # (L - 1, n)
+    sure = np.vstack([sure, np.ones((1, sure.shape[1]), bool)])
+    exits: Array = (sure.argmax(0) + 1).astype(np.int8)
+    return exits
+
+
+def outcome(
+    outputs: LayerOutputs, cost: CostModel, speed: float, truth: Array | None = None
+) -> Outcome:
+    """What the paper's single threshold `speed` does; `truth` are class indices (n,)."""
+    layers, rows = outputs.labels.shape
+    exits = exit_layers(outputs.uncertainties, np.full(layers - 1, speed))
+    labels = outputs.labels[exits - 1, np.arange(rows)]
+    flops = int(cost.row_flops(outputs.lengths, exits).sum())
+    return Outcome(
+        speed=speed,
+        accuracy=None if truth is None else float((labels == truth).mean()),
+        agreement=float((labels == outputs.labels[-1]).mean()),
+        mean_layers=float(exits.mean()),
+        exits=np.bincount(exits, minlength=layers + 1)[1:].tolist(),
+        flops=flops,
+        flops_speedup=float(cost.full_flops(outputs.lengths).sum() / flops),
+    )
+
+
+def realised_speedups(
+    engine: Engine, tokens: Tokens, speeds: list[float], repeats: int = 3
+) -> list[float]:
+    """Seconds at full depth by seconds at each speed: medians of interleaved runs.
+
+    Full depth is the engine itself at speed 0, without the branches' share of the work: the same
+    batches, so that only early exit makes the difference.
+    """
+    layers = len(engine.model.layers)
+    seconds: dict[float | None, list[float]] = {speed: [] for speed in (None, *speeds)}
+    for repeat in range(repeats + 1):  # the first round warms up
+        for speed, taken in seconds.items():
+            started = time.perf_counter()
+            if speed is None:
+                engine.full_depth(tokens)
+            else:
+                engine.classify(tokens, np.full(layers - 1, speed))
+            if repeat:
+                taken.append(time.perf_counter() - started)
+    full = np.median(seconds.pop(None))
+    return [float(full / np.median(taken)) for taken in seconds.values()]

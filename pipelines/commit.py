@@ -1,0 +1,77 @@
+"""Third stage, on CPUs: publish a slice's rows, then its record."""
+
+import io
+import json
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import pyarrow.parquet as pq
+
+import fastbert
+from pipelines.ledger import Ledger, Record
+from pipelines.schema import SCHEMA_VERSION
+from pipelines.storage import Storage
+from pipelines.work import Work
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Writes to one output on behalf of one run."""
+
+    output: str
+    run_id: str
+    recipe: dict[str, Any]
+    #: For the lineage: the name of what `recipe` holds as thresholds.
+    operating_point: str
+
+    def __call__(self, work: Work) -> Record | None:
+        """Commit a labelled slice; None if there is nothing to commit.
+
+        Data before record: a crash in between costs a recomputation, which publishes the same
+        rows under the same name.
+        """
+        if work.table is None or work.measured is None:
+            return None
+        started = time.monotonic()
+        piece = work.slice
+        table = work.table.replace_schema_metadata(self._lineage(work))
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        storage = Storage(self.output)
+        storage.put(piece.path, buffer.getvalue())
+        record = Record(
+            run_id=self.run_id,
+            shard=piece.shard.name,
+            source=piece.shard.url,
+            version=piece.shard.version,
+            shard_rows=piece.shard_rows,
+            first_row=piece.first_row,
+            rows=piece.rows,
+            path=piece.path,
+            recipe=self.recipe,
+            commit_seconds=time.monotonic() - started,
+            committed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **work.measured,
+        )
+        Ledger(storage).put(record)
+        return record
+
+    def _lineage(self, work: Work) -> dict[str, str]:
+        """Parquet key-value metadata. Nothing here differs between two attempts at a slice."""
+        piece, measured = work.slice, work.measured or {}
+        facts = {
+            "source": piece.shard.url,
+            "source_version": piece.shard.version,
+            "first_row": piece.first_row,
+            "rows": piece.rows,
+            "checkpoint": self.recipe["checkpoint"],
+            "operating_point": self.operating_point,
+            "thresholds": json.dumps(self.recipe["thresholds"]),
+            "device": measured["device"],
+            "precision": measured["precision"],
+            "code_version": fastbert.__version__,
+            "schema_version": SCHEMA_VERSION,
+        }
+        return {f"fastbert.{key}": str(value) for key, value in facts.items()}

@@ -1,0 +1,76 @@
+"""The evaluation job: a checkpoint and Parquet in, one line per speed out."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastbert.checkpoint import fetch_checkpoint, load_model, load_tokenizer
+from fastbert.engine import Engine
+from fastbert.evaluation import Outcome, layer_outputs, outcome, realised_speedups
+from fastbert.flops import CostModel
+from fastbert.tokens import tokenize
+from pipelines.corpus import Columns, read_examples
+from pipelines.settings import EvaluateSettings
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Evaluate and print a table; returns the summary. Speed 0, full depth, is always included."""
+    folder = Path(fetch_checkpoint(settings.model))
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    columns = Columns(
+        settings.text_column,
+        settings.pair_column,
+        settings.label_column if settings.labels else None,
+    )
+    examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
+    truth = None if examples.labels is None else np.asarray(examples.labels)
+    cuda = torch.cuda.is_available()
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and cuda)
+    engine = Engine(model, "cuda" if cuda else "cpu", torch.bfloat16 if bf16 else torch.float32)
+    tokens = tokenize(tokenizer, examples.texts, examples.pairs, model.config.max_length)
+    speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
+    log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
+    outputs = layer_outputs(engine, tokens)
+    cost = CostModel.of(model.config)
+    outcomes = [outcome(outputs, cost, speed, truth) for speed in speeds]
+    realised = realised_speedups(engine, tokens, speeds) if settings.timing else [None] * len(speeds)
+    if not settings.json:
+        print_outcomes(outcomes, realised)
+    return {
+        "model": settings.model,
+        "rows": len(tokens),
+        "tokens": int(tokens.lengths.sum()),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "precision": "bf16" if bf16 else "fp32",
+        "full_depth_flops": int(cost.full_flops(outputs.lengths).sum()),
+        "speeds": [
+            found.as_dict() | {"realised_speedup": clock}
+            for found, clock in zip(outcomes, realised, strict=True)
+        ],
+    }
+
+
+def print_outcomes(outcomes: list[Outcome], realised: list[float | None]) -> None:
+    """One line per speed, on stderr."""
+    table = Table(title="speed-ups are against full depth without branches")
+    for name in ("speed", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits"):
+        table.add_column(name, justify="right")
+    for found, clock in zip(outcomes, realised, strict=True):
+        table.add_row(
+            f"{found.speed:g}",
+            "" if found.accuracy is None else f"{found.accuracy:.4f}",
+            f"{found.agreement:.4f}",
+            f"{found.mean_layers:.2f}",
+            f"{found.flops_speedup:.2f}x",
+            "" if clock is None else f"{clock:.2f}x",
+            " ".join(map(str, found.exits)),
+        )
+    Console(file=sys.stderr, width=110).print(table)

@@ -1,0 +1,272 @@
+"""The labelling job: plan, run the three stages on Ray Data, sum up.
+
+    slices -> ReadTokenize (CPU) -> Label (model replicas) -> Commit (CPU) -> records
+
+This is the only place of the labelling path that knows Ray. The driver sees records, never rows.
+"""
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+import pyarrow as pa
+
+from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_config
+from fastbert.configuration import FastBertConfig
+from fastbert.errors import InputError
+from pipelines.commit import Commit
+from pipelines.ledger import Ledger, Record
+from pipelines.plan import Slice, make_plan
+from pipelines.progress import counting
+from pipelines.schema import SCHEMA_VERSION, InputColumns
+from pipelines.settings import LabelSettings
+from pipelines.shards import find_shards
+from pipelines.storage import Storage
+from pipelines.work import Work
+
+log = logging.getLogger(__name__)
+
+
+def label(settings: LabelSettings) -> dict[str, Any]:
+    """Bring the output up to date with the input. Returns the run's summary.
+
+    `exit_code` in it is 0 when all is labelled, and 3 where shards could not be read or more rows
+    than allowed have an error. Raises InputError, before any work, for wrong input or settings.
+    """
+    started = time.monotonic()
+    checkpoint = fetch_checkpoint(settings.model)
+    config = load_config(checkpoint)
+    point, thresholds = operating_point(config, settings)
+    columns = InputColumns(settings.text_column, settings.pair_column, settings.carry or None)
+    recipe = {
+        "checkpoint": fingerprint(checkpoint),
+        "thresholds": thresholds,
+        "text_column": columns.text,
+        "pair_column": columns.pair,
+        "carry": None if columns.carry is None else list(columns.carry),
+        "max_length": config.max_length,
+        "schema_version": SCHEMA_VERSION,
+    }
+    ledger = Ledger(Storage(settings.output))
+    shards = find_shards(list(settings.input))
+    plan = make_plan(
+        shards, ledger.records(), recipe, columns, settings.slice_rows, settings.relabel
+    )
+    rows = sum(piece.rows for piece in plan.todo)
+    log.info(
+        "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards unreadable",
+        len(shards),
+        len(plan.todo),
+        rows,
+        len(plan.up_to_date),
+        len(plan.bad_shards),
+    )
+    run_id = settings.run_id or f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+    summary: dict[str, Any] = {
+        "run_id": run_id,
+        "output": settings.output,
+        "operating_point": point,
+        "shards": len(shards),
+        "slices_up_to_date": len(plan.up_to_date),
+    }
+    if settings.dry_run:
+        return summary | {
+            "dry_run": True,
+            "slices_to_label": len(plan.todo),
+            "rows_to_label": rows,
+            "slices_to_remove": len(plan.superseded) + settings.prune * len(plan.vanished),
+            "bad_shards": plan.bad_shards,
+        }
+    for record in plan.superseded + (plan.vanished if settings.prune else []):
+        ledger.forget(record)
+    records: list[Record] = []
+    if plan.todo:
+        commit = Commit(settings.output, run_id, recipe, point)
+        with counting(rows) as counter:
+            for work in run_stages(plan.todo, settings, thresholds, columns, config, commit):
+                if isinstance(work, Record):
+                    records.append(work)
+                    counter.advance(work.rows)
+                else:
+                    plan.bad_shards[work.slice.shard.url] = str(work.failure)
+                    counter.advance(work.slice.rows)
+    summary |= totals(records) | {"bad_shards": plan.bad_shards}
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    if settings.price_per_hour is not None:
+        summary |= prices(records, settings.price_per_hour)
+    too_many = summary["error_rows"] > settings.max_bad_rows * summary["rows"]
+    summary["exit_code"] = 3 if plan.bad_shards or too_many else 0
+    for url, reason in plan.bad_shards.items():
+        log.warning("not labelled: %s %s", url, reason)
+    if too_many:
+        log.warning("%d of %d rows have an error", summary["error_rows"], summary["rows"])
+    if plan.todo or plan.superseded or plan.bad_shards:
+        ledger.close_run(run_id, summary)
+    return summary
+
+
+def operating_point(config: FastBertConfig, settings: LabelSettings) -> tuple[str, list[float]]:
+    """The name of the point to work at and its L - 1 thresholds."""
+    if settings.speed is not None:
+        layers = config.backbone_config().num_hidden_layers
+        return f"speed {settings.speed:g}", [settings.speed] * (layers - 1)
+    points = config.operating_points or {}
+    name = settings.operating_point or config.default_operating_point
+    if name is None:
+        raise InputError(
+            "the checkpoint has no default operating point; pass --speed (0 is full depth, 1 is "
+            "fastest) or --operating-point"
+        )
+    if name not in points:
+        raise InputError(
+            f"the checkpoint has no operating point '{name}'; it has "
+            f"{', '.join(points) or 'none'}; --speed needs none"
+        )
+    return name, list(points[name]["thresholds"])
+
+
+def run_stages(
+    slices: list[Slice],
+    settings: LabelSettings,
+    thresholds: list[float],
+    columns: InputColumns,
+    config: FastBertConfig,
+    commit: Commit,
+) -> Iterator[Record | Work]:
+    """Run the slices through the stages on Ray; yields a Record for each committed slice, and the
+    Work of each slice that could not be read."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from pipelines.predict import Label
+    from pipelines.read import ReadTokenize
+
+    start_ray()
+    resources = ray.cluster_resources()
+    low, high = settings.replica_range()
+    gpus = settings.gpus_per_replica
+    if gpus is None:
+        gpus = 1.0 if resources.get("GPU") else 0.0
+    cpus = settings.cpus_per_replica or (1 if gpus else max(1, _cores() // high))
+    readers = max(1, int(resources.get("CPU", 1)) - high * cpus - 1)
+
+    # One slice = one row = one block = one task. No two neighbours ask for the same resources:
+    # Ray would fuse them, and tokenize inside the replica.
+    blocks = [Work(piece).to_block() for piece in slices]
+    data = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            OnBlocks,
+            fn_constructor_args=(ReadTokenize, settings.model, config.max_length, columns),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=readers),
+        )
+        .map_batches(
+            OnBlocks,
+            fn_constructor_args=(
+                Label, settings.model, thresholds, settings.audit_rate, settings.precision, cpus
+            ),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=cpus,
+            num_gpus=gpus or None,
+            compute=ActorPoolStrategy(min_size=low, max_size=high, initial_size=high),
+        )
+        .map_batches(
+            commit_block, fn_args=(commit,), batch_size=1, batch_format="pyarrow", num_cpus=0.5
+        )
+    )
+    for row in data.iter_rows():
+        if row["record"] is None:
+            yield Work.from_block(pa.table({"work": [row["work"]], "payload": [b""]}))
+        else:
+            yield Record(**json.loads(row["record"]))
+
+
+class OnBlocks:
+    """A stage as an actor of Ray Data: made once per actor, called with one slice at a time."""
+
+    def __init__(self, make: Callable[..., Callable[[Work], Work]], *arguments: Any) -> None:
+        self.stage = make(*arguments)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """One slice in, one slice out."""
+        return self.stage(Work.from_block(block)).to_block()
+
+
+def commit_block(block: pa.Table, commit: Commit) -> pa.Table:
+    """The last stage as a task of Ray Data: a labelled slice in, its record out."""
+    record = commit(Work.from_block(block))
+    text = json.dumps(asdict(record)) if record else None
+    return pa.table({"work": block["work"], "record": pa.array([text], pa.string())})
+
+
+def start_ray() -> None:
+    """Join the cluster that RAY_ADDRESS names, as in `ray job submit`, else start a private one."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        # Twice the cores: replicas hold all of them, readers and commits wait for I/O or are
+        # short. Ray Data hangs on two logical CPUs.
+        ray.init(
+            address="local",
+            num_cpus=max(4, 2 * _cores()),
+            include_dashboard=False,
+            **quiet,
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # we report progress ourselves
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def totals(records: list[Record]) -> dict[str, Any]:
+    """What a run has done, added up."""
+    rows = sum(r.rows for r in records)
+    exits = [sum(counts) for counts in zip(*(r.exits for r in records), strict=True)]
+    labelled = sum(exits)
+    flops = sum(sum(r.exit_flops) for r in records)
+    full = sum(r.full_flops for r in records)
+    audited = sum(r.audit_rows for r in records)
+    mean = sum(k * count for k, count in enumerate(exits, 1)) / labelled if labelled else None
+    return {
+        "slices_labelled": len(records),
+        "rows": rows,
+        "error_rows": sum(r.error_rows for r in records),
+        "tokens": sum(r.tokens for r in records),
+        "exits": exits,
+        "mean_exit_layer": None if mean is None else round(mean, 4),
+        "flops": flops,
+        "full_flops": full,
+        "flops_speedup": round(full / flops, 3) if flops else None,
+        "audit_rows": audited,
+        "audit_agreement": (
+            sum(r.audit_agreements for r in records) / audited if audited else None
+        ),
+        "device_seconds": round(sum(r.device_seconds for r in records), 2),
+    }
+
+
+def prices(records: list[Record], per_hour: float) -> dict[str, Any]:
+    """What the replicas' time has cost, in the currency of `per_hour`."""
+    price = sum(r.device_seconds for r in records) / 3600 * per_hour
+    rows = sum(r.rows for r in records)
+    return {
+        "price": round(price, 6),
+        "price_per_million_rows": round(1e6 * price / rows, 4) if rows else None,
+    }

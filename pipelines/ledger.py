@@ -1,0 +1,165 @@
+"""The ledger: one JSON record per committed slice, one summary per run.
+
+A slice counts as done if and only if its record exists and matches shard version and recipe.
+Records carry what each slice cost, so statistics can be rebuilt from them at any time.
+"""
+
+import hashlib
+import io
+import json
+import logging
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+def slice_id(shard: str, first_row: int) -> str:
+    """The name of a slice: from what it is, never from who computed it."""
+    return hashlib.sha256(f"{shard}\0{first_row}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The commit of one slice."""
+
+    run_id: str
+    shard: str  # path below the input root, without .parquet
+    source: str  # URL of the shard
+    version: str  # of the shard when it was read
+    shard_rows: int
+    first_row: int
+    rows: int
+    path: str  # of the labelled rows, below the output root
+    recipe: dict[str, Any]
+    error_rows: int
+    tokens: int
+    exits: list[int]  # rows that left at layer 1 .. L
+    exit_tokens: list[int]  # their tokens
+    exit_flops: list[int]  # what they cost
+    full_flops: int  # what all of them would have cost at full depth
+    audit_rows: int
+    audit_agreements: int  # audited rows whose label equals full depth's
+    audit_flops: int  # what the audit cost on top
+    read_seconds: float
+    tokenize_seconds: float
+    device_seconds: float
+    commit_seconds: float
+    device: str
+    precision: str
+    committed_at: str  # UTC, ISO 8601
+
+    @property
+    def slice_id(self) -> str:
+        """Names the record's file."""
+        return slice_id(self.shard, self.first_row)
+
+
+class Ledger:
+    """Records and summaries of one output."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def put(self, record: Record) -> None:
+        """Commit a slice: its labelled rows are published already."""
+        data = json.dumps(asdict(record), indent=1).encode()
+        self.storage.put(f"ledger/slices/{record.slice_id}.json", data)
+
+    def records(self) -> list[Record]:
+        """All commits whose labelled rows are there; unreadable records count as absent."""
+        data = self.storage.paths("table", ".parquet")
+        paths = sorted(self.storage.paths("ledger/slices", ".json"))
+        names = {field.name for field in fields(Record)}
+        records = []
+        for path, text in self.storage.read(paths).items():
+            try:
+                values = json.loads(text)
+                record = Record(**{name: values[name] for name in names})
+            except (ValueError, KeyError, TypeError) as error:
+                log.warning("ignoring the unreadable record %s: %r", path, error)
+                continue
+            if record.path in data:
+                records.append(record)
+        return records
+
+    def forget(self, record: Record) -> None:
+        """Withdraw a slice: the record first, so that it never promises rows that are gone."""
+        self.storage.remove(f"ledger/slices/{record.slice_id}.json")
+        self.storage.remove(record.path)
+
+    def close_run(self, run_id: str, summary: dict[str, Any]) -> None:
+        """Write a run's summary and statistics, and those statistics a killed run left unwritten."""
+        written = self.storage.paths("stats", ".parquet")
+        by_run: dict[str, list[Record]] = {run_id: []}
+        for record in self.records():
+            by_run.setdefault(record.run_id, []).append(record)
+        for run, records in by_run.items():
+            if run == run_id or f"stats/{run}.parquet" not in written:
+                self.storage.put(f"stats/{run}.parquet", _encode(statistics(records)))
+        text = json.dumps(summary, indent=1, ensure_ascii=False)
+        self.storage.put(f"ledger/runs/{run_id}.json", text.encode())
+
+
+_STATISTICS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("slice_id", pa.string()),
+        ("shard", pa.string()),
+        ("first_row", pa.int64()),
+        ("exit_layer", pa.int8()),  # from 1; null: rows with an error
+        ("rows", pa.int64()),
+        ("tokens", pa.int64()),
+        ("flops", pa.int64()),
+        ("slice_rows", pa.int64()),
+        ("slice_full_flops", pa.int64()),
+        ("slice_audit_rows", pa.int64()),
+        ("slice_audit_agreements", pa.int64()),
+        ("slice_audit_flops", pa.int64()),
+        ("slice_read_seconds", pa.float64()),
+        ("slice_tokenize_seconds", pa.float64()),
+        ("slice_device_seconds", pa.float64()),
+        ("slice_commit_seconds", pa.float64()),
+        ("device", pa.string()),
+        ("precision", pa.string()),
+        ("committed_at", pa.string()),
+    ]
+)
+
+
+def statistics(records: list[Record]) -> pa.Table:
+    """One row per slice and exit layer, and one for a slice's rows with errors.
+
+    `rows`, `tokens` and `flops` add up; columns that begin with `slice_` repeat on each row of
+    their slice.
+    """
+    rows = []
+    for record in sorted(records, key=lambda r: (r.shard, r.first_row)):
+        values = asdict(record)
+        common = {
+            name: values[name.removeprefix("slice_")]
+            for name in _STATISTICS.names
+            if name.removeprefix("slice_") in values and name not in ("rows", "tokens")
+        }
+        common["slice_id"] = record.slice_id
+        for layer, counts in enumerate(
+            zip(record.exits, record.exit_tokens, record.exit_flops, strict=True), start=1
+        ):
+            count, tokens, flops = counts
+            part = {"exit_layer": layer, "rows": count, "tokens": tokens, "flops": flops}
+            rows.append(common | part)
+        if record.error_rows:
+            part = {"exit_layer": None, "rows": record.error_rows, "tokens": 0, "flops": 0}
+            rows.append(common | part)
+    return pa.Table.from_pylist(rows, schema=_STATISTICS)
+
+
+def _encode(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,145 @@
+"""What has to be labelled: the difference between the input's shards and the ledger.
+
+Shards whose records are complete are not opened. A rerun with nothing new therefore reads no data.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastbert.errors import InputError
+from pipelines.ledger import Record
+from pipelines.schema import InputColumns
+from pipelines.shards import Shard, ShardError
+
+#: Footers read at the same time; each waits for the store, not for a core.
+_FOOTER_THREADS = 32
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A row range of one shard: the unit of work, of retry and of commit."""
+
+    shard: Shard
+    shard_rows: int
+    first_row: int
+    rows: int
+
+    @property
+    def path(self) -> str:
+        """Where its labelled rows go, below the output root."""
+        return f"table/{self.shard.name}.{self.first_row:012d}.parquet"
+
+
+@dataclass
+class Plan:
+    """What a run will do."""
+
+    todo: list[Slice] = field(default_factory=list)
+    up_to_date: list[Record] = field(default_factory=list)
+    #: Commits that stand in the way: of older versions, of other settings.
+    superseded: list[Record] = field(default_factory=list)
+    #: Commits of shards that are no longer in the input.
+    vanished: list[Record] = field(default_factory=list)
+    #: url -> why it cannot be labelled.
+    bad_shards: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(
+    shards: list[Shard],
+    records: Iterable[Record],
+    recipe: dict[str, Any],
+    columns: InputColumns,
+    slice_rows: int,
+    relabel: bool,
+) -> Plan:
+    """Compare shards with commits.
+
+    Raises InputError where commits were made with another recipe, or from another place, and
+    `relabel` does not allow to replace them; and where not one shard can be labelled.
+    """
+    plan = Plan()
+    committed: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        committed[record.shard].append(record)
+    current: dict[str, list[Record]] = {}
+    for shard in shards:
+        mine = committed.pop(shard.name, [])
+        if not relabel:
+            for record in mine:
+                _check_replaceable(record, shard, recipe)
+        current[shard.name] = [
+            r for r in mine if r.version == shard.version and r.recipe == recipe
+        ]
+        plan.superseded += [r for r in mine if r not in current[shard.name]]
+        plan.up_to_date += current[shard.name]
+    plan.vanished = [record for mine in committed.values() for record in mine]
+
+    new = [shard for shard in shards if not current[shard.name]]
+    rows = {name: mine[0].shard_rows for name, mine in current.items() if mine}
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        for shard, result in zip(new, pool.map(lambda s: _count_rows(s, columns), new), strict=True):
+            if isinstance(result, ShardError):
+                plan.bad_shards[shard.url] = str(result)
+            else:
+                rows[shard.name] = result
+    if plan.bad_shards and len(plan.bad_shards) == len(shards):
+        url, reason = next(iter(plan.bad_shards.items()))
+        raise InputError(f"not one shard can be labelled; {url}: {reason}")
+    for shard in shards:
+        if shard.name in rows:
+            plan.todo += _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
+    # Bad shards keep what was committed of their last good version.
+    bad = {shard.name for shard in shards if shard.url in plan.bad_shards}
+    paths = {piece.path for piece in plan.todo}
+    plan.superseded = [
+        r for r in plan.superseded if r.shard not in bad and r.path not in paths
+    ]
+    return plan
+
+
+def _check_replaceable(record: Record, shard: Shard, recipe: dict[str, Any]) -> None:
+    if record.source != shard.url:
+        raise InputError(
+            f"the output has labels of {record.source} as '{shard.name}', which would be replaced "
+            f"by those of {shard.url}; pass the folder above both as --input, another --output, "
+            "or --relabel if the corpus has moved"
+        )
+    for key in sorted(recipe.keys() | record.recipe.keys()):
+        before, now = record.recipe.get(key), recipe.get(key)
+        if before != now:
+            raise InputError(
+                f"the output was labelled with {key} {before}, this run has {now}; "
+                "pass --relabel to label everything again, or another --output"
+            )
+
+
+def _count_rows(shard: Shard, columns: InputColumns) -> int | ShardError:
+    try:
+        return columns.check(shard)
+    except ShardError as error:
+        return error
+
+
+def _gaps(shard: Shard, rows: int, done: list[Record], slice_rows: int) -> list[Slice]:
+    """The row ranges of a shard that no record covers, cut into slices.
+
+    A shard without rows gets one empty slice, so that it is not opened again the next night.
+    """
+    if rows == 0:
+        return [] if done else [Slice(shard, 0, 0, 0)]
+    slices = []
+    start = 0
+    for record in sorted(done, key=lambda r: r.first_row):
+        slices += _cut(shard, rows, start, record.first_row, slice_rows)
+        start = record.first_row + record.rows
+    return slices + _cut(shard, rows, start, rows, slice_rows)
+
+
+def _cut(shard: Shard, rows: int, start: int, stop: int, slice_rows: int) -> list[Slice]:
+    return [
+        Slice(shard, rows, first, min(slice_rows, stop - first))
+        for first in range(start, stop, slice_rows)
+    ]

@@ -1,0 +1,137 @@
+"""Second stage, on the model's device: labels, exit layers and costs of a slice."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from fastbert.checkpoint import fetch_checkpoint, load_model
+from fastbert.engine import Engine
+from fastbert.flops import CostModel
+from fastbert.tokens import Tokens
+from pipelines.schema import OUTPUT
+from pipelines.work import ERROR, IDS, TYPES, Work
+
+Array = np.ndarray[Any, Any]
+_PRIVATE = (IDS, TYPES, ERROR)
+
+
+class Label:
+    """A replica of the model: adds the output's columns to a slice."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        thresholds: list[float],
+        audit_rate: float,
+        precision: str,
+        threads: int,
+    ) -> None:
+        """`precision` is "auto", "fp32" or "bf16"; `threads` are CPU threads of the model."""
+        torch.set_num_threads(threads)
+        model = load_model(Path(fetch_checkpoint(checkpoint)))
+        cuda = torch.cuda.is_available()
+        if precision == "auto":
+            precision = "bf16" if cuda else "fp32"
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.engine = Engine(model, "cuda" if cuda else "cpu", dtype)
+        self.cost = CostModel.of(model.config)
+        self.names = pa.array(model.config.label_names)
+        self.thresholds = np.asarray(thresholds)
+        self.audit_rate = audit_rate
+        self.facts = {
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "precision": precision,
+        }
+
+    def __call__(self, work: Work) -> Work:
+        """Label every row that has tokens; the others keep their error."""
+        if work.table is None:
+            return work
+        started = time.monotonic()
+        table = work.table.combine_chunks()
+        good = np.asarray(table[ERROR].is_null())
+        tokens = _tokens(table, good)
+        where = work.slice
+        audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)[good]
+        found = self.engine.classify(tokens, self.thresholds, deep=audited)
+        exits = found.exit_layer
+        flops = self.cost.row_flops(tokens.lengths, exits)
+        deep_exits = np.full_like(exits, self.cost.layers)
+        deep_flops = self.cost.row_flops(tokens.lengths, deep_exits) - flops
+        columns = {
+            "label": _spread(good, found.label, self.names),
+            "score": _spread(good, found.score),
+            "exit_layer": _spread(good, exits),
+            "uncertainty": _spread(good, found.uncertainty),
+            "tokens": _spread(good, tokens.lengths.astype(np.int32)),
+            "flops": _spread(good, flops),
+            "audit_label": _spread(good, found.deep_label, self.names),
+            "error": table[ERROR],
+        }
+        kept = [name for name in table.column_names if name not in _PRIVATE]
+        result = table.select(kept)
+        for field in OUTPUT:
+            result = result.append_column(field, columns[field.name])
+        layers = range(1, self.cost.layers + 1)
+        return work.with_table(
+            result,
+            error_rows=int((~good).sum()),
+            tokens=int(tokens.lengths.sum()),
+            exits=[int((exits == k).sum()) for k in layers],
+            exit_tokens=[int(tokens.lengths[exits == k].sum()) for k in layers],
+            exit_flops=[int(flops[exits == k].sum()) for k in layers],
+            full_flops=int(self.cost.full_flops(tokens.lengths).sum()),
+            audit_rows=int(audited.sum()),
+            audit_agreements=int((found.deep_label == found.label)[audited].sum()),
+            audit_flops=int(deep_flops[audited].sum()),
+            device_seconds=time.monotonic() - started,
+            **self.facts,
+        )
+
+
+def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:
+    """Which rows are audited, bool (rows,): a fixed pseudo-random share of the shard's rows.
+
+    It depends on shard and row number only, so that a retry audits the same rows. The generator
+    is splitmix64 (Steele et al. 2014) on the row number, seeded with the shard's name.
+    """
+    seed = np.frombuffer(hashlib.sha256(shard.encode()).digest()[:8], np.uint64)[0]
+    with np.errstate(over="ignore"):
+        x = seed + np.arange(first_row + 1, first_row + rows + 1, dtype=np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    chosen: Array = (x >> np.uint64(11)) * 2.0**-53 < rate
+    return chosen
+
+
+def _tokens(table: pa.Table, good: Array) -> Tokens:
+    """The token columns as Tokens; rows with an error hold no tokens, so leaving them out moves
+    no id."""
+    ids = table[IDS].chunk(0) if table.num_rows else pa.array([], pa.large_list(pa.int32()))
+    ends = np.asarray(ids.offsets)[1:][good]
+    types = None
+    if TYPES in table.column_names:
+        types = np.asarray(table[TYPES].combine_chunks().flatten())
+    return Tokens(np.asarray(ids.flatten()), np.concatenate([[0], ends]).astype(np.int64), types)
+
+
+def _spread(good: Array, values: Array, names: pa.Array | None = None) -> pa.Array:
+    """Values of the good rows as a column of all rows, null elsewhere.
+
+    With `names` the values are indices into it, and negative ones are null too.
+    """
+    full = np.zeros(len(good), values.dtype)
+    full[good] = values
+    null = ~good
+    if names is not None:
+        null = null | (full < 0)
+        return names.take(pa.array(full, mask=null))
+    return pa.array(full, mask=null)

@@ -1,0 +1,82 @@
+"""Columns: what is read from a shard, what is added to it, and under which names."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.shards import Shard, ShardError
+
+#: Raised when the meaning or the type of an output column changes.
+SCHEMA_VERSION = 1
+
+#: What labelling adds, after the carried input columns.
+OUTPUT = pa.schema(
+    [
+        ("label", pa.string()),  # null where `error` is set
+        ("score", pa.float32()),  # probability of `label`
+        ("exit_layer", pa.int8()),  # from 1
+        ("uncertainty", pa.float32()),  # normalised entropy at the exit layer, in [0, 1]
+        ("tokens", pa.int32()),  # special tokens included, after truncation
+        ("flops", pa.int64()),  # 2 per multiply-add, up to the exit layer, branches included
+        ("audit_label", pa.string()),  # full depth's label, null unless audited
+        ("error", pa.string()),  # why the row has no label
+    ]
+)
+
+
+@dataclass(frozen=True)
+class InputColumns:
+    """Which columns of a shard are texts and which are copied to the output."""
+
+    text: str = "text"
+    pair: str | None = None
+    #: None: all but the texts.
+    carry: tuple[str, ...] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The text column, or both of a pair."""
+        return [self.text] if self.pair is None else [self.text, self.pair]
+
+    def check(self, shard: Shard) -> int:
+        """The shard's number of rows, from its footer; ShardError if it cannot be labelled."""
+        try:
+            with shard.open() as file:
+                parquet = pq.ParquetFile(file)
+                self.carried(parquet.schema_arrow)
+                return int(parquet.metadata.num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(f"cannot be read as Parquet: {error}") from error
+
+    def carried(self, schema: pa.Schema) -> dict[str, str]:
+        """Input name -> output name of every column to copy.
+
+        A column named like one of ours is copied as `input_NAME`. Raises ShardError for missing
+        columns, texts that are not strings, and names that still collide.
+        """
+        for name in [*self.texts, *(self.carry or ())]:
+            if name not in schema.names:
+                raise ShardError(
+                    f"has no column '{name}'; its columns are {', '.join(schema.names)}"
+                )
+        for name in self.texts:
+            kind = schema.field(name).type
+            if not _is_string(kind):
+                raise ShardError(f"column '{name}' is of type {kind}, expected string")
+        names = [n for n in schema.names if n not in self.texts] if self.carry is None else self.carry
+        renamed = {name: f"input_{name}" if name in OUTPUT.names else name for name in names}
+        if len(set(renamed.values())) < len(names):
+            twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)
+            raise ShardError(
+                f"two carried columns would be called '{renamed[twice]}'; choose with --carry"
+            )
+        return renamed
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )

@@ -20,8 +20,15 @@ from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
 
-#: Facts about decisions, not about the network: they do not change what a fingerprint stands for.
-_NOT_FINGERPRINTED = {"operating_points", "default_operating_point", "transformers_version"}
+#: Settings that do not change what a layer answers: decisions taken later, and where files lay.
+_NOT_FINGERPRINTED = {
+    "operating_points",
+    "default_operating_point",
+    "transformers_version",
+    "is_local",
+    "local_files_only",
+    "name_or_path",
+}
 
 
 def save_checkpoint(
@@ -94,9 +101,14 @@ def load_model(folder: Path) -> FastBertForSequenceClassification:
         model, report = FastBertForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, dtype="float32"
         )
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(
             f"the weights in {folder} cannot be read: {first_line(error)}; save them again"
+        ) from error
+    except RuntimeError as error:  # tensors of other shapes
+        raise InputError(
+            f"the weights in {folder} do not fit its config.json: {first_line(error)}; "
+            "save the checkpoint again"
         ) from error
     if report["missing_keys"] or report["unexpected_keys"]:
         strange = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
@@ -136,12 +148,17 @@ def fingerprint(folder: Path) -> str:
     """SHA-256 over everything in `folder` that decides which label a text gets."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".safetensors" or path.name.startswith(("tokenizer", "vocab", "merges")):
-            digest.update(f"{path.name}\0".encode())
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-    settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    kept = {k: v for k, v in settings.items() if k not in _NOT_FINGERPRINTED}
-    digest.update(json.dumps(kept, sort_keys=True).encode())
+        if path.suffix != ".safetensors" and not path.name.startswith(
+            ("config.json", "tokenizer", "vocab", "merges", "sentencepiece", "spiece")
+        ):
+            continue
+        digest.update(f"{path.name}\0".encode())
+        if path.name in ("config.json", "tokenizer_config.json"):
+            settings: dict[str, Any] = json.loads(path.read_text())
+            kept = {k: v for k, v in settings.items() if k not in _NOT_FINGERPRINTED}
+            digest.update(json.dumps(kept, sort_keys=True).encode())
+            continue
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
     return digest.hexdigest()

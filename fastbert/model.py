@@ -103,8 +103,11 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def _around(
         cls, backbone: PreTrainedModel, labels: list[str], **settings: Any
     ) -> "FastBertForSequenceClassification":
+        own = backbone.config.to_dict()
+        for key in ("id2label", "label2id", "architectures", "problem_type", "_name_or_path"):
+            own.pop(key, None)  # the old head's, or the old place's
         config = FastBertConfig(
-            backbone=backbone.config.to_diff_dict() | {"model_type": backbone.config.model_type},
+            backbone=own,
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},
             **settings,

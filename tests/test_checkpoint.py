@@ -1,0 +1,115 @@
+"""Checkpoints: any file system, fingerprints, and errors that say what to do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from conftest import tiny_classifier, tiny_fastbert, tiny_tokenizer
+
+from fastbert.checkpoint import (
+    fetch_checkpoint,
+    fingerprint,
+    load_classifier,
+    load_model,
+    load_tokenizer,
+    save_checkpoint,
+)
+from fastbert.errors import InputError
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def test_round_trip_through_another_file_system(checkpoint, tmp_path):
+    model = load_model(Path(checkpoint))
+    tokenizer = load_tokenizer(Path(checkpoint))
+    save_checkpoint(model, tokenizer, "memory://models/tiny")
+    folder = fetch_checkpoint("memory://models/tiny")
+    try:
+        loaded = load_model(folder).state_dict()
+        assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+        assert fingerprint(folder) == fingerprint(Path(checkpoint))
+        assert fetch_checkpoint("memory://models/tiny") == folder  # downloaded once
+    finally:
+        shutil.rmtree(folder)
+        fsspec.filesystem("memory").rm("/models", recursive=True)
+
+
+def test_fingerprint_changes_with_weights_and_tokenizer(copy):
+    before = fingerprint(copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["operating_points"] = {"fast": {"thresholds": [0.5, 0.5]}}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert fingerprint(copy) == before  # thresholds are not the network
+    config["max_length"] = 7
+    (copy / "config.json").write_text(json.dumps(config))
+    shorter = fingerprint(copy)
+    assert shorter != before
+    weights = copy / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert fingerprint(copy) != shorter
+
+
+def test_fingerprint_does_not_depend_on_the_folder(copy, checkpoint):
+    assert fingerprint(copy) == fingerprint(Path(checkpoint))
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(InputError, match=r"no checkpoint at .*expected a directory"):
+        fetch_checkpoint(str(tmp_path / "nothing"))
+
+
+def test_not_a_fastbert(tmp_path):
+    tiny_classifier().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"model_type 'bert', expected 'fastbert'.*distill.py"):
+        load_model(tmp_path)
+
+
+def test_truncated_weights(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model(copy)
+
+
+def test_missing_weights(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="no .safetensors weights"):
+        load_model(copy)
+
+
+def test_weights_that_do_not_fit(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["backbone"]["num_hidden_layers"] = 4
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="do not fit its config.json"):
+        load_model(copy)
+
+
+def test_pickled_weights_are_never_loaded(copy):
+    (copy / "model.safetensors").unlink()
+    torch.save(tiny_fastbert().state_dict(), copy / "pytorch_model.bin")
+    with pytest.raises(InputError, match="no .safetensors weights"):
+        load_model(copy)
+
+
+def test_load_classifier_refuses_what_is_none(tmp_path, checkpoint):
+    with pytest.raises(InputError, match="cannot load the classifier"):
+        load_classifier(str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match="is a FastBERT checkpoint already"):
+        load_classifier(checkpoint)
+
+
+def test_load_classifier(tmp_path):
+    tiny_classifier().save_pretrained(tmp_path)
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path)
+    model, tokenizer = load_classifier(str(tmp_path))
+    assert model.config.model_type == "bert"
+    assert tokenizer("the red river")["input_ids"]

@@ -1,0 +1,280 @@
+"""The engine against the slow reference: for every family, whatever the lengths and batches.
+
+Each property is a function that a correct engine passes; each is also shown to fail for an engine
+with the very bug it is there for.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, LAYERS, random_tokens, tiny_fastbert
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import all_layers, answer, gap_threshold
+
+from fastbert.engine import Engine
+from fastbert.evaluation import layer_outputs
+from fastbert.tokens import Tokens
+
+LENGTHS = st.lists(st.integers(2, 23), min_size=1, max_size=17)
+PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)
+
+
+@cache
+def model(family: str):
+    return tiny_fastbert(family)
+
+
+def engine(family: str, batch_tokens: int = 50, pool_tokens: int = 130) -> Engine:
+    """Limits so small that a handful of rows makes several batches and pools.
+
+    In float64, so that rounding explains no difference that a bug has made.
+    """
+    return Engine(
+        model(family), dtype=torch.float64, batch_tokens=batch_tokens, pool_tokens=pool_tokens
+    )
+
+
+def row(tokens: Tokens, i: int) -> Tokens:
+    span = slice(tokens.offsets[i], tokens.offsets[i + 1])
+    types = None if tokens.types is None else tokens.types[span]
+    return Tokens(tokens.ids[span], np.array([0, tokens.lengths[i]]), types)
+
+
+def check_threshold_zero_is_the_full_model(engine: Engine, tokens: Tokens) -> None:
+    found = engine.classify(tokens, np.zeros(LAYERS - 1))
+    assert (found.exit_layer == LAYERS).all()
+    for i in range(len(tokens)):
+        last = all_layers(engine.model, tokens, i)[-1]
+        assert found.label[i] == last.argmax()
+        assert found.score[i] == pytest.approx(last.max(), abs=1e-5)
+
+
+def check_exits_equal_the_reference(engine: Engine, tokens: Tokens, share: float) -> None:
+    probabilities = [all_layers(engine.model, tokens, i) for i in range(len(tokens))]
+    thresholds = np.full(LAYERS - 1, gap_threshold(probabilities, share))
+    found = engine.classify(tokens, thresholds)
+    for i, p in enumerate(probabilities):
+        expected = answer(p, thresholds)
+        assert found.exit_layer[i] == expected.exit_layer
+        assert found.label[i] == expected.label
+        assert found.score[i] == pytest.approx(expected.score, abs=1e-5)
+        assert found.uncertainty[i] == pytest.approx(expected.uncertainty, abs=1e-5)
+
+
+def check_a_row_alone_equals_the_row_in_a_slice(
+    engine: Engine, tokens: Tokens, share: float
+) -> None:
+    probabilities = [all_layers(engine.model, tokens, i) for i in range(len(tokens))]
+    thresholds = np.full(LAYERS - 1, gap_threshold(probabilities, share))
+    together = engine.classify(tokens, thresholds)
+    for i in range(len(tokens)):
+        alone = Engine(engine.model, dtype=torch.float64).classify(row(tokens, i), thresholds)
+        assert together.label[i] == alone.label[0]
+        assert together.exit_layer[i] == alone.exit_layer[0]
+        assert together.score[i] == pytest.approx(alone.score[0], abs=1e-5)
+
+
+def check_every_row_is_answered_once(engine: Engine, tokens: Tokens, share: float) -> None:
+    """Counts the answers that leave the network, instead of trusting the result arrays."""
+    uncertainties = layer_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties
+    thresholds = np.full(LAYERS - 1, np.quantile(uncertainties, share))
+    answered = np.zeros(len(tokens), int)
+    real_walk = engine._walk
+
+    def counting_walk(tokens, decide, **options):
+        def counting_decide(layer, rows, logits):
+            stays = decide(layer, rows, logits)
+            answered[rows[~stays]] += 1
+            if layer == LAYERS:
+                answered[rows[stays]] += 1
+            return stays
+
+        real_walk(tokens, counting_decide, **options)
+
+    engine._walk = counting_walk
+    found = engine.classify(tokens, thresholds)
+    assert (answered == 1).all()
+    assert (found.exit_layer >= 1).all()
+    assert (found.label >= 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@PROPERTY
+@given(lengths=LENGTHS, seed=st.integers(0, 99))
+def test_threshold_zero_is_the_full_model(family, lengths, seed):
+    check_threshold_zero_is_the_full_model(engine(family), random_tokens(lengths, seed))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@PROPERTY
+@given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1), pairs=st.booleans())
+def test_exits_equal_the_reference(family, lengths, seed, share, pairs):
+    tokens = random_tokens(lengths, seed, pairs=pairs and family in ("bert", "electra"))
+    check_exits_equal_the_reference(engine(family), tokens, share)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@PROPERTY
+@given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1))
+def test_a_row_alone_equals_the_row_in_a_slice(family, lengths, seed, share):
+    tokens = random_tokens(lengths, seed)
+    check_a_row_alone_equals_the_row_in_a_slice(engine(family), tokens, share)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@PROPERTY
+@given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1))
+def test_every_row_is_answered_once(family, lengths, seed, share):
+    check_every_row_is_answered_once(engine(family), random_tokens(lengths, seed), share)
+
+
+# Negative controls: engines with the bugs that early-exit code is known for.
+
+
+class NoMask(Engine):
+    """Padding takes part in attention."""
+
+    def _layer(self, layer, hidden, lengths, with_branch):
+        block = self.model.layers[layer - 1]
+        real_forward = block.forward
+        block.forward = lambda x, bias: real_forward(x, None)
+        try:
+            return super()._layer(layer, hidden, lengths, with_branch)
+        finally:
+            block.forward = real_forward
+
+
+class OrderNotRestored(Engine):
+    """Answers stay in length order."""
+
+    def _walk(self, tokens, decide, **options):
+        order = np.argsort(-tokens.lengths, kind="stable")
+        place = np.argsort(order)
+        super()._walk(tokens, lambda k, rows, p: decide(k, place[rows], p), **options)
+
+
+class BatchLeavesTogether(Engine):
+    """The whole batch waits for its slowest row: exit layers are one number per batch."""
+
+    def _walk(self, tokens, decide, **options):
+        def wait(layer, rows, logits):
+            if (decide(layer, rows, logits)).any():
+                return np.ones(len(rows), bool)
+            return np.zeros(len(rows), bool)
+
+        super()._walk(tokens, wait, **options)
+
+
+class LastLayerForgets(Engine):
+    """Rows that are never sure get no answer (zero probabilities, label 0)."""
+
+    def _walk(self, tokens, decide, **options):
+        def forget(layer, rows, logits):
+            return decide(layer, rows, logits) if layer < LAYERS else np.zeros(len(rows), bool)
+
+        super()._walk(tokens, forget, **options)
+
+
+class SurvivorsMixedUp(Engine):
+    """After the first layer survivors carry each other's hidden states."""
+
+    def _layer(self, layer, hidden, lengths, with_branch):
+        if layer == 2:
+            hidden.copy_(hidden.flip(0))
+        return super()._layer(layer, hidden, lengths, with_branch)
+
+
+TOKENS = random_tokens([5, 9, 2, 17, 9, 11, 4, 9, 20, 3], seed=4)
+
+
+@pytest.mark.parametrize("broken", [NoMask, OrderNotRestored, LastLayerForgets])
+def test_control_threshold_zero(broken):
+    with pytest.raises(AssertionError):
+        check_threshold_zero_is_the_full_model(broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS)
+
+
+@pytest.mark.parametrize("broken", [NoMask, OrderNotRestored, SurvivorsMixedUp])
+def test_control_exits(broken):
+    with pytest.raises(AssertionError):
+        check_exits_equal_the_reference(broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS, 0.5)
+
+
+@pytest.mark.parametrize("broken", [NoMask, OrderNotRestored])
+def test_control_row_alone(broken):
+    with pytest.raises(AssertionError):
+        check_a_row_alone_equals_the_row_in_a_slice(
+            broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS, 0.5
+        )
+
+
+@pytest.mark.parametrize("broken", [BatchLeavesTogether, LastLayerForgets])
+def test_control_answered_once(broken):
+    with pytest.raises(AssertionError):
+        check_every_row_is_answered_once(broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS, 0.5)
+
+
+def test_rows_leave_at_every_layer():
+    """Otherwise the properties above would test less than they say."""
+    for family in FAMILIES:
+        tokens = random_tokens(np.full(60, 9), seed=2)
+        middle = np.median(layer_outputs(engine(family), tokens).uncertainties[:-1], axis=1)
+        assert set(engine(family).classify(tokens, middle).exit_layer) == {1, 2, 3}, family
+
+
+def test_audited_rows_exit_as_always_and_run_to_the_end():
+    tokens = random_tokens(np.arange(2, 22), seed=3)
+    thresholds = np.full(LAYERS - 1, 0.6)
+    deep = np.arange(len(tokens)) % 3 == 0
+    plain = engine("bert").classify(tokens, thresholds)
+    audited = engine("bert").classify(tokens, thresholds, deep=deep)
+    full = engine("bert").classify(tokens, np.zeros(LAYERS - 1))
+    assert np.array_equal(plain.label, audited.label)
+    assert np.array_equal(plain.exit_layer, audited.exit_layer)
+    assert np.array_equal(audited.deep_label[deep], full.label[deep])
+    assert (audited.deep_label[~deep] == -1).all()
+
+
+def test_full_depth_is_the_last_of_all_layers():
+    tokens = random_tokens([7, 3, 12, 7])
+    np.testing.assert_allclose(
+        engine("bert").full_depth(tokens), engine("bert").layer_logits(tokens)[-1], atol=1e-6
+    )
+
+
+def test_the_same_slice_twice_is_bit_identical():
+    tokens = random_tokens(np.arange(2, 22), seed=3)
+    first, second = (engine("bert").classify(tokens, np.full(LAYERS - 1, 0.6)) for _ in range(2))
+    assert first.score.tobytes() == second.score.tobytes()
+
+
+def test_no_rows():
+    found = engine("bert").classify(random_tokens([]), np.zeros(LAYERS - 1))
+    assert len(found.label) == 0
+
+
+def test_wrong_number_of_thresholds():
+    with pytest.raises(ValueError, match="expected 2"):
+        engine("bert").classify(TOKENS, np.zeros(LAYERS))
+
+
+def test_bfloat16_agrees_where_answers_are_clear():
+    tokens = random_tokens(np.arange(2, 22), seed=3)
+    full = Engine(tiny_fastbert()).layer_logits(tokens)[-1]
+    half = Engine(tiny_fastbert(), dtype=torch.bfloat16).layer_logits(tokens)[-1]
+    top = np.sort(full, -1)
+    clear = top[:, -1] - top[:, -2] > 0.5
+    assert clear.sum() >= 10
+    assert np.array_equal(full.argmax(-1)[clear], half.argmax(-1)[clear])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cuda_equals_the_reference(family):
+    on_gpu = Engine(tiny_fastbert(family), "cuda", batch_tokens=50, pool_tokens=130)
+    found = on_gpu.layer_logits(TOKENS)
+    here = engine(family).layer_logits(TOKENS)
+    np.testing.assert_allclose(found, here, atol=1e-3)

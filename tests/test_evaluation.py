@@ -1,0 +1,52 @@
+"""One full pass knows every speed: it must say what the engine then does."""
+
+import numpy as np
+import pytest
+from conftest import LAYERS, random_tokens, tiny_fastbert
+
+from fastbert.engine import Engine
+from fastbert.evaluation import exit_layers, layer_outputs, outcome, realised_speedups
+from fastbert.flops import CostModel
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny_fastbert(), batch_tokens=60)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.2, 0.5, 0.9])
+def test_outcome_equals_the_engine(engine, quantile):
+    tokens = random_tokens(np.arange(2, 25), seed=7)
+    outputs = layer_outputs(engine, tokens)
+    speed = float(np.quantile(outputs.uncertainties, quantile)) * 1.001 * (quantile > 0)
+    truth = outputs.labels[1]
+    found = outcome(outputs, CostModel.of(engine.model.config), speed, truth)
+    real = engine.classify(tokens, np.full(LAYERS - 1, speed))
+    assert found.exits == np.bincount(real.exit_layer, minlength=LAYERS + 1)[1:].tolist()
+    assert found.accuracy == (real.label == truth).mean()
+    assert found.agreement == (real.label == outputs.labels[-1]).mean()
+    assert found.mean_layers == real.exit_layer.mean()
+    cost = CostModel.of(engine.model.config)
+    assert found.flops == cost.row_flops(tokens.lengths, real.exit_layer).sum()
+
+
+def test_exit_layers_by_hand():
+    uncertainties = np.array([[0.1, 0.9, 0.5], [0.9, 0.2, 0.9], [0.0, 0.0, 0.9]], np.float32)
+    assert exit_layers(uncertainties, np.array([0.3, 0.3])).tolist() == [1, 2, 3]
+    assert exit_layers(uncertainties, np.array([0.0, 0.0])).tolist() == [3, 3, 3]
+    assert exit_layers(uncertainties, np.array([0.5, 1.0])).tolist() == [1, 2, 2]
+
+
+def test_speed_zero_agrees_with_itself(engine):
+    tokens = random_tokens([3, 9, 12])
+    found = outcome(layer_outputs(engine, tokens), CostModel.of(engine.model.config), 0.0)
+    assert found.agreement == 1.0
+    assert found.accuracy is None
+    assert found.flops_speedup < 1  # the branches cost and bring nothing
+
+
+def test_realised_speedups_are_measured(engine):
+    tokens = random_tokens(np.full(40, 20))
+    found = realised_speedups(engine, tokens, [0.0, 1.0], repeats=2)
+    assert len(found) == 2
+    assert min(found) > 0  # which is larger depends on what else the machine does

@@ -1,0 +1,145 @@
+"""The Hugging Face model: six families, unchanged teachers, saving and loading, pipelines."""
+
+import pytest
+import torch
+from conftest import (
+    CLASSES,
+    FAMILIES,
+    HIDDEN,
+    LAYERS,
+    random_texts,
+    tiny_classifier,
+    tiny_fastbert,
+    tiny_tokenizer,
+)
+from transformers import AlbertConfig, AlbertForSequenceClassification, pipeline
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+
+from fastbert.backbone import additive_mask
+from fastbert.errors import InputError
+from fastbert.model import FastBertForSequenceClassification
+
+IDS = torch.tensor([[7, 8, 9, 10, 11, 12, 13], [14, 15, 16, 17, 0, 0, 0]])
+
+
+def inputs(family: str) -> dict[str, torch.Tensor]:
+    pad = 1 if family in ("roberta", "xlm-roberta", "camembert") else 0
+    mask = torch.ones_like(IDS)
+    mask[1, 4:] = 0
+    return {"input_ids": IDS.where(mask.bool(), pad), "attention_mask": mask}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_walking_the_layers_equals_the_backbones_own_forward(family):
+    model = tiny_fastbert(family)
+    given = inputs(family)
+    expected = model.backbone(**given, output_hidden_states=True).hidden_states
+    hidden = model.embed(given["input_ids"])
+    bias = additive_mask(given["attention_mask"].bool(), hidden.dtype)
+    real = given["attention_mask"].bool()
+    torch.testing.assert_close(hidden, expected[0])
+    for layer, state in zip(model.layers, expected[1:], strict=True):
+        hidden = layer(hidden, bias)
+        torch.testing.assert_close(hidden[real], state[real])
+    assert len(model.layers) == LAYERS
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adopted_classifier_keeps_its_answers(family):
+    teacher = tiny_classifier(family)
+    model = FastBertForSequenceClassification.from_classifier(teacher).eval()
+    given = inputs(family)
+    expected = teacher(**given).logits
+    torch.testing.assert_close(model(**given).logits, expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        model.branches[-1].dense.weight += 0.1
+    changed = model(**given).logits
+    assert not torch.allclose(changed, expected, atol=1e-5)  # control: the head is in use
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_and_loaded_with_the_auto_class(family, tmp_path):
+    model = tiny_fastbert(family)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert isinstance(loaded, FastBertForSequenceClassification)
+    assert loaded.config.backbone_config().model_type == family
+    given = inputs(family)
+    first, second = model(**given, all_layers=True), loaded(**given, all_layers=True)
+    assert torch.equal(first.layer_logits, second.layer_logits)
+    assert first.layer_logits.shape == (LAYERS, 2, CLASSES)
+
+
+def test_transformers_pipeline_answers_at_full_depth(tmp_path):
+    teacher = tiny_classifier()
+    tokenizer = tiny_tokenizer(tmp_path)
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    FastBertForSequenceClassification.from_classifier(teacher).save_pretrained(
+        tmp_path / "checkpoint"
+    )
+    ours = pipeline("text-classification", str(tmp_path / "checkpoint"), device="cpu")
+    theirs = pipeline("text-classification", teacher, tokenizer=tokenizer, device="cpu")
+    texts = random_texts(9)
+    for mine, expected in zip(ours(texts), theirs(texts), strict=True):
+        assert mine["label"] == expected["label"]
+        assert mine["score"] == pytest.approx(expected["score"], abs=1e-5)
+
+
+def test_from_backbone_starts_from_pretrained_weights(tmp_path):
+    config = BertConfig(
+        vocab_size=99,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=3,
+        intermediate_size=52,
+    )
+    backbone = BertModel(config)
+    backbone.save_pretrained(tmp_path)
+    model = FastBertForSequenceClassification.from_backbone(str(tmp_path), ["no", "yes"])
+    assert torch.equal(
+        model.backbone.embeddings.word_embeddings.weight,
+        backbone.embeddings.word_embeddings.weight,
+    )
+    assert len(model.branches) == LAYERS
+    assert model.config.label_names == ["no", "yes"]
+
+
+def test_a_frozen_teacher_has_neither_gradients_nor_dropout():
+    model = tiny_fastbert()
+    model.freeze_teacher()
+    model.train()
+    given = inputs("bert")
+    first, second = model(**given, all_layers=True), model(**given, all_layers=True)
+    assert torch.equal(first.logits, second.logits)
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable
+    assert all(name.startswith(("branches.0.", "branches.1.")) for name in trainable)
+    unfrozen = tiny_fastbert().train()
+    first, second = unfrozen(**given), unfrozen(**given)
+    assert not torch.equal(first.logits, second.logits)  # control: there is dropout to switch off
+
+
+def test_other_families_are_refused_by_name():
+    config = AlbertConfig(
+        vocab_size=99, embedding_size=16, hidden_size=36, num_attention_heads=3, num_labels=3
+    )
+    with pytest.raises(InputError, match="'albert' is not supported.*bert, roberta"):
+        FastBertForSequenceClassification.from_classifier(AlbertForSequenceClassification(config))
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_other_problems_are_refused(problem):
+    teacher = tiny_classifier()
+    teacher.config.problem_type = problem
+    with pytest.raises(InputError, match=problem):
+        FastBertForSequenceClassification.from_classifier(teacher)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(InputError, match="at least two"):
+        FastBertForSequenceClassification.from_classifier(tiny_classifier(labels=1))
+
+
+def test_a_model_without_head_is_refused():
+    with pytest.raises(InputError, match="no classification head"):
+        FastBertForSequenceClassification.from_classifier(tiny_classifier("roberta").base_model)

@@ -1,0 +1,33 @@
+"""Ragged token ids equal the tokenizer's."""
+
+import numpy as np
+from conftest import random_texts, tiny_tokenizer
+
+from fastbert.tokens import tokenize
+
+
+def test_rows_equal_the_tokenizers(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path)
+    texts = random_texts(13)
+    tokens = tokenize(tokenizer, texts, None, max_length=9)
+    assert tokens.lengths.max() == 9
+    for i, text in enumerate(texts):
+        expected = tokenizer(text, truncation=True, max_length=9)["input_ids"]
+        assert tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist() == expected
+    assert tokens.types is None
+
+
+def test_pairs_have_types(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path)
+    tokens = tokenize(tokenizer, ["the red"], ["blue stone"], max_length=9)
+    expected = tokenizer("the red", "blue stone")
+    assert tokens.ids.tolist() == expected["input_ids"]
+    assert tokens.types is not None
+    assert tokens.types.tolist() == expected["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_no_texts(tmp_path):
+    tokens = tokenize(tiny_tokenizer(tmp_path), [], None, max_length=9)
+    assert len(tokens) == 0
+    assert tokens.offsets.tolist() == [0]
+    assert tokens.ids.dtype == np.int32

@@ -1,0 +1,70 @@
+"""Training: what moves, what stays, and the loss against the formula."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer
+
+from fastbert.training import Examples, Recipe, distillation_loss, finetune, self_distil
+
+FAST = Recipe(epochs=20, learning_rate=3e-3, batch_size=8)
+
+
+def examples() -> Examples:
+    """The class is whether a text speaks of bread."""
+    texts = random_texts(48, seed=1, longest=6)
+    return Examples(texts, labels=[int("bread" in text) for text in texts])
+
+
+def test_distillation_loss_is_equation_6():
+    logits = torch.randn(3, 2, 4, dtype=torch.float64)
+    p = logits.softmax(-1).tolist()
+    total = 0.0
+    for student in range(2):
+        for row in range(2):
+            pairs = zip(p[-1][row], p[student][row], strict=True)
+            total += sum(teacher * math.log(teacher / own) for teacher, own in pairs) / 2
+    assert distillation_loss(logits).item() == pytest.approx(total, abs=1e-12)
+
+
+def test_the_teacher_gets_no_gradient():
+    logits = torch.randn(3, 2, 4, requires_grad=True)
+    distillation_loss(logits).backward()
+    assert logits.grad is not None
+    assert logits.grad[-1].abs().sum() == 0
+    assert logits.grad[0].abs().sum() > 0
+
+
+def test_self_distillation_moves_students_only_and_towards_the_teacher(tmp_path):
+    model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
+    before = copy.deepcopy(model.state_dict())
+    batch = tokenizer(random_texts(20, seed=9), padding=True, return_tensors="pt")
+
+    def loss() -> float:
+        with torch.no_grad():
+            return distillation_loss(model(**batch, all_layers=True).layer_logits).item()
+
+    loss_before = loss()
+    self_distil(model, tokenizer, Examples(random_texts(48, seed=1)), FAST)
+    assert loss() < 0.7 * loss_before
+    for name, value in model.state_dict().items():
+        is_student = name.startswith(tuple(f"branches.{k}." for k in range(LAYERS - 1)))
+        same = torch.equal(value, before[name])
+        if "key.bias" not in name:  # softmax does not see a constant: its gradient is zero
+            assert same != is_student, name
+
+
+def test_fine_tuning_learns_the_labels(tmp_path):
+    model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
+    before = copy.deepcopy(model.state_dict())
+    data = examples()
+    finetune(model, tokenizer, data, dev=data, recipe=FAST)
+    batch = tokenizer(data.texts, padding=True, return_tensors="pt")
+    right = (model(**batch).logits.argmax(-1) == torch.tensor(data.labels)).float().mean()
+    assert right > 0.9
+    assert not model.training
+    for name, value in model.state_dict().items():
+        if name.startswith("branches.0."):
+            assert torch.equal(value, before[name]), name  # students wait for their own step

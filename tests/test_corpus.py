@@ -1,0 +1,76 @@
+"""Training tables in memory."""
+
+import pyarrow as pa
+import pytest
+from conftest import write_shard
+
+from fastbert.errors import InputError
+from pipelines.corpus import Columns, read_examples
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    write_shard(tmp_path / "a.parquet", ["one", None, "two"], label=["x", "y", "z"])
+    write_shard(tmp_path / "b.parquet", ["three", ""], label=["x", "x"])
+    return str(tmp_path)
+
+
+def test_rows_without_text_are_left_out(corpus):
+    examples, names = read_examples([corpus], Columns(label="label"))
+    assert examples.texts == ["one", "two", "three"]
+    assert names == ["x", "z"]
+    assert examples.labels == [0, 1, 0]
+
+
+def test_given_names_fix_the_order(corpus):
+    examples, names = read_examples([corpus], Columns(label="label"), ["z", "y", "x"])
+    assert names == ["z", "y", "x"]
+    assert examples.labels == [2, 0, 2]
+
+
+def test_unlabelled(corpus):
+    assert read_examples([corpus], Columns())[0].labels is None
+
+
+def test_integer_labels_are_names(tmp_path):
+    write_shard(tmp_path / "a.parquet", ["one", "two"], label=[7, 3])
+    examples, names = read_examples([str(tmp_path)], Columns(label="label"))
+    assert names == ["3", "7"]
+    assert examples.labels == [1, 0]
+
+
+def test_pairs(tmp_path):
+    other = pa.array(["uno", None], pa.string())
+    write_shard(tmp_path / "a.parquet", ["one", "two"], other=other)
+    examples, _ = read_examples([str(tmp_path)], Columns(pair="other"))
+    assert (examples.texts, examples.pairs) == (["one"], ["uno"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (Columns("body"), r"no column 'body'; its columns are text, id, label"),
+        (Columns(pair="other"), "no column 'other'"),
+        (Columns(label="class"), "no column 'class'"),
+    ],
+)
+def test_missing_columns(corpus, columns, message):
+    with pytest.raises(InputError, match=message):
+        read_examples([corpus], columns)
+
+
+def test_unknown_and_missing_labels(corpus, tmp_path):
+    with pytest.raises(InputError, match="label 'z' in column 'label' is not one of"):
+        read_examples([corpus], Columns(label="label"), ["x", "y"])
+    write_shard(tmp_path / "more" / "c.parquet", ["one"], label=pa.array([None], pa.string()))
+    with pytest.raises(InputError, match="has empty labels"):
+        read_examples([str(tmp_path / "more")], Columns(label="label"))
+
+
+def test_no_text_at_all_and_no_parquet(tmp_path):
+    write_shard(tmp_path / "in" / "a.parquet", [None, ""])
+    with pytest.raises(InputError, match="no row of"):
+        read_examples([str(tmp_path / "in")], Columns())
+    (tmp_path / "b.parquet").write_bytes(b"hello")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        read_examples([str(tmp_path / "b.parquet")], Columns())

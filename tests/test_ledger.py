@@ -1,0 +1,114 @@
+"""Records, and the statistics made from them."""
+
+from dataclasses import asdict, replace
+
+import duckdb
+import pytest
+
+from pipelines.ledger import Ledger, Record, slice_id, statistics
+from pipelines.storage import Storage
+
+
+def record(shard: str = "a", first_row: int = 0, rows: int = 10, **changes) -> Record:
+    defaults = dict(
+        run_id="night-1",
+        shard=shard,
+        source=f"file:///in/{shard}.parquet",
+        version="etag:1",
+        shard_rows=rows,
+        first_row=first_row,
+        rows=rows,
+        path=f"table/{shard}.{first_row:012d}.parquet",
+        recipe={"checkpoint": "x"},
+        error_rows=1,
+        tokens=90,
+        exits=[5, 3, 1],
+        exit_tokens=[50, 30, 10],
+        exit_flops=[500, 600, 300],
+        full_flops=2700,
+        audit_rows=2,
+        audit_agreements=1,
+        audit_flops=7,
+        read_seconds=0.1,
+        tokenize_seconds=0.2,
+        device_seconds=0.3,
+        commit_seconds=0.4,
+        device="cpu",
+        precision="fp32",
+        committed_at="2026-11-22T01:02:03+00:00",
+    )
+    return Record(**defaults | changes)
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    return Ledger(Storage(str(tmp_path)))
+
+
+def commit(ledger: Ledger, *records: Record) -> None:
+    for each in records:
+        ledger.storage.put(each.path, b"rows")
+        ledger.put(each)
+
+
+def test_round_trip(ledger):
+    commit(ledger, record("a"), record("b"), record("a", first_row=10))
+    found = {(r.shard, r.first_row): r for r in ledger.records()}
+    assert found == {
+        ("a", 0): record("a"),
+        ("b", 0): record("b"),
+        ("a", 10): record("a", first_row=10),
+    }
+
+
+def test_slice_ids_are_stable_and_distinct():
+    assert slice_id("a", 0) == slice_id("a", 0)
+    assert len({slice_id("a", 0), slice_id("a", 1), slice_id("a0", 0), slice_id("b", 0)}) == 4
+
+
+def test_a_record_without_rows_does_not_count(ledger):
+    commit(ledger, record("a"), record("b"))
+    ledger.storage.remove(record("a").path)
+    assert [r.shard for r in ledger.records()] == ["b"]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_garbage_counts_as_absent(ledger, garbage):
+    commit(ledger, record("a"), record("b"))
+    ledger.storage.put(f"ledger/slices/{record('a').slice_id}.json", garbage)
+    assert [r.shard for r in ledger.records()] == ["b"]
+
+
+def test_forget(ledger):
+    commit(ledger, record("a"), record("b"))
+    ledger.forget(record("a"))
+    assert [r.shard for r in ledger.records()] == ["b"]
+    assert ledger.storage.paths("table", "") == {record("b").path}
+
+
+def test_statistics_add_up():
+    records = [record("a"), record("b", rows=9, error_rows=0)]
+    table = stats = statistics(records)
+    assert table.num_rows == 3 + 1 + 3
+    total = duckdb.sql("select sum(rows), sum(tokens), sum(flops) from stats").fetchone()
+    assert total == (19, 180, 2 * 1400)
+    a = table.filter([s == "a" for s in table["shard"].to_pylist()])
+    assert a["exit_layer"].to_pylist() == [1, 2, 3, None]
+    assert a["rows"].to_pylist() == [5, 3, 1, 1]
+    assert set(a["slice_full_flops"].to_pylist()) == {2700}
+    assert set(a["slice_rows"].to_pylist()) == {10}
+    assert None not in {v for name in table.column_names if name != "exit_layer"
+                        for v in table[name].to_pylist()}  # fmt: skip
+
+
+def test_statistics_of_a_killed_run_are_written_by_the_next(ledger):
+    commit(ledger, record("a", run_id="killed"))
+    commit(ledger, record("b", run_id="second"))
+    ledger.close_run("second", {"rows": 10})
+    assert ledger.storage.paths("stats", "") == {"stats/killed.parquet", "stats/second.parquet"}
+    assert ledger.storage.paths("ledger/runs", "") == {"ledger/runs/second.json"}
+
+
+def test_records_have_plain_fields_only():
+    assert Record(**asdict(record())) == record()
+    assert replace(record(), rows=3) != record()

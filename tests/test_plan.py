@@ -1,0 +1,172 @@
+"""The plan is the difference between shards and commits."""
+
+from dataclasses import replace
+
+import pytest
+from conftest import write_shard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_ledger import record
+
+from fastbert.errors import InputError
+from pipelines.plan import Plan, Slice, make_plan
+from pipelines.schema import InputColumns
+from pipelines.shards import Shard, ShardError, find_shards
+
+RECIPE = {"checkpoint": "x", "thresholds": [0.5, 0.5]}
+
+
+def plan(shards, records=(), recipe=RECIPE, slice_rows=10, relabel=False, columns=None) -> Plan:
+    return make_plan(shards, records, recipe, columns or InputColumns(), slice_rows, relabel)
+
+
+def committed(piece: Slice, recipe=RECIPE):
+    return record(
+        piece.shard.name,
+        piece.first_row,
+        piece.rows,
+        source=piece.shard.url,
+        version=piece.shard.version,
+        shard_rows=piece.shard_rows,
+        path=piece.path,
+        recipe=recipe,
+    )
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write_shard(tmp_path / "dt=1" / "a.parquet", ["the"] * 25)
+    write_shard(tmp_path / "dt=1" / "b.parquet", ["the"] * 10)
+    write_shard(tmp_path / "dt=2" / "none.parquet", [])
+    return find_shards([str(tmp_path)])
+
+
+def ranges(found: Plan) -> list[tuple[str, int, int]]:
+    return [(s.shard.name, s.first_row, s.rows) for s in found.todo]
+
+
+ALL = [("dt=1/a", 0, 10), ("dt=1/a", 10, 10), ("dt=1/a", 20, 5), ("dt=1/b", 0, 10)]
+ALL += [("dt=2/none", 0, 0)]
+
+
+def test_everything_is_new(shards):
+    found = plan(shards)
+    assert ranges(found) == ALL
+    assert found.todo[1].path == "table/dt=1/a.000000000010.parquet"
+
+
+def test_nothing_is_new_and_nothing_is_opened(shards, monkeypatch):
+    records = [committed(piece) for piece in plan(shards).todo]
+    monkeypatch.setattr(Shard, "open", lambda _: pytest.fail("a shard was opened"))
+    found = plan(shards, records)
+    assert found.todo == []
+    assert len(found.up_to_date) == len(ALL)
+
+
+def test_what_a_killed_run_left_is_done_with_the_slice_size_of_the_next(shards):
+    records = [committed(piece) for piece in plan(shards).todo if piece.first_row != 10]
+    assert ranges(plan(shards, records, slice_rows=7)) == [("dt=1/a", 10, 7), ("dt=1/a", 17, 3)]
+
+
+def test_a_changed_shard_only(shards):
+    records = [committed(piece) for piece in plan(shards).todo]
+    shards[1] = replace(shards[1], version="etag:2")
+    found = plan(shards, records)
+    assert ranges(found) == [("dt=1/b", 0, 10)]
+    assert found.superseded == []  # written over, never missing
+
+
+def test_slices_that_a_shrunken_shard_no_longer_has_are_removed(shards, tmp_path):
+    records = [committed(piece) for piece in plan(shards).todo]
+    write_shard(tmp_path / "dt=1" / "a.parquet", ["the red"] * 12)
+    found = plan(find_shards([str(tmp_path)]), records)
+    assert ranges(found) == [("dt=1/a", 0, 10), ("dt=1/a", 10, 2)]
+    assert [(r.shard, r.first_row) for r in found.superseded] == [("dt=1/a", 20)]
+
+
+def test_a_vanished_shard_is_listed(shards):
+    records = [committed(piece) for piece in plan(shards).todo]
+    found = plan(shards[1:], records)
+    assert {r.shard for r in found.vanished} == {"dt=1/a"}
+    assert found.superseded == []
+
+
+def test_another_recipe_is_an_error_that_says_what_differs(shards):
+    records = [committed(piece) for piece in plan(shards).todo]
+    other = RECIPE | {"thresholds": [0.8, 0.8]}
+    with pytest.raises(InputError, match=r"thresholds \[0.5, 0.5\], this run has \[0.8, 0.8\]"):
+        plan(shards, records, recipe=other)
+    assert ranges(plan(shards, records, recipe=other, relabel=True)) == ALL
+
+
+def test_a_shard_from_elsewhere_does_not_replace_another(shards):
+    records = [committed(piece) for piece in plan(shards).todo]
+    moved = [replace(s, url=s.url.replace("dt=1", "dt=9")) for s in shards[:1]]
+    with pytest.raises(InputError, match="pass the folder above both"):
+        plan(moved, records)
+
+
+def test_a_bad_shard_is_listed_and_keeps_its_old_rows(shards, tmp_path):
+    records = [committed(piece) for piece in plan(shards).todo]
+    (tmp_path / "dt=1" / "b.parquet").write_bytes(b"PAR1 and nothing more")
+    found = plan(find_shards([str(tmp_path)]), records)
+    assert ranges(found) == []
+    assert found.superseded == []
+    ((url, reason),) = found.bad_shards.items()
+    assert url.endswith("b.parquet")
+    assert "cannot be read as Parquet" in reason
+
+
+def test_not_one_good_shard_is_an_error(shards):
+    with pytest.raises(InputError, match=r"not one shard.*no column 'body'.*text, id"):
+        plan(shards, columns=InputColumns("body"))
+
+
+@given(
+    rows=st.integers(1, 60),
+    sizes=st.lists(st.integers(1, 17), min_size=1, max_size=5),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_history_of_interrupted_runs_covers_every_row_once(rows, sizes, data):
+    """Runs with changing slice sizes, each killed after some slices: the commits tile the shard."""
+    shard = Shard("memory://x.parquet", "x", "v1")
+    records: list = []
+
+    class Rows(InputColumns):
+        def check(self, _):
+            return rows
+
+    for size in [*sizes, 7]:
+        found = plan([shard], records, slice_rows=size, columns=Rows())
+        last = size is [*sizes, 7][-1]
+        done = found.todo if last else [p for p in found.todo if data.draw(st.booleans())]
+        records += [committed(piece) for piece in done]
+    covered = sorted(i for r in records for i in range(r.first_row, r.first_row + r.rows))
+    if plan([shard], records, columns=Rows()).todo == []:
+        assert covered == list(range(rows))
+    else:
+        assert len(covered) == len(set(covered))
+
+
+def columns_of(**fields):
+    import pyarrow as pa
+
+    return pa.schema(list(fields.items()))
+
+
+def test_carried_columns():
+    import pyarrow as pa
+
+    schema = columns_of(text=pa.string(), id=pa.int64(), label=pa.string())
+    assert InputColumns().carried(schema) == {"id": "id", "label": "input_label"}
+    assert InputColumns(carry=("id",)).carried(schema) == {"id": "id"}
+    with pytest.raises(ShardError, match="no column 'other'"):
+        InputColumns(carry=("other",)).carried(schema)
+    with pytest.raises(ShardError, match="'id' is of type int64, expected string"):
+        InputColumns("id").carried(schema)
+    clash = columns_of(text=pa.string(), label=pa.string(), input_label=pa.string())
+    with pytest.raises(ShardError, match="two carried columns would be called 'input_label'"):
+        InputColumns().carried(clash)
+    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        assert InputColumns().carried(columns_of(text=kind)) == {}

@@ -1,0 +1,75 @@
+"""Finding shards: files, folders, globs; names that never collide; versions that change."""
+
+import os
+
+import fsspec
+import pytest
+from conftest import write_shard
+
+from fastbert.errors import InputError
+from pipelines.shards import find_shards
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    for name in ("dt=2026-11-22/a", "dt=2026-11-22/b", "dt=2026-11-23/a", "c"):
+        write_shard(tmp_path / f"{name}.parquet", ["the red river"])
+    (tmp_path / "notes.txt").write_text("not data")
+    return tmp_path
+
+
+def names(*urls) -> list[str]:
+    return [shard.name for shard in find_shards([str(url) for url in urls])]
+
+
+def test_a_folder_is_searched_recursively_and_sorted(corpus):
+    assert names(corpus) == ["c", "dt=2026-11-22/a", "dt=2026-11-22/b", "dt=2026-11-23/a"]
+    assert names(f"{corpus}/") == names(corpus)
+
+
+def test_a_file_is_named_by_itself(corpus):
+    assert names(corpus / "dt=2026-11-22" / "a.parquet") == ["a"]
+
+
+def test_a_glob_is_named_from_its_fixed_part(corpus):
+    assert names(corpus / "dt=*" / "a.parquet") == ["dt=2026-11-22/a", "dt=2026-11-23/a"]
+    assert names(corpus / "dt=2026-11-22" / "*.parquet") == ["a", "b"]
+
+
+def test_the_same_shard_twice_is_one(corpus):
+    assert names(corpus, corpus / "c.parquet") == names(corpus)
+
+
+def test_two_shards_of_one_name_are_refused(corpus):
+    with pytest.raises(InputError, match=r"would both be labelled as 'a'.*common parent"):
+        names(corpus / "dt=2026-11-22", corpus / "dt=2026-11-23")
+
+
+@pytest.mark.parametrize("where", ["nowhere", "nowhere/*.parquet", "empty"])
+def test_nothing_found_is_an_error(corpus, where):
+    (corpus / "empty").mkdir()
+    with pytest.raises(InputError, match="no Parquet file at"):
+        names(corpus / where)
+
+
+def test_the_version_changes_with_the_content(corpus):
+    (before,) = find_shards([f"{corpus}/c.parquet"])
+    (same,) = find_shards([f"{corpus}/c.parquet"])
+    write_shard(corpus / "c.parquet", ["the blue stone"])
+    os.utime(corpus / "c.parquet", ns=(1, 1))
+    (after,) = find_shards([f"{corpus}/c.parquet"])
+    assert before == same
+    assert before.version != after.version
+
+
+def test_other_file_systems(corpus):
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{corpus}/", "/corpus/", recursive=True)
+    try:
+        found = find_shards(["memory://corpus"])
+        assert [shard.name for shard in found] == names(corpus)
+        assert found[0].url.startswith("memory://")
+        with found[0].open() as file:
+            assert file.read(4) == b"PAR1"
+    finally:
+        memory.rm("/corpus", recursive=True)

@@ -1,0 +1,45 @@
+"""Objects appear whole or not at all."""
+
+import os
+
+import fsspec
+import pytest
+
+from pipelines.storage import Storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request, tmp_path):
+    if request.param == "local":
+        yield Storage(str(tmp_path / "out"))
+        return
+    yield Storage("memory://out")
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_put_read_list_remove(storage):
+    storage.put("table/dt=1/a.parquet", b"one")
+    storage.put("table/b.parquet", b"two")
+    storage.put("table/b.parquet", b"three")
+    assert storage.paths("table", ".parquet") == {"table/dt=1/a.parquet", "table/b.parquet"}
+    assert storage.read(["table/b.parquet", "table/none"]) == {"table/b.parquet": b"three"}
+    storage.remove("table/b.parquet")
+    storage.remove("table/b.parquet")
+    assert storage.paths("table", ".parquet") == {"table/dt=1/a.parquet"}
+    assert storage.paths("nowhere", "") == set()
+
+
+def test_a_write_that_dies_leaves_nothing_under_table(tmp_path, monkeypatch):
+    storage = Storage(str(tmp_path))
+    storage.put("table/a.parquet", b"old")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        storage.put("table/a.parquet", b"new")
+    with pytest.raises(KeyboardInterrupt):
+        storage.put("table/b.parquet", b"new")
+    assert storage.paths("table", "") == {"table/a.parquet"}
+    assert storage.read(["table/a.parquet"]) == {"table/a.parquet": b"old"}

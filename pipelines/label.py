@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -23,7 +23,9 @@ from fastbert.errors import InputError
 from pipelines.commit import Commit
 from pipelines.ledger import Ledger, Record
 from pipelines.plan import Slice, make_plan
+from pipelines.predict import Label
 from pipelines.progress import counting
+from pipelines.read import ReadTokenize
 from pipelines.schema import SCHEMA_VERSION, InputColumns
 from pipelines.settings import LabelSettings
 from pipelines.shards import find_shards
@@ -144,9 +146,6 @@ def run_stages(
     import ray
     from ray.data import ActorPoolStrategy
 
-    from pipelines.predict import Label
-    from pipelines.read import ReadTokenize
-
     start_ray()
     resources = ray.cluster_resources()
     low, high = settings.replica_range()
@@ -162,17 +161,17 @@ def run_stages(
     data = (
         ray.data.from_arrow(blocks)
         .map_batches(
-            OnBlocks,
-            fn_constructor_args=(ReadTokenize, settings.model, config.max_length, columns),
+            ReadTokenizeActor,
+            fn_constructor_args=(settings.model, config.max_length, columns),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
             compute=ActorPoolStrategy(min_size=1, max_size=readers),
         )
         .map_batches(
-            OnBlocks,
+            LabelActor,
             fn_constructor_args=(
-                Label, settings.model, thresholds, settings.audit_rate, settings.precision, cpus
+                settings.model, thresholds, settings.audit_rate, settings.precision, cpus
             ),
             batch_size=1,
             batch_format="pyarrow",
@@ -194,12 +193,27 @@ def run_stages(
 class OnBlocks:
     """A stage as an actor of Ray Data: made once per actor, called with one slice at a time."""
 
-    def __init__(self, make: Callable[..., Callable[[Work], Work]], *arguments: Any) -> None:
-        self.stage = make(*arguments)
+    make: type
+
+    def __init__(self, *arguments: Any) -> None:
+        self.stage = self.make(*arguments)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One slice in, one slice out."""
-        return self.stage(Work.from_block(block)).to_block()
+        done: Work = self.stage(Work.from_block(block))
+        return done.to_block()
+
+
+class ReadTokenizeActor(OnBlocks):
+    """`ReadTokenize` under the name that Ray's dashboard shows."""
+
+    make = ReadTokenize
+
+
+class LabelActor(OnBlocks):
+    """`Label` under the name that Ray's dashboard shows."""
+
+    make = Label
 
 
 def commit_block(block: pa.Table, commit: Commit) -> pa.Table:

@@ -25,6 +25,8 @@ from fastbert.checkpoint import save_checkpoint
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokens import Tokens
 
+torch.set_num_threads(1)  # tiny models gain nothing from a second one
+
 FAMILIES = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"]
 
 #: Odd sizes, so that a swapped axis cannot pass.

@@ -90,7 +90,7 @@ def test_statistics_add_up():
     records = [record("a"), record("b", rows=9, error_rows=0)]
     table = stats = statistics(records)
     assert table.num_rows == 3 + 1 + 3
-    total = duckdb.sql("select sum(rows), sum(tokens), sum(flops) from stats").fetchone()
+    total = duckdb.sql("select sum(rows), sum(tokens), sum(flops) from stats").fetchall()[0]
     assert total == (19, 180, 2 * 1400)
     a = table.filter([s == "a" for s in table["shard"].to_pylist()])
     assert a["exit_layer"].to_pylist() == [1, 2, 3, None]

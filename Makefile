@@ -1,0 +1,42 @@
+# make demo   train, label and report on a corpus made on the spot (no GPU, no data needed)
+# make test   everything CI runs
+# make unit   the tests that need no Ray
+# make lint   ruff and mypy
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/demo
+
+.PHONY: demo test unit lint clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(DEMO)/checkpoint/config.json: .venv/installed demo/corpus.py
+	$(BIN)/python demo/corpus.py $(DEMO)/corpus
+	$(BIN)/python jobs/train.py --train $(DEMO)/corpus/train --dev $(DEMO)/corpus/dev \
+	    --output $(DEMO)/checkpoint --learning-rate 1e-4 --distil-learning-rate 1e-3 --max-length 64
+
+demo: $(DEMO)/checkpoint/config.json
+	$(BIN)/python jobs/label.py --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
+	    --model $(DEMO)/checkpoint --speed 0.3 --audit-rate 0.1 --slice-rows 500
+	@echo "--- the same command again: nothing to do"
+	$(BIN)/python jobs/label.py --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
+	    --model $(DEMO)/checkpoint --speed 0.3 --audit-rate 0.1 --slice-rows 500
+	$(BIN)/python jobs/report.py --output $(DEMO)/labels
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+unit: .venv/installed
+	$(BIN)/python -m pytest -m "not integration"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build

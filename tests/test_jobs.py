@@ -1,0 +1,198 @@
+"""The commands from outside: help, wrong input, exit codes, config files, channels."""
+
+import json
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
+
+from fastbert.checkpoint import load_model
+
+JOBS = ["train", "distill", "evaluate", "label", "report"]
+
+
+def invoke(job: str, *arguments: object):
+    command = import_module(f"jobs.{job}").main
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def refused(result, *parts: str) -> None:
+    """One line that says what is wrong, nothing on stdout, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    error = result.stderr.strip().splitlines()[-1]
+    assert error.startswith("Error: ")
+    for part in parts:
+        assert part in error
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(9), label=list("xyxyxyxyx"))
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help(job):
+    result = invoke(job, "--help")
+    assert result.exit_code == 0
+    assert "Example:" in result.stdout
+    assert f"jobs/{job}.py" in result.stdout
+    assert "--config" in result.stdout
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_misspelt_option(job):
+    result = invoke(job, "--ouput", "x")
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr
+
+
+def test_label_without_a_point(corpus, checkpoint, tmp_path):
+    result = invoke("label", "--input", corpus, "--output", tmp_path, "--model", checkpoint)
+    refused(result, "no default operating point", "--speed", "--operating-point")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--speed", "1.5"], ["--speed is 1.5", "from 0 to 1"]),
+        (["--speed", "0.5", "--operating-point", "x"], ["exclude each other"]),
+        (["--operating-point", "x"], ["no operating point 'x'", "--speed"]),
+        (["--speed", "0.5", "--slice-rows", "0"], ["--slice-rows is 0"]),
+        (["--speed", "0.5", "--replicas", "4:2"], ["--replicas is '4:2'", "MIN:MAX"]),
+        (["--speed", "0.5", "--audit-rate", "2"], ["--audit-rate is 2.0"]),
+        (["--speed", "0.5", "--text-column", "body"], ["no column 'body'", "text, id, label"]),
+        (["--speed", "0.5", "--text-column", "id"], ["'id' is of type int64", "expected string"]),
+        (["--speed", "0.5", "--carry", "nope"], ["no column 'nope'"]),
+    ],
+)
+def test_label_refuses_wrong_options(corpus, checkpoint, tmp_path, options, parts):
+    output = tmp_path / "out"
+    refused(
+        invoke("label", "--input", corpus, "--output", output, "--model", checkpoint, *options),
+        *parts,
+    )
+    assert not output.exists()  # before any work
+
+
+def test_label_refuses_wrong_places(corpus, checkpoint, tmp_path):
+    common = ["--output", tmp_path / "out", "--speed", "0.5"]
+    missing = invoke("label", "--input", corpus, "--model", tmp_path / "none", *common)
+    refused(missing, "no checkpoint at", "expected a directory")
+    nothing = invoke("label", "--input", tmp_path / "nowhere", "--model", checkpoint, *common)
+    refused(nothing, "no Parquet file at", "nowhere")
+    (tmp_path / "text.parquet").write_text("not Parquet")
+    rubbish = invoke("label", "--input", tmp_path / "text.parquet", "--model", checkpoint, *common)
+    refused(rubbish, "not one shard can be labelled", "cannot be read as Parquet")
+
+
+def test_label_refuses_a_corrupted_checkpoint(corpus, checkpoint, tmp_path):
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    (broken / "config.json").write_text("{")
+    common = ["--input", corpus, "--output", tmp_path / "out", "--speed", "0.5"]
+    refused(invoke("label", "--model", broken, *common), "config.json cannot be read")
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(corpus, checkpoint, tmp_path):
+    output = tmp_path / "out"
+    result = invoke(
+        "label", "--input", corpus, "--output", output, "--model", checkpoint, "--speed", "0.5",
+        "--slice-rows", "4", "--dry-run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["slices_to_label"], summary["rows_to_label"]) == (3, 9)
+    assert not output.exists()
+
+
+def test_config_file_and_command_line(corpus, checkpoint, tmp_path):
+    config = tmp_path / "label.yaml"
+    config.write_text(
+        f"input: {corpus}\nmodel: {checkpoint}\noutput: {tmp_path / 'out'}\n"
+        "speed: 7\nslice-rows: 4\ndry_run: true\n"
+    )
+    refused(invoke("label", "--config", config), "--speed is 7")
+    result = invoke("label", "--config", config, "--speed", "0.5")  # the command line wins
+    assert json.loads(result.stdout)["slices_to_label"] == 3
+
+
+@pytest.mark.parametrize("text", ["speeed: 1", "- speed", "speed: [", "config: x.yaml"])
+def test_wrong_config_files(tmp_path, text):
+    config = tmp_path / "label.yaml"
+    config.write_text(text)
+    result = invoke("label", "--config", config)
+    assert result.exit_code == 2
+    assert str(config) in result.stderr
+
+
+def test_train_refuses_wrong_input(corpus, tmp_path):
+    output = ["--output", tmp_path / "model"]
+    refused(invoke("train", "--train", tmp_path / "none", *output), "no Parquet file at")
+    column = ["--label-column", "class"]
+    refused(invoke("train", "--train", corpus, *output, *column), "no column 'class'")
+    backbone = ["--backbone", tmp_path / "none"]
+    refused(invoke("train", "--train", corpus, *output, *backbone), "cannot load the backbone")
+    length = ["--max-length", "100000"]
+    refused(invoke("train", "--train", corpus, *output, *length), "--max-length is 100000")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_distill_then_evaluate(family, tmp_path, corpus):
+    """From a classifier of another team to a table of speeds, with no label seen in between."""
+    tiny_classifier(family, labels=2).save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer(tmp_path, family).save_pretrained(tmp_path / "teacher")
+    result = invoke(
+        "distill", "--teacher", tmp_path / "teacher", "--corpus", corpus, "--output",
+        tmp_path / "model", "--max-length", "32", "--distil-epochs", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["rows"] == 9
+    assert load_model(tmp_path / "model").config.label_names == ["LABEL_0", "LABEL_1"]
+    result = invoke(
+        "evaluate", "--model", tmp_path / "model", "--data", corpus, "--no-labels",
+        "--speeds", "0.5", "--speeds", "1", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    speeds = json.loads(result.stdout)["speeds"]
+    assert [s["speed"] for s in speeds] == [0.0, 0.5, 1.0]
+    assert speeds[0]["agreement"] == 1.0
+    assert all(sum(s["exits"]) == 9 and s["realised_speedup"] > 0 for s in speeds)
+
+
+def test_evaluate_prints_a_table_on_stderr(checkpoint, tmp_path):
+    labels = ["ape", "bee", "ape"]
+    write_shard(tmp_path / "a.parquet", random_texts(3), label=labels)
+    result = invoke(
+        "evaluate", "--model", checkpoint, "--data", tmp_path, "--speeds", "0.5", "--no-timing"
+    )
+    assert result.exit_code == 0, result.output
+    assert "FLOPs speed-up" in result.stderr
+    assert json.loads(result.stdout)["speeds"][1]["realised_speedup"] is None
+
+
+def test_report_refuses_an_empty_output(tmp_path):
+    refused(invoke("report", "--output", tmp_path), "no labels at")
+
+
+def test_train_end_to_end_on_a_tiny_backbone(tmp_path):
+    tiny_classifier().base_model.save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "backbone")
+    texts = random_texts(40, longest=6)
+    table = pa.table({"body": texts, "class": ["red" in text for text in texts]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    result = invoke(
+        "train", "--train", tmp_path / "train.parquet", "--dev", tmp_path / "train.parquet",
+        "--output", tmp_path / "model", "--backbone", tmp_path / "backbone", "--text-column",
+        "body", "--label-column", "class", "--epochs", "2", "--distil-epochs", "1",
+        "--max-length", "16",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["classes"] == ["false", "true"]
+    assert load_model(tmp_path / "model").config.max_length == 16

@@ -1,0 +1,285 @@
+"""The labelling job on a local Ray: whole, interrupted, repeated, changed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import LAYERS, random_texts, write_shard
+from object_store import ObjectStore
+from reference import all_layers, answer, gap_threshold
+
+from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.tokens import tokenize
+from pipelines.label import label
+from pipelines.ledger import Ledger
+from pipelines.settings import LabelSettings
+from pipelines.storage import Storage
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARDS = 8
+MEASURED = ("read_seconds", "tokenize_seconds", "device_seconds", "commit_seconds")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    import ray
+
+    from pipelines.label import start_ray
+
+    os.environ.pop("RAY_ADDRESS", None)
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Eight shards in hive folders, of odd sizes, with rows that have no text."""
+    root = tmp_path_factory.mktemp("corpus")
+    for k in range(SHARDS):
+        texts: list[str | None] = [*random_texts(23 + 6 * k, seed=k)]
+        texts[k] = None
+        day, name = f"dt=2026-11-{22 + k % 2}", f"part-{k}"
+        write_shard(root / day / f"{name}.parquet", texts, label=["x"] * len(texts))
+    return root
+
+
+@pytest.fixture(scope="module")
+def speed(corpus, checkpoint) -> float:
+    """A threshold away from all uncertainties, at which rows leave at all layers."""
+    return gap_threshold([p for _, p in reference_probabilities(corpus, checkpoint)], 0.4)
+
+
+def reference_probabilities(corpus: Path, checkpoint: str) -> list[tuple[str, np.ndarray]]:
+    """(text, (L, N)) of every row with a text, in the order of shards and rows."""
+    model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
+    texts = [t for t in texts_of(corpus) if t]
+    tokens = tokenize(tokenizer, texts, None, model.config.max_length)
+    return [(text, all_layers(model, tokens, i)) for i, text in enumerate(texts)]
+
+
+def texts_of(corpus: Path) -> list[str | None]:
+    paths = sorted(corpus.rglob("*.parquet"))
+    return [t for path in paths for t in pq.read_table(path, partitioning=None)["text"].to_pylist()]
+
+
+def settings(corpus, output, checkpoint, **changes) -> LabelSettings:
+    defaults = dict(
+        input=(str(corpus),), output=str(output), model=checkpoint, slice_rows=10, max_bad_rows=0.5
+    )
+    return LabelSettings(**defaults | changes)
+
+
+def table_of(output: str | Path) -> pa.Table:
+    """The labelled rows in the order of shards and rows."""
+    storage = Storage(str(output))
+    parts = storage.read(sorted(storage.paths("table", "")))
+    return pa.concat_tables(pq.read_table(pa.BufferReader(data)) for data in parts.values())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, checkpoint, speed, tmp_path_factory) -> tuple[Path, dict]:
+    output = tmp_path_factory.mktemp("undisturbed")
+    return output, label(settings(corpus, output, checkpoint, speed=speed, audit_rate=0.3))
+
+
+def test_rows_and_order_equal_the_inputs_and_labels_the_slow_reference(
+    undisturbed, corpus, checkpoint, speed
+):
+    output, summary = undisturbed
+    rows = table_of(output).to_pylist()
+    texts = texts_of(corpus)
+    assert len(rows) == len(texts) == summary["rows"]
+    ids = [i for path in sorted(corpus.rglob("*.parquet"))
+           for i in pq.read_table(path, partitioning=None)["id"].to_pylist()]  # fmt: skip
+    assert [row["id"] for row in rows] == ids
+    names = load_model(Path(checkpoint)).config.id2label
+    probabilities = iter(reference_probabilities(corpus, checkpoint))
+    exits = set()
+    for row, text in zip(rows, texts, strict=True):
+        if text is None:
+            assert row["error"] == "text is null"
+            continue
+        expected = answer(next(probabilities)[1], [speed] * (LAYERS - 1))
+        assert row["label"] == names[expected.label]
+        assert row["exit_layer"] == expected.exit_layer
+        assert row["score"] == pytest.approx(expected.score, abs=1e-5)
+        exits.add(row["exit_layer"])
+    assert len(exits) > 1
+
+
+def test_summary_ledger_and_statistics_add_up(undisturbed, corpus):
+    output, summary = undisturbed
+    rows = len(texts_of(corpus))
+    assert summary["exit_code"] == 0
+    assert summary["error_rows"] == SHARDS
+    assert sum(summary["exits"]) == rows - SHARDS
+    ledger = Ledger(Storage(str(output)))
+    assert sum(record.rows for record in ledger.records()) == rows
+    stats = pq.read_table(output / "stats" / f"{summary['run_id']}.parquet")
+    assert sum(stats["rows"].to_pylist()) == rows
+    written = json.loads((output / "ledger" / "runs" / f"{summary['run_id']}.json").read_text())
+    assert written == json.loads(json.dumps(summary))
+
+
+def test_nothing_but_final_data_lies_under_table(undisturbed):
+    output, summary = undisturbed
+    files = [path for path in (output / "table").rglob("*") if path.is_file()]
+    assert len(files) == summary["slices_labelled"]
+    assert all(path.suffix == ".parquet" for path in files)
+    assert not list((output / "staging").iterdir())
+
+
+def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monkeypatch):
+    output, _ = undisturbed
+    before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+    monkeypatch.setattr("pipelines.label.start_ray", lambda: pytest.fail("Ray was started"))
+    summary = label(settings(corpus, output, checkpoint, speed=speed))
+    assert summary["slices_labelled"] == 0
+    assert summary["slices_up_to_date"] == len(list((output / "table").rglob("*.parquet")))
+    assert before == {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+
+
+def test_stages_are_three_operators(corpus, checkpoint, speed, tmp_path, monkeypatch):
+    """Fused, tokenizing would run inside the replica."""
+    from ray.data import Dataset
+
+    plans = []
+    real = Dataset.iter_rows
+
+    def spy(self):
+        yield from real(self)
+        plans.append(self.stats())
+
+    monkeypatch.setattr(Dataset, "iter_rows", spy)
+    label(settings(corpus / "dt=2026-11-22", tmp_path, checkpoint, speed=speed, slice_rows=60))
+    operators = [line.split()[2] for line in plans[0].splitlines() if line.startswith("Operator")]
+    stages = ["ReadTokenizeActor", "LabelActor", "commit_block"]
+    assert operators[1:] == [f"MapBatches({stage}):" for stage in stages], plans[0]
+
+
+def test_only_changed_new_and_vanished_shards_are_touched(corpus, checkpoint, speed, tmp_path):
+    moving = tmp_path / "in"
+    for k in (1, 2, 3):
+        write_shard(moving / f"{k}.parquet", random_texts(15, seed=k))
+    output = tmp_path / "out"
+    first = label(settings(moving, output, checkpoint, speed=speed, run_id="night-1"))
+    assert first["slices_labelled"] == 6
+    write_shard(moving / "2.parquet", random_texts(8, seed=20))  # changed, and shorter
+    write_shard(moving / "4.parquet", random_texts(5, seed=4))
+    (moving / "3.parquet").unlink()
+    second = label(settings(moving, output, checkpoint, speed=speed, run_id="night-2"))
+    assert (second["slices_labelled"], second["slices_up_to_date"]) == (2, 2)
+    names = sorted(p.name for p in (output / "table").iterdir())
+    assert names == [f"{k}.{row:012d}.parquet" for k, row in
+                     ((1, 0), (1, 10), (2, 0), (3, 0), (3, 10), (4, 0))]  # fmt: skip
+    third = label(settings(moving, output, checkpoint, speed=speed, prune=True))
+    assert third["slices_labelled"] == 0
+    assert not (output / "table" / "3.000000000000.parquet").exists()
+    assert table_of(output).num_rows == 15 + 8 + 5
+
+
+def test_a_bad_shard_does_not_stop_the_others(checkpoint, speed, tmp_path):
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(9))
+    good = write_shard(tmp_path / "in" / "b.parquet", random_texts(9, seed=1)).read_bytes()
+    (tmp_path / "in" / "truncated.parquet").write_bytes(good[:-20])
+    (tmp_path / "in" / "not.parquet").write_text("hello")
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "in" / "other.parquet")
+    # Damage inside a page: the footer is fine, so it shows only when the rows are read.
+    middle = good.index(b"PAR1") + 4
+    broken = good[:middle] + bytes(120) + good[middle + 120 :]
+    (tmp_path / "in" / "broken.parquet").write_bytes(broken)
+    summary = label(settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=speed))
+    assert summary["exit_code"] == 3
+    bad = {url.rpartition("/")[2] for url in summary["bad_shards"]}
+    assert bad == {"truncated.parquet", "not.parquet", "other.parquet", "broken.parquet"}
+    assert summary["rows"] == 18
+
+
+def test_too_many_bad_rows(checkpoint, speed, tmp_path):
+    write_shard(tmp_path / "in" / "a.parquet", [None, *random_texts(9)])
+    common = dict(speed=speed, output=str(tmp_path / "out"))
+    strict = settings(tmp_path / "in", checkpoint=checkpoint, max_bad_rows=0.05, **common)
+    assert label(strict)["exit_code"] == 3
+    assert table_of(tmp_path / "out").num_rows == 10  # nothing is lost
+
+
+def label_command(corpus, output, checkpoint, speed, *more) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "jobs" / "label.py"), "--input", str(corpus), "--output",
+        str(output), "--model", checkpoint, "--speed", repr(speed), "--slice-rows", "10",
+        "--max-bad-rows", "0.5", "--audit-rate", "0.3", *more,
+    ]  # fmt: skip
+
+
+def test_killed_and_run_again_equals_undisturbed(
+    undisturbed, corpus, checkpoint, speed, tmp_path
+):
+    """SIGKILL of the driver after some slices, not all; then the same command again."""
+    command = label_command(corpus, tmp_path, checkpoint, speed)
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    slices = tmp_path / "ledger" / "slices"
+    total = len(list((undisturbed[0] / "table").rglob("*.parquet")))
+    deadline = time.monotonic() + 180
+    while not (slices.exists() and 3 <= len(list(slices.iterdir()))):
+        assert driver.poll() is None, driver.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = len(list(slices.iterdir()))
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    summary = json.loads(again.stdout.splitlines()[-1])
+    assert again.stdout.count("\n") == 1
+    assert 3 <= done < total
+    assert 0 < summary["slices_labelled"] <= total - 3  # control: it did not start over
+    assert table_of(tmp_path).equals(table_of(undisturbed[0]))
+    stats = [pq.read_table(path) for path in (tmp_path / "stats").iterdir()]
+    assert sum(sum(s["rows"].to_pylist()) for s in stats) == table_of(tmp_path).num_rows
+
+
+def test_on_an_object_store(undisturbed, corpus, checkpoint, speed, tmp_path):
+    """Input, output and checkpoint on S3; then the report from there."""
+    with ObjectStore(tmp_path / "store") as store:
+        environment = os.environ | store.environment
+        environment.pop("RAY_ADDRESS", None)
+        store.make_bucket("lake")
+        copy = (
+            "import fsspec, sys; fs = fsspec.filesystem('s3');"
+            f"fs.put({f'{corpus}/'!r}, 'lake/in/', recursive=True);"
+            f"fs.put({f'{checkpoint}/'!r}, 'lake/model/', recursive=True)"
+        )
+        subprocess.run([sys.executable, "-c", copy], env=environment, check=True)
+        command = label_command("s3://lake/in", "s3://lake/out", "s3://lake/model", speed)
+        for slices in (len(list((undisturbed[0] / "table").rglob("*.parquet"))), 0):
+            result = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=300
+            )
+            assert result.returncode == 0, result.stderr
+            assert json.loads(result.stdout)["slices_labelled"] == slices
+        report = [sys.executable, str(ROOT / "jobs" / "report.py"), "--output", "s3://lake/out"]
+        fetch = (
+            "import fsspec; fsspec.filesystem('s3').get('lake/out/', "
+            f"{str(tmp_path / 'out')!r}, recursive=True)"
+        )
+        subprocess.run([sys.executable, "-c", fetch], env=environment, check=True)
+        count = subprocess.run(
+            [*report, "--sql", "select count(*) as n from labels"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert table_of(tmp_path / "out").equals(table_of(undisturbed[0]))
+    assert json.loads(count.stdout)["rows"] == [{"n": table_of(undisturbed[0]).num_rows}]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,13 +37,15 @@ class Family:
     head_dense: str = "classifier.dense"
     head_activation: str = "tanh"
     head_output: str = "classifier.out_proj"
+    #: Positions are counted from behind the padding id, so some are never used.
+    padded_positions: bool = False
 
 
 FAMILIES = {
     "bert": Family(head_dense="bert.pooler.dense", head_output="classifier"),
-    "roberta": Family(),
-    "xlm-roberta": Family(),
-    "camembert": Family(),
+    "roberta": Family(padded_positions=True),
+    "xlm-roberta": Family(padded_positions=True),
+    "camembert": Family(padded_positions=True),
     "electra": Family(optional_pooler=False, head_activation="gelu"),
     "distilbert": Family(
         layers="transformer.layer",
@@ -65,6 +68,12 @@ def family(config: PreTrainedConfig) -> Family:
     if getattr(config, "is_decoder", False):
         raise InputError("the backbone is configured as a decoder; FastBERT needs an encoder")
     return FAMILIES[config.model_type]
+
+
+def longest_input(config: PreTrainedConfig) -> int:
+    """How many tokens the position embeddings of a backbone allow."""
+    unused = config.pad_token_id + 1 if family(config).padded_positions else 0
+    return int(config.max_position_embeddings - unused)
 
 
 def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
@@ -117,13 +126,15 @@ def embed(
     backbone: PreTrainedModel, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None
 ) -> torch.Tensor:
     """Token ids (B, T), padded with the pad id, to the first hidden states (B, T, H)."""
-    if token_type_ids is None or not hasattr(backbone.embeddings, "token_type_embeddings"):
-        hidden = backbone.embeddings(input_ids=input_ids)
+    parts: Any = backbone
+    hidden: torch.Tensor
+    if token_type_ids is None or not hasattr(parts.embeddings, "token_type_embeddings"):
+        hidden = parts.embeddings(input_ids=input_ids)
     else:
-        hidden = backbone.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-    if hasattr(backbone, "embeddings_project"):  # ELECTRA: embeddings narrower than H
-        hidden = backbone.embeddings_project(hidden)
-    return hidden  # type: ignore[no-any-return]
+        hidden = parts.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+    if hasattr(parts, "embeddings_project"):  # ELECTRA: embeddings narrower than H
+        hidden = parts.embeddings_project(hidden)
+    return hidden
 
 
 def additive_mask(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

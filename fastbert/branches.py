@@ -42,7 +42,8 @@ class Branch(nn.Module):
         return logits
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        parts: torch.Tensor = x.unflatten(-1, (self.heads, -1))
+        return parts.transpose(1, 2)
 
 
 class PooledHead(nn.Module):

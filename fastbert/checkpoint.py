@@ -12,8 +12,12 @@ from typing import Any
 
 import fsspec
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from fastbert.backbone import first_line
 from fastbert.configuration import FastBertConfig
@@ -98,7 +102,7 @@ def load_model(folder: Path) -> FastBertForSequenceClassification:
     """Configuration and weights of the checkpoint in `folder`, in eval mode, float32."""
     load_config(folder)
     try:
-        model, report = FastBertForSequenceClassification.from_pretrained(
+        loaded: Any = FastBertForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, dtype="float32"
         )
     except (OSError, SafetensorError) as error:
@@ -110,14 +114,16 @@ def load_model(folder: Path) -> FastBertForSequenceClassification:
             f"the weights in {folder} do not fit its config.json: {first_line(error)}; "
             "save the checkpoint again"
         ) from error
+    model: FastBertForSequenceClassification
+    model, report = loaded
     if report["missing_keys"] or report["unexpected_keys"]:
         strange = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
         raise InputError(
             f"the weights in {folder} do not fit its config.json: {len(strange)} tensors are "
             f"missing or unknown, the first is {strange[0]}; save the checkpoint again"
         )
-    loaded: FastBertForSequenceClassification = model.eval()
-    return loaded
+    model.eval()
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -40,8 +40,13 @@ class FastBertConfig(PreTrainedConfig):
     @property
     def label_names(self) -> list[str]:
         """Class names by index, length N."""
-        assert self.id2label is not None
-        return [self.id2label[i] for i in range(len(self.id2label))]
+        return label_names(self)
+
+
+def label_names(config: PreTrainedConfig) -> list[str]:
+    """Class names by index, length N, of any classifier's configuration."""
+    names: dict[Any, str] = config.id2label or {}
+    return [names[i] for i in range(len(names))]
 
 
 AutoConfig.register("fastbert", FastBertConfig)

@@ -1,7 +1,7 @@
 """Errors a caller can act on.
 
     FastBertError
-    └── InputError      an option, path, checkpoint or table is wrong; nothing was done (exit code 2)
+    └── InputError      an option, path, checkpoint or table is wrong; nothing was done (exit 2)
 
 Messages say what was found, what was expected and what to do. Everything else that can go wrong is
 a bug and keeps its traceback.

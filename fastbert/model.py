@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from fastbert.backbone import additive_mask, embed, family, layers, load_backbone, new_backbone
 from fastbert.branches import Branch, PooledHead
-from fastbert.configuration import FastBertConfig
+from fastbert.configuration import FastBertConfig, label_names
 from fastbert.errors import InputError
 
 
@@ -33,6 +33,7 @@ class FastBertOutput(ModelOutput):
 class FastBertForSequenceClassification(PreTrainedModel):
     """A backbone and L classifiers; the last one is the teacher, the others its students."""
 
+    config: FastBertConfig
     config_class = FastBertConfig
     base_model_prefix = "backbone"
     _supports_sdpa = True
@@ -90,11 +91,12 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 f"{type(classifier).__name__} has no classification head ({error}); "
                 "pass a model for sequence classification"
             ) from error
-        labels = [config.id2label[i] for i in range(config.num_labels)]
+        backbone: Any = classifier.base_model
         model = cls._around(
-            classifier.base_model, labels, teacher_activation=parts.head_activation, **settings
+            backbone, label_names(config), teacher_activation=parts.head_activation, **settings
         )
         head = model.branches[-1]
+        assert isinstance(head, PooledHead)
         head.dense.load_state_dict(dense.state_dict())
         head.classifier.load_state_dict(output.state_dict())
         return model
@@ -160,6 +162,11 @@ class FastBertForSequenceClassification(PreTrainedModel):
         )
         return output.to_tuple() if return_dict is False else output
 
+    def freeze_students(self) -> None:
+        """Only backbone and last classifier learn; students wait for their own step."""
+        for student in self.branches[:-1]:
+            student.requires_grad_(False)
+
     def freeze_teacher(self) -> None:
         """Fix backbone and last classifier: no gradients, and no dropout even in train mode.
 
@@ -167,6 +174,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         """
         self._teacher_frozen = True
         self.backbone.requires_grad_(False)
+        self.branches.requires_grad_(True)
         self.branches[-1].requires_grad_(False)
         self.train(self.training)
 

@@ -13,7 +13,9 @@ class Tokens:
     """n ragged rows of token ids."""
 
     ids: np.ndarray[Any, np.dtype[np.int32]]  # int32 (sum of lengths,)
-    offsets: np.ndarray[Any, np.dtype[np.int64]]  # int64 (n + 1,): row i is [offsets[i], offsets[i+1])
+    offsets: np.ndarray[
+        Any, np.dtype[np.int64]
+    ]  # int64 (n + 1,): row i is [offsets[i], offsets[i+1])
     types: np.ndarray[Any, np.dtype[np.int8]] | None = None  # int8 like ids: 1 in a second text
 
     def __len__(self) -> int:
@@ -37,7 +39,8 @@ def tokenize(
     """
     if not texts:
         empty = np.empty(0, np.int32)
-        return Tokens(empty, np.zeros(1, np.int64), None if pairs is None else empty.astype(np.int8))
+        types = None if pairs is None else empty.astype(np.int8)
+        return Tokens(empty, np.zeros(1, np.int64), types)
     encoded = tokenizer(
         list(texts),
         None if pairs is None else list(pairs),

@@ -97,6 +97,7 @@ def finetune(
 
     With `dev` the weights after the epoch with the best accuracy on it are kept, else the last.
     """
+    model.freeze_students()
     _run(Trainer, model, tokenizer, train, dev, recipe, "fine-tune")
 
 
@@ -128,7 +129,11 @@ def distillation_loss(layer_logits: torch.Tensor) -> torch.Tensor:
 
 class _DistilTrainer(Trainer):
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         outputs = model(**inputs, all_layers=True)
         loss = distillation_loss(outputs.layer_logits)

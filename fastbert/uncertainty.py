@@ -11,5 +11,5 @@ def normalised_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
     Liu et al. 2020, equation 7. A probability that underflows to 0 contributes 0.
     """
     classes = log_probabilities.shape[-1]
-    entropy = torch.special.entr(log_probabilities.exp()).sum(-1)
+    entropy: torch.Tensor = torch.special.entr(log_probabilities.exp()).sum(-1)
     return (entropy / math.log(classes)).clamp(0.0, 1.0)

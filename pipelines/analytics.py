@@ -54,17 +54,19 @@ class Analytics:
         root = storage.fs.unstrip_protocol(storage.root).removeprefix("file://")
         if not storage.paths("table", ".parquet"):
             raise InputError(f"no labels at '{output}'; expected the --output of jobs/label.py")
-        self._view("labels", f"read_parquet('{_quote(root)}/table/**/*.parquet', union_by_name=true)")
-        self._view("exits", f"read_parquet('{_quote(root)}/stats/*.parquet')")
+        root = root.replace("'", "''")
+        self._view("labels", f"read_parquet('{root}/table/**/*.parquet', union_by_name=true)")
+        self._view("exits", f"read_parquet('{root}/stats/*.parquet')")
         self._frame("slices", storage, "ledger/slices")
         self._frame("runs", storage, "ledger/runs")
 
     def query(self, sql: str) -> pd.DataFrame:
         """The result of one query; InputError if it is not valid SQL on the views."""
         try:
-            return self.connection.sql(sql).df()
+            frame: pd.DataFrame = self.connection.sql(sql).df()
         except duckdb.Error as error:
             raise InputError(f"the query failed: {error}") from error
+        return frame
 
     def _view(self, name: str, source: str) -> None:
         self.connection.execute(f"create view {name} as select * from {source}")
@@ -73,7 +75,3 @@ class Analytics:
         texts = storage.read(sorted(storage.paths(folder, ".json"))).values()
         rows: list[dict[str, Any]] = [json.loads(text) for text in texts]
         self.connection.register(name, pd.DataFrame(rows))
-
-
-def _quote(text: str) -> str:
-    return text.replace("'", "''")

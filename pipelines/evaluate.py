@@ -41,7 +41,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     outputs = layer_outputs(engine, tokens)
     cost = CostModel.of(model.config)
     outcomes = [outcome(outputs, cost, speed, truth) for speed in speeds]
-    realised = realised_speedups(engine, tokens, speeds) if settings.timing else [None] * len(speeds)
+    realised: list[float | None] = [None] * len(speeds)
+    if settings.timing:
+        realised = [*realised_speedups(engine, tokens, speeds)]
     if not settings.json:
         print_outcomes(outcomes, realised)
     return {
@@ -61,7 +63,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 def print_outcomes(outcomes: list[Outcome], realised: list[float | None]) -> None:
     """One line per speed, on stderr."""
     table = Table(title="speed-ups are against full depth without branches")
-    for name in ("speed", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits"):
+    names = ("speed", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
+    for name in names:
         table.add_column(name, justify="right")
     for found, clock in zip(outcomes, realised, strict=True):
         table.add_row(

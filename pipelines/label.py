@@ -7,11 +7,10 @@ This is the only place of the labelling path that knows Ray. The driver sees rec
 
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -33,6 +32,9 @@ from pipelines.storage import Storage
 from pipelines.work import Work
 
 log = logging.getLogger(__name__)
+
+#: CPUs a commit asks for: it encodes Parquet for moments and waits for the store most of the time.
+_COMMIT_CPUS = 0.25
 
 
 def label(settings: LabelSettings) -> dict[str, Any]:
@@ -69,7 +71,8 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         len(plan.up_to_date),
         len(plan.bad_shards),
     )
-    run_id = settings.run_id or f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+    now = datetime.now(timezone.utc)
+    run_id = settings.run_id or f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
     summary: dict[str, Any] = {
         "run_id": run_id,
         "output": settings.output,
@@ -146,17 +149,14 @@ def run_stages(
     import ray
     from ray.data import ActorPoolStrategy
 
-    start_ray()
-    resources = ray.cluster_resources()
-    low, high = settings.replica_range()
-    gpus = settings.gpus_per_replica
-    if gpus is None:
-        gpus = 1.0 if resources.get("GPU") else 0.0
-    cpus = settings.cpus_per_replica or (1 if gpus else max(1, _cores() // high))
-    readers = max(1, int(resources.get("CPU", 1)) - high * cpus - 1)
+    from pipelines.ray_cluster import cores, start_ray
 
-    # One slice = one row = one block = one task. No two neighbours ask for the same resources:
-    # Ray would fuse them, and tokenize inside the replica.
+    start_ray()
+    resources: dict[str, float] = ray.cluster_resources()
+    low, high = settings.replica_range()
+    share = share_out(settings, resources, cores())
+
+    # One slice = one row = one block = one task.
     blocks = [Work(piece).to_block() for piece in slices]
     data = (
         ray.data.from_arrow(blocks)
@@ -165,22 +165,30 @@ def run_stages(
             fn_constructor_args=(settings.model, config.max_length, columns),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=1,
-            compute=ActorPoolStrategy(min_size=1, max_size=readers),
+            num_cpus=share.reader_cpus,
+            compute=ActorPoolStrategy(min_size=1, max_size=share.readers),
         )
         .map_batches(
             LabelActor,
             fn_constructor_args=(
-                settings.model, thresholds, settings.audit_rate, settings.precision, cpus
+                settings.model,
+                thresholds,
+                settings.audit_rate,
+                settings.precision,
+                share.replica_cpus,
             ),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=cpus,
-            num_gpus=gpus or None,
+            num_cpus=share.replica_cpus,
+            num_gpus=share.replica_gpus or None,
             compute=ActorPoolStrategy(min_size=low, max_size=high, initial_size=high),
         )
         .map_batches(
-            commit_block, fn_args=(commit,), batch_size=1, batch_format="pyarrow", num_cpus=0.5
+            commit_block,  # type: ignore[arg-type]  # Ray's type leaves no room for fn_args
+            fn_args=(commit,),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=_COMMIT_CPUS,
         )
     )
     for row in data.iter_rows():
@@ -188,6 +196,46 @@ def run_stages(
             yield Work.from_block(pa.table({"work": [row["work"]], "payload": [b""]}))
         else:
             yield Record(**json.loads(row["record"]))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Who gets what of a cluster."""
+
+    replica_gpus: float  # each
+    replica_cpus: int  # each
+    readers: int  # at most
+    reader_cpus: float  # each
+
+
+def share_out(settings: LabelSettings, resources: dict[str, float], machine_cores: int) -> Share:
+    """Divide the cluster between replicas and readers; InputError if it is too small.
+
+    With GPUs, tokenizing is what may fall behind: readers get all the cores that are left. On
+    CPUs the model is slower than any tokenizer by far: replicas get the cores, and one reader per
+    replica works beside them. No two neighbouring stages ask for the same number of CPUs, or Ray
+    would fuse them and tokenize inside the replica.
+    """
+    low, high = settings.replica_range()
+    cpus = resources.get("CPU", 0.0)
+    gpus = settings.gpus_per_replica
+    if gpus is None:
+        gpus = 1.0 if resources.get("GPU") else 0.0
+    if gpus:
+        reader_cpus, replica_cpus = 1.0, settings.cpus_per_replica or 1
+        readers = max(1, int(cpus - high * replica_cpus - _COMMIT_CPUS))
+    else:
+        reader_cpus = 0.5
+        fair = min(machine_cores, int(cpus - reader_cpus - _COMMIT_CPUS)) // high
+        replica_cpus = settings.cpus_per_replica or max(1, fair)
+        readers = high
+    needed = low * replica_cpus + reader_cpus + _COMMIT_CPUS
+    if needed > cpus and not gpus:  # a GPU cluster may be about to grow
+        raise InputError(
+            f"the cluster has {cpus:g} CPUs, {low} replicas of {replica_cpus} CPUs with a reader "
+            f"need {needed:g}; lower --replicas or --cpus-per-replica, or use a larger cluster"
+        )
+    return Share(gpus, replica_cpus, readers, reader_cpus)
 
 
 class OnBlocks:
@@ -221,32 +269,6 @@ def commit_block(block: pa.Table, commit: Commit) -> pa.Table:
     record = commit(Work.from_block(block))
     text = json.dumps(asdict(record)) if record else None
     return pa.table({"work": block["work"], "record": pa.array([text], pa.string())})
-
-
-def start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS names, as in `ray job submit`, else start a private one."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        # Twice the cores: replicas hold all of them, readers and commits wait for I/O or are
-        # short. Ray Data hangs on two logical CPUs.
-        ray.init(
-            address="local",
-            num_cpus=max(4, 2 * _cores()),
-            include_dashboard=False,
-            **quiet,
-        )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # we report progress ourselves
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def totals(records: list[Record]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Ledger:
         self.storage.remove(record.path)
 
     def close_run(self, run_id: str, summary: dict[str, Any]) -> None:
-        """Write a run's summary and statistics, and those statistics a killed run left unwritten."""
+        """Write a run's summary and statistics, and the statistics that killed runs did not."""
         written = self.storage.paths("stats", ".parquet")
         by_run: dict[str, list[Record]] = {run_id: []}
         for record in self.records():
@@ -147,15 +147,17 @@ def statistics(records: list[Record]) -> pa.Table:
             if name.removeprefix("slice_") in values and name not in ("rows", "tokens")
         }
         common["slice_id"] = record.slice_id
-        for layer, counts in enumerate(
-            zip(record.exits, record.exit_tokens, record.exit_flops, strict=True), start=1
-        ):
-            count, tokens, flops = counts
-            part = {"exit_layer": layer, "rows": count, "tokens": tokens, "flops": flops}
-            rows.append(common | part)
+        parts: list[tuple[int | None, int, int, int]] = [
+            (layer, *counts)
+            for layer, counts in enumerate(
+                zip(record.exits, record.exit_tokens, record.exit_flops, strict=True), start=1
+            )
+        ]
         if record.error_rows:
-            part = {"exit_layer": None, "rows": record.error_rows, "tokens": 0, "flops": 0}
-            rows.append(common | part)
+            parts.append((None, record.error_rows, 0, 0))
+        for part in parts:
+            names = ("exit_layer", "rows", "tokens", "flops")
+            rows.append(common | dict(zip(names, part, strict=True)))
     return pa.Table.from_pylist(rows, schema=_STATISTICS)
 
 

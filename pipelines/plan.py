@@ -70,9 +70,7 @@ def make_plan(
         if not relabel:
             for record in mine:
                 _check_replaceable(record, shard, recipe)
-        current[shard.name] = [
-            r for r in mine if r.version == shard.version and r.recipe == recipe
-        ]
+        current[shard.name] = [r for r in mine if r.version == shard.version and r.recipe == recipe]
         plan.superseded += [r for r in mine if r not in current[shard.name]]
         plan.up_to_date += current[shard.name]
     plan.vanished = [record for mine in committed.values() for record in mine]
@@ -80,7 +78,8 @@ def make_plan(
     new = [shard for shard in shards if not current[shard.name]]
     rows = {name: mine[0].shard_rows for name, mine in current.items() if mine}
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        for shard, result in zip(new, pool.map(lambda s: _count_rows(s, columns), new), strict=True):
+        results = pool.map(lambda shard: _count_rows(shard, columns), new)
+        for shard, result in zip(new, results, strict=True):
             if isinstance(result, ShardError):
                 plan.bad_shards[shard.url] = str(result)
             else:
@@ -94,9 +93,7 @@ def make_plan(
     # Bad shards keep what was committed of their last good version.
     bad = {shard.name for shard in shards if shard.url in plan.bad_shards}
     paths = {piece.path for piece in plan.todo}
-    plan.superseded = [
-        r for r in plan.superseded if r.shard not in bad and r.path not in paths
-    ]
+    plan.superseded = [r for r in plan.superseded if r.shard not in bad and r.path not in paths]
     return plan
 
 

@@ -1,5 +1,6 @@
 """First stage, on CPUs: the rows of a slice, tokenized."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ class ReadTokenize:
     """Slice -> carried columns, token ids and, for rows without usable text, the error."""
 
     def __init__(self, checkpoint: str, max_length: int, columns: InputColumns) -> None:
+        # Readers run side by side, one core each.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.tokenizer = load_tokenizer(Path(fetch_checkpoint(checkpoint)))
         self.max_length = max_length
         self.columns = columns
@@ -95,7 +98,8 @@ def read_rows(piece: Slice, columns: InputColumns) -> tuple[pa.Table, dict[str, 
 
 def _row_groups(metadata: pq.FileMetaData, first: int, rows: int) -> tuple[list[int], int]:
     """The row groups that hold rows [first, first + rows), and the rows to skip in them."""
-    groups, start, skip = [], 0, 0
+    groups: list[int] = []
+    start = skip = 0
     for group in range(metadata.num_row_groups):
         stop = start + metadata.row_group(group).num_rows
         if start < first + rows and stop > first:

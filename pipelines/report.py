@@ -48,5 +48,5 @@ def _cell(value: Any) -> str:
 
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON types, missing values as None."""
-    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return rows
+    rows: Any = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return list(rows)

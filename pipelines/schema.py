@@ -64,7 +64,9 @@ class InputColumns:
             kind = schema.field(name).type
             if not _is_string(kind):
                 raise ShardError(f"column '{name}' is of type {kind}, expected string")
-        names = [n for n in schema.names if n not in self.texts] if self.carry is None else self.carry
+        names = self.carry
+        if names is None:
+            names = tuple(name for name in schema.names if name not in self.texts)
         renamed = {name: f"input_{name}" if name in OUTPUT.names else name for name in names}
         if len(set(renamed.values())) < len(names):
             twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)

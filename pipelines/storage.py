@@ -1,5 +1,6 @@
 """The output folder on any file system: whole objects, written in one atomic step."""
 
+import contextlib
 import os
 import posixpath
 import uuid
@@ -56,7 +57,5 @@ class Storage:
 
     def remove(self, path: str) -> None:
         """Delete the object at `path` if there is one."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(posixpath.join(self.root, path))
-        except FileNotFoundError:
-            pass

@@ -1,14 +1,17 @@
 """Training jobs: Parquet in, checkpoint out."""
 
 import logging
+import os
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
-from fastbert.backbone import locate_backbone
+from fastbert.backbone import locate_backbone, longest_input
 from fastbert.checkpoint import load_classifier, save_checkpoint
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
@@ -24,6 +27,18 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 
     Raises InputError, before anything is trained, for unusable data or backbones.
     """
+    return _on_workers(_train, settings, settings.workers)
+
+
+def distil(settings: DistilSettings) -> dict[str, Any]:
+    """Put branches on an existing classifier, self-distil them, save. Returns the summary.
+
+    Raises InputError, before anything is trained, for unusable teachers or data.
+    """
+    return _on_workers(_distil, settings, settings.workers)
+
+
+def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
     columns = Columns(settings.text_column, settings.pair_column, settings.label_column)
     examples, labels = read_examples(list(settings.train), columns)
@@ -44,15 +59,10 @@ def train(settings: TrainSettings) -> dict[str, Any]:
         DISTIL, epochs=settings.distil_epochs, learning_rate=settings.distil_learning_rate
     )
     self_distil(model, tokenizer, corpus, replace(recipe, **common))
-    save_checkpoint(model, tokenizer, settings.output)
-    return _summary(model, settings.output, len(corpus), started)
+    return _save(model, tokenizer, settings.output, len(corpus), started)
 
 
-def distil(settings: DistilSettings) -> dict[str, Any]:
-    """Put branches on an existing classifier, self-distil them, save. Returns the summary.
-
-    Raises InputError, before anything is trained, for unusable teachers or data.
-    """
+def _distil(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     classifier, tokenizer = load_classifier(settings.teacher)
     set_seed(settings.seed)
@@ -71,8 +81,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         seed=settings.seed,
     )
     self_distil(model, tokenizer, corpus, recipe)
-    save_checkpoint(model, tokenizer, settings.output)
-    return _summary(model, settings.output, len(corpus), started)
+    return _save(model, tokenizer, settings.output, len(corpus), started)
 
 
 def _unlabelled(urls: tuple[str, ...], columns: Columns) -> Examples | None:
@@ -88,21 +97,61 @@ def _join(first: Examples, second: Examples | None) -> Examples:
 
 def _check_length(model: FastBertForSequenceClassification, max_length: int) -> None:
     config = model.config.backbone_config()
-    # RoBERTa's positions start behind the padding id.
-    offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
-    limit = config.max_position_embeddings - offset
+    limit = longest_input(config)
     if not 3 <= max_length <= limit:
         raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
 
 
-def _summary(
-    model: FastBertForSequenceClassification, output: str, rows: int, started: float
+def _save(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    output: str,
+    rows: int,
+    started: float,
 ) -> dict[str, Any]:
+    if int(os.environ.get("RANK", 0)) == 0:
+        save_checkpoint(model, tokenizer, output)
     return {
         "output": output,
         "classes": model.config.label_names,
         "layers": len(model.layers),
         "rows": rows,
         "seconds": round(time.monotonic() - started, 1),
-        "device": str(torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def _on_workers(
+    run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
+) -> dict[str, Any]:
+    """`run(settings)`, here or, for several workers, on Ray Train.
+
+    Each worker runs the same function; transformers.Trainer finds the process group that Ray has
+    made and shares out the batches. The output must be where all of them can write.
+    """
+    if workers == 1:
+        return run(settings)
+    import ray
+    from ray.train import RunConfig, ScalingConfig, report
+    from ray.train.torch import TorchTrainer
+
+    from pipelines.ray_cluster import start_ray
+
+    start_ray()
+    resources: dict[str, float] = ray.cluster_resources()
+
+    def loop(settings: Any) -> None:
+        report({"summary": run(settings)})
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config=settings,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=resources.get("GPU", 0) >= workers
+            ),
+            run_config=RunConfig(storage_path=folder),
+        )
+        metrics: dict[str, Any] = trainer.fit().metrics or {}
+    summary: dict[str, Any] = metrics["summary"]
+    return summary | {"workers": workers}

@@ -33,7 +33,8 @@ FAMILIES = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilber
 VOCABULARY, HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS, CLASSES = 99, 36, 3, 3, 52, 41, 5
 BRANCH = 14
 
-WORDS = "a the red blue stone river runs under old tall quiet bridge market city night bread".split()
+SENTENCE = "a the red blue stone river runs under old tall quiet bridge market city night bread"
+WORDS = SENTENCE.split()
 
 
 def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) -> PreTrainedModel:
@@ -129,7 +130,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer = tiny_tokenizer(tmp_path_factory.mktemp("vocabulary"))
     model = tiny_fastbert()
-    model.config.id2label = {i: name for i, name in enumerate("ape bee cow dog eel".split())}
+    model.config.id2label = {i: name for i, name in enumerate(["ape", "bee", "cow", "dog", "eel"])}
     model.config.label2id = {name: i for i, name in model.config.id2label.items()}
     save_checkpoint(model, tokenizer, str(folder))
     return str(folder)

@@ -54,9 +54,10 @@ def test_runs(output):
     frame = Analytics(output).query(RUNS)
     assert frame["run_id"].tolist() == ["night-1", "night-2"]
     assert frame["rows"].tolist() == [len(TEXTS)] * 2
-    assert frame["flops"].sum() == Analytics(output).query(
-        "select sum(flops)::bigint as n from labels"
-    )["n"].item()
+    assert (
+        frame["flops"].sum()
+        == Analytics(output).query("select sum(flops)::bigint as n from labels")["n"].item()
+    )
 
 
 def test_labels_and_hive_folders(output):

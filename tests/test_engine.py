@@ -187,33 +187,35 @@ class SurvivorsMixedUp(Engine):
         return super()._layer(layer, hidden, lengths, with_branch)
 
 
+def sabotaged(kind: type[Engine]) -> Engine:
+    return kind(model("bert"), dtype=torch.float64, batch_tokens=50)
+
+
 TOKENS = random_tokens([5, 9, 2, 17, 9, 11, 4, 9, 20, 3], seed=4)
 
 
 @pytest.mark.parametrize("broken", [NoMask, OrderNotRestored, LastLayerForgets])
 def test_control_threshold_zero(broken):
     with pytest.raises(AssertionError):
-        check_threshold_zero_is_the_full_model(broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS)
+        check_threshold_zero_is_the_full_model(sabotaged(broken), TOKENS)
 
 
 @pytest.mark.parametrize("broken", [NoMask, OrderNotRestored, SurvivorsMixedUp])
 def test_control_exits(broken):
     with pytest.raises(AssertionError):
-        check_exits_equal_the_reference(broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS, 0.5)
+        check_exits_equal_the_reference(sabotaged(broken), TOKENS, 0.5)
 
 
 @pytest.mark.parametrize("broken", [NoMask, OrderNotRestored])
 def test_control_row_alone(broken):
     with pytest.raises(AssertionError):
-        check_a_row_alone_equals_the_row_in_a_slice(
-            broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS, 0.5
-        )
+        check_a_row_alone_equals_the_row_in_a_slice(sabotaged(broken), TOKENS, 0.5)
 
 
 @pytest.mark.parametrize("broken", [BatchLeavesTogether, LastLayerForgets])
 def test_control_answered_once(broken):
     with pytest.raises(AssertionError):
-        check_every_row_is_answered_once(broken(model("bert"), dtype=torch.float64, batch_tokens=50), TOKENS, 0.5)
+        check_every_row_is_answered_once(sabotaged(broken), TOKENS, 0.5)
 
 
 def test_rows_leave_at_every_layer():

@@ -17,8 +17,9 @@ from object_store import ObjectStore
 from reference import all_layers, answer, gap_threshold
 
 from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.errors import InputError
 from fastbert.tokens import tokenize
-from pipelines.label import label
+from pipelines.label import Share, label, share_out
 from pipelines.ledger import Ledger
 from pipelines.settings import LabelSettings
 from pipelines.storage import Storage
@@ -34,7 +35,7 @@ MEASURED = ("read_seconds", "tokenize_seconds", "device_seconds", "commit_second
 def local_ray():
     import ray
 
-    from pipelines.label import start_ray
+    from pipelines.ray_cluster import start_ray
 
     os.environ.pop("RAY_ADDRESS", None)
     start_ray()
@@ -143,7 +144,7 @@ def test_nothing_but_final_data_lies_under_table(undisturbed):
 def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monkeypatch):
     output, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
-    monkeypatch.setattr("pipelines.label.start_ray", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pipelines.label.run_stages", lambda *_: pytest.fail("a stage was run"))
     summary = label(settings(corpus, output, checkpoint, speed=speed))
     assert summary["slices_labelled"] == 0
     assert summary["slices_up_to_date"] == len(list((output / "table").rglob("*.parquet")))
@@ -189,6 +190,29 @@ def test_only_changed_new_and_vanished_shards_are_touched(corpus, checkpoint, sp
     assert table_of(output).num_rows == 15 + 8 + 5
 
 
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "replicas", "expected"),
+    [
+        (4, 0, "1", Share(0.0, 2, 1, 0.5)),  # this machine: replicas get the real cores
+        (2, 0, "1", Share(0.0, 1, 1, 0.5)),
+        (64, 0, "2:4", Share(0.0, 1, 4, 0.5)),
+        (16, 1, "1", Share(1.0, 1, 14, 1.0)),
+        (64, 4, "1:4", Share(1.0, 1, 59, 1.0)),
+    ],
+)
+def test_sharing_out(cpus, gpus, replicas, expected):
+    wanted = settings("in", "out", "model", speed=0.5, replicas=replicas)
+    assert share_out(wanted, {"CPU": cpus, "GPU": gpus}, 2 if cpus < 16 else 4) == expected
+
+
+def test_too_small_a_cluster_is_refused():
+    wanted = settings("in", "out", "model", speed=0.5, replicas="3")
+    with pytest.raises(
+        InputError, match="has 3 CPUs, 3 replicas of 1 CPUs with a reader need 3.75"
+    ):
+        share_out(wanted, {"CPU": 3.0}, 2)
+
+
 def test_a_bad_shard_does_not_stop_the_others(checkpoint, speed, tmp_path):
     write_shard(tmp_path / "in" / "a.parquet", random_texts(9))
     good = write_shard(tmp_path / "in" / "b.parquet", random_texts(9, seed=1)).read_bytes()
@@ -222,16 +246,14 @@ def label_command(corpus, output, checkpoint, speed, *more) -> list[str]:
     ]  # fmt: skip
 
 
-def test_killed_and_run_again_equals_undisturbed(
-    undisturbed, corpus, checkpoint, speed, tmp_path
-):
+def test_killed_and_run_again_equals_undisturbed(undisturbed, corpus, checkpoint, speed, tmp_path):
     """SIGKILL of the driver after some slices, not all; then the same command again."""
     command = label_command(corpus, tmp_path, checkpoint, speed)
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     slices = tmp_path / "ledger" / "slices"
     total = len(list((undisturbed[0] / "table").rglob("*.parquet")))
     deadline = time.monotonic() + 180
-    while not (slices.exists() and 3 <= len(list(slices.iterdir()))):
+    while not (slices.exists() and len(list(slices.iterdir())) >= 3):
         assert driver.poll() is None, driver.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -88,9 +88,11 @@ def test_forget(ledger):
 
 def test_statistics_add_up():
     records = [record("a"), record("b", rows=9, error_rows=0)]
-    table = stats = statistics(records)
+    table = statistics(records)
     assert table.num_rows == 3 + 1 + 3
-    total = duckdb.sql("select sum(rows), sum(tokens), sum(flops) from stats").fetchall()[0]
+    connection = duckdb.connect()
+    connection.register("stats", table)
+    total = connection.sql("select sum(rows), sum(tokens), sum(flops) from stats").fetchall()[0]
     assert total == (19, 180, 2 * 1400)
     a = table.filter([s == "a" for s in table["shard"].to_pylist()])
     assert a["exit_layer"].to_pylist() == [1, 2, 3, None]

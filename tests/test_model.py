@@ -12,8 +12,14 @@ from conftest import (
     tiny_fastbert,
     tiny_tokenizer,
 )
-from transformers import AlbertConfig, AlbertForSequenceClassification, pipeline
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    pipeline,
+)
 
 from fastbert.backbone import additive_mask
 from fastbert.errors import InputError

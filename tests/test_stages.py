@@ -34,7 +34,10 @@ def shard(tmp_path):
     return find_shards([str(tmp_path / "in")])[0]
 
 
-def run(shard, checkpoint, first=0, rows=len(TEXTS), thresholds=(0.5, 0.5), audit=0.0) -> Work:
+ROWS = len(TEXTS)
+
+
+def run(shard, checkpoint, first=0, rows=ROWS, thresholds=(0.5, 0.5), audit=0.0) -> Work:
     piece = Slice(shard, len(TEXTS), first, rows)
     read = ReadTokenize(checkpoint, MAX_LENGTH, InputColumns())
     label = Label(checkpoint, list(thresholds), audit, "fp32", threads=1)

@@ -4,6 +4,7 @@ from fastbert.configuration import FastBertConfig
 from fastbert.engine import Engine, Predictions
 from fastbert.errors import FastBertError, InputError
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.tokens import Tokens, tokenize
 
 __all__ = [
     "Engine",
@@ -12,6 +13,8 @@ __all__ = [
     "FastBertForSequenceClassification",
     "InputError",
     "Predictions",
+    "Tokens",
+    "tokenize",
 ]
 
 __version__ = "0.1.0"

@@ -184,11 +184,12 @@ def run_stages(
             compute=ActorPoolStrategy(min_size=low, max_size=high, initial_size=high),
         )
         .map_batches(
-            commit_block,  # type: ignore[arg-type]  # Ray's type leaves no room for fn_args
-            fn_args=(commit,),
+            CommitActor,
+            fn_constructor_args=(commit,),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=_COMMIT_CPUS,
+            compute=ActorPoolStrategy(min_size=1, max_size=high),
         )
     )
     for row in data.iter_rows():
@@ -264,11 +265,21 @@ class LabelActor(OnBlocks):
     make = Label
 
 
-def commit_block(block: pa.Table, commit: Commit) -> pa.Table:
-    """The last stage as a task of Ray Data: a labelled slice in, its record out."""
-    record = commit(Work.from_block(block))
-    text = json.dumps(asdict(record)) if record else None
-    return pa.table({"work": block["work"], "record": pa.array([text], pa.string())})
+class CommitActor:
+    """`Commit` at the end of the plan: a labelled slice in, its record out.
+
+    An actor although it keeps no state: as tasks, commits would start ever more worker processes,
+    and each has to import what this module needs before its first slice.
+    """
+
+    def __init__(self, commit: Commit) -> None:
+        self.commit = commit
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """The slice as it came, without its rows, and the record: null if it was not committed."""
+        record = self.commit(Work.from_block(block))
+        text = json.dumps(asdict(record)) if record else None
+        return pa.table({"work": block["work"], "record": pa.array([text], pa.string())})
 
 
 def totals(records: list[Record]) -> dict[str, Any]:

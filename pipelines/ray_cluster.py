@@ -25,7 +25,7 @@ def start_ray() -> None:
             **quiet,
         )
     DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # we report progress ourselves
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # we report progress ourselves
 
 
 def cores() -> int:

@@ -76,7 +76,12 @@ def texts_of(corpus: Path) -> list[str | None]:
 
 def settings(corpus, output, checkpoint, **changes) -> LabelSettings:
     defaults = dict(
-        input=(str(corpus),), output=str(output), model=checkpoint, slice_rows=10, max_bad_rows=0.5
+        input=(str(corpus),),
+        output=str(output),
+        model=checkpoint,
+        slice_rows=10,
+        max_bad_rows=0.5,
+        cpus_per_replica=1,
     )
     return LabelSettings(**defaults | changes)
 
@@ -165,7 +170,7 @@ def test_stages_are_three_operators(corpus, checkpoint, speed, tmp_path, monkeyp
     monkeypatch.setattr(Dataset, "iter_rows", spy)
     label(settings(corpus / "dt=2026-11-22", tmp_path, checkpoint, speed=speed, slice_rows=60))
     operators = [line.split()[2] for line in plans[0].splitlines() if line.startswith("Operator")]
-    stages = ["ReadTokenizeActor", "LabelActor", "commit_block"]
+    stages = ["ReadTokenizeActor", "LabelActor", "CommitActor"]
     assert operators[1:] == [f"MapBatches({stage}):" for stage in stages], plans[0]
 
 
@@ -201,7 +206,7 @@ def test_only_changed_new_and_vanished_shards_are_touched(corpus, checkpoint, sp
     ],
 )
 def test_sharing_out(cpus, gpus, replicas, expected):
-    wanted = settings("in", "out", "model", speed=0.5, replicas=replicas)
+    wanted = settings("in", "out", "model", speed=0.5, replicas=replicas, cpus_per_replica=None)
     assert share_out(wanted, {"CPU": cpus, "GPU": gpus}, 2 if cpus < 16 else 4) == expected
 
 
@@ -242,7 +247,7 @@ def label_command(corpus, output, checkpoint, speed, *more) -> list[str]:
     return [
         sys.executable, str(ROOT / "jobs" / "label.py"), "--input", str(corpus), "--output",
         str(output), "--model", checkpoint, "--speed", repr(speed), "--slice-rows", "10",
-        "--max-bad-rows", "0.5", "--audit-rate", "0.3", *more,
+        "--max-bad-rows", "0.5", "--audit-rate", "0.3", "--cpus-per-replica", "1", *more,
     ]  # fmt: skip
 
 

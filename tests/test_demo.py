@@ -1,0 +1,47 @@
+"""`make demo` as a stranger runs it: the report is there, the second labelling did nothing."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_demo(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    result = subprocess.run(
+        ["make", "demo", f"DEMO={tmp_path}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert result.returncode == 0, result.stderr
+    summaries = [json.loads(ln) for ln in result.stdout.splitlines() if ln.startswith("{")]
+    trained, first, second, report = summaries
+    assert trained["layers"] == 6
+    assert (first["rows"], first["error_rows"]) == (3600, 3)
+    assert first["mean_exit_layer"] < 5
+    assert first["audit_agreement"] > 0.95
+    assert second["slices_labelled"] == 0
+    assert second["slices_up_to_date"] == first["slices_labelled"] == 9
+    assert second["seconds"] < 15
+    assert sum(row["rows"] for row in report["exit_layers"]) == 3597
+    assert "exit layers" in result.stderr
+    tables = sorted((tmp_path / "labels" / "table").rglob("*.parquet"))
+    ids = [i for t in tables for i in pq.read_table(t, partitioning=None)["id"].to_pylist()]
+    assert ids == list(range(1200)) * 3
+    # Again: nothing is trained, nothing is labelled.
+    started = time.monotonic()
+    subprocess.run(
+        ["make", "demo", f"DEMO={tmp_path}"], cwd=ROOT, env=environment, check=True, timeout=120
+    )
+    assert time.monotonic() - started < 60

@@ -1,0 +1,49 @@
+"""Documentation is held to the code: files, commands and options it names exist."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_commands_and_options_exist(path):
+    text = path.read_text().replace("\\\n", " ")
+    commands = re.findall(r"python jobs/(\w+)\.py([^\n`]*)", text)
+    if path.name == "README.md":
+        assert {job for job, _ in commands} == {"train", "distill", "evaluate", "label", "report"}
+    for job, arguments in commands:
+        known = {name for p in import_module(f"jobs.{job}").main.params for name in p.opts}
+        for option in re.findall(r"(?<=\s)--[a-z-]+", arguments):
+            assert option in known, f"{path.name}: jobs/{job}.py has no {option}"
+
+
+def test_the_tree_of_the_readme_is_complete():
+    tree = (ROOT / "README.md").read_text().split("## What is where")[1]
+    for package in ("fastbert", "pipelines"):
+        for file in (ROOT / package).glob("*.py"):
+            if file.name != "__init__.py":
+                assert f"  {file.name}" in tree, f"{package}/{file.name} is not in README's tree"
+    for name in re.findall(r"^ {2}(\S+\.py)", tree, re.MULTILINE):
+        assert list(ROOT.glob(f"*/{name}")), f"README's tree names {name}, which does not exist"
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in DOCS:
+        named = set(re.findall(r"(?:^|`)make ([a-z]+)", path.read_text(), re.MULTILINE))
+        assert named <= targets
+
+
+def test_links_lead_somewhere():
+    for path in DOCS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_ci_calls_what_the_readme_names():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()

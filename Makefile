@@ -17,7 +17,7 @@ DEMO := build/demo
 $(DEMO)/checkpoint/config.json: .venv/installed demo/corpus.py
 	$(BIN)/python demo/corpus.py $(DEMO)/corpus
 	$(BIN)/python jobs/train.py --train $(DEMO)/corpus/train --dev $(DEMO)/corpus/dev \
-	    --output $(DEMO)/checkpoint --learning-rate 1e-4 --distil-learning-rate 1e-3 --max-length 64
+	    --output $(DEMO)/checkpoint --epochs 2 --learning-rate 1e-4 --distil-epochs 3 --distil-learning-rate 5e-4 --max-length 64
 
 demo: $(DEMO)/checkpoint/config.json
 	$(BIN)/python jobs/label.py --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \

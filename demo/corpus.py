@@ -1,7 +1,7 @@
 """A small corpus of support tickets, made up on the spot: `python demo/corpus.py FOLDER`.
 
-Four classes. Most tickets name their subject plainly; one in four mixes two subjects, and what the
-writer asks for in the end decides the class, so that some rows need more layers than others.
+Four classes. Most tickets name their subject plainly; one in three mixes two subjects, and what is
+still open decides the class, so that some rows need more layers than others.
 Writes FOLDER/train, FOLDER/dev (labelled) and FOLDER/tickets (to be labelled, by day).
 """
 
@@ -43,7 +43,10 @@ CLOSINGS = ["Thank you.", "Please help.", "I have waited for {number} days.", "R
 ASIDES = [
     "Never mind that {aside}, this is about something else: {subject}.",
     "{aside}, but that is solved. My question now: {subject}.",
-    "It is not that {aside}. {subject}, and that is what I need help with.",
+    "Question one: {aside}. Question two: {subject}. You have answered question one.",
+    "Question one: {subject}. Question two: {aside}. You have answered question two.",
+    "Earlier I wrote that {aside} and that {subject}; please close the first of the two.",
+    "Earlier I wrote that {subject} and that {aside}; please close the second of the two.",
 ]
 MONTHS = ["January", "March", "April", "June", "August", "October", "December"]
 
@@ -52,7 +55,7 @@ def ticket(random: random.Random) -> tuple[str, str]:
     """One text and its class."""
     label = random.choice(list(SUBJECTS))
     subject = random.choice(SUBJECTS[label])
-    if random.random() < 0.25:
+    if random.random() < 0.33:
         other = random.choice([name for name in SUBJECTS if name != label])
         aside = random.choice(SUBJECTS[other])
         body = random.choice(ASIDES).format(aside=aside, subject=subject)

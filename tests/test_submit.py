@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import random_texts, write_shard
 from test_label import settings, table_of
@@ -30,7 +31,11 @@ def free_port() -> int:
 def cluster(tmp_path_factory):
     """A head node with four logical CPUs; yields (address of the job server, environment)."""
     gcs, dashboard = free_port(), free_port()
-    environment = os.environ | {"RAY_TMPDIR": "/tmp", "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
+    # With a token only whoever can read this user's ~/.ray/auth_token may submit.
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+    }
     environment.pop("RAY_ADDRESS", None)
     head = subprocess.Popen(
         [
@@ -52,7 +57,9 @@ def cluster(tmp_path_factory):
             time.sleep(1)
         yield address, environment
     finally:
-        head.terminate()  # --block stops all of the node's processes
+        # Asked politely, Ray takes up to a minute to stop.
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+            process.kill()
         head.wait(30)
 
 
@@ -71,6 +78,7 @@ def test_submitted_job_equals_a_local_one(cluster, checkpoint, tmp_path):
     for k in range(3):
         write_shard(tmp_path / "in" / f"dt={k}" / "a.parquet", random_texts(15 + k, seed=k))
     arguments = ["--input", tmp_path / "in", "--model", checkpoint, "--speed", "0.4"]
+    arguments += ["--cpus-per-replica", "1"]
     first = submit(cluster, *arguments, "--output", tmp_path / "out", "--slice-rows", "10")
     assert first.returncode == 0, first.stdout + first.stderr
     summary = json.loads(next(ln for ln in first.stdout.splitlines() if ln.startswith('{"run_id"')))

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
+import pyarrow.parquet as pq
 
 from pipelines.evaluate import evaluate
 from pipelines.settings import EvaluateSettings, TrainSettings
@@ -62,6 +63,7 @@ def main(data: Path, work: Path, output: Path, retrain: bool) -> None:
         "program": "python benchmarks/ag_news.py --data ag_news --work models/ag_news "
         "--output benchmarks/ag_news.json --retrain",
         "machine": machine(),
+        "train_rows": pq.read_metadata(data / "train.parquet").num_rows,
     } | {k: v for k, v in found.items() if k != "model"}
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

@@ -1,6 +1,8 @@
 """Documentation is held to the code: files, commands and options it names exist."""
 
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -47,3 +49,9 @@ def test_links_lead_somewhere():
 
 def test_ci_calls_what_the_readme_names():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_results_are_generated_from_the_committed_json():
+    check = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
+    result = subprocess.run(check, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

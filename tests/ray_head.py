@@ -1,0 +1,70 @@
+"""A real one-node Ray cluster with its job server, for tests of `ray job submit`."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node."""
+
+    address: str
+    environment: dict[str, str]
+
+    def submit(self, *arguments: object) -> subprocess.CompletedProcess:
+        """`jobs/label.py` with these arguments as a job, from the repository's root; waits."""
+        command = [
+            BIN / "ray", "job", "submit", "--address", self.address, "--working-dir", ".", "--",
+            "python", "jobs/label.py", *map(str, arguments),
+        ]  # fmt: skip
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=900
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def running_head(**environment: str) -> Iterator[Head]:
+    """A head node with four logical CPUs; jobs see `environment` as well."""
+    dashboard = free_port()
+    # With a token only whoever can read this user's ~/.ray/auth_token may submit.
+    environment = os.environ | {"RAY_AUTH_MODE": "token"} | environment
+    environment["PATH"] = f"{BIN}:{environment['PATH']}"
+    environment.pop("RAY_ADDRESS", None)
+    command = [
+        BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+    ]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    node = subprocess.Popen(command, env=environment, **quiet)
+    address = f"http://127.0.0.1:{dashboard}"
+    ask = [BIN / "ray", "job", "list", "--address", address]
+    deadline = time.monotonic() + 120
+    try:
+        while subprocess.run(ask, env=environment, **quiet).returncode:
+            assert node.poll() is None, "ray start has failed"
+            assert time.monotonic() < deadline, "the job server did not come up"
+            time.sleep(1)
+        yield Head(address, environment)
+    finally:
+        # Asked politely, Ray takes up to a minute to stop.
+        for process in [*psutil.Process(node.pid).children(recursive=True), node]:
+            process.kill()
+        node.wait(30)

@@ -15,6 +15,7 @@ DEMO := build/demo
 	touch $@
 
 $(DEMO)/checkpoint/config.json: .venv/installed demo/corpus.py
+	rm -rf $(DEMO)
 	$(BIN)/python demo/corpus.py $(DEMO)/corpus
 	$(BIN)/python jobs/train.py --train $(DEMO)/corpus/train --dev $(DEMO)/corpus/dev \
 	    --output $(DEMO)/checkpoint --epochs 2 --learning-rate 1e-4 --distil-epochs 3 --distil-learning-rate 5e-4 --max-length 64

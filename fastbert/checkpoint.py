@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from safetensors import SafetensorError
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -22,6 +23,7 @@ from transformers import (
 from fastbert.backbone import first_line
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
+from fastbert.filesystem import open_url
 from fastbert.model import FastBertForSequenceClassification
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
@@ -42,7 +44,7 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = open_url(url)
         fs.makedirs(path, exist_ok=True)
         # The configuration last: a directory without it is not taken for a checkpoint.
         names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
@@ -52,7 +54,7 @@ def save_checkpoint(
 
 def fetch_checkpoint(url: str) -> Path:
     """A local directory with the checkpoint at `url`; remote ones are downloaded once a version."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_url(url)
     try:
         files = sorted(f["name"] for f in fs.ls(path, detail=True) if f["type"] == "file")
     except (FileNotFoundError, NotADirectoryError):
@@ -62,7 +64,7 @@ def fetch_checkpoint(url: str) -> Path:
             f"no checkpoint at '{url}': expected a directory with config.json and "
             "model.safetensors, as jobs/train.py and jobs/distill.py write it"
         )
-    if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
+    if isinstance(fs, LocalFileSystem):
         return Path(path)
     version = hashlib.sha256("\n".join(f"{f} {fs.ukey(f)}" for f in files).encode()).hexdigest()
     local = Path(tempfile.gettempdir()) / f"fastbert-{os.getuid()}" / version[:16]
@@ -96,6 +98,18 @@ def load_config(folder: Path) -> FastBertConfig:
         raise InputError(f"the checkpoint in {folder} has no .safetensors weights; save it again")
     config: FastBertConfig = FastBertConfig.from_pretrained(folder)
     return config
+
+
+def check_weights(folder: Path) -> None:
+    """Raises InputError if a weights file is truncated or damaged at its head; reads no tensor."""
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"the weights in {path} cannot be read: {first_line(error)}; save them again"
+            ) from error
 
 
 def load_model(folder: Path) -> FastBertForSequenceClassification:
@@ -138,7 +152,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Hugging Face sequence classifier (hub id or directory) and its tokenizer."""
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, use_safetensors=True, dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(

@@ -71,7 +71,7 @@ class Engine:
         n, last = len(tokens), len(self.model.layers)
         if len(thresholds) != last - 1:
             raise ValueError(f"{len(thresholds)} thresholds for {last} layers; expected {last - 1}")
-        limits = np.append(np.asarray(thresholds, np.float32), np.inf)
+        limits = np.append(np.asarray(thresholds, np.float32), np.inf)  # (L,)
         out = Predictions(
             label=np.full(n, -1, np.int32),
             score=np.zeros(n, np.float32),
@@ -89,7 +89,8 @@ class Engine:
             answer = torch.stack([label.float(), best.exp(), normalised_entropy(log_p)])
             labels, scores, uncertainties = answer.cpu().numpy()
             waiting = out.exit_layer[rows] == 0
-            done = waiting & (uncertainties < limits[layer - 1])
+            # The last layer answers whatever its uncertainty, even if it is not a number.
+            done = waiting & ((uncertainties < limits[layer - 1]) | (layer == last))
             left = rows[done]
             out.label[left] = labels[done]
             out.score[left] = scores[done]

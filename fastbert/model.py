@@ -37,6 +37,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
     config_class = FastBertConfig
     base_model_prefix = "backbone"
     _supports_sdpa = True
+    #: The loss is a mean over rows already; Trainer must not rescale it.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: FastBertConfig) -> None:
         super().__init__(config)
@@ -106,7 +108,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
         cls, backbone: PreTrainedModel, labels: list[str], **settings: Any
     ) -> "FastBertForSequenceClassification":
         own = backbone.config.to_dict()
-        for key in ("id2label", "label2id", "architectures", "problem_type", "_name_or_path"):
+        for key in (
+            "id2label",
+            "label2id",
+            "architectures",
+            "problem_type",
+            "_name_or_path",
+            "dtype",
+        ):
             own.pop(key, None)  # the old head's, or the old place's
         config = FastBertConfig(
             backbone=own,

@@ -56,3 +56,11 @@ def tokenize(
     if pairs is not None:
         types = np.concatenate([np.asarray(row, np.int8) for row in encoded["token_type_ids"]])
     return Tokens(ids, offsets, types)
+
+
+def sample(tokens: Tokens, rows: int) -> Tokens:
+    """At most `rows` rows, spread evenly over all."""
+    chosen = np.unique(np.linspace(0, len(tokens) - 1, min(rows, len(tokens))).astype(np.int64))
+    kept = np.repeat(np.isin(np.arange(len(tokens)), chosen), tokens.lengths)
+    offsets = np.concatenate([[0], np.cumsum(tokens.lengths[chosen])]).astype(np.int64)
+    return Tokens(tokens.ids[kept], offsets, None if tokens.types is None else tokens.types[kept])

@@ -24,6 +24,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.training_args import ParallelMode
 
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokens import Tokens, tokenize
@@ -197,6 +198,8 @@ def _run(
             disable_tqdm=True,
             report_to=[],
         )
+        if arguments.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
+            arguments._n_gpu = 1  # DataParallel would gather (L, B, N) along L; use --workers
         trainer = trainer_class(
             model=model,
             args=arguments,

@@ -41,7 +41,7 @@ def command(
             raise SystemExit(2) from error
         finally:
             sys.stdout = stdout
-        click.echo(json.dumps(summary, ensure_ascii=False))
+        click.echo(json.dumps(summary, ensure_ascii=False, default=str))
         raise SystemExit(summary.get("exit_code", 0))
 
     doc = sys.modules[run.__module__].__doc__ or ""
@@ -100,7 +100,8 @@ def _load_config(context: click.Context, _: click.Parameter, path: str | None) -
         return
     try:
         with open(path, encoding="utf-8") as file:
-            settings = yaml.safe_load(file) or {}
+            # Everything as text, which click converts: YAML would read 1:8 as a number.
+            settings = yaml.load(file, yaml.BaseLoader) or {}
     except (OSError, yaml.YAMLError) as error:
         raise click.BadParameter(f"cannot read {path}: {error}") from error
     if not isinstance(settings, dict):
@@ -113,6 +114,8 @@ def _load_config(context: click.Context, _: click.Parameter, path: str | None) -
             raise click.BadParameter(
                 f"'{key}' in {path} is not an option; the options are {', '.join(sorted(names))}"
             )
+        if value in ("", "null", "~"):
+            continue
         if getattr(option, "multiple", False) and not isinstance(value, list):
             value = [value]
         defaults[str(option.name)] = value

@@ -1,6 +1,7 @@
 """Questions about a labelled output, as SQL over its Parquet and JSON with DuckDB."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import duckdb
@@ -8,6 +9,7 @@ import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
+from pipelines.ledger import STATISTICS, Record
 from pipelines.storage import Storage
 
 EXITS = """
@@ -56,9 +58,12 @@ class Analytics:
             raise InputError(f"no labels at '{output}'; expected the --output of jobs/label.py")
         root = root.replace("'", "''")
         self._view("labels", f"read_parquet('{root}/table/**/*.parquet', union_by_name=true)")
-        self._view("exits", f"read_parquet('{root}/stats/*.parquet')")
-        self._frame("slices", storage, "ledger/slices")
-        self._frame("runs", storage, "ledger/runs")
+        if storage.paths("stats", ".parquet"):
+            self._view("exits", f"read_parquet('{root}/stats/*.parquet')")
+        else:  # the first run is still at work, or was killed
+            self.connection.register("exits", STATISTICS.empty_table())
+        self._frame("slices", storage, "ledger/slices", [f.name for f in fields(Record)])
+        self._frame("runs", storage, "ledger/runs", ["run_id"])
 
     def query(self, sql: str) -> pd.DataFrame:
         """The result of one query; InputError if it is not valid SQL on the views."""
@@ -71,7 +76,7 @@ class Analytics:
     def _view(self, name: str, source: str) -> None:
         self.connection.execute(f"create view {name} as select * from {source}")
 
-    def _frame(self, name: str, storage: Storage, folder: str) -> None:
+    def _frame(self, name: str, storage: Storage, folder: str, columns: list[str]) -> None:
         texts = storage.read(sorted(storage.paths(folder, ".json"))).values()
         rows: list[dict[str, Any]] = [json.loads(text) for text in texts]
-        self.connection.register(name, pd.DataFrame(rows))
+        self.connection.register(name, pd.DataFrame(rows, columns=None if rows else columns))

@@ -4,7 +4,7 @@ import io
 import json
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -52,7 +52,7 @@ class Commit:
             path=piece.path,
             recipe=self.recipe,
             commit_seconds=time.monotonic() - started,
-            committed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
             **work.measured,
         )
         Ledger(storage).put(record)

@@ -41,7 +41,7 @@ def read_examples(
                         f"its columns are {', '.join(schema.names)}"
                     )
                 table = pq.read_table(file, columns=wanted, partitioning=None)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{shard.url} cannot be read as Parquet: {error}") from error
         tables.append(table)
     table = pa.concat_tables(tables, promote_options="permissive")

@@ -10,15 +10,18 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
-from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_config
+from fastbert.checkpoint import check_weights, fetch_checkpoint, fingerprint, load_config
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
+from fastbert.filesystem import open_url
 from pipelines.commit import Commit
 from pipelines.ledger import Ledger, Record
 from pipelines.plan import Slice, make_plan
@@ -44,6 +47,7 @@ def label(settings: LabelSettings) -> dict[str, Any]:
     than allowed have an error. Raises InputError, before any work, for wrong input or settings.
     """
     started = time.monotonic()
+    settings = with_absolute_places(settings)
     checkpoint = fetch_checkpoint(settings.model)
     config = load_config(checkpoint)
     point, thresholds = operating_point(config, settings)
@@ -71,7 +75,7 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         len(plan.up_to_date),
         len(plan.bad_shards),
     )
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     run_id = settings.run_id or f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
     summary: dict[str, Any] = {
         "run_id": run_id,
@@ -88,13 +92,22 @@ def label(settings: LabelSettings) -> dict[str, Any]:
             "slices_to_remove": len(plan.superseded) + settings.prune * len(plan.vanished),
             "bad_shards": plan.bad_shards,
         }
-    for record in plan.superseded + (plan.vanished if settings.prune else []):
-        ledger.forget(record)
     records: list[Record] = []
-    if plan.todo:
+    share = None
+    if plan.todo:  # all that can be refused, before anything is changed
+        check_weights(checkpoint)
+        from pipelines.ray_cluster import cluster_resources, cores
+
+        share = share_out(settings, cluster_resources(), cores())
+    removed = plan.superseded + (plan.vanished if settings.prune else [])
+    for record in removed:
+        ledger.forget(record)
+    for record in plan.replaced:
+        ledger.withdraw(record)
+    if share is not None:
         commit = Commit(settings.output, run_id, recipe, point)
         with counting(rows) as counter:
-            for work in run_stages(plan.todo, settings, thresholds, columns, config, commit):
+            for work in run_stages(plan.todo, settings, thresholds, columns, config, commit, share):
                 if isinstance(work, Record):
                     records.append(work)
                     counter.advance(work.rows)
@@ -111,15 +124,15 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         log.warning("not labelled: %s %s", url, reason)
     if too_many:
         log.warning("%d of %d rows have an error", summary["error_rows"], summary["rows"])
-    if plan.todo or plan.superseded or plan.bad_shards:
+    if plan.todo or removed or plan.bad_shards or ledger.unreported(plan.up_to_date):
         ledger.close_run(run_id, summary)
     return summary
 
 
 def operating_point(config: FastBertConfig, settings: LabelSettings) -> tuple[str, list[float]]:
     """The name of the point to work at and its L - 1 thresholds."""
+    layers = config.backbone_config().num_hidden_layers
     if settings.speed is not None:
-        layers = config.backbone_config().num_hidden_layers
         return f"speed {settings.speed:g}", [settings.speed] * (layers - 1)
     points = config.operating_points or {}
     name = settings.operating_point or config.default_operating_point
@@ -133,7 +146,38 @@ def operating_point(config: FastBertConfig, settings: LabelSettings) -> tuple[st
             f"the checkpoint has no operating point '{name}'; it has "
             f"{', '.join(points) or 'none'}; --speed needs none"
         )
-    return name, list(points[name]["thresholds"])
+    thresholds = [float(threshold) for threshold in points[name]["thresholds"]]
+    if len(thresholds) != layers - 1:
+        raise InputError(
+            f"the checkpoint's operating point '{name}' has {len(thresholds)} thresholds, expected "
+            f"{layers - 1}; calibrate it again or pass --speed"
+        )
+    return name, thresholds
+
+
+def with_absolute_places(settings: LabelSettings) -> LabelSettings:
+    """The settings with every local path absolute: the stages run in other folders.
+
+    Raises InputError for places that other processes cannot see, and for an output inside the
+    input, which would label itself the next time.
+    """
+    inputs = tuple(absolute(url) for url in settings.input)
+    output = absolute(settings.output)
+    for url in inputs:
+        if f"{output}/".startswith(url.rstrip("/") + "/"):
+            raise InputError(
+                f"--output {output} lies inside --input {url}, which would take labels for texts; "
+                "put it beside the input"
+            )
+    return replace(settings, input=inputs, output=output, model=absolute(settings.model))
+
+
+def absolute(url: str) -> str:
+    """The URL, or the absolute path if it is local."""
+    fs, path = open_url(url)
+    if isinstance(fs, MemoryFileSystem):
+        raise InputError(f"{url}: no other process sees this one's memory; use another file system")
+    return path if isinstance(fs, LocalFileSystem) else url
 
 
 def run_stages(
@@ -143,19 +187,14 @@ def run_stages(
     columns: InputColumns,
     config: FastBertConfig,
     commit: Commit,
+    share: "Share",
 ) -> Iterator[Record | Work]:
     """Run the slices through the stages on Ray; yields a Record for each committed slice, and the
     Work of each slice that could not be read."""
     import ray
     from ray.data import ActorPoolStrategy
 
-    from pipelines.ray_cluster import cores, start_ray
-
-    start_ray()
-    resources: dict[str, float] = ray.cluster_resources()
     low, high = settings.replica_range()
-    share = share_out(settings, resources, cores())
-
     # One slice = one row = one block = one task.
     blocks = [Work(piece).to_block() for piece in slices]
     data = (
@@ -176,6 +215,7 @@ def run_stages(
                 settings.audit_rate,
                 settings.precision,
                 share.replica_cpus,
+                share.replica_gpus > 0,
             ),
             batch_size=1,
             batch_format="pyarrow",
@@ -214,8 +254,8 @@ def share_out(settings: LabelSettings, resources: dict[str, float], machine_core
 
     With GPUs, tokenizing is what may fall behind: readers get all the cores that are left. On
     CPUs the model is slower than any tokenizer by far: replicas get the cores, and one reader per
-    replica works beside them. No two neighbouring stages ask for the same number of CPUs, or Ray
-    would fuse them and tokenize inside the replica.
+    replica works beside them. Three pools of actors: Ray never fuses those, so tokenizing stays
+    out of the replica.
     """
     low, high = settings.replica_range()
     cpus = resources.get("CPU", 0.0)
@@ -224,7 +264,8 @@ def share_out(settings: LabelSettings, resources: dict[str, float], machine_core
         gpus = 1.0 if resources.get("GPU") else 0.0
     if gpus:
         reader_cpus, replica_cpus = 1.0, settings.cpus_per_replica or 1
-        readers = max(1, int(cpus - high * replica_cpus - _COMMIT_CPUS))
+        # A cluster that grows with the work shows few CPUs yet: allow some readers per replica.
+        readers = max(4 * high, int(cpus - high * replica_cpus - _COMMIT_CPUS))
     else:
         reader_cpus = 0.5
         fair = min(machine_cores, int(cpus - reader_cpus - _COMMIT_CPUS)) // high

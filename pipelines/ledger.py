@@ -88,10 +88,19 @@ class Ledger:
                 records.append(record)
         return records
 
-    def forget(self, record: Record) -> None:
-        """Withdraw a slice: the record first, so that it never promises rows that are gone."""
+    def withdraw(self, record: Record) -> None:
+        """Take back a commit; its rows stay until they are written over."""
         self.storage.remove(f"ledger/slices/{record.slice_id}.json")
+
+    def forget(self, record: Record) -> None:
+        """Remove a slice: the record first, so that it never promises rows that are gone."""
+        self.withdraw(record)
         self.storage.remove(record.path)
+
+    def unreported(self, records: list[Record]) -> bool:
+        """Whether a run was killed before it wrote its statistics."""
+        written = self.storage.paths("stats", ".parquet")
+        return any(f"stats/{record.run_id}.parquet" not in written for record in records)
 
     def close_run(self, run_id: str, summary: dict[str, Any]) -> None:
         """Write a run's summary and statistics, and the statistics that killed runs did not."""
@@ -106,7 +115,8 @@ class Ledger:
         self.storage.put(f"ledger/runs/{run_id}.json", text.encode())
 
 
-_STATISTICS = pa.schema(
+#: The columns of `stats/`.
+STATISTICS = pa.schema(
     [
         ("run_id", pa.string()),
         ("slice_id", pa.string()),
@@ -143,7 +153,7 @@ def statistics(records: list[Record]) -> pa.Table:
         values = asdict(record)
         common = {
             name: values[name.removeprefix("slice_")]
-            for name in _STATISTICS.names
+            for name in STATISTICS.names
             if name.removeprefix("slice_") in values and name not in ("rows", "tokens")
         }
         common["slice_id"] = record.slice_id
@@ -158,7 +168,7 @@ def statistics(records: list[Record]) -> pa.Table:
         for part in parts:
             names = ("exit_layer", "rows", "tokens", "flops")
             rows.append(common | dict(zip(names, part, strict=True)))
-    return pa.Table.from_pylist(rows, schema=_STATISTICS)
+    return pa.Table.from_pylist(rows, schema=STATISTICS)
 
 
 def _encode(table: pa.Table) -> bytes:

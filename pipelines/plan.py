@@ -39,8 +39,11 @@ class Plan:
 
     todo: list[Slice] = field(default_factory=list)
     up_to_date: list[Record] = field(default_factory=list)
-    #: Commits that stand in the way: of older versions, of other settings.
+    #: Commits of older versions or other settings whose files no new slice writes over.
     superseded: list[Record] = field(default_factory=list)
+    #: Such commits whose files will be written over. Their records must go first: were the run
+    #: killed between rows and record, the old record would vouch for the new rows.
+    replaced: list[Record] = field(default_factory=list)
     #: Commits of shards that are no longer in the input.
     vanished: list[Record] = field(default_factory=list)
     #: url -> why it cannot be labelled.
@@ -70,10 +73,15 @@ def make_plan(
         if not relabel:
             for record in mine:
                 _check_replaceable(record, shard, recipe)
-        current[shard.name] = [r for r in mine if r.version == shard.version and r.recipe == recipe]
+        current[shard.name] = _disjoint(
+            [r for r in mine if r.version == shard.version and r.recipe == recipe]
+        )
         plan.superseded += [r for r in mine if r not in current[shard.name]]
         plan.up_to_date += current[shard.name]
     plan.vanished = [record for mine in committed.values() for record in mine]
+    if not relabel and not plan.up_to_date:
+        for record in plan.vanished:
+            _check_recipe(record, recipe)
 
     new = [shard for shard in shards if not current[shard.name]]
     rows = {name: mine[0].shard_rows for name, mine in current.items() if mine}
@@ -92,8 +100,10 @@ def make_plan(
             plan.todo += _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
     # Bad shards keep what was committed of their last good version.
     bad = {shard.name for shard in shards if shard.url in plan.bad_shards}
+    old = [record for record in plan.superseded if record.shard not in bad]
     paths = {piece.path for piece in plan.todo}
-    plan.superseded = [r for r in plan.superseded if r.shard not in bad and r.path not in paths]
+    plan.superseded = [record for record in old if record.path not in paths]
+    plan.replaced = [record for record in old if record.path in paths]
     return plan
 
 
@@ -104,6 +114,10 @@ def _check_replaceable(record: Record, shard: Shard, recipe: dict[str, Any]) -> 
             f"by those of {shard.url}; pass the folder above both as --input, another --output, "
             "or --relabel if the corpus has moved"
         )
+    _check_recipe(record, recipe)
+
+
+def _check_recipe(record: Record, recipe: dict[str, Any]) -> None:
     for key in sorted(recipe.keys() | record.recipe.keys()):
         before, now = record.recipe.get(key), recipe.get(key)
         if before != now:
@@ -118,6 +132,15 @@ def _count_rows(shard: Shard, columns: InputColumns) -> int | ShardError:
         return columns.check(shard)
     except ShardError as error:
         return error
+
+
+def _disjoint(records: list[Record]) -> list[Record]:
+    """The records without those that overlap an earlier one."""
+    kept: list[Record] = []
+    for record in sorted(records, key=lambda r: r.first_row):
+        if not kept or record.first_row >= kept[-1].first_row + kept[-1].rows:
+            kept.append(record)
+    return kept
 
 
 def _gaps(shard: Shard, rows: int, done: list[Record], slice_rows: int) -> list[Slice]:

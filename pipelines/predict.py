@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,17 @@ class Label:
         audit_rate: float,
         precision: str,
         threads: int,
+        cuda: bool = False,
     ) -> None:
-        """`precision` is "auto", "fp32" or "bf16"; `threads` are CPU threads of the model."""
+        """`precision` is "auto", "fp32" or "bf16"; `threads` are CPU threads of the model; `cuda`
+        says whether the replica was given a GPU, which it then must find."""
         torch.set_num_threads(threads)
-        model = load_model(Path(fetch_checkpoint(checkpoint)))
-        cuda = torch.cuda.is_available()
+        model = load_model(fetch_checkpoint(checkpoint))
+        if cuda and not torch.cuda.is_available():
+            raise RuntimeError(
+                f"this replica was given a GPU, but torch {torch.__version__} sees none; install "
+                "a CUDA build of torch on the workers, or pass --gpus-per-replica 0"
+            )
         if precision == "auto":
             precision = "bf16" if cuda else "fp32"
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -54,24 +59,30 @@ class Label:
             return work
         started = time.monotonic()
         table = work.table.combine_chunks()
-        good = np.asarray(table[ERROR].is_null())
+        errors = table[ERROR].to_pylist()
+        good = np.array([error is None for error in errors], bool)
         tokens = _tokens(table, good)
         where = work.slice
         audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)[good]
         found = self.engine.classify(tokens, self.thresholds, deep=audited)
-        exits = found.exit_layer
-        flops = self.cost.row_flops(tokens.lengths, exits)
+        answered = np.isfinite(found.score)
+        for row in np.flatnonzero(good)[~answered]:
+            errors[row] = "the model's answer is not a number"
+        audited &= answered
+        lengths, exits = tokens.lengths[answered], found.exit_layer[answered]
+        flops = self.cost.row_flops(lengths, exits)
         deep_exits = np.full_like(exits, self.cost.layers)
-        deep_flops = self.cost.row_flops(tokens.lengths, deep_exits) - flops
+        deep_flops = self.cost.row_flops(lengths, deep_exits) - flops
+        good[good] = answered  # from here on: the rows that have a label
         columns = {
-            "label": _spread(good, found.label, self.names),
-            "score": _spread(good, found.score),
+            "label": _spread(good, found.label[answered], self.names),
+            "score": _spread(good, found.score[answered]),
             "exit_layer": _spread(good, exits),
-            "uncertainty": _spread(good, found.uncertainty),
-            "tokens": _spread(good, tokens.lengths.astype(np.int32)),
+            "uncertainty": _spread(good, found.uncertainty[answered]),
+            "tokens": _spread(good, lengths.astype(np.int32)),
             "flops": _spread(good, flops),
-            "audit_label": _spread(good, found.deep_label, self.names),
-            "error": table[ERROR],
+            "audit_label": _spread(good, found.deep_label[answered], self.names),
+            "error": pa.array(errors, pa.string()),
         }
         kept = [name for name in table.column_names if name not in _PRIVATE]
         result = table.select(kept)
@@ -81,14 +92,14 @@ class Label:
         return work.with_table(
             result,
             error_rows=int((~good).sum()),
-            tokens=int(tokens.lengths.sum()),
+            tokens=int(lengths.sum()),
             exits=[int((exits == k).sum()) for k in layers],
-            exit_tokens=[int(tokens.lengths[exits == k].sum()) for k in layers],
+            exit_tokens=[int(lengths[exits == k].sum()) for k in layers],
             exit_flops=[int(flops[exits == k].sum()) for k in layers],
-            full_flops=int(self.cost.full_flops(tokens.lengths).sum()),
+            full_flops=int(self.cost.full_flops(lengths).sum()),
             audit_rows=int(audited.sum()),
             audit_agreements=int((found.deep_label == found.label)[audited].sum()),
-            audit_flops=int(deep_flops[audited].sum()),
+            audit_flops=int(deep_flops[audited[answered]].sum()),
             device_seconds=time.monotonic() - started,
             **self.facts,
         )

@@ -28,6 +28,12 @@ def start_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # we report progress ourselves
 
 
+def cluster_resources() -> dict[str, float]:
+    """What the cluster, started if need be, has now: "CPU" and, where there are some, "GPU"."""
+    start_ray()
+    return dict(ray.cluster_resources())
+
+
 def cores() -> int:
     """CPU cores of this machine."""
     return os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from pipelines.work import ERROR, IDS, TYPES, Work
 
 #: Rows decoded at a time, so that one huge row group does not fill the memory.
 _BATCH_ROWS = 4096
+#: Bytes of a column read at a time, for the same reason.
+_READ_BYTES = 1 << 20
 
 
 class ReadTokenize:
@@ -26,7 +27,7 @@ class ReadTokenize:
     def __init__(self, checkpoint: str, max_length: int, columns: InputColumns) -> None:
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self.tokenizer = load_tokenizer(Path(fetch_checkpoint(checkpoint)))
+        self.tokenizer = load_tokenizer(fetch_checkpoint(checkpoint))
         self.max_length = max_length
         self.columns = columns
 
@@ -74,7 +75,7 @@ def read_rows(piece: Slice, columns: InputColumns) -> tuple[pa.Table, dict[str, 
     """
     try:
         with piece.shard.open() as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
             carried = columns.carried(parquet.schema_arrow)
             wanted = list(dict.fromkeys([*columns.texts, *carried]))
             schema = pa.schema([parquet.schema_arrow.field(name) for name in wanted])

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +42,7 @@ def show(console: Console, title: str, frame: pd.DataFrame) -> None:
 
 
 def _cell(value: Any) -> str:
-    if pd.isna(value):
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
     return f"{value:,}" if isinstance(value, int) else str(value)
 
@@ -49,4 +50,6 @@ def _cell(value: Any) -> str:
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON types, missing values as None."""
     rows: Any = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return list(rows)
+    return [
+        {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in rows
+    ]

@@ -15,6 +15,13 @@ def setting(help: str, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def _check_positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise InputError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """`jobs/train.py`."""
@@ -40,6 +47,10 @@ class TrainSettings:
     workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: int = setting("Seed of initial weights and shuffling.", 0)
 
+    def __post_init__(self) -> None:
+        _check_positive(self, "epochs", "learning_rate")
+        _check_positive(self, "distil_epochs", "distil_learning_rate", "batch_size", "workers")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistilSettings:
@@ -56,6 +67,9 @@ class DistilSettings:
     batch_size: int = setting("Rows per optimizer step and worker.", 32)
     workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: int = setting("Seed of initial weights and shuffling.", 0)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "distil_epochs", "distil_learning_rate", "batch_size", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +144,9 @@ class LabelSettings:
                 raise InputError(f"--{name} is {share}, expected a share from 0 to 1")
         if self.slice_rows < 1:
             raise InputError(f"--slice-rows is {self.slice_rows}, expected at least 1")
+        if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
+            raise InputError(f"--gpus-per-replica is {self.gpus_per_replica}, expected 0 or more")
+        _check_positive(self, "cpus_per_replica")
         self.replica_range()
 
     def replica_range(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import IO, Any
 import fsspec
 
 from fastbert.errors import FastBertError, InputError
+from fastbert.filesystem import open_url
 
 
 class ShardError(FastBertError):
@@ -51,7 +52,7 @@ def find_shards(urls: list[str]) -> list[Shard]:
 
 
 def _expand(url: str) -> list[Shard]:
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_url(url)
     fs.invalidate_cache()
     if any(wildcard in path for wildcard in "*?["):
         files = fs.glob(path, detail=True)
@@ -61,8 +62,10 @@ def _expand(url: str) -> list[Shard]:
     else:
         files, root = fs.find(path, detail=True), path.rstrip("/")
         files = {name: info for name, info in files.items() if name.endswith(".parquet")}
+    # A listing describes links, not what they lead to.
+    files = {n: fs.info(n) if info.get("islink") else info for n, info in files.items()}
     shards = [
-        Shard(fs.unstrip_protocol(name), _relative(name, root), _version(fs, info))
+        Shard(fs.unstrip_protocol(name), _relative(name, root), _version(info))
         for name, info in files.items()
         if info["type"] == "file"
     ]
@@ -77,7 +80,7 @@ def _relative(path: str, root: str) -> str:
     return path[len(root) :].lstrip("/").removesuffix(".parquet")
 
 
-def _version(fs: fsspec.AbstractFileSystem, info: dict[str, Any]) -> str:
+def _version(info: dict[str, Any]) -> str:
     for key in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(key):
             return f"{key.lower()}:{str(info[key]).strip(chr(34))}"

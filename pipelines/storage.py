@@ -5,8 +5,9 @@ import os
 import posixpath
 import uuid
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from fastbert.filesystem import open_url
 
 
 class Storage:
@@ -14,7 +15,7 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.fs, root = fsspec.core.url_to_fs(self.url)
+        self.fs, root = open_url(self.url)
         self.root = root.rstrip("/")
 
     def put(self, path: str, data: bytes) -> None:
@@ -52,8 +53,11 @@ class Storage:
     def read(self, paths: list[str]) -> dict[str, bytes]:
         """The objects at `paths`; those that do not exist any more are left out."""
         full = {posixpath.join(self.root, path): path for path in paths}
-        found = self.fs.cat(list(full), on_error="omit") if full else {}
-        return {full[path]: data for path, data in found.items()}
+        found = self.fs.cat(list(full), on_error="return") if full else {}
+        for data in found.values():
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise data
+        return {full[path]: data for path, data in found.items() if isinstance(data, bytes)}
 
     def remove(self, path: str) -> None:
         """Delete the object at `path` if there is one."""

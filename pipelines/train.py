@@ -131,14 +131,12 @@ def _on_workers(
     """
     if workers == 1:
         return run(settings)
-    import ray
     from ray.train import RunConfig, ScalingConfig, report
     from ray.train.torch import TorchTrainer
 
-    from pipelines.ray_cluster import start_ray
+    from pipelines.ray_cluster import cluster_resources
 
-    start_ray()
-    resources: dict[str, float] = ray.cluster_resources()
+    resources = cluster_resources()
 
     def loop(settings: Any) -> None:
         report({"summary": run(settings)})

@@ -83,6 +83,31 @@ def test_sql(output):
     assert report(settings) == {"rows": [{"n": 2 * len(TEXTS)}]}
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from slices",
+        "select * from runs",
+        "select * from exits",
+        "select date '2026-11-21' as dt",
+    ],
+)
+def test_any_type_can_be_shown(output, sql):
+    assert json.dumps(report(ReportSettings(output=output, sql=sql)), default=str)
+
+
+def test_report_while_the_first_run_is_at_work(tmp_path, checkpoint):
+    write_shard(tmp_path / "in" / "a.parquet", TEXTS)
+    (shard,) = find_shards([str(tmp_path / "in")])
+    out = str(tmp_path / "out")
+    Commit(out, "night-1", {"checkpoint": "", "thresholds": []}, "speed 0.5")(
+        run(shard, checkpoint)
+    )
+    summary = report(ReportSettings(output=out))
+    assert summary["runs"] == []
+    assert sum(row["rows"] for row in summary["exit_layers"]) == len(TEXTS) - 3
+
+
 @pytest.mark.parametrize("sql", ["select nonsense from labels", "selec 1", "select * from other"])
 def test_bad_sql(output, sql):
     with pytest.raises(InputError, match="the query failed"):

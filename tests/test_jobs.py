@@ -92,6 +92,22 @@ def test_label_refuses_wrong_places(corpus, checkpoint, tmp_path):
     refused(rubbish, "not one shard can be labelled", "cannot be read as Parquet")
 
 
+def test_label_refuses_an_output_that_would_label_itself(corpus, checkpoint):
+    common = ["--model", checkpoint, "--speed", "0.5"]
+    inside = invoke("label", "--input", corpus, "--output", corpus / "labels", *common)
+    refused(inside, "lies inside --input", "beside the input")
+    memory = invoke("label", "--input", corpus, "--output", "memory://out", *common)
+    refused(memory, "memory://out", "use another file system")
+
+
+def test_label_refuses_truncated_weights_before_any_work(corpus, checkpoint, tmp_path):
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    data = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(data[:-100])
+    common = ["--input", corpus, "--output", tmp_path / "out", "--speed", "0.5"]
+    refused(invoke("label", "--model", broken, *common), "weights in", "cannot be read")
+
+
 def test_label_refuses_a_corrupted_checkpoint(corpus, checkpoint, tmp_path):
     broken = shutil.copytree(checkpoint, tmp_path / "broken")
     (broken / "config.json").write_text("{")
@@ -115,7 +131,7 @@ def test_config_file_and_command_line(corpus, checkpoint, tmp_path):
     config = tmp_path / "label.yaml"
     config.write_text(
         f"input: {corpus}\nmodel: {checkpoint}\noutput: {tmp_path / 'out'}\n"
-        "speed: 7\nslice-rows: 4\ndry_run: true\n"
+        "speed: 7\nslice-rows: 4\ndry_run: true\nreplicas: 1:8\nrun-id:\n"
     )
     refused(invoke("label", "--config", config), "--speed is 7")
     result = invoke("label", "--config", config, "--speed", "0.5")  # the command line wins
@@ -140,6 +156,7 @@ def test_train_refuses_wrong_input(corpus, tmp_path):
     refused(invoke("train", "--train", corpus, *output, *backbone), "cannot load the backbone")
     length = ["--max-length", "100000"]
     refused(invoke("train", "--train", corpus, *output, *length), "--max-length is 100000")
+    refused(invoke("train", "--train", corpus, *output, "--workers", "0"), "--workers is 0")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])

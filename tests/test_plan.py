@@ -74,6 +74,7 @@ def test_a_changed_shard_only(shards):
     found = plan(shards, records)
     assert ranges(found) == [("dt=1/b", 0, 10)]
     assert found.superseded == []  # written over, never missing
+    assert [(r.shard, r.first_row) for r in found.replaced] == [("dt=1/b", 0)]
 
 
 def test_slices_that_a_shrunken_shard_no_longer_has_are_removed(shards, tmp_path):
@@ -97,6 +98,20 @@ def test_another_recipe_is_an_error_that_says_what_differs(shards):
     with pytest.raises(InputError, match=r"thresholds \[0.5, 0.5\], this run has \[0.8, 0.8\]"):
         plan(shards, records, recipe=other)
     assert ranges(plan(shards, records, recipe=other, relabel=True)) == ALL
+
+
+def test_another_recipe_is_an_error_for_shards_that_are_gone_too(shards):
+    """Or a glob that moves on every night would mix two models in one table."""
+    records = [committed(piece) for piece in plan(shards).todo if piece.shard.name == "dt=1/a"]
+    with pytest.raises(InputError, match="this run has"):
+        plan(shards[1:], records, recipe=RECIPE | {"checkpoint": "y"})
+
+
+def test_commits_that_overlap_are_done_again(shards):
+    first, second, *rest = (committed(piece) for piece in plan(shards).todo)
+    found = plan(shards, [replace(first, rows=15), second, *rest])
+    assert ranges(found) == [("dt=1/a", 15, 5)]
+    assert found.superseded == [second]
 
 
 def test_a_shard_from_elsewhere_does_not_replace_another(shards):

@@ -73,3 +73,20 @@ def test_other_file_systems(corpus):
             assert file.read(4) == b"PAR1"
     finally:
         memory.rm("/corpus", recursive=True)
+
+
+def test_a_link_is_the_file_it_leads_to(corpus, tmp_path_factory):
+    elsewhere = write_shard(tmp_path_factory.mktemp("store") / "blob.parquet", ["the red river"])
+    (corpus / "linked.parquet").symlink_to(elsewhere)
+    assert "linked" in names(corpus)
+    (before,) = find_shards([f"{corpus}/linked.parquet"])
+    write_shard(elsewhere, ["another text"])
+    os.utime(elsewhere, ns=(1, 1))
+    (after,) = find_shards([f"{corpus}/linked.parquet"])
+    assert before.version != after.version
+
+
+@pytest.mark.parametrize("url", ["s4://bucket/x", "nonsense://x"])
+def test_unknown_file_systems(url):
+    with pytest.raises(InputError, match="expected a local path or a URL that fsspec knows"):
+        find_shards([url])

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import LAYERS, random_texts, write_shard
 from reference import all_layers, answer, gap_threshold
 
-from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.checkpoint import load_model, load_tokenizer, save_checkpoint
 from fastbert.flops import CostModel
 from fastbert.tokens import tokenize
 from pipelines.commit import Commit
@@ -203,3 +204,24 @@ def test_work_survives_the_trip_between_processes(shard):
     assert asdict(back) | {"table": None} == asdict(work) | {"table": None}
     assert back.table.equals(table)
     assert Work.from_block(Work(piece, failure="gone").to_block()) == Work(piece, failure="gone")
+
+
+def test_an_answer_that_is_not_a_number_is_an_error(shard, checkpoint, tmp_path):
+    """A diverged model must not fill the table with empty rows."""
+    broken = load_model(Path(checkpoint))
+    with torch.no_grad():
+        broken.branches[-1].classifier.bias[0] = float("nan")
+    save_checkpoint(broken, load_tokenizer(Path(checkpoint)), str(tmp_path / "broken"))
+    work = run(shard, str(tmp_path / "broken"), thresholds=(0.0, 0.0), audit=0.5)
+    rows = work.table.to_pylist()
+    assert {row["error"] for row in rows} == {*BAD.values(), "the model's answer is not a number"}
+    assert {row["label"] for row in rows} == {row["exit_layer"] for row in rows} == {None}
+    assert work.measured["error_rows"] == len(TEXTS)
+    assert work.measured["audit_rows"] == 0
+
+
+def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(RuntimeError, match="given a GPU, but torch"):
+        Label(checkpoint, [0.5, 0.5], 0.0, "auto", threads=1, cuda=True)

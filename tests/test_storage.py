@@ -43,3 +43,14 @@ def test_a_write_that_dies_leaves_nothing_under_table(tmp_path, monkeypatch):
         storage.put("table/b.parquet", b"new")
     assert storage.paths("table", "") == {"table/a.parquet"}
     assert storage.read(["table/a.parquet"]) == {"table/a.parquet": b"old"}
+
+
+def test_a_read_that_fails_is_not_an_absence(tmp_path, monkeypatch):
+    """A record that cannot be read for a moment must not be taken for one that was never made."""
+    storage = Storage(str(tmp_path))
+    storage.put("ledger/a.json", b"{}")
+    monkeypatch.setattr(
+        type(storage.fs), "cat_file", lambda *_, **__: (_ for _ in ()).throw(PermissionError("no"))
+    )
+    with pytest.raises(PermissionError):
+        storage.read(["ledger/a.json"])

@@ -1,9 +1,9 @@
 """Ragged token ids equal the tokenizer's."""
 
 import numpy as np
-from conftest import random_texts, tiny_tokenizer
+from conftest import random_texts, random_tokens, tiny_tokenizer
 
-from fastbert.tokens import tokenize
+from fastbert.tokens import sample, tokenize
 
 
 def test_rows_equal_the_tokenizers(tmp_path):
@@ -31,3 +31,12 @@ def test_no_texts(tmp_path):
     assert len(tokens) == 0
     assert tokens.offsets.tolist() == [0]
     assert tokens.ids.dtype == np.int32
+
+
+def test_a_sample_is_some_rows_unchanged():
+    tokens = random_tokens([3, 5, 2, 7, 4], pairs=True)
+    chosen = sample(tokens, 3)
+    assert chosen.lengths.tolist() == [3, 2, 4]
+    assert chosen.ids.tolist() == [*tokens.ids[:3], *tokens.ids[8:10], *tokens.ids[17:]]
+    assert len(chosen.types) == 9
+    assert np.array_equal(sample(tokens, 99).ids, tokens.ids)

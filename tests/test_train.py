@@ -1,0 +1,40 @@
+"""Training on several workers: Ray Train and transformers.Trainer find each other."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
+
+from fastbert.checkpoint import load_model
+from pipelines.settings import TrainSettings
+from pipelines.train import train
+
+pytestmark = pytest.mark.integration
+
+
+def test_two_workers_train_one_model(tmp_path):
+    import ray
+
+    os.environ.pop("RAY_ADDRESS", None)
+    tiny_classifier().base_model.save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "backbone")
+    texts = random_texts(40, longest=6)
+    labels = ["red" if "red" in text else "other" for text in texts]
+    write_shard(tmp_path / "in" / "a.parquet", texts, label=labels)
+    settings = TrainSettings(
+        train=(str(tmp_path / "in"),),
+        output=str(tmp_path / "model"),
+        backbone=str(tmp_path / "backbone"),
+        epochs=1,
+        distil_epochs=1,
+        batch_size=4,
+        max_length=16,
+        workers=2,
+    )
+    try:
+        summary = train(settings)
+    finally:
+        ray.shutdown()
+    assert (summary["rows"], summary["workers"]) == (40, 2)
+    assert load_model(Path(tmp_path / "model")).config.label_names == ["other", "red"]

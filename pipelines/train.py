@@ -131,25 +131,21 @@ def _on_workers(
     """
     if workers == 1:
         return run(settings)
-    from ray.train import RunConfig, ScalingConfig, report
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from pipelines.ray_cluster import cluster_resources
 
     resources = cluster_resources()
 
-    def loop(settings: Any) -> None:
-        report({"summary": run(settings)})
-
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
-            loop,
+            run,
             train_loop_config=settings,
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=resources.get("GPU", 0) >= workers
             ),
             run_config=RunConfig(storage_path=folder),
         )
-        metrics: dict[str, Any] = trainer.fit().metrics or {}
-    summary: dict[str, Any] = metrics["summary"]
+        summary: dict[str, Any] = trainer.fit().return_value
     return summary | {"workers": workers}

@@ -24,7 +24,7 @@ from pipelines.settings import EvaluateSettings, TrainSettings
 from pipelines.train import train
 
 TRAINING = {"epochs": 1.0, "learning_rate": 5e-5, "distil_epochs": 3.0}
-SPEEDS = (0.1, 0.3, 0.5, 0.8)
+SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)
 
 
 def machine() -> dict[str, str | int | None]:

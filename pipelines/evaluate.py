@@ -20,7 +20,7 @@ from pipelines.settings import EvaluateSettings
 log = logging.getLogger(__name__)
 
 #: Rows that the clock sees, spread evenly over the data: full depth is run on them several times.
-_TIMED_ROWS = 2000
+_TIMED_ROWS = 1000
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:

@@ -78,7 +78,7 @@ Generated from `benchmarks/*.json` by `python benchmarks/tables.py`.
 ## AG News
 
 Backbone all-MiniLM-L6-v2 (6 layers, 22 M parameters); fine-tuned and self-distilled on {news["train_rows"]:,} rows, a subset
-of the original 120,000, so not comparable with the paper's cell; tested once on the original {news["rows"]:,} test rows. Speed-ups
+of the original 120,000, so not comparable with the paper's cell; tested on the original {news["rows"]:,} test rows. Speed-ups
 are against the same model at full depth without branches; "on the clock" is the median of interleaved runs of the
 engine over {news["timed_rows"]:,} of the rows on {machine["cores"]} CPU cores ({machine["processor"]}), {news["precision"]}, torch {machine["torch"]}.
 
@@ -95,8 +95,8 @@ Rows by the layer that answered them:
 {exits_table(news)}
 
 What a speed means depends on how sure a model is of itself. The students learn from the teacher's answers on the very
-rows it was fine-tuned on, where it is surer than on new ones, so they are too sure as well, and threshold 0.5 lets rows
-go too early; 0.4 keeps within half a point. Fine-tuned for two epochs instead of one, the first model that was trained,
+rows it was fine-tuned on, where it is surer than on new ones, so they are likely too sure as well, and threshold 0.5 lets
+rows go too early; 0.4 keeps within half a point. Fine-tuned for two epochs instead of one, the first model that was trained,
 the effect is stronger: better at full depth, and at each number of layers, but 0.5 costs it more. (Choosing one epoch
 was a reaction to these numbers on the test set, which makes the table above a little optimistic.)
 

@@ -15,7 +15,7 @@ from pipelines.settings import ReportSettings
 def report(settings: ReportSettings) -> dict[str, Any]:
     """Print the tables, or one query's result; returns the same as the summary."""
     analytics = Analytics(settings.output)
-    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 110)
+    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140)
     if settings.sql is not None:
         frame = analytics.query(settings.sql)
         show(console, "", frame)

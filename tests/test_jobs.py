@@ -5,13 +5,17 @@ import shutil
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
 
 from fastbert.checkpoint import load_model
+from fastbert.engine import Engine
+from fastbert.tokens import tokenize
 
 JOBS = ["train", "distill", "evaluate", "label", "report"]
 
@@ -213,3 +217,42 @@ def test_train_end_to_end_on_a_tiny_backbone(tmp_path):
     summary = json.loads(result.stdout)
     assert summary["classes"] == ["false", "true"]
     assert load_model(tmp_path / "model").config.max_length == 16
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_distilled_from_a_fine_tuned_classifier(family, tmp_path):
+    """At speed 0 it is the original to 1e-5; at speed 0.5 rows leave early, labels in place."""
+    texts = random_texts(120, seed=8, longest=5)
+    truth = torch.tensor(["red" in text.split() for text in texts]).long()
+    tokenizer = tiny_tokenizer(tmp_path, family)
+    teacher = tiny_classifier(family, labels=2)
+    teacher.config.id2label, teacher.config.label2id = (
+        {0: "plain", 1: "red"},
+        {"plain": 0, "red": 1},
+    )
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    optimizer = torch.optim.AdamW(teacher.parameters(), lr=3e-3)
+    for _ in range(60):
+        torch.nn.functional.cross_entropy(teacher(**batch).logits, truth).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    teacher.eval()
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    write_shard(tmp_path / "in" / "a.parquet", texts)
+    result = invoke(
+        "distill", "--teacher", tmp_path / "teacher", "--corpus", tmp_path / "in", "--output",
+        tmp_path / "model", "--max-length", "32", "--distil-epochs", "30", "--batch-size", "16",
+        "--distil-learning-rate", "5e-3",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    model = load_model(tmp_path / "model")
+    assert model.config.label_names == ["plain", "red"]
+    tokens = tokenize(tokenizer, texts, None, 32)
+    with torch.no_grad():
+        expected = teacher(**batch).logits
+    found = torch.from_numpy(Engine(model).layer_logits(tokens)[-1])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    fast = Engine(model).classify(tokens, np.full(2, 0.5))
+    assert (fast.exit_layer < 3).mean() > 0.5
+    assert (fast.label == expected.argmax(-1).numpy()).mean() > 0.9

@@ -19,7 +19,11 @@ def test_commands_and_options_exist(path):
     if path.name == "README.md":
         assert {job for job, _ in commands} == {"train", "distill", "evaluate", "label", "report"}
     for job, arguments in commands:
-        known = {name for p in import_module(f"jobs.{job}").main.params for name in p.opts}
+        known = {
+            name
+            for p in import_module(f"jobs.{job}").main.params
+            for name in (*p.opts, *p.secondary_opts)
+        }
         for option in re.findall(r"(?<=\s)--[a-z-]+", arguments):
             assert option in known, f"{path.name}: jobs/{job}.py has no {option}"
 

@@ -137,15 +137,16 @@ def _on_workers(
     from pipelines.ray_cluster import cluster_resources
 
     resources = cluster_resources()
-
+    loop: Any = run  # Ray's types know no settings but dicts, and no return values
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
-            run,
+            loop,
             train_loop_config=settings,
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=resources.get("GPU", 0) >= workers
             ),
             run_config=RunConfig(storage_path=folder),
         )
-        summary: dict[str, Any] = trainer.fit().return_value
+        result: Any = trainer.fit()
+    summary: dict[str, Any] = result.return_value  # of the first worker
     return summary | {"workers": workers}

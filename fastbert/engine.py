@@ -40,6 +40,17 @@ class Predictions:
     deep_label: Array  # int32 (n,), the last layer's label, -1 where it was not computed
 
 
+def resolve_precision(precision: str, device: str) -> str:
+    """The name of the precision to use: what was asked for; for "auto" bf16 on a GPU, else fp32."""
+    if precision == "auto":
+        return "bf16" if device == "cuda" else "fp32"
+    return precision
+
+
+#: What the names of precisions mean.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
 class Engine:
     """A model on a device, ready to classify."""
 

@@ -7,7 +7,7 @@ Letters: n rows, L layers, N classes.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,6 @@ class Outcome:
     exits: list[int]  # rows that leave at layer 1 .. L
     flops: int  # all rows, branches included
     flops_speedup: float  # full depth's FLOPs by these
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return asdict(self)
 
 
 def layer_outputs(engine: Engine, tokens: Tokens) -> LayerOutputs:

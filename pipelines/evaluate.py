@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastbert.checkpoint import fetch_checkpoint, load_model, load_tokenizer
-from fastbert.engine import Engine
+from fastbert.engine import DTYPES, Engine, resolve_precision
 from fastbert.evaluation import Outcome, layer_outputs, outcome, realised_speedups
 from fastbert.flops import CostModel
 from fastbert.tokens import sample, tokenize
@@ -34,9 +35,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     )
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)
-    cuda = torch.cuda.is_available()
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and cuda)
-    engine = Engine(model, "cuda" if cuda else "cpu", torch.bfloat16 if bf16 else torch.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = resolve_precision(settings.precision, device)
+    engine = Engine(model, device, DTYPES[precision])
     tokens = tokenize(tokenizer, examples.texts, examples.pairs, model.config.max_length)
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
@@ -53,11 +54,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "rows": len(tokens),
         "timed_rows": min(len(tokens), _TIMED_ROWS) if settings.timing else 0,
         "tokens": int(tokens.lengths.sum()),
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "precision": "bf16" if bf16 else "fp32",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "precision": precision,
         "full_depth_flops": int(cost.full_flops(outputs.lengths).sum()),
         "speeds": [
-            found.as_dict() | {"realised_speedup": clock}
+            asdict(found) | {"realised_speedup": clock}
             for found, clock in zip(outcomes, realised, strict=True)
         ],
     }

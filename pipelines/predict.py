@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from fastbert.checkpoint import fetch_checkpoint, load_model
-from fastbert.engine import Engine
+from fastbert.engine import DTYPES, Engine, resolve_precision
 from fastbert.flops import CostModel
 from fastbert.tokens import Tokens
 from pipelines.schema import OUTPUT
@@ -40,10 +40,9 @@ class Label:
                 f"this replica was given a GPU, but torch {torch.__version__} sees none; install "
                 "a CUDA build of torch on the workers, or pass --gpus-per-replica 0"
             )
-        if precision == "auto":
-            precision = "bf16" if cuda else "fp32"
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.engine = Engine(model, "cuda" if cuda else "cpu", dtype)
+        device = "cuda" if cuda else "cpu"
+        precision = resolve_precision(precision, device)
+        self.engine = Engine(model, device, DTYPES[precision])
         self.cost = CostModel.of(model.config)
         self.names = pa.array(model.config.label_names)
         self.thresholds = np.asarray(thresholds)

@@ -11,13 +11,11 @@ checkpoint that --work already holds is evaluated as it is.
 """
 
 import json
-import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pyarrow.parquet as pq
+from measure import machine
 
 from pipelines.evaluate import evaluate
 from pipelines.settings import EvaluateSettings, TrainSettings
@@ -27,19 +25,6 @@ TRAINING = {"epochs": 1.0, "learning_rate": 5e-5, "distil_epochs": 3.0}
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)
 
 
-def machine() -> dict[str, str | int | None]:
-    """Where this was measured."""
-    lines = (
-        Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    )
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    } | {package: version(package) for package in ("torch", "transformers", "ray")}
-
-
 @click.command()
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--work", required=True, type=click.Path(path_type=Path))
@@ -47,7 +32,7 @@ def machine() -> dict[str, str | int | None]:
 @click.option("--retrain", is_flag=True)
 def main(data: Path, work: Path, output: Path, retrain: bool) -> None:
     """Train, evaluate, write JSON."""
-    print(machine())
+    print(machine("ray"))
     options = " ".join(f"--{k.replace('_', '-')} {v:g}" for k, v in TRAINING.items())
     if retrain or not (work / "config.json").exists():
         train(TrainSettings(train=(str(data / "train.parquet"),), output=str(work), **TRAINING))
@@ -62,7 +47,7 @@ def main(data: Path, work: Path, output: Path, retrain: bool) -> None:
         ],
         "program": "python benchmarks/ag_news.py --data ag_news --work models/ag_news "
         "--output benchmarks/ag_news.json --retrain",
-        "machine": machine(),
+        "machine": machine("ray"),
         "train_rows": pq.read_metadata(data / "train.parquet").num_rows,
     } | {k: v for k, v in found.items() if k != "model"}
     output.write_text(json.dumps(result, indent=1) + "\n")

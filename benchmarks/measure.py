@@ -1,0 +1,46 @@
+"""What all benchmarks share: where they ran, and how runs against the clock are taken."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Processor, cores, Python and the versions of torch, transformers and `packages`."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    } | {package: version(package) for package in ("torch", "transformers", *packages)}
+
+
+def interleaved(
+    contenders: dict[str, Callable[[], Any]], rounds: int, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of `rounds` runs of each contender, taken in turns.
+
+    Machines are shared, and their speed drifts: only runs side by side can be compared, and only
+    by their medians. `warm_up` runs each once before.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(-1 if warm_up else 0, rounds):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            run()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
+    """How many times faster `fast` is than `slow`: the median over rounds of their ratio."""
+    pairs = zip(seconds[slow], seconds[fast], strict=True)
+    return round(median(a / b for a, b in pairs), 3)

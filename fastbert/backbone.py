@@ -1,7 +1,8 @@
 """The backbone: any of six Hugging Face encoder families, walked layer by layer.
 
 One table says where each family keeps its layers and what its own classification head looks like;
-`embed`, `layers` and `additive_mask` are all the rest of the project needs to know of a family.
+The table, `embed`, `layers` and `additive_mask` are all that the rest of the project needs to know
+of a family.
 
 Letters: B batch, T tokens, H hidden size, L layers.
 """
@@ -29,6 +30,19 @@ class Family:
 
     #: The list of L layers, from the base model.
     layers: str = "encoder.layer"
+    #: The parts of one layer, from the layer, in the order of LAYER_PARTS.
+    parts: tuple[str, ...] = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "attention.output.LayerNorm",
+        "intermediate.dense",
+        "output.dense",
+        "output.LayerNorm",
+    )
+    #: Activation of the feed-forward block, from the config.
+    block_activation: str = "hidden_act"
     #: Width I of the feed-forward block, from the config.
     intermediate_size: str = "intermediate_size"
     #: The base model takes `add_pooling_layer`.
@@ -40,6 +54,21 @@ class Family:
     #: Positions are counted from behind the padding id, so some are never used.
     padded_positions: bool = False
 
+    def layer_parts(self, layer: nn.Module) -> dict[str, Any]:
+        """The linear maps and norms of one layer, by the names in LAYER_PARTS."""
+        return dict(zip(LAYER_PARTS, (attrgetter(p)(layer) for p in self.parts), strict=True))
+
+
+LAYER_PARTS = (
+    "query",
+    "key",
+    "value",
+    "output",
+    "attention_norm",
+    "up",
+    "down",
+    "block_norm",
+)
 
 FAMILIES = {
     "bert": Family(head_dense="bert.pooler.dense", head_output="classifier"),
@@ -49,6 +78,17 @@ FAMILIES = {
     "electra": Family(optional_pooler=False, head_activation="gelu"),
     "distilbert": Family(
         layers="transformer.layer",
+        parts=(
+            "attention.q_lin",
+            "attention.k_lin",
+            "attention.v_lin",
+            "attention.out_lin",
+            "sa_layer_norm",
+            "ffn.lin1",
+            "ffn.lin2",
+            "output_layer_norm",
+        ),
+        block_activation="activation",
         intermediate_size="hidden_dim",
         optional_pooler=False,
         head_dense="pre_classifier",
@@ -72,8 +112,12 @@ def family(config: PreTrainedConfig) -> Family:
 
 def longest_input(config: PreTrainedConfig) -> int:
     """How many tokens the position embeddings of a backbone allow."""
-    unused = config.pad_token_id + 1 if family(config).padded_positions else 0
-    return int(config.max_position_embeddings - unused)
+    return int(config.max_position_embeddings) - first_position(config)
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position of a row's first token."""
+    return int(config.pad_token_id) + 1 if family(config).padded_positions else 0
 
 
 def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:

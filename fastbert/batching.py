@@ -1,5 +1,6 @@
-"""Cutting length-sorted rows into batches: pure functions on lengths."""
+"""Cutting length-sorted rows into pools, batches and groups: pure functions on lengths."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,31 +14,45 @@ def longest_first(lengths: Lengths) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.argsort(-lengths, kind="stable")
 
 
-def padded_batches(lengths: Lengths, token_budget: int) -> list[tuple[int, int]]:
-    """Ranges [start, stop) over falling `lengths`, each of at most `token_budget` padded tokens.
-
-    A batch is as wide as its first row. A row longer than the budget gets a batch of its own.
-    """
-    batches = []
-    start = 0
-    while start < len(lengths):
-        stop = min(len(lengths), start + max(1, token_budget // max(1, int(lengths[start]))))
-        batches.append((start, stop))
-        start = stop
-    return batches
+def batch_rows(lengths: Lengths, max_tokens: int) -> int:
+    """How many of the first rows have at most `max_tokens` tokens together; at least one."""
+    # No row is empty, so there is no need to look at more of them.
+    ends = np.cumsum(lengths[:max_tokens])
+    return max(1, int(np.searchsorted(ends, max_tokens, side="right")))
 
 
 def pools(lengths: Lengths, max_tokens: int) -> list[tuple[int, int]]:
-    """Ranges [start, stop) over `lengths`, each of at most `max_tokens` real tokens (or one row).
+    """Ranges [start, stop) over `lengths`, each of at most `max_tokens` tokens, or of one row.
 
     A pool is what runs layer by layer together; its size bounds the memory of hidden states.
     """
     ranges = []
     start = 0
-    ends = np.cumsum(lengths)
     while start < len(lengths):
-        done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + max_tokens, side="right")))
+        stop = start + batch_rows(lengths[start:], max_tokens)
         ranges.append((start, stop))
         start = stop
     return ranges
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring rows of one length."""
+
+    tokens: slice  # where they lie
+    rows: int
+    length: int  # tokens of each
+
+
+def groups(lengths: Lengths) -> list[Group]:
+    """The runs of equal numbers in `lengths`, their tokens counted from 0."""
+    edges = np.flatnonzero(np.diff(lengths)) + 1
+    bounds = [0, *edges.tolist(), len(lengths)] if len(lengths) else [0]
+    found = []
+    token = 0
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        length = int(lengths[start])
+        end = token + (stop - start) * length
+        found.append(Group(slice(token, end), stop - start, length))
+        token = end
+    return found

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert.backbone import additive_mask
-from fastbert.batching import longest_first, padded_batches, pools
+from fastbert.batching import batch_rows, groups, longest_first, pools
+from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.packed import PackedBranch, PackedEmbeddings, PackedLayer
 from fastbert.tokens import Tokens
 from fastbert.uncertainty import normalised_entropy
 
@@ -41,14 +42,19 @@ class Predictions:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """The name of the precision to use: what was asked for; for "auto" bf16 on a GPU, else fp32."""
+    """The name of the precision to use: what was asked for; for "auto" bf16 on a GPU, else fp32.
+
+    Raises InputError for int8 on a GPU.
+    """
+    if precision == "int8" and device == "cuda":
+        raise InputError("--precision int8 is for CPUs; on a GPU use bf16")
     if precision == "auto":
         return "bf16" if device == "cuda" else "fp32"
     return precision
 
 
 #: What the names of precisions mean.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
 class Engine:
@@ -62,24 +68,42 @@ class Engine:
         batch_tokens: int | None = None,
         pool_tokens: int = 1 << 20,
     ) -> None:
-        """`batch_tokens`: padded tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
+        """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs.
 
-        `pool_tokens`: real tokens that go layer by layer together; they hold
+        `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU; there it is
+        halved, for good, when a batch does not fit into the memory.
+
+        `pool_tokens`: tokens that go layer by layer together; they hold
         `pool_tokens * H` numbers of memory, twice that while survivors are gathered.
         """
-        self.model = model.eval().to(device=device, dtype=dtype)
+        int8 = dtype == torch.int8
+        model = model.eval().to(device=device, dtype=torch.float32 if int8 else dtype)
         self.device = torch.device(device)
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
         self.pool_tokens = pool_tokens
-        self.pad_id = int(model.config.backbone_config().pad_token_id or 0)
+        self.num_labels = model.num_labels
+        backbone = model.config.backbone_config()
+        self.embeddings = PackedEmbeddings(model.backbone)
+        self.layers = [PackedLayer(layer, backbone, int8) for layer in model.layers]
+        self.branches = [PackedBranch(branch, int8) for branch in model.branches]
 
     def classify(self, tokens: Tokens, thresholds: Array, deep: Array | None = None) -> Predictions:
         """Label rows, each at the first layer k with uncertainty < thresholds[k - 1].
 
         `thresholds` has L - 1 numbers; the last layer answers everybody who is left. Rows marked
         in `deep` (bool (n,)) exit like all others, but then run on to the last layer as well.
+        Rows with the same tokens are computed once.
         """
-        n, last = len(tokens), len(self.model.layers)
+        deep = np.zeros(len(tokens), bool) if deep is None else deep
+        chosen, place = tokens.distinct()
+        if len(chosen) < len(tokens):
+            also_deep = np.zeros(len(chosen), bool)
+            also_deep[place[deep]] = True
+            once = self.classify(tokens.take(chosen), thresholds, also_deep)
+            answers = {name: values[place] for name, values in vars(once).items()}
+            answers["deep_label"][~deep] = -1
+            return Predictions(**answers)
+        n, last = len(tokens), len(self.layers)
         if len(thresholds) != last - 1:
             raise ValueError(f"{len(thresholds)} thresholds for {last} layers; expected {last - 1}")
         limits = np.append(np.asarray(thresholds, np.float32), np.inf)  # (L,)
@@ -90,7 +114,6 @@ class Engine:
             uncertainty=np.zeros(n, np.float32),
             deep_label=np.full(n, -1, np.int32),
         )
-        deep = np.zeros(n, bool) if deep is None else deep
 
         def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
             assert logits is not None
@@ -118,19 +141,19 @@ class Engine:
 
     def full_depth(self, tokens: Tokens) -> Array:
         """The last layer's logits, with no other branch computed: float32 (n, N)."""
-        out = np.zeros((len(tokens), self.model.num_labels), np.float32)
+        out = np.zeros((len(tokens), self.num_labels), np.float32)
 
         def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
             if logits is not None:
                 out[rows] = logits.float().cpu().numpy()
             return np.ones(len(rows), bool)
 
-        self._walk(tokens, decide, first_branch=len(self.model.layers))
+        self._walk(tokens, decide, first_branch=len(self.layers))
         return out
 
     def layer_logits(self, tokens: Tokens) -> Array:
         """The logits of every layer for every row: float32 (L, n, N)."""
-        shape = (len(self.model.layers), len(tokens), self.model.num_labels)
+        shape = (len(self.layers), len(tokens), self.num_labels)
         out = np.zeros(shape, np.float32)
 
         def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
@@ -148,55 +171,54 @@ class Engine:
         for start, stop in pools(tokens.lengths[order], self.pool_tokens):
             rows = order[start:stop]
             lengths = tokens.lengths[rows]
-            hidden = self._embed(tokens, rows, lengths)  # (sum of lengths, H)
-            for layer in range(1, len(self.model.layers) + 1):
+            hidden = self._embed(tokens.take(rows), lengths)  # (sum of lengths, H)
+            for layer in range(1, len(self.layers) + 1):
                 logits = self._layer(layer, hidden, lengths, with_branch=layer >= first_branch)
                 stays = decide(layer, rows, logits)
-                if layer == len(self.model.layers) or not stays.any():
+                if layer == len(self.layers) or not stays.any():
                     break
                 if not stays.all():
-                    kept = torch.from_numpy(np.repeat(stays, lengths)).to(self.device)
-                    hidden, rows, lengths = hidden[kept], rows[stays], lengths[stays]
+                    # Found here: on a GPU, a boolean mask would cost a synchronisation.
+                    kept = torch.from_numpy(np.flatnonzero(np.repeat(stays, lengths)))
+                    hidden = hidden.index_select(0, kept.to(self.device))
+                    rows, lengths = rows[stays], lengths[stays]
 
-    def _embed(self, tokens: Tokens, rows: Array, lengths: Array) -> torch.Tensor:
-        """First hidden states of `rows`, packed: (sum of lengths, H)."""
-        packed = []
-        for start, stop in padded_batches(lengths, self.batch_tokens):
-            width = int(lengths[start])
-            ids = np.full((stop - start, width), self.pad_id, np.int64)
-            types = np.zeros_like(ids)
-            real = np.arange(width) < lengths[start:stop, None]  # (n, T)
-            spans = [slice(tokens.offsets[r], tokens.offsets[r + 1]) for r in rows[start:stop]]
-            ids[real] = np.concatenate([tokens.ids[span] for span in spans])
-            if tokens.types is not None:
-                types[real] = np.concatenate([tokens.types[span] for span in spans])
-            mask = torch.from_numpy(real).to(self.device)
-            hidden = self.model.embed(
-                torch.from_numpy(ids).to(self.device), torch.from_numpy(types).to(self.device)
+    def _embed(self, tokens: Tokens, lengths: Array) -> torch.Tensor:
+        """First hidden states of rows of these `lengths`, packed: (sum of lengths, H)."""
+        ids = torch.from_numpy(tokens.ids).to(self.device)
+        types = None
+        if tokens.types is not None:
+            types = torch.from_numpy(tokens.types.astype(np.int32)).to(self.device)
+        hidden = []
+        token = 0
+        for start, stop in pools(lengths, self.batch_tokens):
+            parts = groups(lengths[start:stop])
+            span = slice(token, token + parts[-1].tokens.stop)
+            hidden.append(
+                self.embeddings(ids[span], types if types is None else types[span], parts)
             )
-            packed.append(hidden[mask])
-        return torch.cat(packed)
+            token = span.stop
+        return torch.cat(hidden)
 
     def _layer(
         self, layer: int, hidden: torch.Tensor, lengths: Array, with_branch: bool
     ) -> torch.Tensor | None:
         """One layer over the packed `hidden`, in place; the logits (n, N) of its branch."""
-        block, branch = self.model.layers[layer - 1], self.model.branches[layer - 1]
-        ends = np.cumsum(lengths)
         logits = []
-        for start, stop in padded_batches(lengths, self.batch_tokens):
-            n, width = stop - start, int(lengths[start])
-            packed = hidden[ends[start] - width : ends[stop - 1]]  # a view: rows lie in order
-            if lengths[stop - 1] == width:  # one length: nothing to pad, nothing to mask
-                mask = None
-                padded = packed.view(n, width, -1)  # (n, T, H)
-            else:
-                real = np.arange(width) < lengths[start:stop, None]
-                mask = torch.from_numpy(real).to(self.device)
-                padded = packed.new_zeros(n, width, packed.shape[-1])
-                padded[mask] = packed
-            padded = block(padded, additive_mask(mask, padded.dtype))
-            if with_branch:
-                logits.append(branch(padded, mask))
-            packed.copy_(padded[mask] if mask is not None else padded.flatten(0, 1))
+        start = token = 0
+        while start < len(lengths):
+            count = batch_rows(lengths[start:], self.batch_tokens)
+            parts = groups(lengths[start : start + count])
+            batch = hidden[token : token + parts[-1].tokens.stop]
+            try:
+                after = self.layers[layer - 1](batch, parts)
+                if with_branch:
+                    logits.append(self.branches[layer - 1](after, parts))
+            except torch.OutOfMemoryError:
+                if count == 1:
+                    raise
+                self.batch_tokens //= 2  # for good: the next layer would fail again
+                continue
+            batch.copy_(after)
+            start, token = start + count, token + len(batch)
         return torch.cat(logits) if with_branch else None

@@ -91,7 +91,7 @@ def realised_speedups(
     Full depth is the engine itself at speed 0, without the branches' share of the work: the same
     batches, so that only early exit makes the difference.
     """
-    layers = len(engine.model.layers)
+    layers = len(engine.layers)
     seconds: dict[float | None, list[float]] = {speed: [] for speed in (None, *speeds)}
     for repeat in range(repeats + 1):  # the first round warms up
         for speed, taken in seconds.items():

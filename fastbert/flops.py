@@ -27,6 +27,7 @@ class CostModel:
     hidden: int
     intermediate: int
     branch: int
+    branch_heads: int
     classes: int
     projection: int  # H x E of ELECTRA's embedding projection, else 0
     pooled_teacher: bool
@@ -41,6 +42,7 @@ class CostModel:
             hidden=backbone.hidden_size,
             intermediate=attrgetter(family(backbone).intermediate_size)(backbone),
             branch=config.branch_size,
+            branch_heads=config.branch_heads,
             classes=config.num_labels or 0,
             projection=0 if embedding == backbone.hidden_size else embedding * backbone.hidden_size,
             pooled_teacher=config.teacher_activation is not None,
@@ -52,10 +54,10 @@ class CostModel:
         return 8 * t * h * h + 4 * t * t * h + 4 * t * h * self.intermediate
 
     def branch_flops(self, lengths: Integers) -> Integers:
-        """One branch: all tokens narrowed, keys and values of all, everything else of the first."""
+        """One branch: all tokens narrowed and read by each head, everything else once per row."""
         t, d = lengths, self.branch
-        every_token = 2 * t * self.hidden * d + 4 * t * d * d + 4 * t * d
-        return every_token + 6 * d * d + 2 * d * self.classes
+        every_token = 2 * t * self.hidden * d + 4 * t * d * self.branch_heads
+        return every_token + 10 * d * d + 2 * d * self.classes
 
     def teacher_flops(self, lengths: Integers) -> Integers:
         """The last classifier: a branch, or an adopted head on the first token."""

@@ -200,7 +200,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
         if isinstance(module, nn.Linear):
             # BERT's std of 0.02 would shrink the signal fourfold per map at a width of 128.
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 AutoModelForSequenceClassification.register(FastBertConfig, FastBertForSequenceClassification)

@@ -1,5 +1,6 @@
 """Token ids of many texts without padding, as the tokenizer stage hands them to the engine."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,32 @@ class Tokens:
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Tokens per row, int64 (n,)."""
         return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray[Any, Any]) -> "Tokens":
+        """These rows, in this order: indices (m,)."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        moved = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        where = np.arange(offsets[-1]) + moved
+        types = None if self.types is None else self.types[where]
+        return Tokens(self.ids[where], offsets, types)
+
+    def distinct(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """The first row of each kind (m,), and for every row which of those it equals (n,)."""
+        ids, types = memoryview(self.ids.tobytes()), None
+        if self.types is not None:
+            types = memoryview(self.types.tobytes())
+        seen: dict[Any, int] = {}
+        chosen: list[int] = []
+        place = np.empty(len(self), np.int64)
+        for row, (start, stop) in enumerate(itertools.pairwise(self.offsets.tolist())):
+            key: Any = bytes(ids[4 * start : 4 * stop])
+            if types is not None:
+                key = (key, bytes(types[start:stop]))
+            place[row] = seen.setdefault(key, len(chosen))
+            if place[row] == len(chosen):
+                chosen.append(row)
+        return np.array(chosen, np.int64), place
 
 
 def tokenize(
@@ -60,7 +87,5 @@ def tokenize(
 
 def sample(tokens: Tokens, rows: int) -> Tokens:
     """At most `rows` rows, spread evenly over all."""
-    chosen = np.unique(np.linspace(0, len(tokens) - 1, min(rows, len(tokens))).astype(np.int64))
-    kept = np.repeat(np.isin(np.arange(len(tokens)), chosen), tokens.lengths)
-    offsets = np.concatenate([[0], np.cumsum(tokens.lengths[chosen])]).astype(np.int64)
-    return Tokens(tokens.ids[kept], offsets, None if tokens.types is None else tokens.types[kept])
+    chosen = np.linspace(0, len(tokens) - 1, min(rows, len(tokens))).astype(np.int64)
+    return tokens.take(np.unique(chosen))

@@ -20,6 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from fastbert.checkpoint import check_weights, fetch_checkpoint, fingerprint, load_config
 from fastbert.configuration import FastBertConfig
+from fastbert.engine import resolve_precision
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url
 from pipelines.commit import Commit
@@ -99,6 +100,7 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         from pipelines.ray_cluster import cluster_resources, cores
 
         share = share_out(settings, cluster_resources(), cores())
+        resolve_precision(settings.precision, "cuda" if share.replica_gpus else "cpu")
     removed = plan.superseded + (plan.vanished if settings.prune else [])
     for record in removed:
         ledger.forget(record)

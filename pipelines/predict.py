@@ -31,8 +31,8 @@ class Label:
         threads: int,
         cuda: bool = False,
     ) -> None:
-        """`precision` is "auto", "fp32" or "bf16"; `threads` are CPU threads of the model; `cuda`
-        says whether the replica was given a GPU, which it then must find."""
+        """`precision` is "auto", "fp32", "bf16" or "int8"; `threads` are CPU threads of
+        the model; `cuda` says whether the replica was given a GPU, which it then must find."""
         torch.set_num_threads(threads)
         model = load_model(fetch_checkpoint(checkpoint))
         if cuda and not torch.cuda.is_available():

@@ -87,8 +87,9 @@ class EvaluateSettings:
     text_column: str = setting("Column of the text.", "text")
     pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
     label_column: str = setting("Column of the class.", "label")
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU.", "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = setting(
+        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
+        "auto",
     )
     json: bool = setting("Print only the JSON summary, no table.", False)
 
@@ -122,8 +123,9 @@ class LabelSettings:
     cpus_per_replica: int | None = setting(
         "CPU cores each replica holds. Default: 1 with a GPU, else the machine's share.", None
     )
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU.", "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = setting(
+        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
+        "auto",
     )
     run_id: str | None = setting("Name of this run in the ledger. Default: UTC time.", None)
     prune: bool = setting("Remove the output of shards that are no longer in the input.", False)

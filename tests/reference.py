@@ -30,7 +30,8 @@ def branch_logits(branch: Branch | PooledHead, hidden: torch.Tensor) -> torch.Te
     attention = torch.nn.MultiheadAttention(x.shape[-1], branch.heads, batch_first=True).to(x.dtype)
     projections = (branch.query, branch.key, branch.value)
     attention.in_proj_weight.data = torch.cat([p.weight for p in projections])
-    attention.in_proj_bias.data = torch.cat([p.bias for p in projections])
+    biases = [branch.query.bias, torch.zeros_like(branch.value.bias), branch.value.bias]
+    attention.in_proj_bias.data = torch.cat(biases)
     attention.out_proj.load_state_dict(branch.output.state_dict())
     x = attention(x, x, x, need_weights=False)[0]  # (1, T, D): every token looks at every token
     return branch.classifier(torch.tanh(branch.dense(x)))[0, 0]

@@ -1,10 +1,10 @@
-"""Batches and pools cover every row once, in order, within their limits."""
+"""Pools, batches and groups cover every row once, in order, within their limits."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbert.batching import longest_first, padded_batches, pools
+from fastbert.batching import groups, longest_first, pools
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40).map(lambda x: np.array(x, np.int64))
 
@@ -13,14 +13,16 @@ def covers(ranges: list[tuple[int, int]], rows: int) -> bool:
     return [i for start, stop in ranges for i in range(start, stop)] == list(range(rows))
 
 
-@given(LENGTHS, st.integers(1, 300))
-def test_batches(lengths, budget):
-    lengths = -np.sort(-lengths)
-    batches = padded_batches(lengths, budget)
-    assert covers(batches, len(lengths))
-    for start, stop in batches:
-        padded = (stop - start) * lengths[start]
-        assert padded <= budget or stop - start == 1
+@given(LENGTHS)
+def test_groups(lengths):
+    found = groups(lengths)
+    assert [g.length for g in found for _ in range(g.rows)] == lengths.tolist()
+    spans = [(g.tokens.start, g.tokens.stop) for g in found]
+    assert covers(spans, lengths.sum())
+    assert all(
+        stop - start == g.rows * g.length for g, (start, stop) in zip(found, spans, strict=True)
+    )
+    assert all(a.length != b.length for a, b in zip(found, found[1:], strict=False))
 
 
 @given(LENGTHS, st.integers(1, 300))

@@ -20,13 +20,13 @@ def test_outcome_equals_the_engine(engine, quantile):
     outputs = layer_outputs(engine, tokens)
     speed = float(np.quantile(outputs.uncertainties, quantile)) * 1.001 * (quantile > 0)
     truth = outputs.labels[1]
-    found = outcome(outputs, CostModel.of(engine.model.config), speed, truth)
+    found = outcome(outputs, CostModel.of(tiny_fastbert().config), speed, truth)
     real = engine.classify(tokens, np.full(LAYERS - 1, speed))
     assert found.exits == np.bincount(real.exit_layer, minlength=LAYERS + 1)[1:].tolist()
     assert found.accuracy == (real.label == truth).mean()
     assert found.agreement == (real.label == outputs.labels[-1]).mean()
     assert found.mean_layers == real.exit_layer.mean()
-    cost = CostModel.of(engine.model.config)
+    cost = CostModel.of(tiny_fastbert().config)
     assert found.flops == cost.row_flops(tokens.lengths, real.exit_layer).sum()
 
 
@@ -39,7 +39,7 @@ def test_exit_layers_by_hand():
 
 def test_speed_zero_agrees_with_itself(engine):
     tokens = random_tokens([3, 9, 12])
-    found = outcome(layer_outputs(engine, tokens), CostModel.of(engine.model.config), 0.0)
+    found = outcome(layer_outputs(engine, tokens), CostModel.of(tiny_fastbert().config), 0.0)
     assert found.agreement == 1.0
     assert found.accuracy is None
     assert found.flops_speedup < 1  # the branches cost and bring nothing

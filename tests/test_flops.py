@@ -51,7 +51,7 @@ def test_full_depth_is_the_adopted_classifiers_own_cost(family):
 def test_the_papers_numbers():
     """BERT-base at 128 tokens: 1811.9 M per layer (the paper prints 1809.9), linear maps only;
     attention products come on top. The paper's 21785 M is 12 layers and a branch."""
-    cost = CostModel(12, 768, 3072, 128, 2, 0, False)
+    cost = CostModel(12, 768, 3072, 128, 2, 2, 0, False)
     lengths = np.array([128])
     products = 4 * 128**2 * 768
     assert cost.layer_flops(lengths)[0] - products == pytest.approx(1811.94e6, rel=1e-5)

@@ -1,0 +1,46 @@
+"""The official FastBERT algorithm, and padding, as peers of the engine have them."""
+
+import numpy as np
+import torch
+
+from fastbert.backbone import additive_mask
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.tokens import Tokens
+from fastbert.uncertainty import normalised_entropy
+
+
+def padded(tokens: Tokens, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask, int64 (n, width)."""
+    ids, mask = np.zeros((2, len(rows), width), np.int64)
+    for i, row in enumerate(rows):
+        span = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
+        ids[i, : len(span)], mask[i, : len(span)] = span, 1
+    return ids, mask
+
+
+@torch.inference_mode()
+def official(
+    model: FastBertForSequenceClassification,
+    tokens: Tokens,
+    speed: float,
+    width: int = 128,
+    batch: int = 32,
+) -> np.ndarray:
+    """The official algorithm: batches in input order, padded to `width`; after each layer the sure
+    rows leave, the others are gathered, and the batch goes on with what is left of it."""
+    device = model.device
+    labels = torch.zeros(len(tokens), dtype=torch.long, device=device)
+    for start in range(0, len(tokens), batch):
+        rows = np.arange(start, min(start + batch, len(tokens)))
+        ids, mask = (torch.from_numpy(x).to(device) for x in padded(tokens, rows, width))
+        mask, left = mask.bool(), torch.from_numpy(rows).to(device)
+        hidden = model.embed(ids)
+        for layer, branch in zip(model.layers, model.branches, strict=True):
+            hidden = layer(hidden, additive_mask(mask, hidden.dtype))
+            log_p = branch(hidden, mask).float().log_softmax(-1)
+            labels[left] = log_p.argmax(-1)
+            stays = (normalised_entropy(log_p) >= speed).nonzero().flatten()
+            if not len(stays):
+                break
+            hidden, mask, left = hidden[stays], mask[stays], left[stays]
+    return labels.cpu().numpy()

@@ -1,0 +1,205 @@
+"""What each idea in the engine brings: the engine with one of them taken out, against the whole.
+
+Hypothesis: each idea that was kept makes the engine faster, on the same rows at the same speed.
+
+    python benchmarks/ablations.py --model DIR --data FILE --speed S \\
+        --output benchmarks/ablations.json
+
+`ratio` is the time without the idea by the time with all of them: above 1 the idea pays.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import click
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from measure import interleaved, machine, ratio
+from torch import nn
+
+from fastbert import linear
+from fastbert.backbone import additive_mask
+from fastbert.batching import Group
+from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.engine import Engine
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.tokens import Tokens, sample, tokenize
+
+
+def padded_layers(model: FastBertForSequenceClassification) -> Engine:
+    """Hugging Face's own layers and the branch over padded, masked batches."""
+    engine = Engine(model)
+
+    def mask_of(groups: list[Group]) -> torch.Tensor:
+        lengths = np.repeat([g.length for g in groups], [g.rows for g in groups])
+        return torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
+
+    def pad(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        wide = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+        wide[mask] = hidden
+        return wide
+
+    def layer(block: nn.Module) -> Any:
+        def run(hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+            mask = mask_of(groups)
+            bias = None if mask.all() else additive_mask(mask, hidden.dtype)
+            return block(pad(hidden, mask), bias)[mask]
+
+        return run
+
+    def branch(head: nn.Module) -> Any:
+        def run(hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+            mask = mask_of(groups)
+            return head(pad(hidden, mask), mask)
+
+        return run
+
+    engine.layers = [layer(block) for block in model.layers]
+    engine.branches = [branch(head) for head in model.branches]
+    return engine
+
+
+def torchs_linear_maps(model: FastBertForSequenceClassification) -> Engine:
+    """`torch.nn.functional.linear`, activations and sums after it."""
+    with patch.object(linear, "_onednn", lambda weight: False):
+        return Engine(model)
+
+
+def three_projections(model: FastBertForSequenceClassification) -> Engine:
+    """Queries, keys and values by a product each."""
+    engine = Engine(model)
+    for packed, layer in zip(engine.layers, model.layers, strict=True):
+        own = layer.attention.self
+        parts = [linear.prepared([part]) for part in (own.query, own.key, own.value)]
+        packed.query_key_value = lambda x, parts=parts: torch.cat([p(x) for p in parts], -1)
+    return engine
+
+
+def sums_apart(model: FastBertForSequenceClassification) -> Engine:
+    """Residual connections added after the product."""
+    engine = Engine(model)
+    for packed, layer in zip(engine.layers, model.layers, strict=True):
+        for name, part in (("output", layer.attention.output.dense), ("down", layer.output.dense)):
+            plain = linear.prepared([part])
+            setattr(packed, name, lambda x, y, plain=plain: plain(x).add_(y))
+    return engine
+
+
+def keys_and_values_of_all(model: FastBertForSequenceClassification) -> Engine:
+    """The branch projects every token to a key and a value (the same two products; what is done
+    with them costs as much either way)."""
+    engine = Engine(model)
+    for packed, branch in zip(engine.branches, model.branches, strict=True):
+        size = branch.dense.in_features
+        both = linear.prepared([nn.Linear(size, 2 * size)])
+
+        def narrow(x: torch.Tensor, real: Any = packed.narrow, both: Any = both) -> torch.Tensor:
+            narrowed = real(x)
+            both(narrowed)
+            return narrowed
+
+        packed.narrow = narrow
+    return engine
+
+
+def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
+    """Hugging Face's embedding module: three look-ups, two sums."""
+    engine = Engine(model)
+
+    def embed(ids: torch.Tensor, types: Any, groups: list[Group]) -> torch.Tensor:
+        positions = torch.cat([torch.arange(g.length).repeat(g.rows) for g in groups])
+        both = {
+            "token_type_ids": torch.zeros_like(positions)[None],
+            "position_ids": positions[None],
+        }
+        return model.backbone.embeddings(input_ids=ids[None], **both)[0]
+
+    engine.embeddings = embed
+    return engine
+
+
+def compiled_layers(model: FastBertForSequenceClassification) -> Engine:
+    """`torch.compile` of each layer, with torch's own linear maps inside."""
+    engine = torchs_linear_maps(model)
+    engine.layers = [torch.compile(layer.__call__, dynamic=True) for layer in engine.layers]
+    return engine
+
+
+VARIANTS = {
+    "packed rows: no padding, no masks": padded_layers,
+    "oneDNN linear maps, activations and sums fused": torchs_linear_maps,
+    "one product for queries, keys and values": three_projections,
+    "residual sums fused into the products": sums_apart,
+    "branch reads tokens without keys and values": keys_and_values_of_all,
+    "positions and types folded into one table": embeddings_apart,
+    "pools of 1,048,576 tokens (instead of batch by batch)": lambda m: Engine(m, pool_tokens=4096),
+    "batches of 4,096 tokens (instead of 1,024)": lambda m: Engine(m, batch_tokens=1024),
+    "batches of 4,096 tokens (instead of 16,384)": lambda m: Engine(m, batch_tokens=16384),
+    "no torch.compile of the layers": compiled_layers,
+}
+
+
+@click.command()
+@click.option("--model", "folder", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--speed", required=True, type=float)
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+@click.option("--rows", default=1500)
+@click.option("--rounds", default=5)
+def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds: int) -> None:
+    """Measure, print, write JSON."""
+    print(machine())
+    texts = pq.read_table(data)["text"].to_pylist()
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    tokens = sample(tokenize(tokenizer, texts, None, model.config.max_length), rows)
+    limits = np.full(len(model.layers) - 1, speed)
+    engines = {"all": Engine(model)} | {name: make(model) for name, make in VARIANTS.items()}
+    expected = engines["all"].classify(tokens, limits).label
+    for name, engine in list(engines.items()):
+        found = engine.classify(tokens, limits).label
+        same = float((found == expected).mean())
+        print(f"{name}: {same:.4f} of the labels are equal", flush=True)
+        assert same > 0.998, f"{name} computes something else"
+    runs = {k: lambda e=e: e.classify(tokens, limits) for k, e in engines.items()}
+    everything = np.arange(len(tokens))
+
+    def without_search() -> None:
+        with patch.object(Tokens, "distinct", lambda self: (everything, everything)):
+            engines["all"].classify(tokens, limits)
+
+    half = tokens.take(
+        np.concatenate([everything[: len(tokens) * 4 // 5]] + [everything[: len(tokens) // 5]])
+    )
+
+    def duplicates_apart() -> None:
+        with patch.object(Tokens, "distinct", lambda self: (np.arange(len(self)),) * 2):
+            engines["all"].classify(half, limits)
+
+    runs["equal rows once: the search, on rows without duplicates"] = without_search
+    runs["20 % duplicates"] = lambda: engines["all"].classify(half, limits)
+    runs["equal rows once: 20 % duplicates"] = duplicates_apart
+    seconds = interleaved(runs, rounds, warm_up=False)
+    ratios = {
+        name: ratio(seconds, name, "all") for name in runs if name not in ("all", "20 % duplicates")
+    }
+    name = "equal rows once: 20 % duplicates"
+    ratios[name] = ratio(seconds, name, "20 % duplicates")
+    result = {
+        "program": "python benchmarks/ablations.py --model models/ag_news --data ag_news/test.parquet "
+        f"--speed {speed:g} --output benchmarks/ablations.json",
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "rows": len(tokens),
+        "rounds": rounds,
+        "ratio": ratios,
+        "seconds": {name: [round(s, 3) for s in taken] for name, taken in seconds.items()},
+    }
+    print(json.dumps(ratios, indent=1))
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

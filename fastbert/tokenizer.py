@@ -37,7 +37,7 @@ class Tokenizer:
 
     Sooner if it is a fast tokenizer and nanotoken knows all its parts, as it does for BERT and its
     kin; `fast` tells. The tokenizer is read once, here: later changes to it may go unseen. Words
-    are remembered from call to call, at most about 130 MiB of them.
+    are remembered from call to call, in at most some 160 MiB.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:

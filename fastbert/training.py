@@ -27,7 +27,8 @@ from transformers import (
 from transformers.training_args import ParallelMode
 
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokens import Tokens, tokenize
+from fastbert.tokenizer import Tokenizer
+from fastbert.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Examples:
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TokenDataset":
         """A data set for the Trainer."""
-        return TokenDataset(tokenize(tokenizer, self.texts, self.pairs, max_length), self.labels)
+        return TokenDataset(Tokenizer(tokenizer)(self.texts, self.pairs, max_length), self.labels)
 
 
 class TokenDataset(Dataset[dict[str, Any]]):

@@ -14,7 +14,8 @@ from fastbert.checkpoint import fetch_checkpoint, load_model, load_tokenizer
 from fastbert.engine import DTYPES, Engine, resolve_precision
 from fastbert.evaluation import Outcome, layer_outputs, outcome, realised_speedups
 from fastbert.flops import CostModel
-from fastbert.tokens import sample, tokenize
+from fastbert.tokenizer import Tokenizer
+from fastbert.tokens import sample
 from pipelines.corpus import Columns, read_examples
 from pipelines.settings import EvaluateSettings
 
@@ -38,7 +39,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision(settings.precision, device)
     engine = Engine(model, device, DTYPES[precision])
-    tokens = tokenize(tokenizer, examples.texts, examples.pairs, model.config.max_length)
+    tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     outputs = layer_outputs(engine, tokens)

@@ -2,14 +2,13 @@
 
 import os
 import time
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
-from fastbert.tokens import tokenize
+from fastbert.tokenizer import Tokenizer
 from pipelines.plan import Slice
 from pipelines.schema import InputColumns
 from pipelines.shards import ShardError
@@ -27,7 +26,7 @@ class ReadTokenize:
     def __init__(self, checkpoint: str, max_length: int, columns: InputColumns) -> None:
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self.tokenizer = load_tokenizer(fetch_checkpoint(checkpoint))
+        self.tokenize = Tokenizer(load_tokenizer(fetch_checkpoint(checkpoint)))
         self.max_length = max_length
         self.columns = columns
 
@@ -45,8 +44,7 @@ class ReadTokenize:
             pairs, pair_errors = decode(table[self.columns.pair])
             errors = [first or second for first, second in zip(errors, pair_errors, strict=True)]
         good = [i for i, error in enumerate(errors) if error is None]
-        tokens = tokenize(
-            self.tokenizer,
+        tokens = self.tokenize(
             [texts[i] for i in good],
             None if pairs is None else [pairs[i] for i in good],
             self.max_length,
@@ -115,22 +113,26 @@ def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
     """Texts, and for each row without usable text why ("" stands in for its text)."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    texts: list[str] = []
-    errors: list[str | None] = []
-    # Through bytes: Arrow does not check that its strings are UTF-8, and one that is not must
-    # cost its own row only.
-    for raw in column.cast(pa.large_binary()).to_pylist():
-        text, error = _decode(raw)
-        texts.append(text)
-        errors.append(error)
-    return texts, errors
-
-
-def _decode(raw: Any) -> tuple[str, str | None]:
-    if raw is None:
-        return "", "text is null"
+    raw = column.cast(pa.large_binary())
     try:
-        text = raw.decode()
+        # Through bytes and back: Arrow does not check that its strings are UTF-8, but a cast does.
+        texts = raw.cast(pa.large_string()).to_pylist()
+    except pa.ArrowInvalid:
+        # One text that is not UTF-8 must cost its own row only.
+        rows = [_decode(value) for value in raw.to_pylist()]
+        return [text or "" for text, _ in rows], [error for _, error in rows]
+    return [text or "" for text in texts], [_unusable(text) for text in texts]
+
+
+def _decode(raw: bytes | None) -> tuple[str | None, str | None]:
+    try:
+        text = None if raw is None else raw.decode()
     except UnicodeDecodeError as error:
-        return "", f"text is not UTF-8: {error.reason} at byte {error.start}"
-    return text, None if text.strip() else "text is empty"
+        return None, f"text is not UTF-8: {error.reason} at byte {error.start}"
+    return text, _unusable(text)
+
+
+def _unusable(text: str | None) -> str | None:
+    if text is None:
+        return "text is null"
+    return "text is empty" if not text or text.isspace() else None

@@ -11,6 +11,7 @@ HEAVY = {
     "ray": {"pipelines/label.py", "pipelines/ray_cluster.py", "pipelines/train.py"},
     "duckdb": {"pipelines/analytics.py"},
     "pandas": {"pipelines/analytics.py", "pipelines/report.py"},
+    "nanotoken": {"fastbert/tokenizer.py"},
     "click": {"jobs/options.py"},
 }
 FILES = [p for top in ("fastbert", "pipelines", "jobs") for p in sorted((ROOT / top).glob("*.py"))]

@@ -188,7 +188,8 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
     name = "equal rows once: 20 % duplicates"
     ratios[name] = ratio(seconds, name, "20 % duplicates")
     result = {
-        "program": "python benchmarks/ablations.py --model models/ag_news --data ag_news/test.parquet "
+        "program": "python benchmarks/ablations.py --model models/ag_news "
+        f"--data ag_news/{data.name} "
         f"--speed {speed:g} --output benchmarks/ablations.json",
         "machine": machine(),
         "threads": torch.get_num_threads(),

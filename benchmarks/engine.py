@@ -32,7 +32,8 @@ from fastbert.engine import DTYPES, Engine
 from fastbert.evaluation import layer_outputs, outcome
 from fastbert.flops import CostModel
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokens import Tokens, sample, tokenize
+from fastbert.tokenizer import Tokenizer
+from fastbert.tokens import Tokens, sample
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
 
@@ -165,7 +166,8 @@ def main(
     print(machine("onnxruntime"))
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     texts = pq.read_table(data)["text"].to_pylist()
-    tokens = tokenize(tokenizer, texts, None, model.config.max_length)
+    fast_tokenizer = Tokenizer(tokenizer)
+    tokens = fast_tokenizer(texts, None, model.config.max_length)
     cost = CostModel.of(model.config)
     engine = Engine(load_model(folder))
     small = Engine(load_model(folder), dtype=DTYPES["int8"])
@@ -192,7 +194,7 @@ def main(
             return np.array([names[answer["label"]] for answer in found])
 
         def with_tokenizing() -> np.ndarray:
-            mine = tokenize(tokenizer, peer_texts, None, model.config.max_length)
+            mine = fast_tokenizer(peer_texts, None, model.config.max_length)
             return engine.classify(mine, limits).label
 
         contenders = {
@@ -233,7 +235,7 @@ def main(
     if more is not None:
         extra = pq.read_table(more)["text"].to_pylist()[: slice_rows - len(texts)]
         texts = (texts + extra)[:slice_rows]
-        tokens = tokenize(tokenizer, texts, None, model.config.max_length)
+        tokens = fast_tokenizer(texts, None, model.config.max_length)
         outputs = layer_outputs(engine, tokens)
     runs: dict[str, Any] = {"full depth": lambda: engine.full_depth(tokens)}
     for s in SPEEDS:

@@ -1,4 +1,4 @@
-"""Writes docs/results.md and README's results block from the committed JSON files.
+"""Writes docs/results.md, docs/benchmarks.md and README's results block from committed JSON.
 
 python benchmarks/tables.py          # write
 python benchmarks/tables.py --check  # exit 1 if what is committed differs (a test does this)
@@ -8,6 +8,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+from performance import performance_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -133,8 +135,12 @@ def readme() -> str:
 
 
 def main() -> None:
-    """Write both files, or compare them."""
-    pages = {ROOT / "docs" / "results.md": results_page(), ROOT / "README.md": readme()}
+    """Write the files, or compare them."""
+    pages = {
+        ROOT / "docs" / "results.md": results_page(),
+        ROOT / "docs" / "benchmarks.md": performance_page(),
+        ROOT / "README.md": readme(),
+    }
     if "--check" in sys.argv:
         stale = [path.name for path, text in pages.items() if path.read_text() != text]
         raise SystemExit(f"{', '.join(stale)}: run python benchmarks/tables.py" if stale else 0)

@@ -1,0 +1,339 @@
+"""The page docs/benchmarks.md, from the JSON files beside this program. Run tables.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+FOLLOW_UP = "not measured yet"
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result file."""
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return found
+
+
+def table(names: list[str], rows: list[list[Any]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
+
+
+def judged(found: float, target: float, most: bool = False) -> str:
+    """The target, and whether it is met."""
+    met = found <= target if most else found >= target
+    return f"{'≤' if most else '≥'} {target:g}: {'met' if met else '**missed**'}"
+
+
+def where(machine: dict[str, Any]) -> str:
+    """One line about the machine."""
+    versions = ", ".join(
+        f"{name} {value}" for name, value in machine.items() if name not in ("processor", "cores")
+    )
+    return f"{machine['cores']} CPU cores ({machine['processor']}), {versions}"
+
+
+def engine_section() -> str:
+    """Peers, and the clock against the FLOPs."""
+    found = load("engine")
+    ratios = found["ratios"]
+    targets = {
+        "engine : transformers.pipeline": (
+            "batch 32, full depth; tokenizing included on both sides",
+            10,
+        ),
+        "engine : ONNX Runtime fp32": ("full depth, rows sorted by length, batch 32", 4.2),
+        "engine : ONNX Runtime int8": ("the same, dynamically quantised", 2.8),
+        "engine int8 : ONNX Runtime int8": ("both int8", 3.5),
+        "engine : official algorithm": (
+            "same speed; batch 32, padded to 128, compacted per batch",
+            3.5,
+        ),
+        "full depth : products alone": (
+            "matrix products at the engine's own shapes, nothing else",
+            0.95,
+        ),
+    }
+    rows = [
+        [name, how, f"{ratios[name]:.2f}", judged(ratios[name], t)]
+        for name, (how, t) in targets.items()
+    ]
+    for name in ("engine : engine full depth", "engine int8 : engine", "engine bf16 : engine"):
+        rows.append([name, "", f"{ratios[name]:.2f}", ""])
+    agree = found["agreement_with_full_depth"]
+    clock = [
+        [f"{r['speed']:g}", f"{r['flops_speedup']:.2f}", f"{r['realised_speedup']:.2f}"]
+        + [f"{r['realised_by_ideal']:.3f}", judged(r["realised_by_ideal"], 0.95)]
+        for r in found["realised"]
+    ]
+    return f"""## The engine against its peers
+
+AG News test, MiniLM (6 layers), fp32, speed {found["speed"]:g}: the highest at which at most 1 % of all 7,600 labels change
+({100 - 100 * found["agreement_of_all_rows"]:.2f} % do; {found["mean_layers"]:.2f} layers on average, {found["flops_speedup"]:.2f}x fewer FLOPs). All peers have the same
+weights and label the same {found["rows"]:,} rows; medians over {found["rounds"]} rounds in turns. {where(found["machine"])}.
+
+```
+{found["program"]}
+```
+
+{table(["rows per second", "the peer", "ratio", "target"], rows)}
+
+Share of labels equal to full depth's, on these rows: {", ".join(f"{n} {a:.4f}" for n, a in agree.items())}. ONNX Runtime runs torch's
+export of the same model; its own offline optimiser for BERT (`onnxruntime.transformers`) made it no faster. "Products alone" takes the
+faster of torch's two CPU libraries for each shape, so it is a bound that the attention's softmax, the normalisations and the copies
+cannot reach.
+
+### What early exit saves, in FLOPs and on the clock
+
+One slice of {found["slice_rows"]:,} rows; both against the same engine at full depth without branches.
+
+{table(["speed", "FLOPs speed-up", "on the clock", "clock by FLOPs", "target"], clock)}
+"""
+
+
+def tokenizing_section() -> str:
+    """nanotoken against the fast tokenizer."""
+    found = load("tokenizing")
+    rows = []
+    for name, lengths in found.items():
+        if not isinstance(lengths, dict) or "128" not in lengths:
+            continue
+        for length, one in lengths.items():
+            fast = one["times_as_fast"]
+            cells = [f"{fast[state]['bare']:.1f}" for state in ("cold", "steady", "same")]
+            rows.append(
+                [name, length, f"{one['rows']:,}", one["different_rows"], *cells]
+                + [judged(fast["steady"]["bare"], 5)]
+            )
+    names = [
+        "corpus",
+        "max. length",
+        "rows checked",
+        "different",
+        "cold",
+        "steady",
+        "same slice again",
+        "target",
+    ]
+    return f"""## Tokenizing
+
+One core, times as fast as a bare call of Hugging Face's fast tokenizer, slices of up to {found["slice_rows"]:,} rows. "Steady" is the
+number that counts: an unseen slice, after other rows of the corpus.
+
+```
+python benchmarks/tokenizing.py --data ag_news=ag_news --data imdb=imdb --data dbpedia14=dbpedia14 --output benchmarks/tokenizing.json
+```
+
+{table(names, rows)}
+"""
+
+
+def pipeline_section() -> str:
+    """The whole job, and its scale."""
+    job, scale = load("job"), load("scale")
+    sizes = scale["overhead"]["sizes"]
+    rows = [
+        [f"{s['slices']:,}", f"{sum(s['milliseconds_per_slice']['job'].values()):.1f}"]
+        + [
+            f"{s['ratios']['job : empty plan']:.2f}",
+            s["ratios"].get("job : empty plan, tuned as the job", ""),
+        ]
+        for s in sizes
+    ]
+    worst = max(s["ratios"]["job : empty plan"] for s in sizes)
+    slices = scale["overhead"]["rows_per_slice_for_2_percent"]
+    memory = scale["memory"]
+    return f"""## The job
+
+Whole job : engine alone = {job["job : engine"]:.3f} ({judged(job["job : engine"], 0.95)}), from the first commit to the last: start-up is not counted. The engine
+alone has its tokens ready and as many threads as the job's replica ({job["replica_threads"]}); the job reads, tokenizes and commits on the same cores. The
+replica was busy {100 * job["replica_busy"]:.0f} % of the time. Against Ray Data's own recipe for text classification (`read_parquet`, a class with
+`transformers.pipeline`, `write_parquet`): {job["job : recipe"]:.1f} times the rows per second.
+
+```
+{job["command"]}
+```
+
+### Cost of a slice without its model
+
+Plan, scheduling and commit (local disk, synced) of the real job with stages that do nothing, against an empty three-stage Ray Data plan of
+as many one-row blocks, written as in Ray's documentation, and once tuned as the job is.
+
+{table(["slices", "ms per slice", "by the empty plan", "by the tuned empty plan"], rows)}
+
+Target at most 1.2 times the empty plan: {judged(worst, 1.2, True)} (worst {worst:.2f}). A slice at the largest size costs {scale["overhead"]["per slice, largest size : smallest"]:.2f} times one at
+the smallest. To keep this under 2 % of a replica's time, a slice needs {", ".join(f"{n:,} rows at {r}" for r, n in slices.items())}.
+
+### Memory
+
+Peak of the replica, {memory["large"]["rows"]:,} rows : {memory["small"]["rows"]:,} rows = {memory["ratio"]:.3f} ({judged(memory["ratio"], 1.1, True)}).
+
+```
+python benchmarks/scale.py overhead --work work --output benchmarks/scale.json
+python benchmarks/scale.py memory --work work --output benchmarks/scale.json
+python benchmarks/scale.py reading --work work --output benchmarks/scale.json
+```
+"""
+
+
+def ideas_section() -> str:
+    """What each optimisation was expected to bring, and brought."""
+    found = load("ablations")
+    ratios = found["ratio"]
+
+    def brought(name: str) -> str:
+        return f"{ratios[name]:.2f}x"
+
+    engine = load("engine")["ratios"]
+    rows = [
+        [
+            "pooled survivors: layer by layer over a slice",
+            "as fast as its FLOPs",
+            brought("pools of 1,048,576 tokens (instead of batch by batch)"),
+            "kept",
+        ],
+        [
+            "packed rows: no padding, no masks, attention in groups of one length",
+            "the padding's share",
+            brought("packed rows: no padding, no masks") + " (with the next two)",
+            "kept",
+        ],
+        [
+            "oneDNN linear maps with the activation fused",
+            "1.2x",
+            brought("oneDNN linear maps, activations and sums fused"),
+            "kept",
+        ],
+        [
+            "residual sums fused into the product",
+            "1 %",
+            brought("residual sums fused into the products"),
+            "kept",
+        ],
+        [
+            "one product for queries, keys and values",
+            "1–2 %",
+            brought("one product for queries, keys and values"),
+            "kept",
+        ],
+        [
+            "branch attends without projecting keys and values of all tokens",
+            "2 % fewer FLOPs per layer",
+            brought("branch reads tokens without keys and values"),
+            "kept",
+        ],
+        [
+            "embeddings: positions and types in one table",
+            "3 % where rows leave at once",
+            brought("positions and types folded into one table"),
+            "kept",
+        ],
+        [
+            "batches of 4,096 tokens on CPU",
+            "fits the cache",
+            f"{brought('batches of 4,096 tokens (instead of 1,024)')} over 1,024, {brought('batches of 4,096 tokens (instead of 16,384)')} over 16,384",
+            "kept",
+        ],
+        [
+            "equal rows computed once",
+            "their share of the rows",
+            f"{brought('equal rows once: 20 % duplicates')} with 20 % duplicates, {brought('equal rows once: the search, on rows without duplicates')} without any",
+            "kept",
+        ],
+        [
+            "`torch.compile` of a layer",
+            "fused element-wise work",
+            f"{1 / ratios['no torch.compile of the layers']:.2f}x, after a minute of compiling",
+            "dropped: needs a compiler on every worker",
+        ],
+        [
+            "int8 on CPU, dynamic, per output",
+            "2–3x",
+            f"{engine['engine int8 : engine']:.2f}x",
+            "kept as `--precision int8`",
+        ],
+        [
+            "bf16 on CPU",
+            "1.9x on processors that have it",
+            f"{engine['engine bf16 : engine']:.2f}x",
+            "kept as `--precision bf16`",
+        ],
+        [
+            "one decision, one transfer per layer and pool; survivors' places found on the host",
+            "no stalls on a GPU",
+            FOLLOW_UP,
+            "kept: costs nothing",
+        ],
+        [
+            "out of memory halves the batch",
+            "no failed run",
+            "tested with a device that is full",
+            "kept",
+        ],
+        [
+            "variable-length attention on CUDA",
+            "fewer launches",
+            FOLLOW_UP + ": `gpu.py` compares it",
+            "not in the engine until it is measured",
+        ],
+        [
+            "branches only on layers where they pay",
+            "2.8 % of a layer's FLOPs each",
+            "less than rows that would leave later cost",
+            "dropped: it would change exit layers",
+        ],
+    ]
+    return f"""## Ideas, and what they brought
+
+Ratios are the time without the idea by the time with it, AG News, {found["rows"]:,} rows, medians of {found["rounds"]} rounds in turns; below 1 it costs.
+
+```
+{found["program"]}
+```
+
+{table(["idea", "expected", "brought", "verdict"], rows)}
+"""
+
+
+def gpu_section() -> str:
+    """The GPU's numbers, once there are some."""
+    if not (FOLDER / "gpu.json").exists():
+        return """## On a GPU
+
+Not measured: no GPU could be had. `benchmarks/gpu.py` runs there, without Ray, and is tried on CPU only:
+
+```
+python benchmarks/gpu.py --output benchmarks/gpu.json
+```
+
+It compares CUDA with the CPU (labels, exit layers, scores), and BERT-base and MiniLM at 128 and 512 tokens with a plain padded loop, the
+official algorithm, the device's matrix peak and the FLOPs. Nothing in this project claims a GPU figure before that.
+"""
+    found = load("gpu")
+    rows = [
+        [r["model"], r["tokens"], f"{r['rows_per_second']['two layers']:,.0f}"]
+        + [f"{r['share_of_peak']['full depth']:.2f}", f"{r['realised_by_ideal']:.2f}"]
+        + [f"{r['two layers : plain loop']:.1f}", f"{r['two layers : official algorithm']:.1f}"]
+        for r in found["throughput"]
+    ]
+    names = [
+        "model",
+        "tokens",
+        "rows/s at two layers",
+        "full depth by peak",
+        "clock by FLOPs",
+        ": plain loop",
+        ": official",
+    ]
+    return f"## On a GPU\n\n{found['device']}.\n\n{table(names, rows)}\n"
+
+
+def performance_page() -> str:
+    """docs/benchmarks.md."""
+    sections = (engine_section, tokenizing_section, pipeline_section, ideas_section, gpu_section)
+    return (
+        "# Benchmarks\n\nGenerated from `benchmarks/*.json` by `python benchmarks/tables.py`. Machines are shared and drift: "
+        "all numbers are ratios of runs taken in turns.\n\n"
+        + "\n".join(section() for section in sections)
+    )

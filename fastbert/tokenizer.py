@@ -1,15 +1,16 @@
 """Token ids at memory speed: WordPiece by nanotoken, all else by Hugging Face's tokenizer.
 
 A GPU labels rows faster than a dozen cores tokenize them with Hugging Face's tokenizer. nanotoken
-gives the same ids many times as fast (benchmarks/tokenizing.json).
+gives the same ids many times as fast (docs/benchmarks.md). It is young, so it is optional, and
+checked against Hugging Face's before it is used.
 """
 
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from nanotoken import UnsupportedTokenizerError, WordPieceTokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fastbert.tokens import Tokens, tokenize
@@ -35,16 +36,18 @@ _PROBE_LENGTHS = (9, 512)
 class Tokenizer:
     """`tokens.tokenize` of one Hugging Face tokenizer: the same tokens, sooner.
 
-    Sooner if it is a fast tokenizer and nanotoken knows all its parts, as it does for BERT and its
-    kin; `fast` tells. The tokenizer is read once, here: later changes to it may go unseen. Words
+    Sooner if nanotoken is installed, it is a fast tokenizer and nanotoken knows all its parts, as
+    it does for BERT and its kin; `fast` tells. The tokenizer is read once, here: later changes to it may go unseen. Words
     are remembered from call to call, in at most some 160 MiB.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._wordpiece: WordPieceTokenizer | None = None
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        self._wordpiece: Any = None
+        if not isinstance(tokenizer, PreTrainedTokenizerFast) or not find_spec("nanotoken"):
             return
+        from nanotoken import UnsupportedTokenizerError, WordPieceTokenizer
+
         try:
             self._wordpiece = WordPieceTokenizer.from_json(tokenizer.backend_tokenizer.to_str())
         except UnsupportedTokenizerError as error:
@@ -76,7 +79,6 @@ class Tokenizer:
         return _pair(self.tokenizer, first, second, max_length - specials)
 
     def _encode(self, texts: Sequence[str], **options: Any) -> Tokens:
-        assert self._wordpiece is not None
         # Readers run side by side, one core each: no threads.
         ids, offsets = self._wordpiece.encode_batch(texts, parallel=False, **options)
         return Tokens(ids.view(np.int32), offsets)

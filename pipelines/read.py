@@ -6,19 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.tokens import tokenize
-from pipelines.plan import Slice
+from pipelines.rows import SliceReader
 from pipelines.schema import InputColumns
 from pipelines.shards import ShardError
 from pipelines.work import ERROR, IDS, TYPES, Work
-
-#: Rows decoded at a time, so that one huge row group does not fill the memory.
-_BATCH_ROWS = 4096
-#: Bytes of a column read at a time, for the same reason.
-_READ_BYTES = 1 << 20
 
 
 class ReadTokenize:
@@ -30,12 +24,13 @@ class ReadTokenize:
         self.tokenizer = load_tokenizer(fetch_checkpoint(checkpoint))
         self.max_length = max_length
         self.columns = columns
+        self.rows = SliceReader(columns)
 
     def __call__(self, work: Work) -> Work:
         """Read and tokenize; a shard that cannot be read becomes a failure, not an exception."""
         started = time.monotonic()
         try:
-            table, carried = read_rows(work.slice, self.columns)
+            table, carried = self.rows.read(work.slice)
         except ShardError as error:
             return Work(work.slice, failure=str(error))
         read = time.monotonic()
@@ -66,49 +61,6 @@ class ReadTokenize:
             read_seconds=read - started,
             tokenize_seconds=time.monotonic() - read,
         )
-
-
-def read_rows(piece: Slice, columns: InputColumns) -> tuple[pa.Table, dict[str, str]]:
-    """The slice's rows, and input name -> output name of the columns to carry.
-
-    Raises ShardError if the shard cannot be read or no longer has the rows.
-    """
-    try:
-        with piece.shard.open() as file:
-            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
-            carried = columns.carried(parquet.schema_arrow)
-            wanted = list(dict.fromkeys([*columns.texts, *carried]))
-            schema = pa.schema([parquet.schema_arrow.field(name) for name in wanted])
-            groups, skip = _row_groups(parquet.metadata, piece.first_row, piece.rows)
-            batches: list[pa.RecordBatch] = []
-            missing = piece.rows
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=wanted):
-                part = batch.select(wanted).slice(skip, missing)
-                skip = max(0, skip - batch.num_rows)
-                missing -= part.num_rows
-                if part.num_rows:
-                    batches.append(part)
-                if not missing:
-                    break
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"cannot be read as Parquet: {error}") from error
-    if missing:
-        raise ShardError(f"changed while it was read: {missing} of {piece.rows} rows are gone")
-    return pa.Table.from_batches(batches, schema), carried
-
-
-def _row_groups(metadata: pq.FileMetaData, first: int, rows: int) -> tuple[list[int], int]:
-    """The row groups that hold rows [first, first + rows), and the rows to skip in them."""
-    groups: list[int] = []
-    start = skip = 0
-    for group in range(metadata.num_row_groups):
-        stop = start + metadata.row_group(group).num_rows
-        if start < first + rows and stop > first:
-            if not groups:
-                skip = first - start
-            groups.append(group)
-        start = stop
-    return groups, skip
 
 
 def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:

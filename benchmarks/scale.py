@@ -47,7 +47,7 @@ from pipelines import label as job
 from pipelines.plan import Slice
 from pipelines.predict import Label
 from pipelines.ray_cluster import start_ray
-from pipelines.rows import SliceReader
+from pipelines.read import SliceReader
 from pipelines.schema import InputColumns
 from pipelines.settings import LabelSettings
 from pipelines.shards import find_shards
@@ -306,6 +306,12 @@ def read_memory(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
+def shared_memory() -> float:
+    """MiB of the machine; the object store lies there, and keeps what it once had."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Shmem:")).split()[1]) / 1024
+
+
 class WatchedLabelActor(job.OnBlocks):
     make = WatchedLabel
 
@@ -316,6 +322,7 @@ class WatchedLabelActor(job.OnBlocks):
 def memory(work: Path, rows: tuple[int, ...], slice_rows: int) -> dict[str, Any]:
     """Peak memory of a replica."""
     checkpoint = tiny_checkpoint(work)
+    at_rest = shared_memory()
     start_ray()
     runs = []
     for n in sorted(rows):
@@ -343,6 +350,7 @@ def memory(work: Path, rows: tuple[int, ...], slice_rows: int) -> dict[str, Any]
                 "replica_peak_mib": round(float(peaks[1:, 0].max()), 1),
                 "replica_at_the_end_mib": round(float(peaks[-1, 1]), 1),
                 "driver_at_the_end_mib": round(read_memory("VmRSS") / 1024, 1),
+                "object_store_peak_mib": round(shared_memory() - at_rest, 1),
                 "seconds": summary["seconds"],
             }
         )

@@ -18,8 +18,7 @@ from pipelines.commit import Commit
 from pipelines.ledger import Ledger
 from pipelines.plan import Slice
 from pipelines.predict import Label, audit_rows
-from pipelines.read import ReadTokenize, decode
-from pipelines.rows import SliceReader
+from pipelines.read import ReadTokenize, SliceReader, decode
 from pipelines.schema import OUTPUT, InputColumns
 from pipelines.shards import ShardError, find_shards
 from pipelines.storage import Storage

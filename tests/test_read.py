@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.plan import Slice
-from pipelines.rows import SliceReader
+from pipelines.read import SliceReader
 from pipelines.schema import InputColumns
 from pipelines.shards import Shard, ShardError, find_shards
 
@@ -37,7 +37,7 @@ def small_batches(monkeypatch):
             decoded.append(batch.num_rows)
             yield batch
 
-    monkeypatch.setattr("pipelines.rows._BATCH_ROWS", 4)
+    monkeypatch.setattr("pipelines.read._BATCH_ROWS", 4)
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     return decoded
 

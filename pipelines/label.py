@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 
 #: CPUs a commit asks for: it encodes Parquet for moments and waits for the store most of the time.
 _COMMIT_CPUS = 0.25
+#: Slices an actor works on or has waiting. Ray's default, 2, leaves it idle for the length of one
+#: scheduling round whenever a slice takes less time than that; more would hold back slices that
+#: another replica could take.
+_SLICES_PER_ACTOR = 4
 
 
 def label(settings: LabelSettings) -> dict[str, Any]:
@@ -64,9 +68,8 @@ def label(settings: LabelSettings) -> dict[str, Any]:
     }
     ledger = Ledger(Storage(settings.output))
     shards = find_shards(list(settings.input))
-    plan = make_plan(
-        shards, ledger.records(), recipe, columns, settings.slice_rows, settings.relabel
-    )
+    committed = ledger.records()
+    plan = make_plan(shards, committed, recipe, columns, settings.slice_rows, settings.relabel)
     rows = sum(piece.rows for piece in plan.todo)
     log.info(
         "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards unreadable",
@@ -106,6 +109,8 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         ledger.forget(record)
     for record in plan.replaced:
         ledger.withdraw(record)
+    gone = {record.slice_id for record in removed + plan.replaced}
+    kept = [record for record in committed if record.slice_id not in gone]
     if share is not None:
         commit = Commit(settings.output, run_id, recipe, point)
         with counting(rows) as counter:
@@ -126,8 +131,9 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         log.warning("not labelled: %s %s", url, reason)
     if too_many:
         log.warning("%d of %d rows have an error", summary["error_rows"], summary["rows"])
-    if plan.todo or removed or plan.bad_shards or ledger.unreported(plan.up_to_date):
-        ledger.close_run(run_id, summary)
+    killed = ledger.unreported(kept)
+    if plan.todo or removed or plan.bad_shards or killed:
+        ledger.close_run(run_id, summary, kept + records, killed)
     return summary
 
 
@@ -197,17 +203,26 @@ def run_stages(
     from ray.data import ActorPoolStrategy
 
     low, high = settings.replica_range()
-    # One slice = one row = one block = one task.
-    blocks = [Work(piece).to_block() for piece in slices]
+
+    def pool(low: int, high: int, start: int) -> ActorPoolStrategy:
+        return ActorPoolStrategy(
+            min_size=low,
+            max_size=high,
+            initial_size=start,
+            max_tasks_in_flight_per_actor=_SLICES_PER_ACTOR,
+        )
+
+    # One slice = one row = one block = one task. Not `from_arrow`: it runs a task per block.
+    rows = [Work(piece).to_row() for piece in slices]
     data = (
-        ray.data.from_arrow(blocks)
+        ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
             ReadTokenizeActor,
             fn_constructor_args=(settings.model, config.max_length, columns),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=share.reader_cpus,
-            compute=ActorPoolStrategy(min_size=1, max_size=share.readers),
+            compute=pool(1, share.readers, 1),
         )
         .map_batches(
             LabelActor,
@@ -223,7 +238,7 @@ def run_stages(
             batch_format="pyarrow",
             num_cpus=share.replica_cpus,
             num_gpus=share.replica_gpus or None,
-            compute=ActorPoolStrategy(min_size=low, max_size=high, initial_size=high),
+            compute=pool(low, high, high),
         )
         .map_batches(
             CommitActor,
@@ -231,7 +246,7 @@ def run_stages(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=_COMMIT_CPUS,
-            compute=ActorPoolStrategy(min_size=1, max_size=high),
+            compute=pool(1, high, 1),
         )
     )
     for row in data.iter_rows():

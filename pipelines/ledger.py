@@ -97,20 +97,25 @@ class Ledger:
         self.withdraw(record)
         self.storage.remove(record.path)
 
-    def unreported(self, records: list[Record]) -> bool:
-        """Whether a run was killed before it wrote its statistics."""
+    def unreported(self, records: list[Record]) -> set[str]:
+        """The ids of runs with such records that were killed before they wrote their statistics."""
         written = self.storage.paths("stats", ".parquet")
-        return any(f"stats/{record.run_id}.parquet" not in written for record in records)
+        runs = {record.run_id for record in records}
+        return {run for run in runs if f"stats/{run}.parquet" not in written}
 
-    def close_run(self, run_id: str, summary: dict[str, Any]) -> None:
-        """Write a run's summary and statistics, and the statistics that killed runs did not."""
-        written = self.storage.paths("stats", ".parquet")
-        by_run: dict[str, list[Record]] = {run_id: []}
-        for record in self.records():
-            by_run.setdefault(record.run_id, []).append(record)
-        for run, records in by_run.items():
-            if run == run_id or f"stats/{run}.parquet" not in written:
-                self.storage.put(f"stats/{run}.parquet", _encode(statistics(records)))
+    def close_run(
+        self, run_id: str, summary: dict[str, Any], records: list[Record], killed: set[str]
+    ) -> None:
+        """Write a run's summary, and the statistics of it and of the runs `killed`.
+
+        `records` are the ledger's, so that nothing is read again at the end of a large run.
+        """
+        by_run: dict[str, list[Record]] = {run: [] for run in {run_id, *killed}}
+        for record in records:
+            if record.run_id in by_run:  # this run's may be older: ids can be used again
+                by_run[record.run_id].append(record)
+        for run, mine in by_run.items():
+            self.storage.put(f"stats/{run}.parquet", _encode(statistics(mine)))
         text = json.dumps(summary, indent=1, ensure_ascii=False)
         self.storage.put(f"ledger/runs/{run_id}.json", text.encode())
 

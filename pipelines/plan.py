@@ -76,7 +76,8 @@ def make_plan(
         current[shard.name] = _disjoint(
             [r for r in mine if r.version == shard.version and r.recipe == recipe]
         )
-        plan.superseded += [r for r in mine if r not in current[shard.name]]
+        kept = {record.first_row for record in current[shard.name]}
+        plan.superseded += [record for record in mine if record.first_row not in kept]
         plan.up_to_date += current[shard.name]
     plan.vanished = [record for mine in committed.values() for record in mine]
     if not relabel and not plan.up_to_date:

@@ -2,6 +2,9 @@
 
 import os
 import time
+from bisect import bisect_right
+from contextlib import ExitStack
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +32,13 @@ class ReadTokenize:
         self.tokenize = Tokenizer(load_tokenizer(fetch_checkpoint(checkpoint)))
         self.max_length = max_length
         self.columns = columns
+        self.rows = SliceReader(columns)
 
     def __call__(self, work: Work) -> Work:
         """Read and tokenize; a shard that cannot be read becomes a failure, not an exception."""
         started = time.monotonic()
         try:
-            table, carried = read_rows(work.slice, self.columns)
+            table, carried = self.rows.read(work.slice)
         except ShardError as error:
             return Work(work.slice, failure=str(error))
         read = time.monotonic()
@@ -66,47 +70,85 @@ class ReadTokenize:
         )
 
 
-def read_rows(piece: Slice, columns: InputColumns) -> tuple[pa.Table, dict[str, str]]:
-    """The slice's rows, and input name -> output name of the columns to carry.
+class SliceReader:
+    """Reads the rows of slices, in any order; cheaply where one lies behind the last in its shard.
 
-    Raises ShardError if the shard cannot be read or no longer has the rows.
+    Parquet can decode a row group from its start only. Were each slice opened for itself, the start
+    of one huge row group would be decoded again for every slice in it, which is quadratic. So a
+    reader keeps its place in a shard and goes on from there.
     """
-    try:
-        with piece.shard.open() as file:
+
+    def __init__(self, columns: InputColumns) -> None:
+        self.columns = columns
+        self._place: _Place | None = None
+
+    def read(self, piece: Slice) -> tuple[pa.Table, dict[str, str]]:
+        """The slice's rows, and input name -> output name of the columns to carry.
+
+        Raises ShardError if the shard cannot be read or no longer has the rows.
+        """
+        try:
+            if self._place is None or not self._place.leads_to(piece):
+                self.close()
+                self._place = _Place(piece, self.columns)
+            table = self._place.take(piece)
+            if missing := piece.rows - table.num_rows:
+                raise ShardError(
+                    f"changed while it was read: {missing} of {piece.rows} rows are gone"
+                )
+            return table, self._place.carried
+        except (pa.ArrowException, OSError) as error:
+            self.close()
+            raise ShardError(f"cannot be read as Parquet: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the open shard, if there is one."""
+        if self._place is not None:
+            self._place.close()
+            self._place = None
+
+
+class _Place:
+    """An open shard, decoded up to `row`."""
+
+    def __init__(self, piece: Slice, columns: InputColumns) -> None:
+        self.shard = piece.shard
+        with ExitStack() as stack:
+            file = stack.enter_context(piece.shard.open())
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
-            carried = columns.carried(parquet.schema_arrow)
-            wanted = list(dict.fromkeys([*columns.texts, *carried]))
-            schema = pa.schema([parquet.schema_arrow.field(name) for name in wanted])
-            groups, skip = _row_groups(parquet.metadata, piece.first_row, piece.rows)
-            batches: list[pa.RecordBatch] = []
-            missing = piece.rows
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=wanted):
-                part = batch.select(wanted).slice(skip, missing)
-                skip = max(0, skip - batch.num_rows)
-                missing -= part.num_rows
-                if part.num_rows:
-                    batches.append(part)
-                if not missing:
-                    break
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"cannot be read as Parquet: {error}") from error
-    if missing:
-        raise ShardError(f"changed while it was read: {missing} of {piece.rows} rows are gone")
-    return pa.Table.from_batches(batches, schema), carried
+            self.carried = columns.carried(parquet.schema_arrow)
+            names = list(dict.fromkeys([*columns.texts, *self.carried]))
+            self.schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
+            groups = range(parquet.num_row_groups)
+            sizes = (parquet.metadata.row_group(group).num_rows for group in groups)
+            self.starts = list(accumulate(sizes, initial=0))  # of the groups; at last, the end
+            first = self._group(piece.first_row)
+            self.row = self.starts[first]
+            self.batches = parquet.iter_batches(_BATCH_ROWS, list(groups[first:]), columns=names)
+            self.rest: pa.RecordBatch | None = None  # decoded, and not taken yet
+            self.close = stack.pop_all().close
 
+    def leads_to(self, piece: Slice) -> bool:
+        """Whether going on gets to the slice, and no later than from its row group's start."""
+        start = self.starts[self._group(piece.first_row)]
+        return self.shard == piece.shard and start <= self.row <= piece.first_row
 
-def _row_groups(metadata: pq.FileMetaData, first: int, rows: int) -> tuple[list[int], int]:
-    """The row groups that hold rows [first, first + rows), and the rows to skip in them."""
-    groups: list[int] = []
-    start = skip = 0
-    for group in range(metadata.num_row_groups):
-        stop = start + metadata.row_group(group).num_rows
-        if start < first + rows and stop > first:
-            if not groups:
-                skip = first - start
-            groups.append(group)
-        start = stop
-    return groups, skip
+    def take(self, piece: Slice) -> pa.Table:
+        """The slice's rows, or those that the shard has."""
+        stop = piece.first_row + piece.rows
+        parts = []
+        while self.row < stop and (batch := self.rest or next(self.batches, None)):
+            first = max(0, piece.first_row - self.row)
+            last = min(batch.num_rows, stop - self.row)
+            if first < last:
+                parts.append(batch.select(self.schema.names).slice(first, last - first))
+            self.row += last
+            self.rest = batch.slice(last) if last < batch.num_rows else None
+        return pa.Table.from_batches(parts, self.schema)
+
+    def _group(self, row: int) -> int:
+        """The row group that `row` lies in."""
+        return max(0, bisect_right(self.starts, row, hi=len(self.starts) - 1) - 1)
 
 
 def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:

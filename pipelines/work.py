@@ -33,17 +33,24 @@ class Work:
         """The next stage's work."""
         return replace(self, table=table, measured=(self.measured or {}) | measured)
 
-    def to_block(self) -> pa.Table:
-        """One row: the slice as JSON and the table as bytes."""
-        head = json.dumps(asdict(replace(self, table=None)))
+    def to_row(self) -> dict[str, Any]:
+        """The slice as JSON and the table as bytes."""
         payload = b""
         if self.table is not None:
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, self.table.schema) as writer:
                 writer.write_table(self.table)
             payload = sink.getvalue().to_pybytes()
+        return {"work": json.dumps(asdict(replace(self, table=None))), "payload": payload}
+
+    def to_block(self) -> pa.Table:
+        """`to_row` as a block of one row."""
+        row = self.to_row()
         return pa.table(
-            {"work": pa.array([head]), "payload": pa.array([payload], pa.large_binary())}
+            {
+                "work": pa.array([row["work"]]),
+                "payload": pa.array([row["payload"]], pa.large_binary()),
+            }
         )
 
     @classmethod

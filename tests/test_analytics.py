@@ -23,10 +23,11 @@ def output(tmp_path_factory, checkpoint) -> str:
     for name in ("dt=1/a", "dt=2/b"):
         write_shard(root / "in" / f"{name}.parquet", TEXTS, label=["x"] * len(TEXTS))
     out = str(root / "out")
+    ledger = Ledger(Storage(out))
     for night, shard in enumerate(find_shards([str(root / "in")]), start=1):
         commit = Commit(out, f"night-{night}", {"checkpoint": "", "thresholds": []}, "speed 0.5")
         commit(run(shard, checkpoint, audit=0.5))
-        Ledger(Storage(out)).close_run(f"night-{night}", {"rows": len(TEXTS)})
+        ledger.close_run(f"night-{night}", {"rows": len(TEXTS)}, ledger.records(), set())
     return out
 
 

@@ -156,8 +156,10 @@ def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monke
     assert before == {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
 
 
-def test_stages_are_three_operators(corpus, checkpoint, speed, tmp_path, monkeypatch):
-    """Fused, tokenizing would run inside the replica."""
+def test_stages_are_three_operators_with_a_task_per_slice(
+    corpus, checkpoint, speed, tmp_path, monkeypatch
+):
+    """Fused, tokenizing would run inside the replica; in one block, slices would fail together."""
     from ray.data import Dataset
 
     plans = []
@@ -168,10 +170,12 @@ def test_stages_are_three_operators(corpus, checkpoint, speed, tmp_path, monkeyp
         plans.append(self.stats())
 
     monkeypatch.setattr(Dataset, "iter_rows", spy)
-    label(settings(corpus / "dt=2026-11-22", tmp_path, checkpoint, speed=speed, slice_rows=60))
-    operators = [line.split()[2] for line in plans[0].splitlines() if line.startswith("Operator")]
+    rows = len(texts_of(corpus))  # more than the 200 blocks that Ray makes of itself
+    label(settings(corpus, tmp_path, checkpoint, speed=speed, slice_rows=1))
+    operators = [line for line in plans[0].splitlines() if line.startswith("Operator")]
     stages = ["ReadTokenizeActor", "LabelActor", "CommitActor"]
-    assert operators[1:] == [f"MapBatches({stage}):" for stage in stages], plans[0]
+    for operator, stage in zip(operators[1:], stages, strict=True):
+        assert f"MapBatches({stage}): {rows} tasks executed, {rows} blocks produced" in operator
 
 
 def test_only_changed_new_and_vanished_shards_are_touched(corpus, checkpoint, speed, tmp_path):

@@ -3,6 +3,8 @@
 from dataclasses import asdict, replace
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.ledger import Ledger, Record, slice_id, statistics
@@ -104,11 +106,32 @@ def test_statistics_add_up():
 
 
 def test_statistics_of_a_killed_run_are_written_by_the_next(ledger):
-    commit(ledger, record("a", run_id="killed"))
-    commit(ledger, record("b", run_id="second"))
-    ledger.close_run("second", {"rows": 10})
+    old, new = record("a", run_id="killed"), record("b", run_id="second")
+    commit(ledger, old)
+    assert ledger.unreported([old]) == {"killed"}
+    ledger.close_run("second", {"rows": 10}, [old, new], {"killed"})
     assert ledger.storage.paths("stats", "") == {"stats/killed.parquet", "stats/second.parquet"}
     assert ledger.storage.paths("ledger/runs", "") == {"ledger/runs/second.json"}
+    assert ledger.unreported([old, new]) == set()
+    assert shards(ledger, "killed") == {"a"}
+    assert shards(ledger, "second") == {"b"}
+
+
+def test_a_run_id_used_again_loses_no_statistics(ledger):
+    first, second = record("a", run_id="nightly"), record("b", run_id="nightly")
+    ledger.close_run("nightly", {}, [first], set())
+    ledger.close_run("nightly", {}, [first, second], set())
+    assert shards(ledger, "nightly") == {"a", "b"}
+
+
+def test_closing_a_run_reads_no_record(ledger, monkeypatch):
+    monkeypatch.setattr(ledger.storage, "read", lambda _: pytest.fail("read the ledger again"))
+    ledger.close_run("night-1", {}, [record()], set())
+
+
+def shards(ledger: Ledger, run: str) -> set[str]:
+    data = ledger.storage.read([f"stats/{run}.parquet"])[f"stats/{run}.parquet"]
+    return set(pq.read_table(pa.BufferReader(data))["shard"].to_pylist())
 
 
 def test_records_have_plain_fields_only():

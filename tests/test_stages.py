@@ -18,7 +18,7 @@ from pipelines.commit import Commit
 from pipelines.ledger import Ledger
 from pipelines.plan import Slice
 from pipelines.predict import Label, audit_rows
-from pipelines.read import ReadTokenize, decode, read_rows
+from pipelines.read import ReadTokenize, SliceReader, decode
 from pipelines.schema import OUTPUT, InputColumns
 from pipelines.shards import ShardError, find_shards
 from pipelines.storage import Storage
@@ -152,7 +152,7 @@ def test_a_shard_that_lost_rows_is_a_failure(shard, checkpoint):
 def test_a_shard_that_vanished_is_a_failure(shard):
     Path(shard.url.removeprefix("file://")).unlink()
     with pytest.raises(ShardError, match="cannot be read"):
-        read_rows(Slice(shard, 32, 0, 32), InputColumns())
+        SliceReader(InputColumns()).read(Slice(shard, 32, 0, 32))
 
 
 def test_commit_writes_rows_then_record(shard, checkpoint, tmp_path):

@@ -1,0 +1,222 @@
+"""The whole job against its own engine, and against the recipe of Ray Data's documentation.
+
+Hypotheses: in steady state the job labels at least 0.95 times as many rows a second as its engine
+alone does with the same tokens and threads, so reading, tokenizing, committing and Ray hide behind
+the model; and its replica is busy at least 0.95 of the time.
+
+    python benchmarks/job.py --model models/ag_news --data ag_news/train.parquet --work DIR \\
+        --output benchmarks/job.json
+
+Steady state: from the first commit to the last, as the driver sees them, so starting Ray, its
+workers and the model is not counted; the engine is warmed up, and its tokens are ready. The
+contenders run in turns, and ratios are medians of rounds.
+
+What is fair: here readers, commits and Ray itself share the cores with the model, which on a GPU
+they do not. The engine alone has all cores for itself; whatever the job spends on anything else is
+missing. `replica_busy` says how much of the time the replica had a slice to work on.
+
+The recipe is that of the guide "Working with Text": transformers' text-classification pipeline in a
+pool of two actors, here between read_parquet and write_parquet. Added are the truncation, without
+which long texts fail, and batches of 32 rows, without which one batch would be everything. It runs
+the checkpoint at full depth, on the first --recipe-rows rows. Its time is from its first batch's
+end to its last's; writing the last is not counted.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from measure import machine
+
+from fastbert.checkpoint import load_config
+from fastbert.tokens import Tokens
+from pipelines import label as job
+from pipelines.ledger import Record
+from pipelines.plan import Slice
+from pipelines.predict import Label
+from pipelines.ray_cluster import cluster_resources, cores
+from pipelines.read import ReadTokenize
+from pipelines.schema import InputColumns
+from pipelines.settings import LabelSettings
+from pipelines.shards import find_shards
+from pipelines.work import IDS, Work
+
+
+def write_corpus(data: Path, folder: Path, rows: int) -> Path:
+    """One shard with `rows` texts: those of `data`, from the start again when they run out."""
+    texts = pq.read_table(data, columns=["text"])["text"]
+    chosen = texts.take(pa.array(np.arange(rows) % len(texts)))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": chosen, "id": np.arange(rows)}), folder / "texts.parquet")
+    return folder
+
+
+class EngineAlone:
+    """The job's engine, over tokens that are ready, slice by slice like the job."""
+
+    def __init__(self, settings: LabelSettings, threads: int) -> None:
+        config = load_config(Path(settings.model))
+        _, self.thresholds = job.operating_point(config, settings)
+        shard = find_shards(list(settings.input))[0]
+        rows = pq.read_metadata(shard.url.removeprefix("file://")).num_rows
+        read = ReadTokenize(settings.model, config.max_length, InputColumns())
+        self.tokens = []
+        for first in range(0, rows, settings.slice_rows):
+            piece = Slice(shard, rows, first, min(settings.slice_rows, rows - first))
+            table = read(Work(piece)).table
+            assert table is not None
+            ids = table[IDS].combine_chunks()
+            ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
+            offsets = np.asarray(ids.offsets).astype(np.int64)
+            self.tokens.append(Tokens(np.asarray(ids.flatten()), offsets))
+        replica = Label(settings.model, self.thresholds, 0.0, settings.precision, threads)
+        self.engine = replica.engine
+        self.engine.classify(self.tokens[0], np.asarray(self.thresholds))  # warm-up
+
+    def __call__(self) -> dict[str, float]:
+        """Rows per second."""
+        started = time.perf_counter()
+        for tokens in self.tokens:
+            self.engine.classify(tokens, np.asarray(self.thresholds))
+        rows = sum(len(tokens) for tokens in self.tokens)
+        return {"rows_per_second": rows / (time.perf_counter() - started)}
+
+
+def whole_job(settings: LabelSettings) -> dict[str, float]:
+    """Rows per second in steady state, and the share of that time in which the replica worked."""
+    shutil.rmtree(settings.output, ignore_errors=True)
+    commits: list[tuple[float, Record]] = []
+    real = job.run_stages
+
+    def run_stages(*arguments: Any) -> Iterator[Any]:
+        for record in real(*arguments):
+            commits.append((time.perf_counter(), record))
+            yield record
+
+    with patch.object(job, "run_stages", run_stages):
+        job.label(settings)
+    seconds = commits[-1][0] - commits[0][0]
+    counted = [record for _, record in commits[1:]]
+    return {
+        "rows_per_second": sum(record.rows for record in counted) / seconds,
+        "replica_busy": sum(record.device_seconds for record in counted) / seconds,
+    }
+
+
+class TextClassifier:
+    """As in the guide."""
+
+    def __init__(self, model: str, max_length: int, journal: str) -> None:
+        from transformers import pipeline
+
+        import fastbert  # noqa: F401  registers the checkpoint's type
+
+        self.options = {"truncation": True, "max_length": max_length}
+        self.model = pipeline("text-classification", model, device="cpu")
+        self.journal = journal
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Adds the labels of a batch."""
+        found = self.model(list(batch["text"]), **self.options)
+        batch["label"] = np.array([prediction["label"] for prediction in found])
+        with open(self.journal, "a") as file:
+            file.write(f"{time.monotonic()} {len(found)}\n")
+        return batch
+
+
+def recipe(corpus: Path, work: Path, model: str, batch_size: int) -> dict[str, float]:
+    """Rows per second between the first batch's end and the last's."""
+    journal = work / "recipe.txt"
+    journal.unlink(missing_ok=True)
+    max_length = load_config(Path(model)).max_length
+    ray.data.read_parquet(str(corpus)).map_batches(
+        TextClassifier,
+        fn_constructor_args=(model, max_length, str(journal)),
+        batch_size=batch_size,
+        compute=ray.data.ActorPoolStrategy(size=2),
+    ).write_parquet(str(work / "recipe"))
+    times, rows = np.loadtxt(journal, ndmin=2).T
+    order = np.argsort(times)
+    return {"rows_per_second": rows[order][1:].sum() / float(times.max() - times.min())}
+
+
+@click.command()
+@click.option("--model", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--work", required=True, type=click.Path(path_type=Path), help="For data and output.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The JSON file.")
+@click.option("--speed", default=0.3, show_default=True)
+@click.option("--rows", default=14_336, show_default=True, help="Rows the job labels.")
+@click.option("--slice-rows", default=2_048, show_default=True)
+@click.option("--recipe-rows", default=1_024, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def main(
+    model: Path,
+    data: Path,
+    work: Path,
+    output: Path,
+    speed: float,
+    rows: int,
+    slice_rows: int,
+    recipe_rows: int,
+    rounds: int,
+) -> None:
+    """Run all in turns, write JSON."""
+    print(machine("ray"), file=sys.stderr)
+    work = work.absolute()
+    settings = LabelSettings(
+        input=(str(write_corpus(data, work / "in", rows)),),
+        output=str(work / "out"),
+        model=str(model.absolute()),
+        speed=speed,
+        slice_rows=slice_rows,
+    )
+    few = write_corpus(data, work / "few", recipe_rows)
+    threads = job.share_out(settings, cluster_resources(), cores()).replica_cpus
+    contenders = {
+        "engine": EngineAlone(settings, threads),
+        "job": lambda: whole_job(settings),
+        "recipe": lambda: recipe(few, work, settings.model, batch_size=32),
+    }
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            runs[name].append(run())
+            print(name, runs[name][-1], file=sys.stderr)
+    ray.shutdown()
+
+    def compare(other: str) -> float:
+        pairs = zip(runs["job"], runs[other], strict=True)
+        return round(median(a["rows_per_second"] / b["rows_per_second"] for a, b in pairs), 3)
+
+    result = {
+        "command": f"python benchmarks/job.py --model models/ag_news --data ag_news/{data.name} "
+        f"--speed {speed:g} --rows {rows} --slice-rows {slice_rows} --recipe-rows {recipe_rows} "
+        f"--rounds {rounds} --work work --output benchmarks/job.json",
+        "machine": machine("ray", "pyarrow"),
+        "replica_threads": threads,
+        "job : engine": compare("engine"),
+        "job : recipe": compare("recipe"),
+        "replica_busy": round(median(run["replica_busy"] for run in runs["job"]), 3),
+        "rows_per_second": {
+            name: [round(run["rows_per_second"], 1) for run in mine] for name, mine in runs.items()
+        },
+    }
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -37,8 +37,8 @@ class Tokenizer:
     """`tokens.tokenize` of one Hugging Face tokenizer: the same tokens, sooner.
 
     Sooner if nanotoken is installed, it is a fast tokenizer and nanotoken knows all its parts, as
-    it does for BERT and its kin; `fast` tells. The tokenizer is read once, here: later changes to it may go unseen. Words
-    are remembered from call to call, in at most some 160 MiB.
+    it does for BERT and its kin; `fast` tells. The tokenizer is read once, here: later changes to
+    it may go unseen. Words are remembered from call to call, in at most some 160 MiB.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:

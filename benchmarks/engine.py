@@ -153,6 +153,7 @@ def products_alone(model: FastBertForSequenceClassification, tokens: Tokens, bud
 @click.option("--peer-rows", default=2000, help="Rows, spread over --data, that all peers label.")
 @click.option("--slice-rows", default=16384, help="Rows of the slice for the FLOPs comparison.")
 @click.option("--rounds", default=3)
+@click.option("--slice-rounds", default=2)
 def main(
     folder: Path,
     data: Path,
@@ -161,6 +162,7 @@ def main(
     peer_rows: int,
     slice_rows: int,
     rounds: int,
+    slice_rounds: int,
 ) -> None:
     """Measure, print, write JSON."""
     print(machine("onnxruntime"))
@@ -240,7 +242,7 @@ def main(
     runs: dict[str, Any] = {"full depth": lambda: engine.full_depth(tokens)}
     for s in SPEEDS:
         runs[f"{s:g}"] = lambda s=s: engine.classify(tokens, np.full(cost.layers - 1, s))
-    clock = interleaved(runs, rounds, warm_up=False)
+    clock = interleaved(runs, slice_rounds, warm_up=False)
     realised = []
     for s in SPEEDS:
         ideal = outcome(outputs, cost, s).flops_speedup
@@ -257,6 +259,7 @@ def main(
         "machine": machine("onnxruntime"),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
+        "slice_rounds": slice_rounds,
         "speed": round(float(speed), 2),
         "agreement_of_all_rows": round(chosen.agreement, 4),
         "mean_layers": round(chosen.mean_layers, 3),

@@ -144,6 +144,7 @@ def pipeline_section() -> str:
     worst = max(s["ratios"]["job : empty plan"] for s in sizes)
     slices = scale["overhead"]["rows_per_slice_for_2_percent"]
     memory = scale["memory"]
+    first, last, peak = memory["runs"][0], memory["runs"][-1], memory["peak, largest : smallest"]
     return f"""## The job
 
 Whole job : engine alone = {job["job : engine"]:.3f} ({judged(job["job : engine"], 0.95)}), from the first commit to the last: start-up is not counted. The engine
@@ -167,12 +168,12 @@ the smallest. To keep this under 2 % of a replica's time, a slice needs {", ".jo
 
 ### Memory
 
-Peak of the replica, {memory["large"]["rows"]:,} rows : {memory["small"]["rows"]:,} rows = {memory["ratio"]:.3f} ({judged(memory["ratio"], 1.1, True)}).
+Peak of the replica, {last["rows"]:,} rows : {first["rows"]:,} rows = {peak:.3f} ({judged(peak, 1.1, True)}): {last["replica_peak_mib"]:,.0f} MiB and
+{first["replica_peak_mib"]:,.0f} MiB, with a tiny model, whose own weight would hide growth less than a real one's.
 
 ```
 python benchmarks/scale.py overhead --work work --output benchmarks/scale.json
 python benchmarks/scale.py memory --work work --output benchmarks/scale.json
-python benchmarks/scale.py reading --work work --output benchmarks/scale.json
 ```
 """
 

@@ -121,13 +121,6 @@ def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
     return engine
 
 
-def compiled_layers(model: FastBertForSequenceClassification) -> Engine:
-    """`torch.compile` of each layer, with torch's own linear maps inside."""
-    engine = torchs_linear_maps(model)
-    engine.layers = [torch.compile(layer.__call__, dynamic=True) for layer in engine.layers]
-    return engine
-
-
 VARIANTS = {
     "packed rows: no padding, no masks": padded_layers,
     "oneDNN linear maps, activations and sums fused": torchs_linear_maps,
@@ -138,7 +131,6 @@ VARIANTS = {
     "pools of 1,048,576 tokens (instead of batch by batch)": lambda m: Engine(m, pool_tokens=4096),
     "batches of 4,096 tokens (instead of 1,024)": lambda m: Engine(m, batch_tokens=1024),
     "batches of 4,096 tokens (instead of 16,384)": lambda m: Engine(m, batch_tokens=16384),
-    "no torch.compile of the layers": compiled_layers,
 }
 
 
@@ -178,6 +170,11 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
         with patch.object(Tokens, "distinct", lambda self: (np.arange(len(self)),) * 2):
             engines["all"].classify(half, limits)
 
+    def any_size() -> None:
+        with patch("fastbert.engine._ROUND", 1):
+            engines["all"].classify(tokens, limits)
+
+    runs["sizes of batches repeat"] = any_size
     runs["equal rows once: the search, on rows without duplicates"] = without_search
     runs["20 % duplicates"] = lambda: engines["all"].classify(half, limits)
     runs["equal rows once: 20 % duplicates"] = duplicates_apart

@@ -53,6 +53,10 @@ def resolve_precision(precision: str, device: str) -> str:
     return precision
 
 
+#: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
+#: has compiled for every number of tokens it meets; if they did not repeat, that fills the memory.
+_ROUND = 64
+
 #: What the names of precisions mean.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
@@ -171,7 +175,7 @@ class Engine:
         for start, stop in pools(tokens.lengths[order], self.pool_tokens):
             rows = order[start:stop]
             lengths = tokens.lengths[rows]
-            hidden = self._embed(tokens.take(rows), lengths)  # (sum of lengths, H)
+            hidden = self._embed(tokens.take(rows), lengths)
             for layer in range(1, len(self.layers) + 1):
                 logits = self._layer(layer, hidden, lengths, with_branch=layer >= first_branch)
                 stays = decide(layer, rows, logits)
@@ -179,12 +183,14 @@ class Engine:
                     break
                 if not stays.all():
                     # Found here: on a GPU, a boolean mask would cost a synchronisation.
-                    kept = torch.from_numpy(np.flatnonzero(np.repeat(stays, lengths)))
-                    hidden = hidden.index_select(0, kept.to(self.device))
+                    kept = np.flatnonzero(np.repeat(stays, lengths))
+                    places = torch.from_numpy(np.append(kept, np.zeros(_ROUND, np.int64)))
+                    hidden = hidden.index_select(0, places.to(self.device))
                     rows, lengths = rows[stays], lengths[stays]
 
     def _embed(self, tokens: Tokens, lengths: Array) -> torch.Tensor:
-        """First hidden states of rows of these `lengths`, packed: (sum of lengths, H)."""
+        """First hidden states of rows of these `lengths`, packed, and `_ROUND` tokens of nobody:
+        (sum of lengths + _ROUND, H)."""
         ids = torch.from_numpy(tokens.ids).to(self.device)
         types = None
         if tokens.types is not None:
@@ -198,7 +204,7 @@ class Engine:
                 self.embeddings(ids[span], types if types is None else types[span], parts)
             )
             token = span.stop
-        return torch.cat(hidden)
+        return torch.cat([*hidden, hidden[0].new_zeros(_ROUND, hidden[0].shape[1])])
 
     def _layer(
         self, layer: int, hidden: torch.Tensor, lengths: Array, with_branch: bool
@@ -209,7 +215,8 @@ class Engine:
         while start < len(lengths):
             count = batch_rows(lengths[start:], self.batch_tokens)
             parts = groups(lengths[start : start + count])
-            batch = hidden[token : token + parts[-1].tokens.stop]
+            own = parts[-1].tokens.stop
+            batch = hidden[token : token + -(-own // _ROUND) * _ROUND]
             try:
                 after = self.layers[layer - 1](batch, parts)
                 if with_branch:
@@ -219,6 +226,6 @@ class Engine:
                     raise
                 self.batch_tokens //= 2  # for good: the next layer would fail again
                 continue
-            batch.copy_(after)
-            start, token = start + count, token + len(batch)
+            batch[:own] = after[:own]
+            start, token = start + count, token + own
         return torch.cat(logits) if with_branch else None

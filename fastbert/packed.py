@@ -65,7 +65,10 @@ class PackedLayer:
         self.block_norm = parts["block_norm"]
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """Hidden states (N, H) of rows in `groups` to the next ones (N, H)."""
+        """Hidden states (N, H) of rows in `groups` to the next ones (N, H).
+
+        Tokens behind the last group belong to nobody, and what becomes of them means nothing.
+        """
         context = self._attention(self.query_key_value(hidden), groups)
         hidden = self.attention_norm(self.output(context, hidden))
         out: torch.Tensor = self.block_norm(self.down(self.up(hidden), hidden))
@@ -73,13 +76,15 @@ class PackedLayer:
 
     def _attention(self, mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         """Queries, keys and values (N, 3H) to contexts (N, H)."""
-        contexts = []
+        contexts = mixed.new_zeros(len(mixed), mixed.shape[1] // 3)
         for group in groups:
             split = mixed[group.tokens].view(group.rows, group.length, 3, self.heads, -1)
             query, key, value = split.permute(2, 0, 3, 1, 4)  # each (n, heads, T, H / heads)
             context = functional.scaled_dot_product_attention(query, key, value)
-            contexts.append(context.transpose(1, 2).reshape(group.rows * group.length, -1))
-        return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
+            contexts[group.tokens] = context.transpose(1, 2).reshape(
+                len(contexts[group.tokens]), -1
+            )
+        return contexts
 
 
 class PackedBranch:
@@ -91,7 +96,7 @@ class PackedBranch:
             self.narrow = prepared([branch.narrow], "tanh", int8)
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """Hidden states (N, H) of n rows in `groups` to logits (n, C)."""
+        """Hidden states (N, H) of n rows in `groups` to logits (n, C), as in PackedLayer."""
         if isinstance(self.branch, PooledHead):
             first = [hidden[group.tokens][:: group.length] for group in groups]
             logits: torch.Tensor = self.branch.answer(torch.cat(first))

@@ -78,13 +78,25 @@ def three_projections(model: FastBertForSequenceClassification) -> Engine:
     return engine
 
 
-def sums_apart(model: FastBertForSequenceClassification) -> Engine:
-    """Residual connections added after the product."""
+def sums_fused(model: FastBertForSequenceClassification) -> Engine:
+    """Residual connections added by oneDNN within the product."""
     engine = Engine(model)
+
+    def fused(part: nn.Linear) -> Any:
+        class Product:
+            def __init__(self, x: torch.Tensor) -> None:
+                self.x = x
+
+            def add_(self, y: torch.Tensor) -> torch.Tensor:
+                return multiply(self.x, y, packed, part.bias.detach(), "add")
+
+        packed = torch.ops.mkldnn._reorder_linear_weight(part.weight.detach())
+        multiply = torch.ops.mkldnn._linear_pointwise.binary
+        return Product
+
     for packed, layer in zip(engine.layers, model.layers, strict=True):
-        for name, part in (("output", layer.attention.output.dense), ("down", layer.output.dense)):
-            plain = linear.prepared([part])
-            setattr(packed, name, lambda x, y, plain=plain: plain(x).add_(y))
+        packed.output = fused(layer.attention.output.dense)
+        packed.down = fused(layer.output.dense)
     return engine
 
 
@@ -123,9 +135,9 @@ def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
 
 VARIANTS = {
     "packed rows: no padding, no masks": padded_layers,
-    "oneDNN linear maps, activations and sums fused": torchs_linear_maps,
+    "oneDNN linear maps, activations fused": torchs_linear_maps,
     "one product for queries, keys and values": three_projections,
-    "residual sums fused into the products": sums_apart,
+    "residual sums apart from the products": sums_fused,
     "branch reads tokens without keys and values": keys_and_values_of_all,
     "positions and types folded into one table": embeddings_apart,
     "pools of 1,048,576 tokens (instead of batch by batch)": lambda m: Engine(m, pool_tokens=4096),

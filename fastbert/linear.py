@@ -10,7 +10,6 @@ Letters: N tokens, K inputs, M outputs.
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +29,8 @@ def prepared(maps: list[nn.Linear], activation: str | None = None, int8: bool = 
     With `int8` the weights are quantised per output, and the inputs per call as they come; inputs
     and outputs stay float32. The linear maps need not be kept.
     """
-    weight, bias = _joined(maps)
+    weight = torch.cat([part.weight.detach() for part in maps])  # (M, K)
+    bias = torch.cat([part.bias.detach() for part in maps])
     if int8:
         return _then(_quantised(weight, bias), activation)
     if not _onednn(weight):
@@ -40,23 +40,6 @@ def prepared(maps: list[nn.Linear], activation: str | None = None, int8: bool = 
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     unfused = None if activation in _FUSED else activation
     return _then(lambda x: multiply(x, packed, bias, operation, [], algorithm), unfused)
-
-
-def added(part: nn.Linear, int8: bool = False) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    """The map (x (N, K), y (N, M)) -> part(x) + y, prepared likewise."""
-    weight, bias = _joined([part])
-    if int8 or not _onednn(weight):
-        plain = prepared([part], int8=int8)
-        return lambda x, y: plain(x).add_(y)
-    multiply = torch.ops.mkldnn._linear_pointwise.binary
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return lambda x, y: multiply(x, y, packed, bias, "add")
-
-
-def _joined(maps: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (M, K) and bias (M,) of all `maps`, one below the other."""
-    weight = torch.cat([part.weight.detach() for part in maps])
-    return weight, torch.cat([part.bias.detach() for part in maps])
 
 
 def _onednn(weight: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from fastbert.backbone import family, first_position
 from fastbert.batching import Group
 from fastbert.branches import Branch, PooledHead
-from fastbert.linear import added, prepared
+from fastbert.linear import prepared
 
 
 class PackedEmbeddings:
@@ -58,10 +58,10 @@ class PackedLayer:
         parts = family(config).layer_parts(layer)
         self.heads = config.num_attention_heads
         self.query_key_value = prepared([parts["query"], parts["key"], parts["value"]], int8=int8)
-        self.output = added(parts["output"], int8)
+        self.output = prepared([parts["output"]], int8=int8)
         self.attention_norm = parts["attention_norm"]
         self.up = prepared([parts["up"]], getattr(config, family(config).block_activation), int8)
-        self.down = added(parts["down"], int8)
+        self.down = prepared([parts["down"]], int8=int8)
         self.block_norm = parts["block_norm"]
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
@@ -70,8 +70,8 @@ class PackedLayer:
         Tokens behind the last group belong to nobody, and what becomes of them means nothing.
         """
         context = self._attention(self.query_key_value(hidden), groups)
-        hidden = self.attention_norm(self.output(context, hidden))
-        out: torch.Tensor = self.block_norm(self.down(self.up(hidden), hidden))
+        hidden = self.attention_norm(self.output(context).add_(hidden))
+        out: torch.Tensor = self.block_norm(self.down(self.up(hidden)).add_(hidden))
         return out
 
     def _attention(self, mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:

@@ -39,14 +39,16 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
 
     def pad(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         wide = hidden.new_zeros(*mask.shape, hidden.shape[-1])
-        wide[mask] = hidden
+        wide[mask] = hidden[: mask.sum()]
         return wide
 
     def layer(block: nn.Module) -> Any:
         def run(hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
             mask = mask_of(groups)
             bias = None if mask.all() else additive_mask(mask, hidden.dtype)
-            return block(pad(hidden, mask), bias)[mask]
+            after = hidden.clone()
+            after[: mask.sum()] = block(pad(hidden, mask), bias)[mask]
+            return after
 
         return run
 

@@ -153,8 +153,8 @@ VARIANTS = {
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--speed", required=True, type=float)
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-@click.option("--rows", default=1500)
-@click.option("--rounds", default=5)
+@click.option("--rows", default=800)
+@click.option("--rounds", default=3)
 def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds: int) -> None:
     """Measure, print, write JSON."""
     print(machine())

@@ -147,7 +147,7 @@ def throughput(device: str, size: str, width: int, mixed: bool, rows: int, round
     limits = thresholds_for(engine, tokens, 2)
     runs = {
         "plain loop": lambda: plain_loop(plain, tokens, width),
-        "official algorithm": lambda: official(plain, tokens, float(limits.mean()), width),
+        "official algorithm": lambda: official(plain, tokens, limits, width),
         "full depth": lambda: engine.full_depth(tokens),
         "two layers": lambda: engine.classify(tokens, limits),
     }

@@ -38,16 +38,15 @@ import ray
 from measure import machine
 
 from fastbert.checkpoint import load_config
-from fastbert.tokens import Tokens
 from pipelines import label as job
 from pipelines.plan import Slice
-from pipelines.predict import Label
+from pipelines.predict import Label, tokens_of
 from pipelines.ray_cluster import cluster_resources, cores
 from pipelines.read import ReadTokenize
 from pipelines.schema import InputColumns
 from pipelines.settings import LabelSettings
 from pipelines.shards import find_shards
-from pipelines.work import IDS, Work
+from pipelines.work import ERROR, Work
 
 
 def write_corpus(data: Path, folder: Path, rows: int) -> Path:
@@ -74,10 +73,8 @@ class EngineAlone:
             piece = Slice(shard, rows, first, min(settings.slice_rows, rows - first))
             table = read(Work(piece)).table
             assert table is not None
-            ids = table[IDS].combine_chunks()
-            ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
-            offsets = np.asarray(ids.offsets).astype(np.int64)
-            self.tokens.append(Tokens(np.asarray(ids.flatten()), offsets))
+            good = table[ERROR].is_null().to_numpy()
+            self.tokens.append(tokens_of(table.combine_chunks(), good))
         replica = Label(settings.model, self.thresholds, 0.0, settings.precision, threads)
         self.engine = replica.engine
         self.engine.classify(self.tokens[0], np.asarray(self.thresholds))  # warm-up

@@ -22,24 +22,25 @@ def padded(tokens: Tokens, rows: np.ndarray, width: int) -> tuple[np.ndarray, np
 def official(
     model: FastBertForSequenceClassification,
     tokens: Tokens,
-    speed: float,
+    thresholds: np.ndarray,
     width: int = 128,
     batch: int = 32,
 ) -> np.ndarray:
     """The official algorithm: batches in input order, padded to `width`; after each layer the sure
     rows leave, the others are gathered, and the batch goes on with what is left of it."""
     device = model.device
+    limits = [*thresholds, np.inf]
     labels = torch.zeros(len(tokens), dtype=torch.long, device=device)
     for start in range(0, len(tokens), batch):
         rows = np.arange(start, min(start + batch, len(tokens)))
         ids, mask = (torch.from_numpy(x).to(device) for x in padded(tokens, rows, width))
         mask, left = mask.bool(), torch.from_numpy(rows).to(device)
         hidden = model.embed(ids)
-        for layer, branch in zip(model.layers, model.branches, strict=True):
+        for layer, branch, limit in zip(model.layers, model.branches, limits, strict=True):
             hidden = layer(hidden, additive_mask(mask, hidden.dtype))
             log_p = branch(hidden, mask).float().log_softmax(-1)
             labels[left] = log_p.argmax(-1)
-            stays = (normalised_entropy(log_p) >= speed).nonzero().flatten()
+            stays = (normalised_entropy(log_p) >= limit).nonzero().flatten()
             if not len(stays):
                 break
             hidden, mask, left = hidden[stays], mask[stays], left[stays]

@@ -4,12 +4,11 @@ python benchmarks/tables.py          # write
 python benchmarks/tables.py --check  # exit 1 if what is committed differs (a test does this)
 """
 
-import json
 import re
 import sys
 from pathlib import Path
 
-from performance import performance_page
+from performance import load, performance_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,9 +68,9 @@ def equality_table(result: dict) -> str:
 
 def results_page() -> str:
     """docs/results.md."""
-    news = json.loads((ROOT / "benchmarks" / "ag_news.json").read_text())
-    earlier = json.loads((ROOT / "benchmarks" / "ag_news_two_epochs.json").read_text())
-    equal = json.loads((ROOT / "benchmarks" / "ag_news_labelled.json").read_text())
+    news = load("ag_news")
+    earlier = load("ag_news_two_epochs")
+    equal = load("ag_news_labelled")
     machine = news["machine"]
     return f"""# Results
 
@@ -124,7 +123,7 @@ Face's own forward pass (`tests/reference.py`): label and exit layer exactly, sc
 
 def readme() -> str:
     """README.md with its results block renewed."""
-    news = json.loads((ROOT / "benchmarks" / "ag_news.json").read_text())
+    news = load("ag_news")
     block = (
         f"AG News, {news['rows']:,} test rows, MiniLM with 6 layers, {news['machine']['cores']} CPU cores "
         "([how](docs/results.md)):\n\n" + speeds_table(news)

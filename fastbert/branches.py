@@ -17,7 +17,7 @@ class Branch(nn.Module):
     linear map, two heads, no residual connection) follows the official code. Only the first token
     is read in the end, so attention is computed for that one query, and the projections of keys and
     values, linear maps of all tokens, are applied on the query's side instead, before and after the
-    sum over tokens: the same numbers, a third of the FLOPs. The keys' bias would add the same to
+    sum over tokens: the same numbers, fewer FLOPs. The keys' bias would add the same to
     the scores of all tokens, which softmax ignores: there is none.
     """
 

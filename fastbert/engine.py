@@ -98,19 +98,22 @@ class Engine:
         in `deep` (bool (n,)) exit like all others, but then run on to the last layer as well.
         Rows with the same tokens are computed once.
         """
-        deep = np.zeros(len(tokens), bool) if deep is None else deep
-        chosen, place = tokens.distinct()
-        if len(chosen) < len(tokens):
-            also_deep = np.zeros(len(chosen), bool)
-            also_deep[place[deep]] = True
-            once = self.classify(tokens.take(chosen), thresholds, also_deep)
-            answers = {name: values[place] for name, values in vars(once).items()}
-            answers["deep_label"][~deep] = -1
-            return Predictions(**answers)
-        n, last = len(tokens), len(self.layers)
+        last = len(self.layers)
         if len(thresholds) != last - 1:
             raise ValueError(f"{len(thresholds)} thresholds for {last} layers; expected {last - 1}")
         limits = np.append(np.asarray(thresholds, np.float32), np.inf)  # (L,)
+        deep = np.zeros(len(tokens), bool) if deep is None else deep
+        chosen, place = tokens.distinct()
+        deep_once = np.zeros(len(chosen), bool)
+        deep_once[place[deep]] = True
+        once = self._classify(tokens.take(chosen), limits, deep_once)
+        answers = {name: values[place] for name, values in vars(once).items()}
+        answers["deep_label"][~deep] = -1
+        return Predictions(**answers)
+
+    def _classify(self, tokens: Tokens, limits: Array, deep: Array) -> Predictions:
+        """`classify` without a look at equal rows; `limits` (L,) end with the last layer's."""
+        n, last = len(tokens), len(self.layers)
         out = Predictions(
             label=np.full(n, -1, np.int32),
             score=np.zeros(n, np.float32),
@@ -200,9 +203,8 @@ class Engine:
         for start, stop in pools(lengths, self.batch_tokens):
             parts = groups(lengths[start:stop])
             span = slice(token, token + parts[-1].tokens.stop)
-            hidden.append(
-                self.embeddings(ids[span], types if types is None else types[span], parts)
-            )
+            part_types = None if types is None else types[span]
+            hidden.append(self.embeddings(ids[span], part_types, parts))
             token = span.stop
         return torch.cat([*hidden, hidden[0].new_zeros(_ROUND, hidden[0].shape[1])])
 

@@ -81,9 +81,8 @@ class PackedLayer:
             split = mixed[group.tokens].view(group.rows, group.length, 3, self.heads, -1)
             query, key, value = split.permute(2, 0, 3, 1, 4)  # each (n, heads, T, H / heads)
             context = functional.scaled_dot_product_attention(query, key, value)
-            contexts[group.tokens] = context.transpose(1, 2).reshape(
-                len(contexts[group.tokens]), -1
-            )
+            place = contexts[group.tokens].view(group.rows, group.length, self.heads, -1)
+            place.copy_(context.transpose(1, 2))
         return contexts
 
 

@@ -60,7 +60,7 @@ class Label:
         table = work.table.combine_chunks()
         errors = table[ERROR].to_pylist()
         good = np.array([error is None for error in errors], bool)
-        tokens = _tokens(table, good)
+        tokens = tokens_of(table, good)
         where = work.slice
         audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)[good]
         found = self.engine.classify(tokens, self.thresholds, deep=audited)
@@ -122,7 +122,7 @@ def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:
     return chosen
 
 
-def _tokens(table: pa.Table, good: Array) -> Tokens:
+def tokens_of(table: pa.Table, good: Array) -> Tokens:
     """The token columns as Tokens; rows with an error hold no tokens, so leaving them out moves
     no id."""
     ids = table[IDS].chunk(0) if table.num_rows else pa.array([], pa.large_list(pa.int32()))

@@ -82,8 +82,7 @@ weights and label the same {found["rows"]:,} rows; medians over {found["rounds"]
 Share of labels equal to full depth's, on these rows: {", ".join(f"{n} {a:.4f}" for n, a in agree.items())}. ONNX Runtime runs torch's
 export of the same model; its own offline optimiser for BERT (`onnxruntime.transformers`) made it no faster. "Products alone" takes the
 faster of torch's two CPU libraries for each shape, so it is a bound that the attention's softmax, the normalisations and the copies
-cannot reach. This section was measured before two changes to the engine, whose own ratios are among the ideas below: sizes of
-batches repeat, and residual sums are apart.
+cannot reach.
 
 ### What early exit saves, in FLOPs and on the clock
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert.batching import batch_rows, groups, longest_first, pools
+from fastbert.batching import Group, batch_rows, groups, longest_first, pools
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import PackedBranch, PackedEmbeddings, PackedLayer
@@ -28,6 +28,8 @@ Array = np.ndarray[Any, Any]
 #: (layer from 1, row numbers (n,), logits (n, N) if its branch was computed)
 #: -> which rows go on to the next layer, bool (n,)
 Decide = Callable[[int, Array, torch.Tensor | None], Array]
+#: (a batch's tokens, its groups of rows) -> first hidden states (tokens, H)
+Embed = Callable[[slice, list[Group]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,14 @@ class Engine:
         `pool_tokens * H` numbers of memory, twice that while survivors are gathered.
         """
         int8 = dtype == torch.int8
-        model = model.eval().to(device=device, dtype=torch.float32 if int8 else dtype)
         self.device = torch.device(device)
+        self.dtype = torch.float32 if int8 else dtype
+        model = model.eval().to(device=self.device, dtype=self.dtype)
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
         self.pool_tokens = pool_tokens
         self.num_labels = model.num_labels
         backbone = model.config.backbone_config()
+        self.hidden_size = backbone.hidden_size
         self.embeddings = PackedEmbeddings(model.backbone)
         self.layers = [PackedLayer(layer, backbone, int8) for layer in model.layers]
         self.branches = [PackedBranch(branch, int8) for branch in model.branches]
@@ -178,9 +182,11 @@ class Engine:
         for start, stop in pools(tokens.lengths[order], self.pool_tokens):
             rows = order[start:stop]
             lengths = tokens.lengths[rows]
-            hidden = self._embed(tokens.take(rows), lengths)
+            embed = self._embedder(tokens.take(rows))
+            hidden = self._room(int(lengths.sum()))
             for layer in range(1, len(self.layers) + 1):
-                logits = self._layer(layer, hidden, lengths, with_branch=layer >= first_branch)
+                first = embed if layer == 1 else None
+                logits = self._layer(layer, hidden, lengths, layer >= first_branch, first)
                 stays = decide(layer, rows, logits)
                 if layer == len(self.layers) or not stays.any():
                     break
@@ -191,35 +197,47 @@ class Engine:
                     hidden = hidden.index_select(0, places.to(self.device))
                     rows, lengths = rows[stays], lengths[stays]
 
-    def _embed(self, tokens: Tokens, lengths: Array) -> torch.Tensor:
-        """First hidden states of rows of these `lengths`, packed, and `_ROUND` tokens of nobody:
-        (sum of lengths + _ROUND, H)."""
-        ids = torch.from_numpy(tokens.ids).to(self.device)
-        types = None
-        if tokens.types is not None:
-            types = torch.from_numpy(tokens.types.astype(np.int32)).to(self.device)
-        hidden = []
-        token = 0
-        for start, stop in pools(lengths, self.batch_tokens):
-            parts = groups(lengths[start:stop])
-            span = slice(token, token + parts[-1].tokens.stop)
-            part_types = None if types is None else types[span]
-            hidden.append(self.embeddings(ids[span], part_types, parts))
-            token = span.stop
-        return torch.cat([*hidden, hidden[0].new_zeros(_ROUND, hidden[0].shape[1])])
+    def _embedder(self, tokens: Tokens) -> Embed:
+        """The embeddings of a pool's tokens, and of `_ROUND` more of nobody, batch by batch: all at
+        once they would be written to memory only to be read again by the first layer."""
+
+        def moved(values: Array) -> torch.Tensor:
+            return torch.from_numpy(np.append(values, values[:1].repeat(_ROUND))).to(self.device)
+
+        ids = moved(tokens.ids)
+        types = None if tokens.types is None else moved(tokens.types.astype(np.int32))
+
+        def embed(span: slice, parts: list[Group]) -> torch.Tensor:
+            return self.embeddings(ids[span], None if types is None else types[span], parts)
+
+        return embed
+
+    def _room(self, tokens: int) -> torch.Tensor:
+        """Where a pool's hidden states will lie, and `_ROUND` tokens of nobody behind them."""
+        shape = (tokens + _ROUND, self.hidden_size)
+        hidden = torch.empty(shape, dtype=self.dtype, device=self.device)
+        hidden[tokens:] = 0
+        return hidden
 
     def _layer(
-        self, layer: int, hidden: torch.Tensor, lengths: Array, with_branch: bool
+        self,
+        layer: int,
+        hidden: torch.Tensor,
+        lengths: Array,
+        with_branch: bool,
+        embed: Embed | None,
     ) -> torch.Tensor | None:
-        """One layer over the packed `hidden`, in place; the logits (n, N) of its branch."""
+        """One layer over the packed `hidden`, in place, or for the first layer over what `embed`
+        gives; the logits (n, N) of its branch."""
         logits = []
         start = token = 0
         while start < len(lengths):
             count = batch_rows(lengths[start:], self.batch_tokens)
             parts = groups(lengths[start : start + count])
             own = parts[-1].tokens.stop
-            batch = hidden[token : token + -(-own // _ROUND) * _ROUND]
+            span = slice(token, token + -(-own // _ROUND) * _ROUND)
             try:
+                batch = hidden[span] if embed is None else embed(span, parts)
                 after = self.layers[layer - 1](batch, parts)
                 if with_branch:
                     logits.append(self.branches[layer - 1](after, parts))
@@ -228,6 +246,6 @@ class Engine:
                     raise
                 self.batch_tokens //= 2  # for good: the next layer would fail again
                 continue
-            batch[:own] = after[:own]
+            hidden[token : token + own] = after[:own]
             start, token = start + count, token + own
         return torch.cat(logits) if with_branch else None

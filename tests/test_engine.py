@@ -144,13 +144,12 @@ def test_every_row_is_answered_once(family, lengths, seed, share):
 class RowsSeeEachOther(Engine):
     """Attention goes over all that lies in a batch, whosever token it is."""
 
-    def _layer(self, layer, hidden, lengths, with_branch):
+    def _layer(self, layer, hidden, *rest):
         real = self.layers[layer - 1]
-        whole = [Group(slice(0, len(hidden)), 1, len(hidden))]
-        self.layers[layer - 1] = lambda x, groups: real(hidden, whole)[: len(x)]
+        self.layers[layer - 1] = lambda x, groups: real(x, [Group(slice(0, len(x)), 1, len(x))])
         self.batch_tokens = len(hidden)
         try:
-            return super()._layer(layer, hidden, lengths, with_branch)
+            return super()._layer(layer, hidden, *rest)
         finally:
             self.layers[layer - 1] = real
 
@@ -189,11 +188,11 @@ class LastLayerForgets(Engine):
 class SurvivorsMixedUp(Engine):
     """After the first layer survivors carry each other's hidden states."""
 
-    def _layer(self, layer, hidden, lengths, with_branch):
+    def _layer(self, layer, hidden, lengths, *rest):
         if layer == 2:
             own = lengths.sum()
             hidden[:own] = hidden[:own].flip(0)
-        return super()._layer(layer, hidden, lengths, with_branch)
+        return super()._layer(layer, hidden, lengths, *rest)
 
 
 def sabotaged(kind: type[Engine]) -> Engine:
@@ -255,10 +254,8 @@ def test_rows_with_the_same_tokens_are_computed_once():
     thresholds = np.full(LAYERS - 1, 0.6)
     walked = []
     tested = engine("bert")
-    real_embed = tested._embed
-    tested._embed = lambda tokens, lengths: (
-        walked.append(len(tokens)) or real_embed(tokens, lengths)
-    )
+    real = tested._embedder
+    tested._embedder = lambda tokens: walked.append(len(tokens)) or real(tokens)
     found = tested.classify(once.take(again), thresholds, deep)
     assert sum(walked) == len(once)
     expected = engine("bert").classify(once, thresholds, np.ones(5, bool))

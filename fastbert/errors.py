@@ -1,7 +1,7 @@
-"""Errors a caller can act on.
+"""Errors a caller can act on, and the exit code that each gives a command.
 
-    FastBertError
-    └── InputError      an option, path, checkpoint or table is wrong; nothing was done (exit 2)
+    FastBertError     something the project can name went wrong                            1
+    └── InputError    an option, path, checkpoint or table is wrong; nothing was done      2
 
 Messages say what was found, what was expected and what to do. Everything else that can go wrong is
 a bug and keeps its traceback.
@@ -11,6 +11,10 @@ a bug and keeps its traceback.
 class FastBertError(Exception):
     """Base of every error this project raises on purpose."""
 
+    exit_code = 1
+
 
 class InputError(FastBertError):
     """What the user passed cannot be used; the message says what to pass instead."""
+
+    exit_code = 2

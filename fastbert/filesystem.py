@@ -1,8 +1,15 @@
 """URLs to file systems, with errors a user can act on."""
 
+import re
+
 import fsspec
 
 from fastbert.errors import InputError
+
+#: Clients try again by themselves, but not for an hour: a request without an answer ends after
+#: half a minute. What the user has configured for fsspec comes first.
+_S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
+fsspec.config.conf.setdefault("s3", {}).setdefault("config_kwargs", _S3_CLIENT)
 
 
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -11,7 +18,20 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise InputError(
-            f"cannot open '{url}': {error}; expected a local path or a URL that fsspec knows, such "
-            "as s3:// (pip install 'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// ([azure])"
+            f"cannot open '{shown(url)}': {error}; expected a local path or a URL that fsspec "
+            "knows, such as s3:// (pip install 'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// "
+            "([azure])"
         ) from error
     return fs, path
+
+
+def shown(url: str) -> str:
+    """The URL as it may stand in logs and records: without password, key or signature.
+
+    Those stand before the host (`https://user:password@host/`) or in the query. Bytes of a name
+    that are no UTF-8 are escaped.
+    """
+    if "://" in url:
+        url = re.sub(r"(?<=://)[^/@]*:[^/@]*@", "", url)
+        url = re.sub(r"\?[^?]*=.*", "", url)  # not the wildcard of a glob
+    return url.encode("utf-8", "backslashreplace").decode()

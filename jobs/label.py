@@ -5,7 +5,7 @@ of it below OUTPUT/ledger. Run again, it labels only new and changed shards. Wit
 --operating-point it works at the checkpoint's default operating point.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but with unreadable shards or more bad
-rows than allowed.
+rows than allowed, 4 another run holds the output.
 """
 
 from typing import Any

@@ -24,7 +24,7 @@ def command(
 
     `run` gets the settings and returns the summary: one JSON object, printed as the last line of
     stdout; everything else goes to stderr. A summary may carry its `exit_code`. FastBertErrors
-    become one line and exit code 2; anything unexpected keeps its traceback and exits with 1.
+    become one line and their exit code; anything unexpected keeps its traceback and exits with 1.
     """
 
     def callback(**options: Any) -> None:
@@ -38,7 +38,7 @@ def command(
             summary = run(settings(**options))
         except FastBertError as error:
             click.echo(f"Error: {error}", err=True)
-            raise SystemExit(2) from error
+            raise SystemExit(error.exit_code) from error
         finally:
             sys.stdout = stdout
         click.echo(json.dumps(summary, ensure_ascii=False, default=str))

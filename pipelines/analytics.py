@@ -59,7 +59,7 @@ class Analytics:
         root = root.replace("'", "''")
         self._view("labels", f"read_parquet('{root}/table/**/*.parquet', union_by_name=true)")
         if storage.paths("stats", ".parquet"):
-            self._view("exits", f"read_parquet('{root}/stats/*.parquet')")
+            self._view("exits", f"read_parquet('{root}/stats/*.parquet', union_by_name=true)")
         else:  # the first run is still at work, or was killed
             self.connection.register("exits", STATISTICS.empty_table())
         self._frame("slices", storage, "ledger/slices", [f.name for f in fields(Record)])

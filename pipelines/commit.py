@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import fastbert
+from fastbert.filesystem import shown
 from pipelines.ledger import Ledger, Record
+from pipelines.lock import OutputHeld, holds
 from pipelines.schema import SCHEMA_VERSION
 from pipelines.storage import Storage
 from pipelines.work import Work
@@ -25,12 +27,15 @@ class Commit:
     recipe: dict[str, Any]
     #: For the lineage: the name of what `recipe` holds as thresholds.
     operating_point: str
+    #: The run's token in the output's lock; without, the lock is not looked at.
+    lock: str | None = None
 
     def __call__(self, work: Work) -> Record | None:
         """Commit a labelled slice; None if there is nothing to commit.
 
         Data before record: a crash in between costs a recomputation, which publishes the same
-        rows under the same name.
+        rows under the same name. Raises OutputHeld, and writes nothing, if the run has lost the
+        output to another one.
         """
         if work.table is None or work.measured is None:
             return None
@@ -40,11 +45,13 @@ class Commit:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         storage = Storage(self.output)
+        if self.lock and not holds(storage, self.lock):
+            raise OutputHeld("another run has taken over the output")
         storage.put(piece.path, buffer.getvalue())
         record = Record(
             run_id=self.run_id,
             shard=piece.shard.name,
-            source=piece.shard.url,
+            source=shown(piece.shard.url),
             version=piece.shard.version,
             shard_rows=piece.shard_rows,
             first_row=piece.first_row,
@@ -53,7 +60,7 @@ class Commit:
             recipe=self.recipe,
             commit_seconds=time.monotonic() - started,
             committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            **work.measured,
+            **work.measured | {"retries": work.measured["retries"] + storage.patience.retries},
         )
         Ledger(storage).put(record)
         return record
@@ -62,7 +69,7 @@ class Commit:
         """Parquet key-value metadata. Nothing here differs between two attempts at a slice."""
         piece, measured = work.slice, work.measured or {}
         facts = {
-            "source": piece.shard.url,
+            "source": shown(piece.shard.url),
             "source_version": piece.shard.version,
             "first_row": piece.first_row,
             "rows": piece.rows,

@@ -1,140 +1,229 @@
-"""The labelling job: plan, run the three stages on Ray Data, sum up.
+"""The labelling job: plan, run the stages, sum up, all of it while the output is locked."""
 
-    slices -> ReadTokenize (CPU) -> Label (model replicas) -> Commit (CPU) -> records
-
-This is the only place of the labelling path that knows Ray. The driver sees records, never rows.
-"""
-
-import json
 import logging
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from fastbert.checkpoint import check_weights, fetch_checkpoint, fingerprint, load_config
 from fastbert.configuration import FastBertConfig
 from fastbert.engine import resolve_precision
-from fastbert.errors import InputError
-from fastbert.filesystem import open_url
+from fastbert.errors import FastBertError, InputError
+from fastbert.filesystem import open_url, shown
 from pipelines.commit import Commit
 from pipelines.ledger import Ledger, Record
-from pipelines.plan import Slice, make_plan
-from pipelines.predict import Label
+from pipelines.lock import RunLock
+from pipelines.plan import Plan, make_plan
 from pipelines.progress import counting
-from pipelines.read import ReadTokenize
 from pipelines.schema import SCHEMA_VERSION, InputColumns
 from pipelines.settings import LabelSettings
 from pipelines.shards import find_shards
 from pipelines.storage import Storage
-from pipelines.work import Work
+
+if TYPE_CHECKING:
+    from pipelines.ray_stages import Share
 
 log = logging.getLogger(__name__)
-
-#: CPUs a commit asks for: it encodes Parquet for moments and waits for the store most of the time.
-_COMMIT_CPUS = 0.25
-#: Slices an actor works on or has waiting. Ray's default, 2, leaves it idle for the length of one
-#: scheduling round whenever a slice takes less time than that; more would hold back slices that
-#: another replica could take.
-_SLICES_PER_ACTOR = 4
 
 
 def label(settings: LabelSettings) -> dict[str, Any]:
     """Bring the output up to date with the input. Returns the run's summary.
 
     `exit_code` in it is 0 when all is labelled, and 3 where shards could not be read or more rows
-    than allowed have an error. Raises InputError, before any work, for wrong input or settings.
+    than allowed have an error. Raises InputError, before any work, for wrong input or settings,
+    OutputHeld if another run is at work on the output, and Stopped on SIGTERM.
     """
-    started = time.monotonic()
     settings = with_absolute_places(settings)
-    checkpoint = fetch_checkpoint(settings.model)
-    config = load_config(checkpoint)
-    point, thresholds = operating_point(config, settings)
-    columns = InputColumns(settings.text_column, settings.pair_column, settings.carry or None)
-    recipe = {
-        "checkpoint": fingerprint(checkpoint),
-        "thresholds": thresholds,
-        "text_column": columns.text,
-        "pair_column": columns.pair,
-        "carry": None if columns.carry is None else list(columns.carry),
-        "max_length": config.max_length,
-        "schema_version": SCHEMA_VERSION,
-    }
-    ledger = Ledger(Storage(settings.output))
-    shards = find_shards(list(settings.input))
-    committed = ledger.records()
-    plan = make_plan(shards, committed, recipe, columns, settings.slice_rows, settings.relabel)
-    rows = sum(piece.rows for piece in plan.todo)
-    log.info(
-        "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards unreadable",
-        len(shards),
-        len(plan.todo),
-        rows,
-        len(plan.up_to_date),
-        len(plan.bad_shards),
-    )
-    now = datetime.now(UTC)
-    run_id = settings.run_id or f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
-    summary: dict[str, Any] = {
-        "run_id": run_id,
-        "output": settings.output,
-        "operating_point": point,
-        "shards": len(shards),
-        "slices_up_to_date": len(plan.up_to_date),
-    }
+    job = Job.of(settings)
     if settings.dry_run:
-        return summary | {
+        plan = job.plan()
+        return job.heading(plan) | {
             "dry_run": True,
             "slices_to_label": len(plan.todo),
-            "rows_to_label": rows,
+            "rows_to_label": sum(piece.rows for piece in plan.todo),
             "slices_to_remove": len(plan.superseded) + settings.prune * len(plan.vanished),
+            "leftovers_to_remove": len(plan.leftovers),
             "bad_shards": plan.bad_shards,
         }
-    records: list[Record] = []
-    share = None
-    if plan.todo:  # all that can be refused, before anything is changed
-        check_weights(checkpoint)
-        from pipelines.ray_cluster import cluster_resources, cores
+    with stopped_by_sigterm(), RunLock(job.ledger.storage, job.run_id) as lock:
+        return job.run(lock)
 
-        share = share_out(settings, cluster_resources(), cores())
-        resolve_precision(settings.precision, "cuda" if share.replica_gpus else "cpu")
-    removed = plan.superseded + (plan.vanished if settings.prune else [])
-    for record in removed:
-        ledger.forget(record)
-    for record in plan.replaced:
-        ledger.withdraw(record)
-    gone = {record.slice_id for record in removed + plan.replaced}
-    kept = [record for record in committed if record.slice_id not in gone]
-    if share is not None:
-        commit = Commit(settings.output, run_id, recipe, point)
-        with counting(rows) as counter:
-            for work in run_stages(plan.todo, settings, thresholds, columns, config, commit, share):
-                if isinstance(work, Record):
-                    records.append(work)
-                    counter.advance(work.rows)
-                else:
-                    plan.bad_shards[work.slice.shard.url] = str(work.failure)
-                    counter.advance(work.slice.rows)
-    summary |= totals(records) | {"bad_shards": plan.bad_shards}
-    summary["seconds"] = round(time.monotonic() - started, 1)
-    if settings.price_per_hour is not None:
-        summary |= prices(records, settings.price_per_hour)
-    too_many = summary["error_rows"] > settings.max_bad_rows * summary["rows"]
-    summary["exit_code"] = 3 if plan.bad_shards or too_many else 0
-    for url, reason in plan.bad_shards.items():
-        log.warning("not labelled: %s %s", url, reason)
-    if too_many:
-        log.warning("%d of %d rows have an error", summary["error_rows"], summary["rows"])
-    killed = ledger.unreported(kept)
-    if plan.todo or removed or plan.bad_shards or killed:
-        ledger.close_run(run_id, summary, kept + records, killed)
-    return summary
+
+class Stopped(FastBertError):
+    """The run was asked to stop; what is committed is kept (exit code 1)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what was asked for, checked, before anything is done."""
+
+    settings: LabelSettings
+    run_id: str
+    checkpoint: Path
+    config: FastBertConfig
+    operating_point: str
+    thresholds: list[float]
+    columns: InputColumns
+    ledger: Ledger
+
+    @classmethod
+    def of(cls, settings: LabelSettings) -> "Job":
+        """Check settings and checkpoint; InputError if they do not fit."""
+        checkpoint = fetch_checkpoint(settings.model)
+        config = load_config(checkpoint)
+        point, thresholds = operating_point(config, settings)
+        return cls(
+            settings=settings,
+            run_id=settings.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}",
+            checkpoint=checkpoint,
+            config=config,
+            operating_point=point,
+            thresholds=thresholds,
+            columns=InputColumns(
+                settings.text_column, settings.pair_column, settings.carry or None
+            ),
+            ledger=Ledger(Storage(settings.output)),
+        )
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """All that a slice's rows depend on, beside the shard."""
+        columns = self.columns
+        return {
+            "checkpoint": fingerprint(self.checkpoint),
+            "thresholds": self.thresholds,
+            "text_column": columns.text,
+            "pair_column": columns.pair,
+            "carry": None if columns.carry is None else list(columns.carry),
+            "max_length": self.config.max_length,
+            "schema_version": SCHEMA_VERSION,
+        }
+
+    def plan(self) -> Plan:
+        """Compare input and ledger."""
+        settings = self.settings
+        shards = find_shards(list(settings.input))
+        plan = make_plan(
+            shards,
+            self.ledger.committed(),
+            self.recipe,
+            self.columns,
+            settings.slice_rows,
+            settings.relabel,
+            settings.retry_quarantined,
+        )
+        log.info(
+            "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards "
+            "unreadable",
+            len(shards),
+            len(plan.todo),
+            sum(piece.rows for piece in plan.todo),
+            len(plan.up_to_date),
+            len(plan.bad_shards),
+        )
+        return plan
+
+    def heading(self, plan: Plan) -> dict[str, Any]:
+        """How every summary begins."""
+        return {
+            "run_id": self.run_id,
+            "output": shown(self.settings.output),
+            "operating_point": self.operating_point,
+            "shards": plan.shards,
+            "slices_up_to_date": len(plan.up_to_date),
+        }
+
+    def run(self, lock: RunLock) -> dict[str, Any]:
+        """Label, and sum up, while the lock is held."""
+        started = time.monotonic()
+        settings, ledger = self.settings, self.ledger
+        plan = self.plan()
+        share = None
+        if plan.todo:  # all that can be refused, before anything is changed
+            check_weights(self.checkpoint)
+            from pipelines.ray_stages import share_of_cluster
+
+            share = share_of_cluster(settings)
+            resolve_precision(settings.precision, "cuda" if share.replica_gpus else "cpu")
+        removed = plan.superseded + (plan.vanished if settings.prune else [])
+        ledger.sweep(plan.leftovers)
+        for record in removed:
+            ledger.forget(record)
+        for record in plan.replaced:
+            ledger.withdraw(record)
+        records = [] if share is None else self._label(plan, share, lock)
+        summary = self.heading(plan) | totals(records) | {"bad_shards": plan.bad_shards}
+        summary["seconds"] = round(time.monotonic() - started, 1)
+        if settings.price_per_hour is not None:
+            summary |= prices(records, settings.price_per_hour)
+        too_many = summary["error_rows"] > settings.max_bad_rows * summary["rows"]
+        summary["exit_code"] = 3 if plan.bad_shards or too_many else 0
+        for url, reason in plan.bad_shards.items():
+            log.warning("not labelled: %s %s", url, reason)
+        if too_many:
+            log.warning("%d of %d rows have an error", summary["error_rows"], summary["rows"])
+        kept = plan.up_to_date + plan.spared + ([] if settings.prune else plan.vanished)
+        killed = ledger.unreported(kept)
+        if plan.todo or removed or plan.bad_shards or killed:
+            lock.check()
+            ledger.close_run(self.run_id, summary, kept + records, killed)
+        return summary
+
+    def _label(self, plan: Plan, share: "Share", lock: RunLock) -> list[Record]:
+        """Run the plan's slices through the stages; what cannot be read joins its bad shards."""
+        from pipelines.ray_stages import run_stages
+
+        commit = Commit(
+            self.settings.output, self.run_id, self.recipe, self.operating_point, lock.token
+        )
+        slices = run_stages(
+            plan.todo, self.settings, self.thresholds, self.columns, self.config, commit, share
+        )
+        records: list[Record] = []
+        # Again, because Ray has set a handler of its own since.
+        with stopped_by_sigterm(), counting(sum(piece.rows for piece in plan.todo)) as counter:
+            try:
+                for work in slices:
+                    lock.check()
+                    if isinstance(work, Record):
+                        records.append(work)
+                        counter.advance(work.rows)
+                    else:
+                        plan.bad_shards[shown(work.slice.shard.url)] = str(work.failure)
+                        counter.advance(work.slice.rows)
+            except Exception:
+                lock.check()  # if it is lost, that is why
+                raise
+        return records
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM, with which schedulers and Ray stop a job, raises Stopped; in the main thread only,
+    others cannot have handlers."""
+
+    def stop(*_: object) -> None:
+        raise Stopped("stopped by SIGTERM; what is committed is kept, the next run goes on")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def operating_point(config: FastBertConfig, settings: LabelSettings) -> tuple[str, list[float]]:
@@ -174,8 +263,8 @@ def with_absolute_places(settings: LabelSettings) -> LabelSettings:
     for url in inputs:
         if f"{output}/".startswith(url.rstrip("/") + "/"):
             raise InputError(
-                f"--output {output} lies inside --input {url}, which would take labels for texts; "
-                "put it beside the input"
+                f"--output {shown(output)} lies inside --input {shown(url)}, which would take "
+                "labels for texts; put it beside the input"
             )
     return replace(settings, input=inputs, output=output, model=absolute(settings.model))
 
@@ -184,160 +273,10 @@ def absolute(url: str) -> str:
     """The URL, or the absolute path if it is local."""
     fs, path = open_url(url)
     if isinstance(fs, MemoryFileSystem):
-        raise InputError(f"{url}: no other process sees this one's memory; use another file system")
-    return path if isinstance(fs, LocalFileSystem) else url
-
-
-def run_stages(
-    slices: list[Slice],
-    settings: LabelSettings,
-    thresholds: list[float],
-    columns: InputColumns,
-    config: FastBertConfig,
-    commit: Commit,
-    share: "Share",
-) -> Iterator[Record | Work]:
-    """Run the slices through the stages on Ray; yields a Record for each committed slice, and the
-    Work of each slice that could not be read."""
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    low, high = settings.replica_range()
-
-    def pool(low: int, high: int, start: int) -> ActorPoolStrategy:
-        return ActorPoolStrategy(
-            min_size=low,
-            max_size=high,
-            initial_size=start,
-            max_tasks_in_flight_per_actor=_SLICES_PER_ACTOR,
-        )
-
-    # One slice = one row = one block = one task. Not `from_arrow`: it runs a task per block.
-    rows = [Work(piece).to_row() for piece in slices]
-    data = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(
-            ReadTokenizeActor,
-            fn_constructor_args=(settings.model, config.max_length, columns),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=share.reader_cpus,
-            compute=pool(1, share.readers, 1),
-        )
-        .map_batches(
-            LabelActor,
-            fn_constructor_args=(
-                settings.model,
-                thresholds,
-                settings.audit_rate,
-                settings.precision,
-                share.replica_cpus,
-                share.replica_gpus > 0,
-            ),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=share.replica_cpus,
-            num_gpus=share.replica_gpus or None,
-            compute=pool(low, high, high),
-        )
-        .map_batches(
-            CommitActor,
-            fn_constructor_args=(commit,),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=_COMMIT_CPUS,
-            compute=pool(1, high, 1),
-        )
-    )
-    for row in data.iter_rows():
-        if row["record"] is None:
-            yield Work.from_block(pa.table({"work": [row["work"]], "payload": [b""]}))
-        else:
-            yield Record(**json.loads(row["record"]))
-
-
-@dataclass(frozen=True)
-class Share:
-    """Who gets what of a cluster."""
-
-    replica_gpus: float  # each
-    replica_cpus: int  # each
-    readers: int  # at most
-    reader_cpus: float  # each
-
-
-def share_out(settings: LabelSettings, resources: dict[str, float], machine_cores: int) -> Share:
-    """Divide the cluster between replicas and readers; InputError if it is too small.
-
-    With GPUs, tokenizing is what may fall behind: readers get all the cores that are left. On
-    CPUs the model is slower than any tokenizer by far: replicas get the cores, and one reader per
-    replica works beside them. Three pools of actors: Ray never fuses those, so tokenizing stays
-    out of the replica.
-    """
-    low, high = settings.replica_range()
-    cpus = resources.get("CPU", 0.0)
-    gpus = settings.gpus_per_replica
-    if gpus is None:
-        gpus = 1.0 if resources.get("GPU") else 0.0
-    if gpus:
-        reader_cpus, replica_cpus = 1.0, settings.cpus_per_replica or 1
-        # A cluster that grows with the work shows few CPUs yet: allow some readers per replica.
-        readers = max(4 * high, int(cpus - high * replica_cpus - _COMMIT_CPUS))
-    else:
-        reader_cpus = 0.5
-        fair = min(machine_cores, int(cpus - reader_cpus - _COMMIT_CPUS)) // high
-        replica_cpus = settings.cpus_per_replica or max(1, fair)
-        readers = high
-    needed = low * replica_cpus + reader_cpus + _COMMIT_CPUS
-    if needed > cpus and not gpus:  # a GPU cluster may be about to grow
         raise InputError(
-            f"the cluster has {cpus:g} CPUs, {low} replicas of {replica_cpus} CPUs with a reader "
-            f"need {needed:g}; lower --replicas or --cpus-per-replica, or use a larger cluster"
+            f"{shown(url)}: no other process sees this one's memory; use another file system"
         )
-    return Share(gpus, replica_cpus, readers, reader_cpus)
-
-
-class OnBlocks:
-    """A stage as an actor of Ray Data: made once per actor, called with one slice at a time."""
-
-    make: type
-
-    def __init__(self, *arguments: Any) -> None:
-        self.stage = self.make(*arguments)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """One slice in, one slice out."""
-        done: Work = self.stage(Work.from_block(block))
-        return done.to_block()
-
-
-class ReadTokenizeActor(OnBlocks):
-    """`ReadTokenize` under the name that Ray's dashboard shows."""
-
-    make = ReadTokenize
-
-
-class LabelActor(OnBlocks):
-    """`Label` under the name that Ray's dashboard shows."""
-
-    make = Label
-
-
-class CommitActor:
-    """`Commit` at the end of the plan: a labelled slice in, its record out.
-
-    An actor although it keeps no state: as tasks, commits would start ever more worker processes,
-    and each has to import what this module needs before its first slice.
-    """
-
-    def __init__(self, commit: Commit) -> None:
-        self.commit = commit
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """The slice as it came, without its rows, and the record: null if it was not committed."""
-        record = self.commit(Work.from_block(block))
-        text = json.dumps(asdict(record)) if record else None
-        return pa.table({"work": block["work"], "record": pa.array([text], pa.string())})
+    return path if isinstance(fs, LocalFileSystem) else url
 
 
 def totals(records: list[Record]) -> dict[str, Any]:
@@ -353,6 +292,8 @@ def totals(records: list[Record]) -> dict[str, Any]:
         "slices_labelled": len(records),
         "rows": rows,
         "error_rows": sum(r.error_rows for r in records),
+        "quarantined_slices": sum(r.quarantined for r in records),
+        "retries": sum(r.retries for r in records),
         "tokens": sum(r.tokens for r in records),
         "exits": exits,
         "mean_exit_layer": None if mean is None else round(mean, 4),

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -22,6 +23,17 @@ log = logging.getLogger(__name__)
 def slice_id(shard: str, first_row: int) -> str:
     """The name of a slice: from what it is, never from who computed it."""
     return hashlib.sha256(f"{shard}\0{first_row}".encode()).hexdigest()[:32]
+
+
+def table_path(shard: str, first_row: int) -> str:
+    """Where the labelled rows of a slice are, below the output root."""
+    return f"table/{shard}.{first_row:012d}.parquet"
+
+
+def _slice_of(path: str) -> tuple[str, int] | None:
+    """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
+    found = re.fullmatch(r"table/(.+)\.(\d{12,})\.parquet", path, re.DOTALL)
+    return (found[1], int(found[2])) if found else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +65,31 @@ class Record:
     device: str
     precision: str
     committed_at: str  # UTC, ISO 8601
+    retries: int = 0  # how often something about it was done again, after a fault
+    quarantined: bool = False  # it was given up: all of its rows have an error
 
     @property
     def slice_id(self) -> str:
         """Names the record's file."""
         return slice_id(self.shard, self.first_row)
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A file of labelled rows that no readable record vouches for."""
+
+    shard: str
+    #: There is a record, but it cannot be read.
+    has_record: bool
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What an output holds."""
+
+    records: list[Record]
+    #: By path: what runs that were killed have left, between rows and record.
+    stray: dict[str, Stray]
 
 
 class Ledger:
@@ -71,22 +103,36 @@ class Ledger:
         data = json.dumps(asdict(record), indent=1).encode()
         self.storage.put(f"ledger/slices/{record.slice_id}.json", data)
 
-    def records(self) -> list[Record]:
+    def committed(self) -> "Committed":
         """All commits whose labelled rows are there; unreadable records count as absent."""
         data = self.storage.paths("table", ".parquet")
-        paths = sorted(self.storage.paths("ledger/slices", ".json"))
+        paths = self.storage.paths("ledger/slices", ".json")
         names = {field.name for field in fields(Record)}
+        added = {"retries", "quarantined"}  # later than the first ledgers
         records = []
-        for path, text in self.storage.read(paths).items():
+        for path, text in self.storage.read(sorted(paths)).items():
             try:
                 values = json.loads(text)
-                record = Record(**{name: values[name] for name in names})
-            except (ValueError, KeyError, TypeError) as error:
+                present = names - (added - values.keys())
+                record = Record(**{name: values[name] for name in present})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 log.warning("ignoring the unreadable record %s: %r", path, error)
                 continue
             if record.path in data:
                 records.append(record)
-        return records
+        stray = {}
+        for path in data - {record.path for record in records}:
+            if place := _slice_of(path):
+                stray[path] = Stray(place[0], f"ledger/slices/{slice_id(*place)}.json" in paths)
+            else:
+                log.warning("not written by this job, and left alone: %s", path)
+        return Committed(records, stray)
+
+    def sweep(self, paths: list[str]) -> None:
+        """Remove files of labelled rows that no record vouches for."""
+        for path in paths:
+            log.info("removing %s, left by a run that was killed", path)
+            self.storage.remove(path)
 
     def withdraw(self, record: Record) -> None:
         """Take back a commit; its rows stay until they are written over."""
@@ -143,6 +189,8 @@ STATISTICS = pa.schema(
         ("device", pa.string()),
         ("precision", pa.string()),
         ("committed_at", pa.string()),
+        ("slice_retries", pa.int64()),
+        ("slice_quarantined", pa.bool_()),
     ]
 )
 

@@ -4,13 +4,14 @@ Shards whose records are complete are not opened. A rerun with nothing new there
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastbert.errors import InputError
-from pipelines.ledger import Record
+from fastbert.filesystem import shown
+from pipelines.ledger import Committed, Record, table_path
+from pipelines.retry import Patience, passes
 from pipelines.schema import InputColumns
 from pipelines.shards import Shard, ShardError
 
@@ -30,13 +31,14 @@ class Slice:
     @property
     def path(self) -> str:
         """Where its labelled rows go, below the output root."""
-        return f"table/{self.shard.name}.{self.first_row:012d}.parquet"
+        return table_path(self.shard.name, self.first_row)
 
 
 @dataclass
 class Plan:
     """What a run will do."""
 
+    shards: int = 0
     todo: list[Slice] = field(default_factory=list)
     up_to_date: list[Record] = field(default_factory=list)
     #: Commits of older versions or other settings whose files no new slice writes over.
@@ -44,28 +46,34 @@ class Plan:
     #: Such commits whose files will be written over. Their records must go first: were the run
     #: killed between rows and record, the old record would vouch for the new rows.
     replaced: list[Record] = field(default_factory=list)
+    #: Commits of the last good version of shards that cannot be read now.
+    spared: list[Record] = field(default_factory=list)
     #: Commits of shards that are no longer in the input.
     vanished: list[Record] = field(default_factory=list)
+    #: Files of labelled rows without a record that no new slice writes over. Killed runs leave
+    #: them; a run with other slices would repeat their rows.
+    leftovers: list[str] = field(default_factory=list)
     #: url -> why it cannot be labelled.
     bad_shards: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(
     shards: list[Shard],
-    records: Iterable[Record],
+    output: Committed,
     recipe: dict[str, Any],
     columns: InputColumns,
     slice_rows: int,
     relabel: bool,
+    retry_quarantined: bool = False,
 ) -> Plan:
     """Compare shards with commits.
 
     Raises InputError where commits were made with another recipe, or from another place, and
     `relabel` does not allow to replace them; and where not one shard can be labelled.
     """
-    plan = Plan()
+    plan = Plan(shards=len(shards))
     committed: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in output.records:
         committed[record.shard].append(record)
     current: dict[str, list[Record]] = {}
     for shard in shards:
@@ -74,7 +82,13 @@ def make_plan(
             for record in mine:
                 _check_replaceable(record, shard, recipe)
         current[shard.name] = _disjoint(
-            [r for r in mine if r.version == shard.version and r.recipe == recipe]
+            [
+                record
+                for record in mine
+                if record.version == shard.version
+                and record.recipe == recipe
+                and not (retry_quarantined and record.quarantined)
+            ]
         )
         kept = {record.first_row for record in current[shard.name]}
         plan.superseded += [record for record in mine if record.first_row not in kept]
@@ -90,7 +104,7 @@ def make_plan(
         results = pool.map(lambda shard: _count_rows(shard, columns), new)
         for shard, result in zip(new, results, strict=True):
             if isinstance(result, ShardError):
-                plan.bad_shards[shard.url] = str(result)
+                plan.bad_shards[shown(shard.url)] = str(result)
             else:
                 rows[shard.name] = result
     if plan.bad_shards and len(plan.bad_shards) == len(shards):
@@ -100,20 +114,28 @@ def make_plan(
         if shard.name in rows:
             plan.todo += _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
     # Bad shards keep what was committed of their last good version.
-    bad = {shard.name for shard in shards if shard.url in plan.bad_shards}
+    bad = {shard.name for shard in shards if shown(shard.url) in plan.bad_shards}
+    plan.spared = [record for record in plan.superseded if record.shard in bad]
     old = [record for record in plan.superseded if record.shard not in bad]
     paths = {piece.path for piece in plan.todo}
     plan.superseded = [record for record in old if record.path not in paths]
     plan.replaced = [record for record in old if record.path in paths]
+    # A record that cannot be read still says that the rows were committed: they are only removed
+    # where this run knows all rows of their shard.
+    plan.leftovers = [
+        path
+        for path, stray in sorted(output.stray.items())
+        if path not in paths and (stray.shard in rows or not stray.has_record)
+    ]
     return plan
 
 
 def _check_replaceable(record: Record, shard: Shard, recipe: dict[str, Any]) -> None:
-    if record.source != shard.url:
+    if record.source != shown(shard.url):
         raise InputError(
             f"the output has labels of {record.source} as '{shard.name}', which would be replaced "
-            f"by those of {shard.url}; pass the folder above both as --input, another --output, "
-            "or --relabel if the corpus has moved"
+            f"by those of {shown(shard.url)}; pass the folder above both as --input, another "
+            "--output, or --relabel if the corpus has moved"
         )
     _check_recipe(record, recipe)
 
@@ -129,10 +151,17 @@ def _check_recipe(record: Record, recipe: dict[str, Any]) -> None:
 
 
 def _count_rows(shard: Shard, columns: InputColumns) -> int | ShardError:
+    if shard.problem is not None:
+        return ShardError(shard.problem)
+    patience = Patience()
     try:
-        return columns.check(shard)
+        return patience(columns.check, shard)
     except ShardError as error:
         return error
+    except Exception as error:
+        if not passes(error):
+            raise
+        return ShardError(f"cannot be read, tried {patience.tries} times: {error}")
 
 
 def _disjoint(records: list[Record]) -> list[Record]:

@@ -1,6 +1,8 @@
 """Second stage, on the model's device: labels, exit layers and costs of a slice."""
 
 import hashlib
+import os
+import sys
 import time
 from typing import Any
 
@@ -9,9 +11,10 @@ import pyarrow as pa
 import torch
 
 from fastbert.checkpoint import fetch_checkpoint, load_model
-from fastbert.engine import DTYPES, Engine, resolve_precision
+from fastbert.engine import DTYPES, Engine, Predictions, resolve_precision
 from fastbert.flops import CostModel
 from fastbert.tokens import Tokens
+from pipelines.isolate import Rows, isolate
 from pipelines.schema import OUTPUT
 from pipelines.work import ERROR, IDS, TYPES, Work
 
@@ -63,10 +66,14 @@ class Label:
         tokens = tokens_of(table, good)
         where = work.slice
         audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)[good]
-        found = self.engine.classify(tokens, self.thresholds, deep=audited)
+        found, failed = self._classify(tokens, audited)
         answered = np.isfinite(found.score)
-        for row in np.flatnonzero(good)[~answered]:
-            errors[row] = "the model's answer is not a number"
+        places = np.flatnonzero(good)
+        for row in np.flatnonzero(~answered).tolist():
+            why = failed.get(row)
+            errors[places[row]] = (
+                f"the model failed: {why}" if why else "the model's answer is not a number"
+            )
         audited &= answered
         lengths, exits = tokens.lengths[answered], found.exit_layer[answered]
         flops = self.cost.row_flops(lengths, exits)
@@ -102,6 +109,55 @@ class Label:
             device_seconds=time.monotonic() - started,
             **self.facts,
         )
+
+    def give_up(self, work: Work, reason: str) -> Work:
+        """Every row gets `reason` as its error; the model is not used."""
+        if work.table is None:
+            return work
+        at = work.table.column_names.index(ERROR)
+        errors = [error or reason for error in work.table[ERROR].to_pylist()]
+        table = work.table.set_column(at, ERROR, pa.array(errors, pa.string()))
+        return self(work.with_table(table, quarantined=True))
+
+    def _classify(self, tokens: Tokens, audited: Array) -> tuple[Predictions, dict[int, str]]:
+        """Answers for all rows, and why there are none for some: their scores are not numbers."""
+
+        def run(rows: Rows) -> Predictions:
+            try:
+                whole = len(rows) == len(tokens)
+                some = tokens if whole else tokens.take(rows)
+                return self.engine.classify(some, self.thresholds, deep=audited[rows])
+            except RuntimeError:
+                self._check_device()
+                raise
+
+        parts, failed = isolate(run, np.arange(len(tokens)))
+        if not failed:
+            return parts[0][1], {}
+        answers = {
+            name: np.zeros(len(tokens), kind)
+            for name, kind in (
+                ("label", np.int32),
+                ("exit_layer", np.int8),
+                ("uncertainty", np.float32),
+            )
+        }
+        answers["score"] = np.full(len(tokens), np.nan, np.float32)
+        answers["deep_label"] = np.full(len(tokens), -1, np.int32)
+        for rows, part in parts:
+            for name, values in vars(part).items():
+                answers[name][rows] = values
+        return Predictions(**answers), failed
+
+    def _check_device(self) -> None:
+        """End the process if the GPU answers no more: after some faults nothing in it ever works
+        again. A new process gets the slice, a few times."""
+        if self.engine.device.type == "cuda":
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as error:
+                print(f"the GPU failed: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
 
 
 def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:

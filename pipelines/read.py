@@ -1,10 +1,15 @@
-"""First stage, on CPUs: the rows of a slice, tokenized."""
+"""First stage, on CPUs: the rows of a slice, tokenized.
+
+Rows are decoded and tokenized a few at a time, so that texts of any length fit the memory.
+"""
 
 import os
 import time
 from bisect import bisect_right
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +17,17 @@ import pyarrow.parquet as pq
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.tokenizer import Tokenizer
+from fastbert.tokens import Tokens
+from pipelines.isolate import Rows, isolate
 from pipelines.plan import Slice
+from pipelines.retry import Patience, passes
 from pipelines.schema import InputColumns
 from pipelines.shards import ShardError
 from pipelines.work import ERROR, IDS, TYPES, Work
 
-#: Rows decoded at a time, so that one huge row group does not fill the memory.
-_BATCH_ROWS = 4096
+#: Rows and, about, bytes decoded at a time, so that neither one huge row group nor huge texts
+#: fill the memory.
+_BATCH_ROWS, _BATCH_BYTES = 4096, 64 << 20
 #: Bytes of a column read at a time, for the same reason.
 _READ_BYTES = 1 << 20
 
@@ -36,38 +45,76 @@ class ReadTokenize:
 
     def __call__(self, work: Work) -> Work:
         """Read and tokenize; a shard that cannot be read becomes a failure, not an exception."""
-        started = time.monotonic()
+        return self._patiently(work, None)
+
+    def give_up(self, work: Work, reason: str) -> Work:
+        """Only read: every row gets `reason` as its error."""
+        return self._patiently(work, reason)
+
+    def _patiently(self, work: Work, reason: str | None) -> Work:
+        patience = Patience()
         try:
-            table, carried = self.rows.read(work.slice)
+            done = patience(self._read, work, reason)
         except ShardError as error:
             return Work(work.slice, failure=str(error))
-        read = time.monotonic()
+        except Exception as error:
+            if not passes(error):
+                raise
+            return Work(
+                work.slice, failure=f"cannot be read, tried {patience.tries} times: {error}"
+            )
+        return done.with_measured(retries=patience.retries)
+
+    def _read(self, work: Work, reason: str | None) -> Work:
+        started = time.monotonic()
+        tokenizing = 0.0
+        parts = []
+        for rows in self.rows.read(work.slice):
+            before = time.monotonic()
+            parts.append(self._tokenized(rows, reason))
+            tokenizing += time.monotonic() - before
+        return work.with_table(
+            pa.concat_tables(parts, promote_options="default"),
+            read_seconds=time.monotonic() - started - tokenizing,
+            tokenize_seconds=tokenizing,
+            quarantined=reason is not None,
+        )
+
+    def _tokenized(self, table: pa.Table, reason: str | None) -> pa.Table:
+        """Carried columns, token ids and errors of some rows."""
         texts, errors = decode(table[self.columns.text])
         pairs = None
         if self.columns.pair is not None:
             pairs, pair_errors = decode(table[self.columns.pair])
             errors = [first or second for first, second in zip(errors, pair_errors, strict=True)]
-        good = [i for i, error in enumerate(errors) if error is None]
-        tokens = self.tokenize(
-            [texts[i] for i in good],
-            None if pairs is None else [pairs[i] for i in good],
-            self.max_length,
-        )
+        if reason is not None:
+            errors = [error or reason for error in errors]
+
+        def run(rows: Rows) -> Tokens:
+            first = [texts[i] for i in rows]
+            second = None if pairs is None else [pairs[i] for i in rows]
+            return self.tokenize(first, second, self.max_length)
+
+        good = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
+        found, failed = isolate(run, good)
+        for row, why in failed.items():
+            errors[row] = f"the tokenizer failed: {why}"
         # Rows with an error have no tokens: an empty list between their neighbours'.
         lengths = np.zeros(len(errors), np.int64)
-        lengths[good] = tokens.lengths
+        for rows, tokens in found:
+            lengths[rows] = tokens.lengths
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
+
+        def column(values: list[np.ndarray[Any, Any]], kind: pa.DataType) -> pa.Array:
+            joined: Any = np.concatenate(values) if values else []
+            return pa.LargeListArray.from_arrays(offsets, pa.array(joined, kind))
+
+        carried = self.columns.carried(table.schema)
         result = table.select(list(carried)).rename_columns(list(carried.values()))
-        result = result.append_column(IDS, pa.LargeListArray.from_arrays(offsets, tokens.ids))
-        if tokens.types is not None:
-            types = pa.LargeListArray.from_arrays(offsets, tokens.types)
-            result = result.append_column(TYPES, types)
-        result = result.append_column(ERROR, pa.array(errors, pa.string()))
-        return work.with_table(
-            result,
-            read_seconds=read - started,
-            tokenize_seconds=time.monotonic() - read,
-        )
+        result = result.append_column(IDS, column([t.ids for _, t in found], pa.int32()))
+        if types := [t.types for _, t in found if t.types is not None]:
+            result = result.append_column(TYPES, column(types, pa.int8()))
+        return result.append_column(ERROR, pa.array(errors, pa.string()))
 
 
 class SliceReader:
@@ -82,24 +129,33 @@ class SliceReader:
         self.columns = columns
         self._place: _Place | None = None
 
-    def read(self, piece: Slice) -> tuple[pa.Table, dict[str, str]]:
-        """The slice's rows, and input name -> output name of the columns to carry.
+    def read(self, piece: Slice) -> Iterator[pa.Table]:
+        """The slice's rows, some at a time, but at least once, though it be none.
 
-        Raises ShardError if the shard cannot be read or no longer has the rows.
+        Raises ShardError if the shard cannot be read or no longer has the rows, and the store's
+        own error if that may pass.
         """
+        rows = 0
         try:
             if self._place is None or not self._place.leads_to(piece):
                 self.close()
                 self._place = _Place(piece, self.columns)
-            table = self._place.take(piece)
-            if missing := piece.rows - table.num_rows:
-                raise ShardError(
-                    f"changed while it was read: {missing} of {piece.rows} rows are gone"
-                )
-            return table, self._place.carried
+            for batch in self._place.take(piece):
+                rows += batch.num_rows
+                yield batch
         except (pa.ArrowException, OSError) as error:
             self.close()
+            if passes(error):
+                raise
             raise ShardError(f"cannot be read as Parquet: {error}") from error
+        except BaseException:
+            self.close()  # it is not known where
+            raise
+        if missing := piece.rows - rows:
+            self.close()
+            raise ShardError(f"changed while it was read: {missing} of {piece.rows} rows are gone")
+        if not rows:
+            yield self._place.schema.empty_table()
 
     def close(self) -> None:
         """Let go of the open shard, if there is one."""
@@ -116,15 +172,20 @@ class _Place:
         with ExitStack() as stack:
             file = stack.enter_context(piece.shard.open())
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
-            self.carried = columns.carried(parquet.schema_arrow)
-            names = list(dict.fromkeys([*columns.texts, *self.carried]))
+            carried = columns.carried(parquet.schema_arrow)
+            names = list(dict.fromkeys([*columns.texts, *carried]))
             self.schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
-            groups = range(parquet.num_row_groups)
-            sizes = (parquet.metadata.row_group(group).num_rows for group in groups)
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+            sizes = (group.num_rows for group in groups)
             self.starts = list(accumulate(sizes, initial=0))  # of the groups; at last, the end
             first = self._group(piece.first_row)
             self.row = self.starts[first]
-            self.batches = parquet.iter_batches(_BATCH_ROWS, list(groups[first:]), columns=names)
+            bytes_per_row = max(
+                (g.total_byte_size // max(1, g.num_rows) for g in groups), default=0
+            )
+            at_once = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, bytes_per_row)))
+            rest = list(range(first, len(groups)))
+            self.batches = parquet.iter_batches(at_once, rest, columns=names)
             self.rest: pa.RecordBatch | None = None  # decoded, and not taken yet
             self.close = stack.pop_all().close
 
@@ -133,18 +194,17 @@ class _Place:
         start = self.starts[self._group(piece.first_row)]
         return self.shard == piece.shard and start <= self.row <= piece.first_row
 
-    def take(self, piece: Slice) -> pa.Table:
-        """The slice's rows, or those that the shard has."""
+    def take(self, piece: Slice) -> Iterator[pa.Table]:
+        """The slice's rows, some at a time, or those that the shard has."""
         stop = piece.first_row + piece.rows
-        parts = []
         while self.row < stop and (batch := self.rest or next(self.batches, None)):
             first = max(0, piece.first_row - self.row)
             last = min(batch.num_rows, stop - self.row)
-            if first < last:
-                parts.append(batch.select(self.schema.names).slice(first, last - first))
             self.row += last
             self.rest = batch.slice(last) if last < batch.num_rows else None
-        return pa.Table.from_batches(parts, self.schema)
+            if first < last:
+                rows = batch.select(self.schema.names).slice(first, last - first)
+                yield pa.Table.from_batches([rows], self.schema)
 
     def _group(self, row: int) -> int:
         """The row group that `row` lies in."""

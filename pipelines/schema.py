@@ -1,10 +1,12 @@
 """Columns: what is read from a shard, what is added to it, and under which names."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.retry import passes
 from pipelines.shards import Shard, ShardError
 
 #: Raised when the meaning or the type of an output column changes.
@@ -40,13 +42,18 @@ class InputColumns:
         return [self.text] if self.pair is None else [self.text, self.pair]
 
     def check(self, shard: Shard) -> int:
-        """The shard's number of rows, from its footer; ShardError if it cannot be labelled."""
+        """The shard's number of rows, from its footer.
+
+        Raises ShardError if it cannot be labelled, and the store's own error if that may pass.
+        """
         try:
             with shard.open() as file:
                 parquet = pq.ParquetFile(file)
                 self.carried(parquet.schema_arrow)
                 return int(parquet.metadata.num_rows)
         except (pa.ArrowException, OSError) as error:
+            if passes(error):
+                raise
             raise ShardError(f"cannot be read as Parquet: {error}") from error
 
     def carried(self, schema: pa.Schema) -> dict[str, str]:
@@ -55,11 +62,12 @@ class InputColumns:
         A column named like one of ours is copied as `input_NAME`. Raises ShardError for missing
         columns, texts that are not strings, and names that still collide.
         """
+        repeated = {name for name, times in Counter(schema.names).items() if times > 1}
         for name in [*self.texts, *(self.carry or ())]:
             if name not in schema.names:
-                raise ShardError(
-                    f"has no column '{name}'; its columns are {', '.join(schema.names)}"
-                )
+                raise ShardError(f"has no column '{name}'; its columns are {_listed(schema.names)}")
+            if name in repeated:
+                raise ShardError(f"has more than one column '{name}'")
         for name in self.texts:
             kind = schema.field(name).type
             if not _is_string(kind):
@@ -67,6 +75,10 @@ class InputColumns:
         names = self.carry
         if names is None:
             names = tuple(name for name in schema.names if name not in self.texts)
+            if found := [name for name in names if name in repeated or "\0" in name]:
+                raise ShardError(
+                    f"columns cannot be told apart: {_listed(found)}; choose with --carry"
+                )
         renamed = {name: f"input_{name}" if name in OUTPUT.names else name for name in names}
         if len(set(renamed.values())) < len(names):
             twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)
@@ -74,6 +86,10 @@ class InputColumns:
                 f"two carried columns would be called '{renamed[twice]}'; choose with --carry"
             )
         return renamed
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _is_string(kind: pa.DataType) -> bool:

@@ -131,6 +131,15 @@ class LabelSettings:
     prune: bool = setting("Remove the output of shards that are no longer in the input.", False)
     relabel: bool = setting("Label everything again where model or settings have changed.", False)
     dry_run: bool = setting("Say what would be done, and do nothing.", False)
+    retry_quarantined: bool = setting(
+        "Label slices again that an earlier run has given up on.", False
+    )
+    slice_attempts: int = setting(
+        "Times a slice may end its process before its rows are given up on.", 3
+    )
+    slice_timeout: float = setting(
+        "Seconds after which the process that works on a slice is taken to hang, and ended.", 3600.0
+    )
     max_bad_rows: float = setting(
         "Share of this run's rows with an error above which the exit code is 3.", 0.01
     )
@@ -148,7 +157,7 @@ class LabelSettings:
             raise InputError(f"--slice-rows is {self.slice_rows}, expected at least 1")
         if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
             raise InputError(f"--gpus-per-replica is {self.gpus_per_replica}, expected 0 or more")
-        _check_positive(self, "cpus_per_replica")
+        _check_positive(self, "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()
 
     def replica_range(self) -> tuple[int, int]:

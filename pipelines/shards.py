@@ -8,7 +8,8 @@ from typing import IO, Any
 import fsspec
 
 from fastbert.errors import FastBertError, InputError
-from fastbert.filesystem import open_url
+from fastbert.filesystem import open_url, shown
+from pipelines.retry import Patience
 
 
 class ShardError(FastBertError):
@@ -25,6 +26,8 @@ class Shard:
     name: str
     #: Changes when the content does: the store's etag, else size and time of change.
     version: str
+    #: Why it cannot be labelled, if that is plain without opening it.
+    problem: str | None = None
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
         """The file, for reading at random places."""
@@ -40,13 +43,20 @@ def find_shards(urls: list[str]) -> list[Shard]:
     InputError where nothing is found and where two files would share a name.
     """
     found: dict[str, Shard] = {}
+    names: dict[str, str] = {}
     for url in urls:
         for shard in _expand(url):
             other = found.setdefault(shard.name, shard)
             if other.url != shard.url:
                 raise InputError(
-                    f"{other.url} and {shard.url} would both be labelled as '{shard.name}'; "
-                    "pass their common parent folder, or label them to different outputs"
+                    f"{shown(other.url)} and {shown(shard.url)} would both be labelled as "
+                    f"'{shard.name}'; pass their common parent folder, or label them to different "
+                    "outputs"
+                )
+            if names.setdefault(shard.url, shard.name) != shard.name:
+                raise InputError(
+                    f"{shown(shard.url)} is in --input twice, and would be labelled both as "
+                    f"'{names[shard.url]}' and as '{shard.name}'; pass it once"
                 )
     return [found[name] for name in sorted(found)]
 
@@ -54,30 +64,58 @@ def find_shards(urls: list[str]) -> list[Shard]:
 def _expand(url: str) -> list[Shard]:
     fs, path = open_url(url)
     fs.invalidate_cache()
-    if any(wildcard in path for wildcard in "*?["):
-        files = fs.glob(path, detail=True)
+    patience = Patience()
+    if any(wildcard in path for wildcard in "*?[") and not patience(fs.exists, path):
+        files = patience(fs.glob, path, detail=True)
         root = posixpath.dirname(path[: min(path.find(w) for w in "*?[" if w in path)])
-    elif fs.isfile(path):
-        files, root = {path: fs.info(path)}, posixpath.dirname(path)
+    elif patience(fs.isfile, path):
+        files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)
     else:
-        files, root = fs.find(path, detail=True), path.rstrip("/")
+        files, root = patience(fs.find, path, detail=True), path.rstrip("/")
         files = {name: info for name, info in files.items() if name.endswith(".parquet")}
     # A listing describes links, not what they lead to.
     files = {n: fs.info(n) if info.get("islink") else info for n, info in files.items()}
-    shards = [
-        Shard(fs.unstrip_protocol(name), _relative(name, root), _version(info))
-        for name, info in files.items()
-        if info["type"] == "file"
-    ]
+    shards = []
+    for path, info in files.items():
+        if info["type"] != "directory":
+            name = _relative(path, root)
+            shards.append(
+                Shard(fs.unstrip_protocol(path), name, _version(info), _problem(name, info))
+            )
     if not shards:
         raise InputError(
-            f"no Parquet file at '{url}'; expected a .parquet file, a folder with some, or a glob"
+            f"no Parquet file at '{shown(url)}'; expected a .parquet file, a folder with some, or "
+            "a glob"
         )
     return shards
 
 
 def _relative(path: str, root: str) -> str:
     return path[len(root) :].lstrip("/").removesuffix(".parquet")
+
+
+#: Longest name of a file, in bytes, that all file systems take.
+_LONGEST_NAME = 255
+
+
+def _problem(name: str, info: dict[str, Any]) -> str | None:
+    """Why a shard of this name cannot be labelled. Names become paths of the output: they must
+    stay inside it, and no two may become one."""
+    if info["type"] != "file":
+        return "is not a regular file" + (", but a link to nothing" if info.get("islink") else "")
+    try:
+        size = len(posixpath.basename(name).encode())
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    if {"", ".", ".."} & set(name.split("/")):
+        return (
+            "its path has an empty part, '.' or '..', which would lead out of the output; rename it"
+        )
+    if "::" in name or "\0" in name:
+        return "its path has '::' or a NUL, which cannot be opened; rename it"
+    if size > _LONGEST_NAME - len(".000000000000.parquet"):
+        return f"its name is too long: {size} bytes without .parquet, expected at most 234"
+    return None
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -8,15 +8,20 @@ import uuid
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.filesystem import open_url
+from pipelines.retry import Patience
+
+#: Where files of a local output are written before they appear under their names.
+STAGING = "staging"
 
 
 class Storage:
-    """Objects by path below one root URL."""
+    """Objects by path below one root URL. What fails for a passing reason is tried again."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.fs, root = open_url(self.url)
         self.root = root.rstrip("/")
+        self.patience = Patience()
 
     def put(self, path: str, data: bytes) -> None:
         """Publish `data` at `path`, whole or not at all, over whatever was there.
@@ -26,10 +31,39 @@ class Storage:
         both are synced, so what is visible after a power cut is complete.
         """
         target = posixpath.join(self.root, path)
-        if not isinstance(self.fs, LocalFileSystem):
-            self.fs.pipe_file(target, data)
-            return
-        staging = os.path.join(self.root, "staging")
+        if isinstance(self.fs, LocalFileSystem):
+            os.replace(self._staged(target, data), target)
+            _sync_folder(os.path.dirname(target))
+        else:
+            self.patience(self.fs.pipe_file, target, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Publish `data` at `path` as `put` does, but only if nothing is there; whether it was.
+
+        Of several at the same time one succeeds, where the store can do that: see `lock.py`.
+        """
+        target = posixpath.join(self.root, path)
+        if isinstance(self.fs, LocalFileSystem):
+            temporary = self._staged(target, data)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+            return True
+        try:
+            self.patience(self.fs.pipe_file, target, data, mode="create")
+        except OSError:  # the reason is named differently by each store
+            self.fs.invalidate_cache()
+            if not self.patience(self.fs.exists, target):
+                raise
+            return False
+        return True
+
+    def _staged(self, target: str, data: bytes) -> str:
+        """A synced temporary file with `data`, on the same disk as `target`."""
+        staging = os.path.join(self.root, STAGING)
         os.makedirs(staging, exist_ok=True)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         temporary = os.path.join(staging, uuid.uuid4().hex)
@@ -37,29 +71,36 @@ class Storage:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-        folder = os.open(os.path.dirname(target), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        return temporary
 
     def paths(self, folder: str, suffix: str) -> set[str]:
         """Paths, relative to the root, of all objects below `folder` that end in `suffix`."""
         self.fs.invalidate_cache()
-        found = self.fs.find(posixpath.join(self.root, folder))
+        found = self.patience(self.fs.find, posixpath.join(self.root, folder))
         return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
 
     def read(self, paths: list[str]) -> dict[str, bytes]:
         """The objects at `paths`; those that do not exist any more are left out."""
         full = {posixpath.join(self.root, path): path for path in paths}
-        found = self.fs.cat(list(full), on_error="return") if full else {}
+        found = self.patience(self._read, list(full)) if full else {}
+        return {full[path]: data for path, data in found.items()}
+
+    def _read(self, paths: list[str]) -> dict[str, bytes]:
+        found = self.fs.cat(paths, on_error="return")
         for data in found.values():
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 raise data
-        return {full[path]: data for path, data in found.items() if isinstance(data, bytes)}
+        return {path: data for path, data in found.items() if isinstance(data, bytes)}
 
     def remove(self, path: str) -> None:
         """Delete the object at `path` if there is one."""
         with contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(posixpath.join(self.root, path))
+            self.patience(self.fs.rm_file, posixpath.join(self.root, path))
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

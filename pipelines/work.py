@@ -13,8 +13,8 @@ import pyarrow as pa
 from pipelines.plan import Slice
 from pipelines.shards import Shard
 
-#: Private columns between the stages; none reaches the output.
-IDS, TYPES, ERROR = "_ids", "_types", "_error"
+#: Private columns between the stages; none reaches the output, and no shard may have such names.
+IDS, TYPES, ERROR = "\0ids", "\0types", "\0error"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ class Work:
 
     def with_table(self, table: pa.Table, **measured: Any) -> "Work":
         """The next stage's work."""
-        return replace(self, table=table, measured=(self.measured or {}) | measured)
+        return replace(self, table=table).with_measured(**measured)
+
+    def with_measured(self, **measured: Any) -> "Work":
+        """The same with further measurements."""
+        return replace(self, measured=(self.measured or {}) | measured)
 
     def to_row(self) -> dict[str, Any]:
         """The slice as JSON and the table as bytes."""

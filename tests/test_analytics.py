@@ -27,7 +27,7 @@ def output(tmp_path_factory, checkpoint) -> str:
     for night, shard in enumerate(find_shards([str(root / "in")]), start=1):
         commit = Commit(out, f"night-{night}", {"checkpoint": "", "thresholds": []}, "speed 0.5")
         commit(run(shard, checkpoint, audit=0.5))
-        ledger.close_run(f"night-{night}", {"rows": len(TEXTS)}, ledger.records(), set())
+        ledger.close_run(f"night-{night}", {"rows": len(TEXTS)}, ledger.committed().records, set())
     return out
 
 

@@ -19,8 +19,9 @@ from reference import all_layers, answer, gap_threshold
 from fastbert.checkpoint import load_model, load_tokenizer
 from fastbert.errors import InputError
 from fastbert.tokens import tokenize
-from pipelines.label import Share, label, share_out
+from pipelines.label import label
 from pipelines.ledger import Ledger
+from pipelines.ray_stages import Share, share_out
 from pipelines.settings import LabelSettings
 from pipelines.storage import Storage
 
@@ -131,7 +132,7 @@ def test_summary_ledger_and_statistics_add_up(undisturbed, corpus):
     assert summary["error_rows"] == SHARDS
     assert sum(summary["exits"]) == rows - SHARDS
     ledger = Ledger(Storage(str(output)))
-    assert sum(record.rows for record in ledger.records()) == rows
+    assert sum(record.rows for record in ledger.committed().records) == rows
     stats = pq.read_table(output / "stats" / f"{summary['run_id']}.parquet")
     assert sum(stats["rows"].to_pylist()) == rows
     written = json.loads((output / "ledger" / "runs" / f"{summary['run_id']}.json").read_text())
@@ -149,7 +150,9 @@ def test_nothing_but_final_data_lies_under_table(undisturbed):
 def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monkeypatch):
     output, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
-    monkeypatch.setattr("pipelines.label.run_stages", lambda *_: pytest.fail("a stage was run"))
+    monkeypatch.setattr(
+        "pipelines.ray_stages.run_stages", lambda *_: pytest.fail("a stage was run")
+    )
     summary = label(settings(corpus, output, checkpoint, speed=speed))
     assert summary["slices_labelled"] == 0
     assert summary["slices_up_to_date"] == len(list((output / "table").rglob("*.parquet")))

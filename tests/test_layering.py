@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 #: Who may import what, beside the standard library and fastbert itself.
 HEAVY = {
-    "ray": {"pipelines/label.py", "pipelines/ray_cluster.py", "pipelines/train.py"},
+    "ray": {"pipelines/ray_stages.py", "pipelines/ray_cluster.py", "pipelines/train.py"},
     "duckdb": {"pipelines/analytics.py"},
     "pandas": {"pipelines/analytics.py", "pipelines/report.py"},
     "nanotoken": {"fastbert/tokenizer.py"},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_ledger import record
 
 from fastbert.errors import InputError
-from pipelines.ledger import Record
+from pipelines.ledger import Committed, Record
 from pipelines.plan import Plan, Slice, make_plan
 from pipelines.schema import InputColumns
 from pipelines.shards import Shard, ShardError, find_shards
@@ -17,8 +17,11 @@ from pipelines.shards import Shard, ShardError, find_shards
 RECIPE = {"checkpoint": "x", "thresholds": [0.5, 0.5]}
 
 
-def plan(shards, records=(), recipe=RECIPE, slice_rows=10, relabel=False, columns=None) -> Plan:
-    return make_plan(shards, records, recipe, columns or InputColumns(), slice_rows, relabel)
+def plan(
+    shards, records=(), recipe=RECIPE, slice_rows=10, relabel=False, columns=None, stray=None
+) -> Plan:
+    output = Committed(list(records), stray or {})
+    return make_plan(shards, output, recipe, columns or InputColumns(), slice_rows, relabel)
 
 
 def committed(piece: Slice, recipe=RECIPE):

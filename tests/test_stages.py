@@ -152,7 +152,7 @@ def test_a_shard_that_lost_rows_is_a_failure(shard, checkpoint):
 def test_a_shard_that_vanished_is_a_failure(shard):
     Path(shard.url.removeprefix("file://")).unlink()
     with pytest.raises(ShardError, match="cannot be read"):
-        SliceReader(InputColumns()).read(Slice(shard, 32, 0, 32))
+        list(SliceReader(InputColumns()).read(Slice(shard, 32, 0, 32)))
 
 
 def test_commit_writes_rows_then_record(shard, checkpoint, tmp_path):
@@ -161,7 +161,7 @@ def test_commit_writes_rows_then_record(shard, checkpoint, tmp_path):
     commit = Commit(output, "night-1", recipe, "speed 0.5")
     work = run(shard, checkpoint, audit=1.0)
     record = commit(work)
-    assert Ledger(Storage(output)).records() == [record]
+    assert Ledger(Storage(output)).committed().records == [record]
     path = tmp_path / "out" / "table" / "dt=1" / "a.000000000000.parquet"
     assert record.path == str(path.relative_to(tmp_path / "out"))
     assert pq.read_table(path, partitioning=None).equals(work.table)

@@ -1,0 +1,71 @@
+"""Faults of a store that pass by themselves: which they are, and how long to try again.
+
+Most clients try again on their own, for seconds. A nightly job can wait a little longer.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tenacity
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+#: Times a call is made, and the longest pause between two, in seconds.
+_TRIES, _LONGEST_PAUSE = 6, 20.0
+
+_PASSING = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EIO,  # s3fs: any answer it has no better name for, as 503 SlowDown
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+}
+#: Errors of HTTP clients that are no OSErrors, by module and name; none of them is imported here,
+#: because each belongs to an optional extra.
+_CLIENT_ERRORS = {
+    ("aiohttp", "ClientError"),
+    ("azure", "ServiceRequestError"),
+    ("azure", "ServiceResponseError"),
+    ("botocore", "HTTPClientError"),
+    ("botocore", "IncompleteReadError"),
+}
+
+
+def passes(error: BaseException) -> bool:
+    """Whether `error` is of the kind that may be gone the next time."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
+    return not kinds.isdisjoint(_CLIENT_ERRORS)
+
+
+class Patience:
+    """Makes calls again that fail for a passing reason, and counts how often that was needed."""
+
+    def __init__(self, tries: int = _TRIES, longest_pause: float = _LONGEST_PAUSE) -> None:
+        self.tries, self.retries = tries, 0
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(passes),
+            stop=tenacity.stop_after_attempt(tries),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=longest_pause),
+            before_sleep=self._count,
+            reraise=True,
+        )
+
+    def __call__(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """The result of the call; its last error if it keeps failing, any other error at once."""
+        return self._retrying.copy()(call, *arguments, **named)
+
+    def _count(self, state: tenacity.RetryCallState) -> None:
+        self.retries += 1
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        log.warning("trying again after %s: %s", type(error).__name__, error)

@@ -57,7 +57,7 @@ class RunLock:
         self.token = uuid.uuid4().hex
         self._owner = {"token": self.token, "run_id": run_id, **_this_process()}
         self._beats = 0
-        self._renewed = time.monotonic()
+        self._renewed = 0.0
         self._lost = False
         self._done = threading.Event()
         self._heart = threading.Thread(target=self._keep, name="run lock", daemon=True)
@@ -70,6 +70,7 @@ class RunLock:
             if other.get("token") == self.token or self._gone(other):
                 self.storage.put(LOCK, self._content())
                 break
+        self._renewed = time.monotonic()
         time.sleep(self.settle)
         self._check_owner()
         self.check()

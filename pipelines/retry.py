@@ -26,12 +26,13 @@ _PASSING = {
     errno.ENETUNREACH,
     errno.ESTALE,
 }
-#: Errors of HTTP clients that are no OSErrors, by module and name; none of them is imported here,
+#: Errors of HTTP clients, by module and name; none of them is imported here,
 #: because each belongs to an optional extra.
 _CLIENT_ERRORS = {
     ("aiohttp", "ClientError"),
     ("azure", "ServiceRequestError"),
     ("azure", "ServiceResponseError"),
+    ("botocore", "ConnectionError"),
     ("botocore", "HTTPClientError"),
     ("botocore", "IncompleteReadError"),
 }
@@ -41,8 +42,8 @@ def passes(error: BaseException) -> bool:
     """Whether `error` is of the kind that may be gone the next time."""
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    if isinstance(error, OSError):
-        return error.errno in _PASSING
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        return True
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
     return not kinds.isdisjoint(_CLIENT_ERRORS)
 

@@ -1,0 +1,168 @@
+"""At most one run holds an output, and a dead one does not hold it for ever."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pipelines.commit import Commit
+from pipelines.lock import LOCK, OutputHeld, RunLock, holds, read_lock
+from pipelines.plan import Slice
+from pipelines.shards import Shard
+from pipelines.storage import Storage
+
+QUICK = {"beat": 0.05, "expiry": 0.5, "settle": 0.02}
+
+
+@pytest.fixture
+def storage(tmp_path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def put_lock(storage: Storage, **changes) -> dict:
+    """The lock of a run that is not us, on another machine unless `changes` say otherwise."""
+    owner = {"token": "theirs", "run_id": "night-1", "host": "elsewhere", "machine": "m", "pid": 1}
+    owner |= {"started": 1, "beat": 0} | changes
+    storage.put(LOCK, json.dumps(owner).encode())
+    return owner
+
+
+def test_held_then_free_again(storage):
+    with RunLock(storage, "night-1", **QUICK) as lock:
+        assert holds(storage, lock.token)
+        assert read_lock(storage)["run_id"] == "night-1"
+        with pytest.raises(OutputHeld, match="night-1"), RunLock(storage, "night-2", **QUICK):
+            pytest.fail("two runs at once")
+        lock.check()
+    assert read_lock(storage) is None
+    with RunLock(storage, "night-2", **QUICK):
+        pass
+
+
+def test_a_run_that_raises_lets_go(storage):
+    with pytest.raises(KeyError), RunLock(storage, "night-1", **QUICK):
+        raise KeyError
+    assert read_lock(storage) is None
+
+
+def test_the_heartbeat_outlives_the_expiry(storage):
+    with RunLock(storage, "night-1", **QUICK) as lock:
+        time.sleep(2 * QUICK["expiry"])
+        lock.check()
+        assert read_lock(storage)["beat"] > 5
+
+
+def test_a_silent_owner_elsewhere_is_watched_then_replaced(storage):
+    put_lock(storage)
+    started = time.monotonic()
+    with RunLock(storage, "night-2", **QUICK) as lock:
+        assert time.monotonic() - started >= QUICK["expiry"]
+        assert holds(storage, lock.token)
+
+
+def test_an_owner_elsewhere_that_beats_is_left_alone(storage):
+    put_lock(storage)
+    timer = threading.Timer(0.1, lambda: put_lock(storage, beat=1))
+    timer.start()
+    with pytest.raises(OutputHeld, match="run night-1 on elsewhere"):
+        RunLock(storage, "night-2", **QUICK).__enter__()
+    assert holds(storage, "theirs")
+
+
+def test_a_dead_process_of_this_machine_is_replaced_at_once(storage):
+    """The owner is killed while it holds the lock; no expiry is waited for."""
+    code = (
+        "import sys, os, signal; from pipelines.lock import RunLock;"
+        "from pipelines.storage import Storage;"
+        f"RunLock(Storage({storage.url!r}), 'night-1').__enter__();"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert read_lock(storage)["run_id"] == "night-1"
+    started = time.monotonic()
+    with RunLock(storage, "night-2", expiry=60):
+        assert time.monotonic() - started < 10
+
+
+def test_a_process_id_that_is_used_again_is_another_process(storage):
+    with RunLock(storage, "night-1", **QUICK):
+        mine = read_lock(storage)
+    put_lock(storage, **mine | {"token": "theirs", "started": mine["started"] - 1})
+    started = time.monotonic()
+    with RunLock(storage, "night-2", beat=0.05, expiry=60, settle=0.02):
+        assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"\xff"])
+def test_a_lock_that_cannot_be_read_expires(storage, garbage):
+    storage.put(LOCK, garbage)
+    with RunLock(storage, "night-1", **QUICK) as lock:
+        assert holds(storage, lock.token)
+
+
+class NotAtomic(Storage):
+    """Lets all who create at the same time succeed, as Swift may."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        self.put(path, data)
+        return True
+
+
+@pytest.mark.parametrize("kind", [Storage, NotAtomic])
+def test_of_many_at_once_one_wins(tmp_path, kind):
+    start, outcomes = threading.Barrier(8), []
+    done = threading.Event()
+
+    def run(k: int) -> None:
+        start.wait()
+        try:
+            with RunLock(kind(str(tmp_path)), f"run-{k}", beat=0.05, expiry=5, settle=0.5):
+                outcomes.append("held")
+                done.wait(10)
+        except OutputHeld:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while len(outcomes) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held"] + ["refused"] * 7
+
+
+def test_who_was_replaced_notices_and_removes_nothing(storage):
+    with pytest.raises(OutputHeld, match="lost the output to run night-1 on elsewhere"):
+        with RunLock(storage, "night-2", **QUICK) as lock:
+            put_lock(storage)
+            time.sleep(4 * QUICK["beat"])
+            lock.check()
+    assert holds(storage, "theirs")
+
+
+def test_who_cannot_renew_stops(storage, monkeypatch):
+    with pytest.raises(OutputHeld), RunLock(storage, "night-1", **QUICK) as lock:
+        monkeypatch.setattr(Storage, "put", lambda *_: (_ for _ in ()).throw(OSError("down")))
+        time.sleep(2 * QUICK["expiry"])
+        lock.check()
+
+
+def test_nothing_is_committed_without_the_lock(storage):
+    """A commit of a run that was replaced, and does not know it yet."""
+    import pyarrow as pa
+
+    from pipelines.work import Work
+
+    put_lock(storage)
+    work = Work(Slice(Shard("file:///x.parquet", "x", "v"), 1, 0, 1), pa.table({"a": [1]}))
+    measured = work.with_measured(device="cpu", precision="fp32", retries=0)
+    commit = Commit(storage.url, "night-2", {"checkpoint": "c", "thresholds": []}, "p", "mine")
+    with pytest.raises(OutputHeld):
+        commit(measured)
+    assert storage.paths("table", "") == set()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PHASES = {"start-up": 0.2, "labelling": 0.65, "closing": 0.15}
 #: Runs without an own kill that may fail one after the other on a bad store; then it rests.
 PATIENCE = 5
-#: Seconds after which a run is taken to hang, and those that its processes have to go away.
-RUN_LIMIT, GONE_LIMIT = 240.0, 20.0
+#: Seconds without a commit after which a run hangs, and those that its processes have to go away.
+HANG_LIMIT, GONE_LIMIT = 180.0, 5.0
+#: Share of kills that follow the one before them at once.
+TOGETHER = 0.3
 TICK = 0.01
 
 
@@ -158,15 +161,18 @@ class Storm:
     def _disturb(self, driver: subprocess.Popen[bytes], watch: Watch) -> list[str]:
         """Watch a run to its end; returns the kinds that were killed."""
         started, before, struck = time.monotonic(), watch.committed, []
-        kill, last, fatal = self._draw(), started, 0.0
+        kill, last = self._draw(), started
+        progress, committed = started, before
         while driver.poll() is None:
-            now, committed = time.monotonic(), watch.committed
+            now = time.monotonic()
+            if watch.committed != committed:
+                if committed == before:
+                    self._start_up = now - started
+                progress, committed = now, watch.committed
             if self.weather:
                 self.weather.tick()
             phase = self._phase(before, committed)
-            if phase == "labelling" and not struck:
-                self._start_up = now - started if before == committed - 1 else self._start_up
-            if now - started > RUN_LIMIT:
+            if now - max(progress, last) > HANG_LIMIT:
                 struck.append("hung")
                 driver.kill()
                 break
@@ -174,26 +180,30 @@ class Storm:
                 kill.due = max(now, last) + kill.pause
             if kill and kill.due is not None and now >= kill.due and self._strike(kill, phase):
                 struck.append(kill.kind)
-                last, kill = now, None if kill.kind in ("driver", "raylet") else self._draw()
-                fatal = now
+                last, kill = now, None if kill.kind in ("driver", "raylet") else self._draw(phase)
             time.sleep(TICK)
         if "raylet" in struck:
-            longest = max(self.tally.longest_exit_after_raylet_kill, time.monotonic() - fatal)
+            longest = max(self.tally.longest_exit_after_raylet_kill, time.monotonic() - last)
             self.tally.longest_exit_after_raylet_kill = round(longest, 1)
         self.tally.missed_kills += kill is not None
         return struck
 
-    def _draw(self) -> Kill | None:
-        """The next kill, of those that are left."""
+    def _draw(self, phase: str | None = None) -> Kill | None:
+        """The next kill, of those that are left; `phase` is that of the run's one before."""
         left = {kind: n for kind, n in self.left.items() if n > 0}
         if not left:
             return None
         weights = np.array(list(left.values())) / sum(left.values())
         kind = str(self.rng.choice(list(left), p=weights))
+        if phase and self.rng.random() < TOGETHER:
+            return Kill(kind, phase, 0.0)
         phase = str(self.rng.choice(list(PHASES), p=list(PHASES.values())))
-        longest = {"start-up": self._start_up, "labelling": 3.0, "closing": 0.5}[phase]
-        shortest = 0.0 if phase == "closing" else 0.3
-        return Kill(kind, phase, float(self.rng.uniform(shortest, max(shortest, longest))))
+        low, high = {
+            "start-up": (0.3, max(0.3, self._start_up)),
+            "labelling": (0.3, 3.0),
+            "closing": (0.0, 0.5),
+        }[phase]
+        return Kill(kind, phase, float(self.rng.uniform(low, high)))
 
     def _phase(self, before: int, committed: int) -> str:
         if committed >= self.slices:
@@ -222,8 +232,8 @@ class Storm:
         """Write down how a run ended, and whether it may end like that."""
         self.tally.exit_codes[str(code)] += 1
         lines = log.read_text(errors="replace").splitlines() or [""]
-        errors = [line for line in lines if "Error" in line] or lines
-        last = errors[-1][:300]
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)] or lines
+        last = errors[0 if spoilt else -1][:300]
         excused = {0: True, -signal.SIGKILL: "driver" in struck, 1: bool(struck) or spoilt}
         if "hung" in struck or not excused.get(code, False):
             killed = ", ".join(struck) or "nothing"

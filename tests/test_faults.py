@@ -1,0 +1,228 @@
+"""What kills processes, and who stops the job: its rows carry the error, nothing else is touched."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import WORDS, random_texts, write_shard
+from test_label import label_command, settings, table_of
+
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from pipelines import ray_stages
+from pipelines.label import label
+from pipelines.ledger import Ledger
+from pipelines.lock import read_lock
+from pipelines.predict import Label
+from pipelines.read import ReadTokenize, SliceReader
+from pipelines.storage import Storage
+
+pytestmark = pytest.mark.integration
+
+ROWS, SLICE, LIMIT, TIMEOUT = 80, 10, 2, 12.0
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def run_out_of_memory() -> None:
+    """As the kernel ends it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang() -> None:
+    """In C, and without letting go of the interpreter."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def fail() -> None:
+    raise ValueError("bad row")
+
+
+#: A word, and what the model does of a text with it.
+LABEL_POISON = {"stone": leave, "bridge": crash, "market": run_out_of_memory, "night": hang,
+                "bread": fail}  # fmt: skip
+#: A word, and what the tokenizer does of it.
+READ_POISON = {"quiet": leave}
+#: The slice that ends whoever opens it.
+UNREADABLE = 60
+
+
+class PoisonedLabel(Label):
+    """A replica whose model has texts it cannot bear."""
+
+    def __init__(self, checkpoint, *rest) -> None:
+        super().__init__(checkpoint, *rest)
+        tokenizer = load_tokenizer(fetch_checkpoint(checkpoint))
+        harm = {tokenizer.convert_tokens_to_ids(w): do for w, do in LABEL_POISON.items()}
+        real = self.engine.classify
+
+        def classify(tokens, *more, **options):
+            for id in set(tokens.ids.tolist()) & harm.keys():
+                harm[id]()
+            return real(tokens, *more, **options)
+
+        self.engine.classify = classify
+
+
+class PoisonedReader(SliceReader):
+    """Dies of one slice."""
+
+    def read(self, piece):
+        if piece.first_row == UNREADABLE:
+            leave()
+        return super().read(piece)
+
+
+class PoisonedReadTokenize(ReadTokenize):
+    """A tokenizer that dies of some words, on a reader that dies of one slice."""
+
+    def __init__(self, checkpoint, max_length, columns) -> None:
+        super().__init__(checkpoint, max_length, columns)
+        self.rows = PoisonedReader(columns)
+        real = self.tokenize
+
+        def tokenize(texts, *rest):
+            for word in READ_POISON:
+                if any(word in text for text in texts):
+                    READ_POISON[word]()
+            return real(texts, *rest)
+
+        self.tokenize = tokenize
+
+
+class PoisonedLabelActor(ray_stages.LabelActor):
+    make = PoisonedLabel
+
+
+class PoisonedReadTokenizeActor(ray_stages.ReadTokenizeActor):
+    make = PoisonedReadTokenize
+
+
+@pytest.fixture
+def local_ray():
+    import ray
+
+    from pipelines.ray_cluster import start_ray
+
+    os.environ.pop("RAY_ADDRESS", None)
+    start_ray()
+    module = sys.modules[__name__]  # workers cannot import it
+    ray.cloudpickle.register_pickle_by_value(module)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(module)
+    ray.shutdown()
+
+
+def texts_without_poison(rows: int) -> list[str]:
+    poison = {*LABEL_POISON, *READ_POISON}
+    return [" ".join(w for w in text.split() if w not in poison) or WORDS[0]
+            for text in random_texts(rows)]  # fmt: skip
+
+
+@pytest.mark.timeout(400)
+def test_poison_costs_its_own_rows_only(tmp_path, checkpoint, local_ray, monkeypatch):
+    """Every second slice kills in its own way; the job ends by itself, and the rest is labelled."""
+    texts = texts_without_poison(ROWS)
+    poison = [*LABEL_POISON, *READ_POISON]
+    for k, word in enumerate(poison):
+        texts[k * SLICE + 3] += f" {word}"
+    write_shard(tmp_path / "in" / "a.parquet", texts)
+    monkeypatch.setattr(ray_stages, "LabelActor", PoisonedLabelActor)
+    monkeypatch.setattr(ray_stages, "ReadTokenizeActor", PoisonedReadTokenizeActor)
+    asked = settings(
+        tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, slice_attempts=LIMIT,
+        slice_timeout=TIMEOUT,
+    )  # fmt: skip
+    summary = label(asked)
+
+    slices = {int(path.name.split(".")[1]): pq.read_table(path).to_pylist()
+              for path in (tmp_path / "out" / "table").iterdir()}  # fmt: skip
+    assert sorted(slices) == [first for first in range(0, ROWS, SLICE) if first != UNREADABLE]
+    (reason,) = summary["bad_shards"].values()
+    assert "given up: reading" in reason
+    deaths = 0
+    for k, word in enumerate(poison):
+        rows = slices.pop(k * SLICE)
+        assert [row["id"] for row in rows] == list(range(k * SLICE, (k + 1) * SLICE)), word
+        errors = [row["error"] for row in rows]
+        if LABEL_POISON.get(word) is fail:
+            assert errors.pop(3) == "the model failed: ValueError: bad row"
+            assert set(errors) == {None}
+        else:
+            deaths += 1
+            doing = "reading" if word in READ_POISON else "labelling"
+            assert all(f"given up: {doing} its slice ended" in error for error in errors), word
+    assert all(row["error"] is None for rows in slices.values() for row in rows)
+    assert summary["quarantined_slices"] == deaths == 5
+    assert summary["error_rows"] == 5 * SLICE + 1
+    assert summary["retries"] >= 5 * LIMIT
+    assert summary["exit_code"] == 3
+
+    # The next night nothing is tried again but what has no rows; on demand the rest is, too.
+    again = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, dry_run=True)
+    assert label(again)["rows_to_label"] == SLICE
+    monkeypatch.undo()
+    healed = label(
+        settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, retry_quarantined=True)
+    )
+    assert healed["rows"] == 6 * SLICE
+    assert healed["error_rows"] == healed["exit_code"] == 0
+
+
+class DeadOnArrival(ray_stages.LabelActor):
+    make = staticmethod(lambda *_: leave())
+
+
+def test_a_model_that_kills_its_process_ends_the_job(tmp_path, checkpoint, local_ray, monkeypatch):
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(3))
+    monkeypatch.setattr(ray_stages, "LabelActor", DeadOnArrival)
+    asked = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, slice_attempts=LIMIT)
+    with pytest.raises(Exception, match="died 2 times at its start"):
+        label(asked)
+    assert read_lock(Storage(str(tmp_path / "out"))) is None
+
+
+def test_stopped_by_sigterm_and_held_by_one_run(tmp_path, checkpoint):
+    """As schedulers stop a job: within 3 s, with all commits kept and the output free again."""
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(4000))
+    output = tmp_path / "out"
+    command = label_command(tmp_path / "in", output, checkpoint, 0.5)
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    storage = Storage(str(output))
+    deadline = time.monotonic() + 180
+    while len(storage.paths("ledger/slices", ".json")) < 3:
+        assert driver.poll() is None, driver.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 4, second.stderr
+    assert f"process {driver.pid}) is at work" in second.stderr
+    assert second.stdout == ""
+
+    driver.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    _, said = driver.communicate(timeout=60)
+    taken = time.monotonic() - started
+    assert driver.returncode == 1, said
+    assert "stopped by SIGTERM" in said.splitlines()[-1]
+    assert taken < 3, f"{taken:.1f} s: Ray would have killed it"
+    assert read_lock(storage) is None
+    done = len(storage.paths("table", ".parquet"))
+    assert 3 <= done < 400
+    records = Ledger(storage).committed()
+    assert not records.stray or len(records.stray) == 1
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    summary = json.loads(again.stdout)
+    assert summary["slices_up_to_date"] == len(records.records)
+    assert [row["id"] for row in table_of(output).to_pylist()] == list(range(4000))

@@ -1,6 +1,7 @@
 """The labelling job: plan, run the stages, sum up, all of it while the output is locked."""
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -213,16 +214,23 @@ def stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM, with which schedulers and Ray stop a job, raises Stopped; in the main thread only,
     others cannot have handlers."""
 
-    def stop(*_: object) -> None:
-        raise Stopped("stopped by SIGTERM; what is committed is kept, the next run goes on")
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    again: list[threading.Timer] = []
+
+    def stop(*_: object) -> None:
+        # The signal may arrive where some library swallows all exceptions.
+        again.append(threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGTERM]))
+        again[-1].start()
+        raise Stopped("stopped by SIGTERM; what is committed is kept, the next run goes on")
+
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
 
 

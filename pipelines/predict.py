@@ -114,9 +114,12 @@ class Label:
         """Every row gets `reason` as its error; the model is not used."""
         if work.table is None:
             return work
-        at = work.table.column_names.index(ERROR)
         errors = [error or reason for error in work.table[ERROR].to_pylist()]
-        table = work.table.set_column(at, ERROR, pa.array(errors, pa.string()))
+        none = pa.array([[]] * len(errors), pa.large_list(pa.int32()))
+        table = work.table.drop_columns(
+            [name for name in _PRIVATE if name in work.table.schema.names]
+        )
+        table = table.append_column(IDS, none).append_column(ERROR, pa.array(errors, pa.string()))
         return self(work.with_table(table, quarantined=True))
 
     def _classify(self, tokens: Tokens, audited: Array) -> tuple[Predictions, dict[int, str]]:

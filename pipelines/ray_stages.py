@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -64,8 +65,10 @@ def run_stages(
     DataContext.get_current().execution_no_progress_timeout_s = 60 + (
         settings.slice_timeout * (2 * tries + 2)
     )
-    counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
-    guard = Guard(counter, tries, settings.slice_timeout)
+    counting = f"attempts of {commit.run_id}"
+    counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
+    alive: Any = counter.options(name=counting).remote()  # it lives as long as this handle
+    guard = Guard(counting, tries, settings.slice_timeout)
     # Not `from_arrow`: it runs a task per block.
     rows = [Work(piece).to_row() for piece in slices]
     data = (
@@ -104,11 +107,14 @@ def run_stages(
             compute=pool(1, high, 1),
         )
     )
-    for row in data.iter_rows():
-        if row["record"] is None:
-            yield Work.from_block(pa.table({"work": [row["work"]], "payload": [b""]}))
-        else:
-            yield Record(**json.loads(row["record"]))
+    try:
+        for row in data.iter_rows():
+            if row["record"] is None:
+                yield Work.from_block(pa.table({"work": [row["work"]], "payload": [b""]}))
+            else:
+                yield Record(**json.loads(row["record"]))
+    finally:
+        ray.kill(alive)
 
 
 @dataclass(frozen=True)
@@ -161,9 +167,16 @@ def share_out(settings: LabelSettings, resources: dict[str, float], machine_core
 class Guard:
     """Counts the attempts at a slice, and ends the process of one that takes too long."""
 
-    attempts: Any  # the handle of an actor `Attempts`
+    #: The name of an actor `Attempts`. Not its handle: Ray would put what holds one into its object
+    #: store, and could not start an actor again once that is lost.
+    counting: str
     limit: int
     timeout: float  # seconds
+
+    @cached_property
+    def attempts(self) -> Any:
+        """The handle."""
+        return ray.get_actor(self.counting)
 
     @contextmanager
     def attempt(self, what: str, stage: str) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""What kills processes, and who stops the job: its rows carry the error, nothing else is touched."""
+"""What kills processes costs its own rows only, and who stops the job finds it intact."""
 
 import ctypes
 import json
@@ -212,12 +212,12 @@ def test_stopped_by_sigterm_and_held_by_one_run(tmp_path, checkpoint):
 
     driver.send_signal(signal.SIGTERM)
     started = time.monotonic()
+    while read_lock(storage) is not None:
+        assert time.monotonic() - started < 3, "a job server would have killed it by now"
+        time.sleep(0.01)
     _, said = driver.communicate(timeout=60)
-    taken = time.monotonic() - started
     assert driver.returncode == 1, said
-    assert "stopped by SIGTERM" in said.splitlines()[-1]
-    assert taken < 3, f"{taken:.1f} s: Ray would have killed it"
-    assert read_lock(storage) is None
+    assert "Error: stopped by SIGTERM" in said
     done = len(storage.paths("table", ".parquet"))
     assert 3 <= done < 400
     records = Ledger(storage).committed()

@@ -30,7 +30,9 @@ def test_all_rows_but_the_poison_are_answered_in_order(n, poison, kind):
 def test_without_failures_it_is_one_call():
     calls = []
     parts, failed = isolate(lambda rows: calls.append(len(rows)), np.arange(7))
-    assert calls == [7] and len(parts) == 1 and not failed
+    assert calls == [7]
+    assert len(parts) == 1
+    assert failed == {}
 
 
 def test_one_poison_row_costs_few_calls():

@@ -158,6 +158,7 @@ class Job:
             share = share_of_cluster(settings)
             resolve_precision(settings.precision, "cuda" if share.replica_gpus else "cpu")
         removed = plan.superseded + (plan.vanished if settings.prune else [])
+        ledger.storage.clear_staging()
         ledger.sweep(plan.leftovers)
         for record in removed:
             ledger.forget(record)

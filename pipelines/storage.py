@@ -73,6 +73,13 @@ class Storage:
             os.fsync(file.fileno())
         return temporary
 
+    def clear_staging(self) -> None:
+        """Remove temporary files of writers that were killed; nobody may be writing."""
+        if isinstance(self.fs, LocalFileSystem):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.scandir(os.path.join(self.root, STAGING)):
+                    os.unlink(entry.path)
+
     def paths(self, folder: str, suffix: str) -> set[str]:
         """Paths, relative to the root, of all objects below `folder` that end in `suffix`."""
         self.fs.invalidate_cache()

@@ -43,6 +43,16 @@ def test_a_write_that_dies_leaves_nothing_under_table(tmp_path, monkeypatch):
         storage.put("table/b.parquet", b"new")
     assert storage.paths("table", "") == {"table/a.parquet"}
     assert storage.read(["table/a.parquet"]) == {"table/a.parquet": b"old"}
+    assert len(storage.paths("staging", "")) == 2
+    storage.clear_staging()
+    assert storage.paths("staging", "") == set()
+
+
+def test_create_only_if_absent(storage):
+    assert storage.create("ledger/lock.json", b"mine")
+    assert not storage.create("ledger/lock.json", b"theirs")
+    assert storage.read(["ledger/lock.json"]) == {"ledger/lock.json": b"mine"}
+    assert storage.paths("staging", "") == set()
 
 
 def test_a_read_that_fails_is_not_an_absence(tmp_path, monkeypatch):

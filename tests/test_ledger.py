@@ -1,5 +1,6 @@
 """Records, and the statistics made from them."""
 
+import json
 from dataclasses import asdict, replace
 
 import duckdb
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ledger import Ledger, Record, slice_id, statistics
+from pipelines.ledger import Ledger, Record, Stray, slice_id, statistics
 from pipelines.storage import Storage
 
 
@@ -79,6 +80,27 @@ def test_garbage_counts_as_absent(ledger, garbage):
     commit(ledger, record("a"), record("b"))
     ledger.storage.put(f"ledger/slices/{record('a').slice_id}.json", garbage)
     assert [r.shard for r in ledger.committed().records] == ["b"]
+
+
+def test_rows_without_a_record_are_strays(ledger):
+    commit(ledger, record("a"), record("b.7", first_row=3))
+    ledger.storage.put("table/c.000000000005.parquet", b"rows")
+    ledger.storage.put("table/notes.parquet", b"not ours")
+    ledger.storage.put(f"ledger/slices/{record('a').slice_id}.json", b"garbage")
+    assert ledger.committed().stray == {
+        "table/a.000000000000.parquet": Stray("a", True),
+        "table/c.000000000005.parquet": Stray("c", False),
+    }
+    ledger.sweep(["table/c.000000000005.parquet"])
+    assert list(ledger.committed().stray) == ["table/a.000000000000.parquet"]
+
+
+def test_records_of_earlier_versions_are_read(ledger):
+    commit(ledger, record("a"))
+    old = asdict(record("a"))
+    del old["retries"], old["quarantined"]
+    ledger.storage.put(f"ledger/slices/{record('a').slice_id}.json", json.dumps(old).encode())
+    assert ledger.committed().records == [record("a")]
 
 
 def test_forget(ledger):

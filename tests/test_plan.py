@@ -1,7 +1,10 @@
 """The plan is the difference between shards and commits."""
 
+import json
 from dataclasses import replace
+from itertools import zip_longest
 
+import fsspec
 import pytest
 from conftest import write_shard
 from hypothesis import given, settings
@@ -9,10 +12,11 @@ from hypothesis import strategies as st
 from test_ledger import record
 
 from fastbert.errors import InputError
-from pipelines.ledger import Committed, Record
+from pipelines.ledger import Committed, Ledger, Record, Stray
 from pipelines.plan import Plan, Slice, make_plan
 from pipelines.schema import InputColumns
 from pipelines.shards import Shard, ShardError, find_shards
+from pipelines.storage import Storage
 
 RECIPE = {"checkpoint": "x", "thresholds": [0.5, 0.5]}
 
@@ -148,31 +152,94 @@ def test_not_one_good_shard_is_an_error(shards):
         plan(shards, columns=InputColumns("body"))
 
 
-@given(
-    rows=st.integers(1, 60),
-    sizes=st.lists(st.integers(1, 17), min_size=1, max_size=5),
-    data=st.data(),
-)
-@settings(max_examples=60, deadline=None)
-def test_any_history_of_interrupted_runs_covers_every_row_once(rows, sizes, data):
-    """Runs with changing slice sizes, each killed after some slices: the commits tile the shard."""
-    shard = Shard("memory://x.parquet", "x", "v1")
-    records: list = []
+@st.composite
+def nights(draw):
+    """What one run finds: version and rows of the shard, slice size, recipe; how far it gets."""
+    return {
+        "shard": Shard("memory://x.parquet", "x", draw(st.sampled_from(["v1", "v2"]))),
+        "slice_rows": draw(st.integers(1, 17)),
+        "recipe": RECIPE | {"thresholds": [draw(st.sampled_from([0.5, 0.6]))]},
+        "relabel": True,
+        "fates": draw(st.lists(st.sampled_from(["untouched", "rows only", "done"]), max_size=60)),
+    }
+
+
+def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
+    """A run that does what its plan says, and is killed where the fates say."""
 
     class Rows(InputColumns):
-        def check(self, _):
-            return rows
+        def check(self, shard):
+            return rows[shard.version]
 
-    for size in [*sizes, 7]:
-        found = plan([shard], records, slice_rows=size, columns=Rows())
-        last = size is [*sizes, 7][-1]
-        done = found.todo if last else [p for p in found.todo if data.draw(st.booleans())]
-        records += [committed(piece) for piece in done]
-    covered = sorted(i for r in records for i in range(r.first_row, r.first_row + r.rows))
-    if plan([shard], records, columns=Rows()).todo == []:
-        assert covered == list(range(rows))
-    else:
+    asked = {key: night[key] for key in ("recipe", "slice_rows", "relabel")}
+    found = make_plan([night["shard"]], ledger.committed(), columns=Rows(), **asked)
+    ledger.sweep(found.leftovers)
+    for old in found.superseded:
+        ledger.forget(old)
+    for old in found.replaced:
+        ledger.withdraw(old)
+    for piece, fate in zip_longest(found.todo, night["fates"][: len(found.todo)], fillvalue="done"):
+        if fate != "untouched":
+            ledger.storage.put(piece.path, json.dumps([piece.first_row, piece.rows]).encode())
+        if fate == "done":
+            ledger.put(committed(piece, night["recipe"]))
+
+
+@given(
+    history=st.lists(nights(), max_size=5),
+    rows=st.fixed_dictionaries({"v1": st.integers(1, 60), "v2": st.integers(1, 60)}),
+    last=nights(),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, rows, last):
+    """Runs over a changing shard with changing slices and recipes, each killed somewhere; then one
+    that is not. Its files tile the shard, each has a record, and there is nothing else."""
+    fsspec.filesystem("memory").store.clear()
+    ledger = Ledger(Storage("memory://out"))
+    for night in history:
+        work(ledger, night, rows)
+        seen = ledger.committed().records
+        covered = sorted(
+            i
+            for r in seen
+            for i in range(r.first_row, r.first_row + r.rows)
+            if r.version == night["shard"].version and r.recipe == night["recipe"]
+        )
         assert len(covered) == len(set(covered))
+    work(ledger, last | {"fates": []}, rows)
+    output = ledger.committed()
+    assert not output.stray
+    paths = ledger.storage.paths("table", "")
+    assert {record.path for record in output.records} == paths
+    pieces = sorted(json.loads(data) for data in ledger.storage.read(sorted(paths)).values())
+    tiles = [i for first, count in pieces for i in range(first, first + count)]
+    assert tiles == list(range(rows[last["shard"].version]))
+    assert all(r.version == last["shard"].version for r in output.records)
+    assert all(r.recipe == last["recipe"] for r in output.records)
+
+
+def test_rows_without_a_record_are_removed_only_if_no_slice_writes_over_them(shards):
+    files = [committed(piece).path for piece in plan(shards).todo]
+    gone = "table/gone.000000000000.parquet"
+    stray = {path: Stray(path[6:-21], False) for path in files} | {gone: Stray("gone", False)}
+    assert plan(shards, stray=stray).leftovers == [gone]
+    found = plan(shards, stray=stray, slice_rows=25)
+    assert found.leftovers == [f"table/dt=1/a.{k:012d}.parquet" for k in (10, 20)] + [gone]
+
+
+def test_rows_whose_record_cannot_be_read_are_kept_while_their_shard_is_away(shards):
+    stray = {"table/gone.000000000000.parquet": Stray("gone", True)}
+    stray |= {"table/dt=1/a.000000000003.parquet": Stray("dt=1/a", True)}
+    assert plan(shards, stray=stray).leftovers == ["table/dt=1/a.000000000003.parquet"]
+
+
+def test_what_was_given_up_is_done_again_on_demand_only(shards):
+    records = [replace(committed(piece), quarantined=True) for piece in plan(shards).todo]
+    assert plan(shards, records).todo == []
+    output = Committed(records, {})
+    again = make_plan(shards, output, RECIPE, InputColumns(), 10, False, retry_quarantined=True)
+    assert ranges(again) == ALL
+    assert again.replaced == sorted(records, key=lambda r: r.path)
 
 
 def columns_of(**fields):

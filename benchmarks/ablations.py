@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 import torch
 from measure import interleaved, machine, ratio
 from torch import nn
+from torch.nn import functional
 
 from fastbert import linear
 from fastbert.backbone import additive_mask
-from fastbert.batching import Group
+from fastbert.batching import Group, groups
 from fastbert.checkpoint import load_model, load_tokenizer
 from fastbert.engine import Engine
 from fastbert.model import FastBertForSequenceClassification
@@ -33,8 +34,8 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
     """Hugging Face's own layers and the branch over padded, masked batches."""
     engine = Engine(model)
 
-    def mask_of(groups: list[Group]) -> torch.Tensor:
-        lengths = np.repeat([g.length for g in groups], [g.rows for g in groups])
+    def mask_of(parts: list[Group]) -> torch.Tensor:
+        lengths = np.repeat([g.length for g in parts], [g.rows for g in parts])
         return torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
 
     def pad(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -43,8 +44,8 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
         return wide
 
     def layer(block: nn.Module) -> Any:
-        def run(hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-            mask = mask_of(groups)
+        def run(hidden: torch.Tensor, parts: list[Group]) -> torch.Tensor:
+            mask = mask_of(parts)
             bias = None if mask.all() else additive_mask(mask, hidden.dtype)
             after = hidden.clone()
             after[: mask.sum()] = block(pad(hidden, mask), bias)[mask]
@@ -53,8 +54,8 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
         return run
 
     def branch(head: nn.Module) -> Any:
-        def run(hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-            mask = mask_of(groups)
+        def run(hidden: torch.Tensor, parts: list[Group]) -> torch.Tensor:
+            mask = mask_of(parts)
             return head(pad(hidden, mask), mask)
 
         return run
@@ -123,8 +124,9 @@ def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
     """Hugging Face's embedding module: three look-ups, two sums."""
     engine = Engine(model)
 
-    def embed(ids: torch.Tensor, types: Any, groups: list[Group]) -> torch.Tensor:
-        positions = torch.cat([torch.arange(g.length).repeat(g.rows) for g in groups])
+    def embed(ids: torch.Tensor, types: Any, parts: list[Group]) -> torch.Tensor:
+        positions = torch.cat([torch.arange(g.length).repeat(g.rows) for g in parts])
+        positions = functional.pad(positions, (0, len(ids) - len(positions)))
         both = {
             "token_type_ids": torch.zeros_like(positions)[None],
             "position_ids": positions[None],
@@ -135,6 +137,17 @@ def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
     return engine
 
 
+def embeddings_first(model: FastBertForSequenceClassification) -> Engine:
+    """All embeddings of a pool, before its first layer."""
+
+    class First(Engine):
+        def _embedder(self, tokens: Tokens) -> Any:
+            whole = super()._embedder(tokens)(slice(None), groups(tokens.lengths))
+            return lambda span, parts: whole[span]
+
+    return First(model)
+
+
 VARIANTS = {
     "packed rows: no padding, no masks": padded_layers,
     "oneDNN linear maps, activations fused": torchs_linear_maps,
@@ -142,6 +155,7 @@ VARIANTS = {
     "residual sums apart from the products": sums_fused,
     "branch reads tokens without keys and values": keys_and_values_of_all,
     "positions and types folded into one table": embeddings_apart,
+    "embeddings by the batch that reads them": embeddings_first,
     "pools of 1,048,576 tokens (instead of batch by batch)": lambda m: Engine(m, pool_tokens=4096),
     "batches of 4,096 tokens (instead of 1,024)": lambda m: Engine(m, batch_tokens=1024),
     "batches of 4,096 tokens (instead of 16,384)": lambda m: Engine(m, batch_tokens=16384),

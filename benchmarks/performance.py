@@ -232,6 +232,12 @@ def ideas_section() -> str:
             "kept",
         ],
         [
+            "embeddings computed by the batch that reads them",
+            "2 % where rows leave at once",
+            brought("embeddings by the batch that reads them"),
+            "kept",
+        ],
+        [
             "batches of 4,096 tokens on CPU",
             "fits the cache",
             f"{brought('batches of 4,096 tokens (instead of 1,024)')} over 1,024, {brought('batches of 4,096 tokens (instead of 16,384)')} over 16,384",

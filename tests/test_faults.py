@@ -24,7 +24,7 @@ from pipelines.storage import Storage
 
 pytestmark = pytest.mark.integration
 
-ROWS, SLICE, LIMIT, TIMEOUT = 80, 10, 2, 12.0
+ROWS, SLICE, LIMIT, TIMEOUT = 80, 10, 2, 8.0
 
 
 def leave() -> None:

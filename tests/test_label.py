@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -256,31 +254,6 @@ def label_command(corpus, output, checkpoint, speed, *more) -> list[str]:
         str(output), "--model", checkpoint, "--speed", repr(speed), "--slice-rows", "10",
         "--max-bad-rows", "0.5", "--audit-rate", "0.3", "--cpus-per-replica", "1", *more,
     ]  # fmt: skip
-
-
-def test_killed_and_run_again_equals_undisturbed(undisturbed, corpus, checkpoint, speed, tmp_path):
-    """SIGKILL of the driver after some slices, not all; then the same command again."""
-    command = label_command(corpus, tmp_path, checkpoint, speed)
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    slices = tmp_path / "ledger" / "slices"
-    total = len(list((undisturbed[0] / "table").rglob("*.parquet")))
-    deadline = time.monotonic() + 180
-    while not (slices.exists() and len(list(slices.iterdir())) >= 3):
-        assert driver.poll() is None, driver.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    done = len(list(slices.iterdir()))
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    summary = json.loads(again.stdout.splitlines()[-1])
-    assert again.stdout.count("\n") == 1
-    assert 3 <= done < total
-    assert 0 < summary["slices_labelled"] <= total - 3  # control: it did not start over
-    assert table_of(tmp_path).equals(table_of(undisturbed[0]))
-    stats = [pq.read_table(path) for path in (tmp_path / "stats").iterdir()]
-    assert sum(sum(s["rows"].to_pylist()) for s in stats) == table_of(tmp_path).num_rows
 
 
 def test_on_an_object_store(undisturbed, corpus, checkpoint, speed, tmp_path):

@@ -1,0 +1,56 @@
+"""A night touches what is new, and counts: no other shard is opened."""
+
+import pytest
+from conftest import random_texts, write_shard
+from test_hostile_corpus import in_process
+from test_label import settings
+
+import pipelines.ray_stages
+from pipelines.label import label
+from pipelines.ray_stages import Share
+from pipelines.shards import Shard
+
+SHARDS = 1000
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The URL of each shard that is opened, for its footer or its rows."""
+    urls: list[str] = []
+    real = Shard.open
+
+    def open_(shard: Shard):
+        urls.append(shard.url)
+        return real(shard)
+
+    monkeypatch.setattr(Shard, "open", open_)
+    return urls
+
+
+def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, monkeypatch, opened):
+    monkeypatch.setattr(pipelines.ray_stages, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5))
+    monkeypatch.setattr(pipelines.ray_stages, "run_stages", in_process)
+    for k in range(SHARDS):
+        write_shard(tmp_path / "in" / f"day={k % 7}" / f"{k}.parquet", random_texts(2, seed=k))
+    night = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5)
+    first = label(night)
+    assert first["slices_labelled"] == SHARDS
+    assert first["exit_code"] == 0
+    assert len(set(opened)) == SHARDS  # control: it is counted
+    table = tmp_path / "out" / "table"
+    before = {path: path.stat().st_mtime_ns for path in table.rglob("*.parquet")}
+
+    opened.clear()
+    monkeypatch.setattr(pipelines.ray_stages, "share_of_cluster", lambda _: pytest.fail("no model"))
+    again = label(night)
+    assert (again["slices_labelled"], again["slices_up_to_date"]) == (0, SHARDS)
+    assert opened == []
+
+    monkeypatch.setattr(pipelines.ray_stages, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5))
+    changed = write_shard(tmp_path / "in" / "day=3" / "500.parquet", random_texts(5, seed=SHARDS))
+    third = label(night)
+    assert (third["slices_labelled"], third["rows"]) == (1, 5)
+    assert set(opened) == {f"file://{changed}"}
+    after = {path: path.stat().st_mtime_ns for path in table.rglob("*.parquet")}
+    assert after.keys() == before.keys()
+    assert [p.name for p in after if after[p] != before[p]] == ["500.000000000000.parquet"]

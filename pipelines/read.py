@@ -99,9 +99,15 @@ class ReadTokenize:
             return self.tokenize(first, second, self.max_length)
 
         good = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
-        found, failed = isolate(run, good)
-        for row, why in failed.items():
-            errors[row] = f"the tokenizer failed: {why}"
+        sizes = np.array([len(text) for text in texts], np.int64)
+        if pairs is not None:
+            sizes += [len(text) for text in pairs]
+        found = []
+        for rows in _portions(good, sizes[good]):
+            some, failed = isolate(run, rows)
+            found += some
+            for row, why in failed.items():
+                errors[row] = f"the tokenizer failed: {why}"
         # Rows with an error have no tokens: an empty list between their neighbours'.
         lengths = np.zeros(len(errors), np.int64)
         for rows, tokens in found:
@@ -223,12 +229,14 @@ class _Place:
             last = min(batch.num_rows, stop - self.row)
             self.row += last
             self.rest = batch.slice(last) if last < batch.num_rows else None
-            if first < last:
-                some.append(batch.select(self.schema.names).slice(first, last - first))
-                rows, size = rows + last - first, size + some[-1].nbytes
-            if rows >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            if first >= last:
+                continue
+            part = batch.select(self.schema.names).slice(first, last - first)
+            rows, size = rows + part.num_rows, size + part.nbytes
+            if some and (rows > _BATCH_ROWS or size > _BATCH_BYTES):
                 yield pa.Table.from_batches(some, self.schema)
-                some, rows, size = [], 0, 0
+                some, rows, size = [], part.num_rows, part.nbytes
+            some.append(part)
         if some:
             yield pa.Table.from_batches(some, self.schema)
 
@@ -249,6 +257,12 @@ def _runs(groups: list[pq.RowGroupMetaData], first: int) -> Iterator[list[int]]:
         run.append(i)
     if run:
         yield run
+
+
+def _portions(rows: Rows, sizes: Rows) -> list[Rows]:
+    """Rows whose texts are tokenized at a time: a text that repeats is in memory once before."""
+    portion = np.cumsum(sizes) // _BATCH_BYTES
+    return np.split(rows, np.flatnonzero(np.diff(portion)) + 1)
 
 
 def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:

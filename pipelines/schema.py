@@ -92,7 +92,7 @@ class InputColumns:
 
 
 def _rows(footer: pq.FileMetaData) -> int:
-    """The number of rows; a footer that contradicts itself would lose some, and nobody would see."""
+    """The number of rows; a footer that contradicts itself would lose some in silence."""
     rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     if sum(rows) != footer.num_rows or min(rows, default=0) < 0:
         raise ShardError(

@@ -98,7 +98,8 @@ def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]
     if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
         found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
         return found
-    files, folders = {}, [path]
+    files: dict[str, dict[str, Any]] = {}
+    folders = [path]
     while folders:
         folder = folders.pop()
         try:

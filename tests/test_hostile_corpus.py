@@ -676,6 +676,19 @@ def flipped_footer(folder: Path, seed: int) -> Expected:
     return Expected(either={"x.parquet": (".", table.select(["text"]))})
 
 
+@kinds("footer-says", {"fewer-rows": 299, "more-rows": 301})
+def footer_that_contradicts_itself(folder: Path, rows: int) -> Expected:
+    """The file's number of rows is not the sum of its row groups'."""
+    data = parquet_bytes(folder)
+
+    def field(value: int) -> bytes:  # of Thrift: number 3, a varint, before the row groups
+        return bytes([0x16, (2 * value) & 0x7F | 0x80, (2 * value) >> 7, 0x19])
+
+    assert data.count(field(300)) == 1
+    (folder / "x.parquet").write_bytes(data.replace(field(300), field(rows)))
+    return bad(folder, f"its footer says {rows} rows, its row groups hold 300; write it again")
+
+
 @kinds("flipped-page", {str(seed): seed for seed in range(6)})
 def flipped_page(folder: Path, seed: int) -> Expected:
     """Nothing in the file can tell that a value has changed; the number of rows holds."""

@@ -9,8 +9,8 @@ import io
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +32,7 @@ def table_path(shard: str, first_row: int) -> str:
 
 def _slice_of(path: str) -> tuple[str, int] | None:
     """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
-    found = re.fullmatch(r"table/(.+)\.(\d{12,})\.parquet", path, re.DOTALL)
+    found = re.fullmatch(r"table/(.+)\.([0-9]{12,})\.parquet", path, re.DOTALL)
     return (found[1], int(found[2])) if found else None
 
 
@@ -74,6 +74,45 @@ class Record:
         return slice_id(self.shard, self.first_row)
 
 
+_KINDS = get_type_hints(Record)
+
+
+def _parsed(text: bytes) -> Record:
+    """A record as `Ledger.put` writes it; ValueError for all that is not one. Much depends on what
+    it says: which rows are done, and which files may be removed."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    added = {"retries": 0, "quarantined": False}  # later than the first ledgers
+    values = {name: (added | values).get(name) for name in _KINDS}
+    for name, kind in _KINDS.items():
+        if not _is_of(values[name], kind):
+            raise ValueError(f"its {name} is {str(values[name])[:100]}, expected {kind}")
+    record = Record(**values)
+    if record.path != table_path(record.shard, record.first_row):
+        raise ValueError(f"its path is {record.path}, which is not its shard's")
+    if record.first_row + record.rows > record.shard_rows:
+        raise ValueError(f"its rows end behind those of the shard, {record.shard_rows}")
+    if not len(record.exits) == len(record.exit_tokens) == len(record.exit_flops) < 128:
+        raise ValueError("its counts are not of the same layers")
+    if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
+        raise ValueError("its shard or run would lie elsewhere")
+    return record
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of a record's field, and fits into the statistics."""
+    if kind == list[int]:
+        return type(value) is list and all(_is_of(each, int) for each in value)
+    if kind is int:
+        return type(value) is int and 0 <= value < 2**63
+    if kind is float:
+        return type(value) is float or _is_of(value, int)
+    if kind is str:
+        return type(value) is str and bool(value.encode()) and "\0" not in value
+    return type(value) is (get_origin(kind) or kind)
+
+
 @dataclass(frozen=True)
 class Stray:
     """A file of labelled rows that no readable record vouches for."""
@@ -107,16 +146,14 @@ class Ledger:
         """All commits whose labelled rows are there; unreadable records count as absent."""
         data = self.storage.paths("table", ".parquet")
         paths = self.storage.paths("ledger/slices", ".json")
-        names = {field.name for field in fields(Record)}
-        added = {"retries", "quarantined"}  # later than the first ledgers
         records = []
         for path, text in self.storage.read(sorted(paths)).items():
             try:
-                values = json.loads(text)
-                present = names - (added - values.keys())
-                record = Record(**{name: values[name] for name in present})
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                log.warning("ignoring the unreadable record %s: %r", path, error)
+                record = _parsed(text)
+                if path != f"ledger/slices/{record.slice_id}.json":
+                    raise ValueError(f"it is the record of {record.path}")
+            except (ValueError, RecursionError) as error:
+                log.warning("ignoring the unreadable record %s: %s", path, error)
                 continue
             if record.path in data:
                 records.append(record)

@@ -99,22 +99,23 @@ def make_plan(
             _check_recipe(record, recipe)
 
     new = [shard for shard in shards if not current[shard.name]]
+    bad = set()
     rows = {name: mine[0].shard_rows for name, mine in current.items() if mine}
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         results = pool.map(lambda shard: _count_rows(shard, columns), new)
         for shard, result in zip(new, results, strict=True):
             if isinstance(result, ShardError):
                 plan.bad_shards[shown(shard.url)] = str(result)
+                bad.add(shard.name)
             else:
                 rows[shard.name] = result
-    if plan.bad_shards and len(plan.bad_shards) == len(shards):
+    if bad and len(bad) == len(shards):
         url, reason = next(iter(plan.bad_shards.items()))
         raise InputError(f"not one shard can be labelled; {url}: {reason}")
     for shard in shards:
         if shard.name in rows:
             plan.todo += _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
     # Bad shards keep what was committed of their last good version.
-    bad = {shard.name for shard in shards if shown(shard.url) in plan.bad_shards}
     plan.spared = [record for record in plan.superseded if record.shard in bad]
     old = [record for record in plan.superseded if record.shard not in bad]
     paths = {piece.path for piece in plan.todo}

@@ -21,15 +21,18 @@ from fastbert.tokens import Tokens
 from pipelines.isolate import Rows, isolate
 from pipelines.plan import Slice
 from pipelines.retry import Patience, passes
-from pipelines.schema import InputColumns
+from pipelines.schema import UNREADABLE, InputColumns
 from pipelines.shards import ShardError
 from pipelines.work import ERROR, IDS, TYPES, Work
 
-#: Rows and, about, bytes decoded at a time, so that neither one huge row group nor huge texts
+#: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
 #: fill the memory.
 _BATCH_ROWS, _BATCH_BYTES = 4096, 64 << 20
-#: Bytes of a column read at a time, for the same reason.
-_READ_BYTES = 1 << 20
+#: Rows decoded at a time, or as many as there are columns, whose batches take time each. Few,
+#: because a footer does not tell how long rows are: a text that repeats is in the file once.
+_DECODE_ROWS = 64
+#: Largest row group that is fetched in whole, and else the bytes of a column read at a time.
+_FETCH_BYTES, _READ_BYTES = 256 << 20, 1 << 20
 
 
 class ReadTokenize:
@@ -96,9 +99,15 @@ class ReadTokenize:
             return self.tokenize(first, second, self.max_length)
 
         good = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
-        found, failed = isolate(run, good)
-        for row, why in failed.items():
-            errors[row] = f"the tokenizer failed: {why}"
+        sizes = np.array([len(text) for text in texts], np.int64)
+        if pairs is not None:
+            sizes += [len(text) for text in pairs]
+        found = []
+        for rows in _portions(good, sizes[good]):
+            some, failed = isolate(run, rows)
+            found += some
+            for row, why in failed.items():
+                errors[row] = f"the tokenizer failed: {why}"
         # Rows with an error have no tokens: an empty list between their neighbours'.
         lengths = np.zeros(len(errors), np.int64)
         for rows, tokens in found:
@@ -143,7 +152,7 @@ class SliceReader:
             for batch in self._place.take(piece):
                 rows += batch.num_rows
                 yield batch
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             self.close()
             if passes(error):
                 raise
@@ -171,11 +180,19 @@ class _Place:
         self.shard = piece.shard
         with ExitStack() as stack:
             file = stack.enter_context(piece.shard.open())
-            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
-            carried = columns.carried(parquet.schema_arrow)
-            names = list(dict.fromkeys([*columns.texts, *carried]))
-            self.schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
-            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+            metadata = pq.read_metadata(file)
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            largest = max((group.total_byte_size for group in groups), default=0)
+            parquet = pq.ParquetFile(
+                file,
+                metadata=metadata,
+                buffer_size=_READ_BYTES,
+                pre_buffer=largest <= _FETCH_BYTES,
+                page_checksum_verification=True,
+            )
+            schema = parquet.schema_arrow
+            names = list(dict.fromkeys([*columns.texts, *columns.carried(schema)]))
+            self.schema = pa.schema([schema.field(name) for name in names])
             sizes = (group.num_rows for group in groups)
             self.starts = list(accumulate(sizes, initial=0))  # of the groups; at last, the end
             first = self._group(piece.first_row)
@@ -183,9 +200,17 @@ class _Place:
             bytes_per_row = max(
                 (g.total_byte_size // max(1, g.num_rows) for g in groups), default=0
             )
-            at_once = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, bytes_per_row)))
-            rest = list(range(first, len(groups)))
-            self.batches = parquet.iter_batches(at_once, rest, columns=names)
+            at_once = min(
+                _BATCH_ROWS,
+                max(_DECODE_ROWS, len(names)),
+                max(1, _BATCH_BYTES // max(1, bytes_per_row)),
+            )
+            # Arrow keeps what it has fetched for a call until the next one.
+            self.batches = (
+                batch
+                for run in _runs(groups, first)
+                for batch in parquet.iter_batches(at_once, run, columns=names)
+            )
             self.rest: pa.RecordBatch | None = None  # decoded, and not taken yet
             self.close = stack.pop_all().close
 
@@ -197,24 +222,53 @@ class _Place:
     def take(self, piece: Slice) -> Iterator[pa.Table]:
         """The slice's rows, some at a time, or those that the shard has."""
         stop = piece.first_row + piece.rows
+        some: list[pa.RecordBatch] = []
+        rows = size = 0
         while self.row < stop and (batch := self.rest or next(self.batches, None)):
             first = max(0, piece.first_row - self.row)
             last = min(batch.num_rows, stop - self.row)
             self.row += last
             self.rest = batch.slice(last) if last < batch.num_rows else None
-            if first < last:
-                rows = batch.select(self.schema.names).slice(first, last - first)
-                yield pa.Table.from_batches([rows], self.schema)
+            if first >= last:
+                continue
+            part = batch.select(self.schema.names).slice(first, last - first)
+            rows, size = rows + part.num_rows, size + part.nbytes
+            if some and (rows > _BATCH_ROWS or size > _BATCH_BYTES):
+                yield pa.Table.from_batches(some, self.schema)
+                some, rows, size = [], part.num_rows, part.nbytes
+            some.append(part)
+        if some:
+            yield pa.Table.from_batches(some, self.schema)
 
     def _group(self, row: int) -> int:
         """The row group that `row` lies in."""
         return max(0, bisect_right(self.starts, row, hi=len(self.starts) - 1) - 1)
 
 
+def _runs(groups: list[pq.RowGroupMetaData], first: int) -> Iterator[list[int]]:
+    """Row groups from `first` on, small ones together: what is fetched at a time."""
+    run: list[int] = []
+    rows = size = 0
+    for i in range(first, len(groups)):
+        rows, size = rows + groups[i].num_rows, size + groups[i].total_byte_size
+        if run and (rows > _BATCH_ROWS or size > _BATCH_BYTES):
+            yield run
+            run, rows, size = [], groups[i].num_rows, groups[i].total_byte_size
+        run.append(i)
+    if run:
+        yield run
+
+
+def _portions(rows: Rows, sizes: Rows) -> list[Rows]:
+    """Rows whose texts are tokenized at a time: a text that repeats is in memory once before."""
+    portion = np.cumsum(sizes) // _BATCH_BYTES
+    return np.split(rows, np.flatnonzero(np.diff(portion)) + 1)
+
+
 def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
     """Texts, and for each row without usable text why ("" stands in for its text)."""
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        return _decode_dictionaries(column)
     raw = column.cast(pa.large_binary())
     try:
         # Through bytes and back: Arrow does not check that its strings are UTF-8, but a cast does.
@@ -224,6 +278,22 @@ def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
         rows = [_decode(value) for value in raw.to_pylist()]
         return [text or "" for text, _ in rows], [error for _, error in rows]
     return [text or "" for text in texts], [_unusable(text) for text in texts]
+
+
+def _decode_dictionaries(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
+    """`decode`, with each value in memory once, however often it is there."""
+    texts: list[str] = []
+    errors: list[str | None] = []
+    values = None
+    for chunk in column.chunks:
+        if values is None or not chunk.dictionary.equals(values):
+            values = chunk.dictionary
+            known = [*zip(*decode(pa.chunked_array([values])), strict=True), ("", _unusable(None))]
+        for i in chunk.indices.to_pylist():
+            text, error = known[-1 if i is None else i]
+            texts.append(text)
+            errors.append(error)
+    return texts, errors
 
 
 def _decode(raw: bytes | None) -> tuple[str | None, str | None]:

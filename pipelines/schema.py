@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 from pipelines.retry import passes
 from pipelines.shards import Shard, ShardError
 
+#: What Arrow raises on files that are not, or not any more, what they should be.
+UNREADABLE = (pa.ArrowException, OSError, UnicodeError)
+
 #: Raised when the meaning or the type of an output column changes.
 SCHEMA_VERSION = 1
 
@@ -50,8 +53,8 @@ class InputColumns:
             with shard.open() as file:
                 parquet = pq.ParquetFile(file)
                 self.carried(parquet.schema_arrow)
-                return int(parquet.metadata.num_rows)
-        except (pa.ArrowException, OSError) as error:
+                return _rows(parquet.metadata)
+        except UNREADABLE as error:
             if passes(error):
                 raise
             raise ShardError(f"cannot be read as Parquet: {error}") from error
@@ -86,6 +89,17 @@ class InputColumns:
                 f"two carried columns would be called '{renamed[twice]}'; choose with --carry"
             )
         return renamed
+
+
+def _rows(footer: pq.FileMetaData) -> int:
+    """The number of rows; a footer that contradicts itself would lose some in silence."""
+    rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:
+        raise ShardError(
+            f"its footer says {footer.num_rows} rows, its row groups hold {sum(rows)}; "
+            "write it again"
+        )
+    return int(footer.num_rows)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,15 +1,17 @@
 """Input shards: finding Parquet files on any file system, and telling one version from another."""
 
 import posixpath
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import open_url, shown
-from pipelines.retry import Patience
+from pipelines.retry import Patience, passes
 
 
 class ShardError(FastBertError):
@@ -71,10 +73,10 @@ def _expand(url: str) -> list[Shard]:
     elif patience(fs.isfile, path):
         files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)
     else:
-        files, root = patience(fs.find, path, detail=True), path.rstrip("/")
+        files, root = patience(_find, fs, path), path.rstrip("/")
         files = {name: info for name, info in files.items() if name.endswith(".parquet")}
     # A listing describes links, not what they lead to.
-    files = {n: fs.info(n) if info.get("islink") else info for n, info in files.items()}
+    files = {n: _target(fs, n, info) if info.get("islink") else info for n, info in files.items()}
     shards = []
     for path, info in files.items():
         if info["type"] != "directory":
@@ -90,6 +92,41 @@ def _expand(url: str) -> list[Shard]:
     return shards
 
 
+def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
+    """Every file below a folder. Raises InputError where a folder cannot be listed: `find` of local
+    file systems passes over those, and their shards would be taken for removed."""
+    if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
+        found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+        return found
+    files: dict[str, dict[str, Any]] = {}
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            continue  # removed in this moment
+        except PermissionError as error:
+            raise InputError(
+                f"cannot list '{shown(folder)}': {error.strerror}; expected a folder that can be "
+                "read, or else its shards would be taken for removed"
+            ) from error
+        folders += [entry["name"] for entry in entries if entry["type"] == "directory"]
+        files |= {entry["name"]: entry for entry in entries if entry["type"] != "directory"}
+    return files
+
+
+def _target(fs: fsspec.AbstractFileSystem, path: str, link: dict[str, Any]) -> dict[str, Any]:
+    """What a link leads to."""
+    try:
+        info: dict[str, Any] = fs.info(path)
+        return info
+    except OSError as error:
+        if passes(error):
+            raise
+        return link | {"type": "link to nothing"}
+
+
 def _relative(path: str, root: str) -> str:
     return path[len(root) :].lstrip("/").removesuffix(".parquet")
 
@@ -102,17 +139,21 @@ def _problem(name: str, info: dict[str, Any]) -> str | None:
     """Why a shard of this name cannot be labelled. Names become paths of the output: they must
     stay inside it, and no two may become one."""
     if info["type"] != "file":
-        return "is not a regular file" + (", but a link to nothing" if info.get("islink") else "")
+        what = ", but a link to nothing" if info["type"] == "link to nothing" else ""
+        return f"is not a regular file{what}; remove it or put a file there"
     try:
-        size = len(posixpath.basename(name).encode())
+        name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8; rename it"
+    size = len(posixpath.basename(name).encode())
     if {"", ".", ".."} & set(name.split("/")):
         return (
             "its path has an empty part, '.' or '..', which would lead out of the output; rename it"
         )
     if "::" in name or "\0" in name:
         return "its path has '::' or a NUL, which cannot be opened; rename it"
+    if re.search(r"\.\d{12,}\.parquet/", name):
+        return "a folder of its path is called like a file of the output; rename it"
     if size > _LONGEST_NAME - len(".000000000000.parquet"):
         return f"its name is too long: {size} bytes without .parquet, expected at most 234"
     return None

@@ -37,6 +37,12 @@ SENTENCE = "a the red blue stone river runs under old tall quiet bridge market c
 WORDS = SENTENCE.split()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz-minutes", type=float, default=0, help="How long test_fuzz.py goes on, in all."
+    )
+
+
 def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) -> PreTrainedModel:
     """A Hugging Face sequence classifier with random weights, noisy enough to disagree."""
     sizes = dict(

@@ -18,7 +18,7 @@ def record(shard: str = "a", first_row: int = 0, rows: int = 10, **changes) -> R
         shard=shard,
         source=f"file:///in/{shard}.parquet",
         version="etag:1",
-        shard_rows=rows,
+        shard_rows=first_row + rows,
         first_row=first_row,
         rows=rows,
         path=f"table/{shard}.{first_row:012d}.parquet",

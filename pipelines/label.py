@@ -270,7 +270,8 @@ def with_absolute_places(settings: LabelSettings) -> LabelSettings:
     inputs = tuple(absolute(url) for url in settings.input)
     output = absolute(settings.output)
     for url in inputs:
-        if f"{output}/".startswith(url.rstrip("/") + "/"):
+        # Without `..` and links. URLs look odd after that, but lie in each other as before.
+        if f"{os.path.realpath(output)}/".startswith(f"{os.path.realpath(url)}/"):
             raise InputError(
                 f"--output {shown(output)} lies inside --input {shown(url)}, which would take "
                 "labels for texts; put it beside the input"

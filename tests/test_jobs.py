@@ -100,6 +100,8 @@ def test_label_refuses_an_output_that_would_label_itself(corpus, checkpoint):
     common = ["--model", checkpoint, "--speed", "0.5"]
     inside = invoke("label", "--input", corpus, "--output", corpus / "labels", *common)
     refused(inside, "lies inside --input", "beside the input")
+    detour = corpus / ".." / corpus.name
+    refused(invoke("label", "--input", detour, "--output", corpus / "x", *common), "lies inside")
     memory = invoke("label", "--input", corpus, "--output", "memory://out", *common)
     refused(memory, "memory://out", "use another file system")
 

@@ -1142,5 +1142,5 @@ def test_a_hundred_thousand_shards_are_planned_quickly(tmp_path):
     shards = find_shards([str(tmp_path / "in")])
     plan = make_plan(shards, Committed([], {}), {}, InputColumns(), 1000, False)
     assert len(plan.todo) == 100_000
-    assert process_time() - started < 60
+    assert process_time() - started < 200  # seconds of CPU; quadratic would be hours
     assert process.memory_info().rss - before < 500 << 20

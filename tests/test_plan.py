@@ -216,6 +216,7 @@ def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, row
     assert tiles == list(range(rows[last["shard"].version]))
     assert all(r.version == last["shard"].version for r in output.records)
     assert all(r.recipe == last["recipe"] for r in output.records)
+    fsspec.filesystem("memory").store.clear()
 
 
 def test_rows_without_a_record_are_removed_only_if_no_slice_writes_over_them(shards):

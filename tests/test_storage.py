@@ -13,6 +13,7 @@ def storage(request, tmp_path):
     if request.param == "local":
         yield Storage(str(tmp_path / "out"))
         return
+    fsspec.filesystem("memory").store.clear()
     yield Storage("memory://out")
     fsspec.filesystem("memory").store.clear()
 

@@ -11,9 +11,9 @@ from typing import Any
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
 from pipelines.ledger import Committed, Record, table_path
-from pipelines.retry import Patience, passes
+from pipelines.retry import Patience
 from pipelines.schema import InputColumns
-from pipelines.shards import Shard, ShardError
+from pipelines.shards import Shard, ShardError, read_patiently
 
 #: Footers read at the same time; each waits for the store, not for a core.
 _FOOTER_THREADS = 32
@@ -154,15 +154,10 @@ def _check_recipe(record: Record, recipe: dict[str, Any]) -> None:
 def _count_rows(shard: Shard, columns: InputColumns) -> int | ShardError:
     if shard.problem is not None:
         return ShardError(shard.problem)
-    patience = Patience()
     try:
-        return patience(columns.check, shard)
+        return read_patiently(Patience(), columns.check, shard)
     except ShardError as error:
         return error
-    except Exception as error:
-        if not passes(error):
-            raise
-        return ShardError(f"cannot be read, tried {patience.tries} times: {error}")
 
 
 def _disjoint(records: list[Record]) -> list[Record]:

@@ -22,7 +22,7 @@ from pipelines.isolate import Rows, isolate
 from pipelines.plan import Slice
 from pipelines.retry import Patience, passes
 from pipelines.schema import UNREADABLE, InputColumns
-from pipelines.shards import ShardError
+from pipelines.shards import ShardError, read_patiently
 from pipelines.work import ERROR, IDS, TYPES, Work
 
 #: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
@@ -57,15 +57,9 @@ class ReadTokenize:
     def _patiently(self, work: Work, reason: str | None) -> Work:
         patience = Patience()
         try:
-            done = patience(self._read, work, reason)
+            done = read_patiently(patience, self._read, work, reason)
         except ShardError as error:
             return Work(work.slice, failure=str(error))
-        except Exception as error:
-            if not passes(error):
-                raise
-            return Work(
-                work.slice, failure=f"cannot be read, tried {patience.tries} times: {error}"
-            )
         return done.with_measured(retries=patience.retries)
 
     def _read(self, work: Work, reason: str | None) -> Work:

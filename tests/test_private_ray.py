@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,11 +130,8 @@ def running(start: str, **environment: str) -> Iterator[Running]:
 
 def wait_for_agents(found: Running) -> None:
     """They begin to listen some seconds after Ray is ready, and leave their ports in files."""
-    deadline = time.monotonic() + 30
     for name in ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port"):
-        while not list(found.session.glob(f"{name}_*")):
-            assert time.monotonic() < deadline, f"no {name}"
-            time.sleep(0.2)
+        wait_until(lambda name=name: any(found.session.glob(f"{name}_*")), f"no {name}")
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +143,13 @@ def private() -> Iterator[Running]:
 
 
 def wait_until_gone(directory: Path) -> None:
-    deadline = time.monotonic() + 20
-    while directory.exists():
-        assert time.monotonic() < deadline, f"{directory} is still there"
+    wait_until(lambda: not directory.exists(), f"{directory} is still there", seconds=20)
+
+
+def wait_until(reached: Callable[[], bool], complaint: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, complaint
         time.sleep(0.2)
 
 

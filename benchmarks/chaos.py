@@ -10,13 +10,12 @@ files with the right rows.
         --kills driver=15,replica=15,worker=15,raylet=5
 
 One pass labels a small corpus into a fresh output, with the same command again and again until it
-ends well; meanwhile drivers, replicas, workers (readers and committers) and raylets are killed
-with SIGKILL. A third of the kills fall into start-up and the last moments of a run, the others
-between the first and the last commit. Passes go on until all kills are done, and each is compared
-at its end. With --store swift the output lies on a one-node OpenStack Swift behind a proxy that
-refuses, delays, cuts and throttles connections and answers 503; a reader that is not disturbed
-watches past it. Exit code 1: something differed, or the job ended as it should not; the output is
-then kept.
+ends well; meanwhile drivers, replicas, workers (readers and committers) and raylets are killed with
+SIGKILL: some before the first commit of a run and after its last, most in between. Passes go on
+until all kills are done, and each is compared at its end. With --store swift the output lies on a
+one-node OpenStack Swift behind a proxy that refuses, delays, cuts and throttles connections and
+answers 503; a reader that is not disturbed watches past it. Exit code 1: something differed, or the
+job ended as it should not; the output is then kept.
 """
 
 import contextlib

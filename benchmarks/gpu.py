@@ -59,7 +59,7 @@ def random_rows(lengths: np.ndarray, seed: int = 0) -> Tokens:
 def thresholds_for(engine: Engine, tokens: Tokens, mean_layers: float) -> np.ndarray:
     """Thresholds (L - 1,) at which these rows take about `mean_layers`: the same share of those
     that are left leaves at each layer."""
-    uncertainties = layer_outputs(engine, tokens).uncertainties
+    uncertainties = layer_outputs(engine, tokens).uncertainties()
     layers = len(uncertainties)
     best: tuple[float, np.ndarray] = (np.inf, np.zeros(layers - 1))
     for share in np.linspace(0.05, 0.95, 37):

@@ -38,6 +38,7 @@ import ray
 from measure import machine
 
 from fastbert.checkpoint import load_config
+from fastbert.operating_point import OperatingPoint
 from pipelines import label as job
 from pipelines.plan import Slice
 from pipelines.predict import Label, tokens_of
@@ -64,7 +65,10 @@ class EngineAlone:
 
     def __init__(self, settings: LabelSettings, threads: int) -> None:
         config = load_config(Path(settings.model))
-        _, self.thresholds = job.operating_point(config, settings)
+        point = OperatingPoint.of_checkpoint(config, settings.operating_point)
+        if settings.speed is not None:
+            point = OperatingPoint.of_speed(settings.speed, config)
+        self.thresholds = np.asarray(point.thresholds)
         shard = find_shards(list(settings.input))[0]
         rows = pq.read_metadata(shard.url.removeprefix("file://")).num_rows
         read = ReadTokenize(settings.model, config.max_length, InputColumns())
@@ -75,15 +79,15 @@ class EngineAlone:
             assert table is not None
             good = table[ERROR].is_null().to_numpy()
             self.tokens.append(tokens_of(table.combine_chunks(), good))
-        replica = Label(settings.model, self.thresholds, 0.0, settings.precision, threads)
+        replica = Label(settings.model, point, 0.0, settings.precision, threads)
         self.engine = replica.engine
-        self.engine.classify(self.tokens[0], np.asarray(self.thresholds))  # warm-up
+        self.engine.classify(self.tokens[0], self.thresholds)  # warm-up
 
     def __call__(self) -> dict[str, float]:
         """Rows per second."""
         started = time.perf_counter()
         for tokens in self.tokens:
-            self.engine.classify(tokens, np.asarray(self.thresholds))
+            self.engine.classify(tokens, self.thresholds)
         rows = sum(len(tokens) for tokens in self.tokens)
         return {"rows_per_second": rows / (time.perf_counter() - started)}
 

@@ -18,8 +18,9 @@ from faultproxy import Fault, FaultProxy
 from processes import Family
 
 ROOT = Path(__file__).resolve().parents[1]
-#: When a kill falls due, and how often.
-PHASES = {"start-up": 0.2, "labelling": 0.65, "closing": 0.15}
+#: Share of runs that are struck before their first commit, and after the last one, if they live to
+#: see it. In between they are struck again and again.
+AT_START, AT_END = 0.25, 0.6
 #: Runs without an own kill that may fail one after the other on a bad store; then it rests.
 PATIENCE = 5
 #: Seconds without a commit after which a run hangs, and those that its processes have to go away.
@@ -37,7 +38,6 @@ class Tally:
     runs: int = 0
     kills: Counter[str] = field(default_factory=Counter)
     kills_by_phase: Counter[str] = field(default_factory=Counter)
-    missed_kills: int = 0  # due when there was nobody left to kill; drawn again
     exit_codes: Counter[str] = field(default_factory=Counter)
     excused_failures: Counter[str] = field(default_factory=Counter)  # last lines, exit code 1
     runs_waited_for: int = 0  # some processes outlived their driver by more than a moment
@@ -161,7 +161,7 @@ class Storm:
     def _disturb(self, driver: subprocess.Popen[bytes], watch: Watch) -> list[str]:
         """Watch a run to its end; returns the kinds that were killed."""
         started, before, struck = time.monotonic(), watch.committed, []
-        kill, last = self._draw(), started
+        kills, last = self._draw_run(), started
         progress, committed = started, before
         while driver.poll() is None:
             now = time.monotonic()
@@ -176,44 +176,55 @@ class Storm:
                 struck.append("hung")
                 driver.kill()
                 break
-            if kill and kill.due is None and self._reached(kill.phase, phase):
-                kill.due = max(now, last) + kill.pause
-            if kill and kill.due is not None and now >= kill.due and self._strike(kill, phase):
-                struck.append(kill.kind)
-                last, kill = now, None if kill.kind in ("driver", "raylet") else self._draw(phase)
+            for kill in list(kills):
+                if self.left[kill.kind] == 0:
+                    kills.remove(kill)
+                    kills += self._draw(kill.phase)
+                    continue
+                if kill.due is None and kill.phase == phase:
+                    kill.due = max(now, last) + kill.pause
+                if kill.due is not None and now >= kill.due and self._strike(kill, phase):
+                    struck.append(kill.kind)
+                    last = now
+                    kills.remove(kill)
+                    if kill.kind in ("driver", "raylet"):
+                        kills.clear()
+                        break
+                    if kill.phase == "labelling":
+                        kills += self._draw("labelling", self.rng.random() < TOGETHER)
             time.sleep(TICK)
         if "raylet" in struck:
             longest = max(self.tally.longest_exit_after_raylet_kill, time.monotonic() - last)
             self.tally.longest_exit_after_raylet_kill = round(longest, 1)
-        self.tally.missed_kills += kill is not None
         return struck
 
-    def _draw(self, phase: str | None = None) -> Kill | None:
-        """The next kill, of those that are left; `phase` is that of the run's one before."""
+    def _draw_run(self) -> list[Kill]:
+        """What will strike a run first, in each of its phases."""
+        kills = self._draw("labelling")
+        if self.rng.random() < AT_START:
+            kills += self._draw("start-up")
+        if self.rng.random() < AT_END:
+            kills += self._draw("closing")
+        return kills
+
+    def _draw(self, phase: str, together: bool = False) -> list[Kill]:
+        """A kill of a kind of which some are left, at once if `together`; none if none is."""
         left = {kind: n for kind, n in self.left.items() if n > 0}
         if not left:
-            return None
+            return []
         weights = np.array(list(left.values())) / sum(left.values())
         kind = str(self.rng.choice(list(left), p=weights))
-        if phase and self.rng.random() < TOGETHER:
-            return Kill(kind, phase, 0.0)
-        phase = str(self.rng.choice(list(PHASES), p=list(PHASES.values())))
         low, high = {
             "start-up": (0.3, max(0.3, self._start_up)),
             "labelling": (0.3, 3.0),
             "closing": (0.0, 0.5),
         }[phase]
-        return Kill(kind, phase, float(self.rng.uniform(low, high)))
+        return [Kill(kind, phase, 0.0 if together else float(self.rng.uniform(low, high)))]
 
     def _phase(self, before: int, committed: int) -> str:
         if committed >= self.slices:
             return "closing"
         return "labelling" if committed > before else "start-up"
-
-    @staticmethod
-    def _reached(wanted: str, phase: str) -> bool:
-        order = list(PHASES)
-        return order.index(phase) >= order.index(wanted)
 
     def _strike(self, kill: Kill, phase: str) -> bool:
         """SIGKILL one process of the kind, if there is one."""

@@ -52,6 +52,19 @@ def save_checkpoint(
             fs.put_file(os.path.join(folder, name), f"{path}/{name}")
 
 
+def save_config(config: FastBertConfig, url: str) -> None:
+    """Write the configuration of the checkpoint at `url` anew, in one step; nothing else."""
+    fs, path = open_url(url)
+    text = config.to_json_string(use_diff=True).encode()
+    if isinstance(fs, LocalFileSystem):
+        with tempfile.NamedTemporaryFile(dir=path, suffix=".partial", delete=False) as file:
+            file.write(text)
+        os.chmod(file.name, os.stat(f"{path}/config.json").st_mode)
+        os.replace(file.name, f"{path}/config.json")
+    else:
+        fs.pipe_file(f"{path}/config.json", text)
+
+
 def fetch_checkpoint(url: str) -> Path:
     """A local directory with the checkpoint at `url`; remote ones are downloaded once a version."""
     fs, path = open_url(url)

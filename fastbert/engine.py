@@ -22,7 +22,7 @@ from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import PackedBranch, PackedEmbeddings, PackedLayer
 from fastbert.tokens import Tokens
-from fastbert.uncertainty import normalised_entropy
+from fastbert.uncertainty import CRITERIA, DEFAULT_CRITERION, PATIENCE, impatience
 
 Array = np.ndarray[Any, Any]
 #: (layer from 1, row numbers (n,), logits (n, N) if its branch was computed)
@@ -95,12 +95,19 @@ class Engine:
         self.layers = [PackedLayer(layer, backbone, int8) for layer in model.layers]
         self.branches = [PackedBranch(branch, int8) for branch in model.branches]
 
-    def classify(self, tokens: Tokens, thresholds: Array, deep: Array | None = None) -> Predictions:
+    def classify(
+        self,
+        tokens: Tokens,
+        thresholds: Array,
+        deep: Array | None = None,
+        criterion: str = DEFAULT_CRITERION,
+    ) -> Predictions:
         """Label rows, each at the first layer k with uncertainty < thresholds[k - 1].
 
-        `thresholds` has L - 1 numbers; the last layer answers everybody who is left. Rows marked
-        in `deep` (bool (n,)) exit like all others, but then run on to the last layer as well.
-        Rows with the same tokens are computed once.
+        `thresholds` has L - 1 numbers; the last layer answers everybody who is left. `criterion`
+        is one of `CRITERION_NAMES` and says what uncertainty means. Rows marked in `deep`
+        (bool (n,)) exit like all others, but then run on to the last layer as well. Rows with the
+        same tokens are computed once.
         """
         last = len(self.layers)
         if len(thresholds) != last - 1:
@@ -110,12 +117,12 @@ class Engine:
         chosen, place = tokens.distinct()
         deep_once = np.zeros(len(chosen), bool)
         deep_once[place[deep]] = True
-        once = self._classify(tokens.take(chosen), limits, deep_once)
+        once = self._classify(tokens.take(chosen), limits, deep_once, criterion)
         answers = {name: values[place] for name, values in vars(once).items()}
         answers["deep_label"][~deep] = -1
         return Predictions(**answers)
 
-    def _classify(self, tokens: Tokens, limits: Array, deep: Array) -> Predictions:
+    def _classify(self, tokens: Tokens, limits: Array, deep: Array, criterion: str) -> Predictions:
         """`classify` without a look at equal rows; `limits` (L,) end with the last layer's."""
         n, last = len(tokens), len(self.layers)
         out = Predictions(
@@ -125,14 +132,21 @@ class Engine:
             uncertainty=np.zeros(n, np.float32),
             deep_label=np.full(n, -1, np.int32),
         )
+        before = np.full(n, -1, np.int32)  # the layer before's answers
+        streak = np.zeros(n, np.int8)  # layers that have given the same answer in a row
 
         def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
             assert logits is not None
             log_p = logits.float().log_softmax(-1)  # (n, N)
             best, label = log_p.max(-1)
+            measured = [] if criterion == PATIENCE else [CRITERIA[criterion](log_p)]
             # One transfer, so one synchronisation, per layer and pool.
-            answer = torch.stack([label.float(), best.exp(), normalised_entropy(log_p)])
-            labels, scores, uncertainties = answer.cpu().numpy()
+            answer = torch.stack([label.float(), best.exp(), *measured]).cpu().numpy()
+            labels, scores, uncertainties = answer[0], answer[1], answer[-1]
+            if criterion == PATIENCE:
+                streak[rows] = np.where(labels == before[rows], streak[rows] + 1, 1)
+                before[rows] = labels
+                uncertainties = impatience(streak[rows], last)
             waiting = out.exit_layer[rows] == 0
             # The last layer answers whatever its uncertainty, even if it is not a number.
             done = waiting & ((uncertainties < limits[layer - 1]) | (layer == last))

@@ -8,6 +8,7 @@ Letters: n rows, L layers, N classes.
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from fastbert.engine import Engine
 from fastbert.flops import CostModel
 from fastbert.tokens import Tokens
-from fastbert.uncertainty import normalised_entropy
+from fastbert.uncertainty import CRITERIA, DEFAULT_CRITERION, PATIENCE, impatience
 
 Array = np.ndarray[Any, Any]
 
@@ -25,9 +26,25 @@ Array = np.ndarray[Any, Any]
 class LayerOutputs:
     """What every layer says of every row."""
 
-    labels: Array  # int32 (L, n)
-    uncertainties: Array  # float32 (L, n)
+    log_p: Array  # float32 (L, n, N), log probabilities
     lengths: Array  # int64 (n,), tokens
+
+    @cached_property
+    def labels(self) -> Array:
+        """Each layer's answers: int32 (L, n)."""
+        labels: Array = self.log_p.argmax(-1).astype(np.int32)
+        return labels
+
+    def uncertainties(self, criterion: str = DEFAULT_CRITERION) -> Array:
+        """By a criterion of `CRITERION_NAMES`: float32 (L, n)."""
+        if criterion == PATIENCE:
+            return impatience(_streaks(self.labels), len(self.labels))
+        measured: Array = CRITERIA[criterion](torch.from_numpy(self.log_p)).numpy()
+        return measured
+
+    def take(self, rows: Array) -> "LayerOutputs":
+        """Those of some rows, by number or mask."""
+        return LayerOutputs(self.log_p[:, rows], self.lengths[rows])
 
 
 @dataclass(frozen=True)
@@ -45,12 +62,16 @@ class Outcome:
 
 def layer_outputs(engine: Engine, tokens: Tokens) -> LayerOutputs:
     """Run every row through every layer."""
-    log_p = torch.from_numpy(engine.layer_logits(tokens)).log_softmax(-1)  # (L, n, N)
-    return LayerOutputs(
-        labels=log_p.argmax(-1).int().numpy(),
-        uncertainties=normalised_entropy(log_p).numpy(),
-        lengths=tokens.lengths,
-    )
+    logits = torch.from_numpy(engine.layer_logits(tokens))
+    return LayerOutputs(logits.log_softmax(-1).numpy(), tokens.lengths)
+
+
+def _streaks(labels: Array) -> Array:
+    """How many layers have given a layer's answer in a row, itself included: (L, n)."""
+    streaks = np.ones_like(labels)
+    for layer in range(1, len(labels)):
+        streaks[layer] += np.where(labels[layer] == labels[layer - 1], streaks[layer - 1], 0)
+    return streaks
 
 
 def exit_layers(uncertainties: Array, thresholds: Array) -> Array:
@@ -69,7 +90,7 @@ def outcome(
 ) -> Outcome:
     """What the paper's single threshold `speed` does; `truth` are class indices (n,)."""
     layers, rows = outputs.labels.shape
-    exits = exit_layers(outputs.uncertainties, np.full(layers - 1, speed))
+    exits = exit_layers(outputs.uncertainties(), np.full(layers - 1, speed))
     labels = outputs.labels[exits - 1, np.arange(rows)]
     flops = int(cost.row_flops(outputs.lengths, exits).sum())
     return Outcome(

@@ -1,8 +1,19 @@
-"""How unsure a classifier is: the quantity that `speed` is compared with."""
+"""How unsure a classifier is: the quantity that thresholds are compared with.
+
+Every criterion gives numbers in [0, 1], low where the classifier is sure. Letters: N classes.
+"""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
+
+Array = np.ndarray[Any, Any]
+
+#: Classes that `top_entropy` looks at, as the authors of FastBERT advise for many classes.
+_TOP = 5
 
 
 def normalised_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
@@ -13,3 +24,51 @@ def normalised_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
     classes = log_probabilities.shape[-1]
     entropy: torch.Tensor = torch.special.entr(log_probabilities.exp()).sum(-1)
     return (entropy / math.log(classes)).clamp(0.0, 1.0)
+
+
+def top_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
+    """Normalised entropy among the five likeliest classes: (..., N) to (...,).
+
+    FastPLM's answer to many classes (Liu et al. 2023), over which a long tail of small
+    probabilities adds up; with five classes or fewer it is `normalised_entropy`.
+    """
+    top = log_probabilities.topk(min(_TOP, log_probabilities.shape[-1]), dim=-1).values
+    return normalised_entropy(top.log_softmax(-1))
+
+
+def improbability(log_probabilities: torch.Tensor) -> torch.Tensor:
+    """1 - the probability of the answer: (..., N) to (...,)."""
+    return 1.0 - log_probabilities.amax(-1).exp().clamp(max=1.0)
+
+
+def narrowness(log_probabilities: torch.Tensor) -> torch.Tensor:
+    """1 - the margin between the two likeliest classes: (..., N) to (...,). CALM, Schuster 2022."""
+    best = log_probabilities.topk(2, dim=-1).values.exp()
+    return (1.0 - (best[..., 0] - best[..., 1])).clamp(0.0, 1.0)
+
+
+def impatience(streaks: Array, layers: int) -> Array:
+    """1 - the share of all `layers` that have given the same answer in a row. PABEE, Zhou 2020.
+
+    `streaks` (integers of any shape) counts those layers, the present one included.
+    """
+    unsure: Array = 1 - streaks.astype(np.float32) / layers
+    return unsure
+
+
+#: Criteria that look at one layer, by name.
+CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "entropy": normalised_entropy,
+    "top-entropy": top_entropy,
+    "max-probability": improbability,
+    "margin": narrowness,
+}
+
+#: The one criterion that looks back: `impatience`.
+PATIENCE = "patience"
+
+#: The paper's.
+DEFAULT_CRITERION = "entropy"
+
+#: Names of all criteria.
+CRITERION_NAMES = (*CRITERIA, PATIENCE)

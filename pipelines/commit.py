@@ -75,6 +75,7 @@ class Commit:
             "rows": piece.rows,
             "checkpoint": self.recipe["checkpoint"],
             "operating_point": self.operating_point,
+            "criterion": self.recipe["criterion"],
             "thresholds": json.dumps(self.recipe["thresholds"]),
             "device": measured["device"],
             "precision": measured["precision"],

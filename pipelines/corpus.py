@@ -1,13 +1,21 @@
 """Whole tables in memory, for training and evaluation."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastbert.errors import InputError
+from fastbert.filesystem import shown
 from fastbert.training import Examples
-from pipelines.shards import find_shards
+from pipelines.shards import Shard, find_shards
+
+Array = np.ndarray[Any, Any]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -19,31 +27,67 @@ class Columns:
     label: str | None = None
 
 
+def _opened(shard: Shard, read: Callable[[pq.ParquetFile], Result]) -> Result:
+    """What `read` returns for the open shard; InputError if it cannot be read."""
+    try:
+        with shard.open() as file:
+            return read(pq.ParquetFile(file))
+    except (pa.ArrowException, OSError, LookupError) as error:
+        raise InputError(f"{shown(shard.url)} cannot be used: {error}") from error
+
+
+def _draw(counts: list[int], sample: int, seed: int) -> list[Array]:
+    """Row numbers, ascending, of a random sample of all rows, by shard."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1])
+    chosen = np.random.default_rng(seed).choice(total, min(sample, total), replace=False)
+    parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
+    return [part - start for part, start in zip(parts, [0, *ends[:-1]], strict=True)]
+
+
+def _rows(file: pq.ParquetFile, columns: list[str], rows: Array | None) -> pa.Table:
+    """Some columns of all rows, or of those with these numbers; only their row groups are read."""
+    missing = [name for name in columns if name not in file.schema_arrow.names]
+    if missing:
+        raise LookupError(
+            f"it has no column '{missing[0]}'; its columns are {', '.join(file.schema_arrow.names)}"
+        )
+    if rows is None:
+        return file.read(columns)
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    ends = np.cumsum(sizes)
+    parts = []
+    for group in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
+        first = int(ends[group]) - sizes[group]
+        mine = rows[(rows >= first) & (rows < ends[group])] - first
+        parts.append(file.read_row_group(group, columns).take(pa.array(mine)))
+    return pa.concat_tables(parts)
+
+
 def read_examples(
-    urls: list[str], columns: Columns, labels: list[str] | None = None
+    urls: list[str],
+    columns: Columns,
+    labels: list[str] | None = None,
+    sample: int | None = None,
+    seed: int = 0,
 ) -> tuple[Examples, list[str]]:
     """The rows of all shards at `urls`, in order, and the class names.
 
     Labels of any type are read as strings; `labels` are the class names to use, default those
-    found, sorted. Rows without text are left out. Raises InputError for missing columns, missing
+    found, sorted. With `sample` only so many rows are read, drawn at random with `seed`. Rows
+    without text are left out. Raises InputError for missing columns, missing
     labels, and labels that `labels` does not name.
     """
     wanted = [name for name in (columns.text, columns.pair, columns.label) if name is not None]
-    tables = []
-    for shard in find_shards(urls):
-        with shard.open() as file:
-            try:
-                schema = pq.read_schema(file)
-                missing = [name for name in wanted if name not in schema.names]
-                if missing:
-                    raise InputError(
-                        f"{shard.url} has no column '{missing[0]}'; "
-                        f"its columns are {', '.join(schema.names)}"
-                    )
-                table = pq.read_table(file, columns=wanted, partitioning=None)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{shard.url} cannot be read as Parquet: {error}") from error
-        tables.append(table)
+    shards = find_shards(urls)
+    drawn: Sequence[Array | None] = [None] * len(shards)
+    if sample is not None:
+        drawn = _draw([_opened(s, lambda f: f.metadata.num_rows) for s in shards], sample, seed)
+    tables = [
+        _opened(shard, partial(_rows, columns=wanted, rows=rows))
+        for shard, rows in zip(shards, drawn, strict=True)
+        if rows is None or len(rows)
+    ]
     table = pa.concat_tables(tables, promote_options="permissive")
     texts = table[columns.text].cast(pa.string()).to_pylist()
     pairs = table[columns.pair].cast(pa.string()).to_pylist() if columns.pair else None

@@ -22,6 +22,8 @@ from fastbert.configuration import FastBertConfig
 from fastbert.engine import resolve_precision
 from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import open_url, shown
+from fastbert.operating_point import OperatingPoint
+from pipelines.audit import audit
 from pipelines.commit import Commit
 from pipelines.ledger import Ledger, Record
 from pipelines.lock import RunLock
@@ -73,8 +75,7 @@ class Job:
     run_id: str
     checkpoint: Path
     config: FastBertConfig
-    operating_point: str
-    thresholds: list[float]
+    point: OperatingPoint
     columns: InputColumns
     ledger: Ledger
 
@@ -83,14 +84,16 @@ class Job:
         """Check settings and checkpoint; InputError if they do not fit."""
         checkpoint = fetch_checkpoint(settings.model)
         config = load_config(checkpoint)
-        point, thresholds = operating_point(config, settings)
+        if settings.speed is None:
+            point = OperatingPoint.of_checkpoint(config, settings.operating_point)
+        else:
+            point = OperatingPoint.of_speed(settings.speed, config)
         return cls(
             settings=settings,
             run_id=settings.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}",
             checkpoint=checkpoint,
             config=config,
-            operating_point=point,
-            thresholds=thresholds,
+            point=point,
             columns=InputColumns(
                 settings.text_column, settings.pair_column, settings.carry or None
             ),
@@ -103,7 +106,8 @@ class Job:
         columns = self.columns
         return {
             "checkpoint": fingerprint(self.checkpoint),
-            "thresholds": self.thresholds,
+            "criterion": self.point.criterion,
+            "thresholds": self.point.thresholds,
             "text_column": columns.text,
             "pair_column": columns.pair,
             "carry": None if columns.carry is None else list(columns.carry),
@@ -140,7 +144,7 @@ class Job:
         return {
             "run_id": self.run_id,
             "output": shown(self.settings.output),
-            "operating_point": self.operating_point,
+            "operating_point": self.point.name,
             "shards": plan.shards,
             "slices_up_to_date": len(plan.up_to_date),
         }
@@ -166,6 +170,8 @@ class Job:
             ledger.withdraw(record)
         records = [] if share is None else self._label(plan, share, lock)
         summary = self.heading(plan) | totals(records) | {"bad_shards": plan.bad_shards}
+        agreements = sum(record.audit_agreements for record in records)
+        summary |= audit(self.point, summary["exits"], summary["audit_rows"], agreements)
         summary["seconds"] = round(time.monotonic() - started, 1)
         if settings.price_per_hour is not None:
             summary |= prices(records, settings.price_per_hour)
@@ -175,6 +181,8 @@ class Job:
             log.warning("not labelled: %s %s", url, reason)
         if too_many:
             log.warning("%d of %d rows have an error", summary["error_rows"], summary["rows"])
+        for alarm in summary["alarms"]:
+            log.warning("ALARM: %s", alarm)
         kept = plan.up_to_date + plan.spared + ([] if settings.prune else plan.vanished)
         killed = ledger.unreported(kept)
         if plan.todo or removed or plan.bad_shards or killed:
@@ -186,11 +194,9 @@ class Job:
         """Run the plan's slices through the stages; what cannot be read joins its bad shards."""
         from pipelines.ray_stages import run_stages
 
-        commit = Commit(
-            self.settings.output, self.run_id, self.recipe, self.operating_point, lock.token
-        )
+        commit = Commit(self.settings.output, self.run_id, self.recipe, self.point.name, lock.token)
         slices = run_stages(
-            plan.todo, self.settings, self.thresholds, self.columns, self.config, commit, share
+            plan.todo, self.settings, self.point, self.columns, self.config, commit, share
         )
         records: list[Record] = []
         # Again, because Ray has set a handler of its own since.
@@ -235,32 +241,6 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def operating_point(config: FastBertConfig, settings: LabelSettings) -> tuple[str, list[float]]:
-    """The name of the point to work at and its L - 1 thresholds."""
-    layers = config.backbone_config().num_hidden_layers
-    if settings.speed is not None:
-        return f"speed {settings.speed:g}", [settings.speed] * (layers - 1)
-    points = config.operating_points or {}
-    name = settings.operating_point or config.default_operating_point
-    if name is None:
-        raise InputError(
-            "the checkpoint has no default operating point; pass --speed (0 is full depth, 1 is "
-            "fastest) or --operating-point"
-        )
-    if name not in points:
-        raise InputError(
-            f"the checkpoint has no operating point '{name}'; it has "
-            f"{', '.join(points) or 'none'}; --speed needs none"
-        )
-    thresholds = [float(threshold) for threshold in points[name]["thresholds"]]
-    if len(thresholds) != layers - 1:
-        raise InputError(
-            f"the checkpoint's operating point '{name}' has {len(thresholds)} thresholds, expected "
-            f"{layers - 1}; calibrate it again or pass --speed"
-        )
-    return name, thresholds
-
-
 def with_absolute_places(settings: LabelSettings) -> LabelSettings:
     """The settings with every local path absolute: the stages run in other folders.
 
@@ -296,7 +276,6 @@ def totals(records: list[Record]) -> dict[str, Any]:
     labelled = sum(exits)
     flops = sum(sum(r.exit_flops) for r in records)
     full = sum(r.full_flops for r in records)
-    audited = sum(r.audit_rows for r in records)
     mean = sum(k * count for k, count in enumerate(exits, 1)) / labelled if labelled else None
     return {
         "slices_labelled": len(records),
@@ -310,10 +289,7 @@ def totals(records: list[Record]) -> dict[str, Any]:
         "flops": flops,
         "full_flops": full,
         "flops_speedup": round(full / flops, 3) if flops else None,
-        "audit_rows": audited,
-        "audit_agreement": (
-            sum(r.audit_agreements for r in records) / audited if audited else None
-        ),
+        "audit_rows": sum(r.audit_rows for r in records),
         "device_seconds": round(sum(r.device_seconds for r in records), 2),
     }
 

@@ -13,6 +13,7 @@ import torch
 from fastbert.checkpoint import fetch_checkpoint, load_model
 from fastbert.engine import DTYPES, Engine, Predictions, resolve_precision
 from fastbert.flops import CostModel
+from fastbert.operating_point import OperatingPoint
 from fastbert.tokens import Tokens
 from pipelines.isolate import Rows, isolate
 from pipelines.schema import OUTPUT
@@ -28,7 +29,7 @@ class Label:
     def __init__(
         self,
         checkpoint: str,
-        thresholds: list[float],
+        point: OperatingPoint,
         audit_rate: float,
         precision: str,
         threads: int,
@@ -48,7 +49,7 @@ class Label:
         self.engine = Engine(model, device, DTYPES[precision])
         self.cost = CostModel.of(model.config)
         self.names = pa.array(model.config.label_names)
-        self.thresholds = np.asarray(thresholds)
+        self.point, self.thresholds = point, np.asarray(point.thresholds)
         self.audit_rate = audit_rate
         self.facts = {
             "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -129,7 +130,9 @@ class Label:
             try:
                 whole = len(rows) == len(tokens)
                 some = tokens if whole else tokens.take(rows)
-                return self.engine.classify(some, self.thresholds, deep=audited[rows])
+                return self.engine.classify(
+                    some, self.thresholds, audited[rows], self.point.criterion
+                )
             except RuntimeError:
                 self._check_device()
                 raise

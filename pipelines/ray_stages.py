@@ -20,6 +20,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
+from fastbert.operating_point import OperatingPoint
 from pipelines.attempts import Attempts
 from pipelines.commit import Commit
 from pipelines.ledger import Record, slice_id
@@ -42,7 +43,7 @@ _SLICES_PER_ACTOR = 4
 def run_stages(
     slices: list[Slice],
     settings: LabelSettings,
-    thresholds: list[float],
+    point: OperatingPoint,
     columns: InputColumns,
     config: FastBertConfig,
     commit: Commit,
@@ -86,7 +87,7 @@ def run_stages(
             fn_constructor_args=(
                 guard,
                 settings.model,
-                thresholds,
+                point,
                 settings.audit_rate,
                 settings.precision,
                 share.replica_cpus,

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from fastbert.errors import InputError
 
+#: `fastbert.uncertainty.CRITERION_NAMES`, and the choice among them.
+Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin", "patience"]
+
 
 def setting(help: str, default: Any = MISSING) -> Any:
     """A field with its help text; without a default it must be given."""
@@ -70,6 +73,58 @@ class DistilSettings:
 
     def __post_init__(self) -> None:
         _check_positive(self, "distil_epochs", "distil_learning_rate", "batch_size", "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings:
+    """`jobs/calibrate.py`."""
+
+    model: str = setting("A FastBERT checkpoint, a folder; the point is stored in it.")
+    corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
+    max_disagreement: float | None = setting(
+        "Largest share of labels that may differ from full depth's.", None
+    )
+    max_accuracy_loss: float | None = setting(
+        "Largest share of rows that may be wrong where full depth is right; needs labels.", None
+    )
+    speedup: float | None = setting("Times fewer FLOPs than full depth; no promise.", None)
+    confidence: float = setting("Probability with which a promise or bound holds.", 0.95)
+    promise_rows: int | None = setting(
+        "How many rows the promise is about. Default: all that could ever come.", None
+    )
+    criterion: Criterion = setting(
+        "What a threshold is compared with; auto takes the fastest.", "entropy"
+    )
+    shape: Literal["auto", "uniform", "per-layer"] = setting(
+        "One threshold for all layers, or each its own.", "uniform"
+    )
+    rows: int = setting("Rows to calibrate on, drawn from the corpus.", 20000)
+    name: str | None = setting("Name of the point. Default: what is asked for.", None)
+    text_column: str = setting("Column of the text.", "text")
+    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
+    label_column: str = setting("Column of the class, for --max-accuracy-loss.", "label")
+    precision: Literal["auto", "fp32", "bf16", "int8"] = setting(
+        "Arithmetic; calibrate with the one that labels. auto is bf16 on a GPU and fp32 on CPU.",
+        "auto",
+    )
+    seed: int = setting("Seed of drawing and dividing the rows.", 0)
+
+    def __post_init__(self) -> None:
+        asked = [self.max_disagreement, self.max_accuracy_loss, self.speedup]
+        if sum(value is not None for value in asked) != 1:
+            raise InputError(
+                "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
+                "the point is for"
+            )
+        for name in ("max_disagreement", "max_accuracy_loss", "confidence"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {share}, expected a number between 0 and 1"
+                )
+        _check_positive(self, "speedup", "promise_rows", "rows")
+        if self.speedup is not None and "auto" in (self.criterion, self.shape):
+            raise InputError("--speedup wants a --criterion, and --shape uniform")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,9 @@ FAMILIES = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilber
 VOCABULARY, HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS, CLASSES = 99, 36, 3, 3, 52, 41, 5
 BRANCH = 14
 
+#: The least that a commit wants to know of a recipe.
+RECIPE = {"checkpoint": "", "criterion": "entropy", "thresholds": []}
+
 SENTENCE = "a the red blue stone river runs under old tall quiet bridge market city night bread"
 WORDS = SENTENCE.split()
 

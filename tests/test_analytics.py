@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import write_shard
+from conftest import RECIPE, write_shard
 from test_stages import TEXTS, run
 
 from fastbert.errors import InputError
@@ -25,7 +25,7 @@ def output(tmp_path_factory, checkpoint) -> str:
     out = str(root / "out")
     ledger = Ledger(Storage(out))
     for night, shard in enumerate(find_shards([str(root / "in")]), start=1):
-        commit = Commit(out, f"night-{night}", {"checkpoint": "", "thresholds": []}, "speed 0.5")
+        commit = Commit(out, f"night-{night}", RECIPE, "speed 0.5")
         commit(run(shard, checkpoint, audit=0.5))
         ledger.close_run(f"night-{night}", {"rows": len(TEXTS)}, ledger.committed().records, set())
     return out
@@ -101,9 +101,7 @@ def test_report_while_the_first_run_is_at_work(tmp_path, checkpoint):
     write_shard(tmp_path / "in" / "a.parquet", TEXTS)
     (shard,) = find_shards([str(tmp_path / "in")])
     out = str(tmp_path / "out")
-    Commit(out, "night-1", {"checkpoint": "", "thresholds": []}, "speed 0.5")(
-        run(shard, checkpoint)
-    )
+    Commit(out, "night-1", RECIPE, "speed 0.5")(run(shard, checkpoint))
     summary = report(ReportSettings(output=out))
     assert summary["runs"] == []
     assert sum(row["rows"] for row in summary["exit_layers"]) == len(TEXTS) - 3

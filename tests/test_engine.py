@@ -86,7 +86,7 @@ def check_a_row_alone_equals_the_row_in_a_slice(
 
 def check_every_row_is_answered_once(engine: Engine, tokens: Tokens, share: float) -> None:
     """Counts the answers that leave the network, instead of trusting the result arrays."""
-    uncertainties = layer_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties
+    uncertainties = layer_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties()
     thresholds = np.full(LAYERS - 1, np.quantile(uncertainties, share))
     answered = np.zeros(len(tokens), int)
     real_walk = engine._walk
@@ -230,7 +230,7 @@ def test_rows_leave_at_every_layer():
     """Otherwise the properties above would test less than they say."""
     for family in FAMILIES:
         tokens = random_tokens(np.full(60, 9), seed=2)
-        middle = np.median(layer_outputs(engine(family), tokens).uncertainties[:-1], axis=1)
+        middle = np.median(layer_outputs(engine(family), tokens).uncertainties()[:-1], axis=1)
         assert set(engine(family).classify(tokens, middle).exit_layer) == {1, 2, 3}, family
 
 

@@ -5,8 +5,15 @@ import pytest
 from conftest import LAYERS, random_tokens, tiny_fastbert
 
 from fastbert.engine import Engine
-from fastbert.evaluation import exit_layers, layer_outputs, outcome, realised_speedups
+from fastbert.evaluation import (
+    LayerOutputs,
+    exit_layers,
+    layer_outputs,
+    outcome,
+    realised_speedups,
+)
 from fastbert.flops import CostModel
+from fastbert.uncertainty import CRITERION_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +25,7 @@ def engine() -> Engine:
 def test_outcome_equals_the_engine(engine, quantile):
     tokens = random_tokens(np.arange(2, 25), seed=7)
     outputs = layer_outputs(engine, tokens)
-    speed = float(np.quantile(outputs.uncertainties, quantile)) * 1.001 * (quantile > 0)
+    speed = float(np.quantile(outputs.uncertainties(), quantile)) * 1.001 * (quantile > 0)
     truth = outputs.labels[1]
     found = outcome(outputs, CostModel.of(tiny_fastbert().config), speed, truth)
     real = engine.classify(tokens, np.full(LAYERS - 1, speed))
@@ -28,6 +35,38 @@ def test_outcome_equals_the_engine(engine, quantile):
     assert found.mean_layers == real.exit_layer.mean()
     cost = CostModel.of(tiny_fastbert().config)
     assert found.flops == cost.row_flops(tokens.lengths, real.exit_layer).sum()
+
+
+def between(values: np.ndarray) -> float:
+    """A number between the middle two of some."""
+    seen = np.unique(values)
+    return float(seen[(len(seen) - 1) // 2 :][:2].mean())
+
+
+@pytest.mark.parametrize("criterion", CRITERION_NAMES)
+def test_one_pass_knows_where_the_engine_leaves(criterion):
+    engine = Engine(tiny_fastbert(seed=5), batch_tokens=60)  # half of its rows change their label
+    tokens = random_tokens(np.arange(2, 40), seed=3)
+    outputs = layer_outputs(engine, tokens)
+    uncertainties = outputs.uncertainties(criterion)
+    thresholds = np.array([between(values) for values in uncertainties[:-1]])
+    real = engine.classify(tokens, thresholds, criterion=criterion)
+    exits = exit_layers(uncertainties, thresholds)
+    assert real.exit_layer.tolist() == exits.tolist()
+    assert len(set(exits.tolist())) > 1
+    answered = uncertainties[exits - 1, np.arange(len(tokens))]
+    np.testing.assert_allclose(real.uncertainty, answered, atol=1e-6)
+    deep = engine.classify(tokens, thresholds, np.ones(len(tokens), bool), criterion)
+    assert deep.exit_layer.tolist() == exits.tolist()
+    assert deep.deep_label.tolist() == outputs.labels[-1].tolist()
+
+
+def test_patience_by_hand():
+    answers = np.array([[0, 1, 2], [0, 1, 0], [0, 2, 0], [0, 2, 0]])
+    log_p = np.log(np.eye(3)[answers] * 0.9 + 0.1 / 3).astype(np.float32)
+    found = LayerOutputs(log_p, np.ones(3)).uncertainties("patience")
+    streaks = [[1, 1, 1], [2, 2, 1], [3, 1, 2], [4, 2, 3]]
+    np.testing.assert_allclose(found, 1 - np.array(streaks) / 4, atol=1e-7)
 
 
 def test_exit_layers_by_hand():

@@ -31,6 +31,7 @@ from conftest import random_texts, write_shard
 import pipelines.label
 import pipelines.ray_stages
 from fastbert.errors import InputError
+from fastbert.operating_point import OperatingPoint
 from pipelines.label import label
 from pipelines.ledger import Committed, Record
 from pipelines.lock import RunLock
@@ -93,7 +94,7 @@ def kinds(name: str, parameters: dict[str, Any]) -> Callable[[Callable[..., Expe
 @cache
 def labeller(checkpoint: str, thresholds: tuple[float, ...]) -> Label:
     """The replica, loaded once."""
-    return Label(checkpoint, list(thresholds), 0.0, "fp32", threads=1)
+    return Label(checkpoint, OperatingPoint("", list(thresholds)), 0.0, "fp32", threads=1)
 
 
 @cache
@@ -102,12 +103,10 @@ def reader(checkpoint: str, max_length: int, columns: InputColumns) -> ReadToken
     return ReadTokenize(checkpoint, max_length, columns)
 
 
-def in_process(
-    slices, settings, thresholds, columns, config, commit, share
-) -> Iterator[Record | Work]:
+def in_process(slices, settings, point, columns, config, commit, share) -> Iterator[Record | Work]:
     """`run_stages` without Ray."""
     read = reader(settings.model, config.max_length, columns)
-    model = labeller(settings.model, tuple(thresholds))
+    model = labeller(settings.model, tuple(point.thresholds))
     for piece in slices:
         block = Work(piece).to_block()
         for stage in (read, model):

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from conftest import RECIPE
 
 from pipelines.commit import Commit
 from pipelines.lock import LOCK, OutputHeld, RunLock, holds, read_lock
@@ -163,7 +164,7 @@ def test_nothing_is_committed_without_the_lock(storage):
     put_lock(storage)
     work = Work(Slice(Shard("file:///x.parquet", "x", "v"), 1, 0, 1), pa.table({"a": [1]}))
     measured = work.with_measured(device="cpu", precision="fp32", retries=0)
-    commit = Commit(storage.url, "night-2", {"checkpoint": "c", "thresholds": []}, "p", "mine")
+    commit = Commit(storage.url, "night-2", RECIPE, "p", "mine")
     with pytest.raises(OutputHeld):
         commit(measured)
     assert storage.paths("table", "") == set()

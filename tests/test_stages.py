@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import LAYERS, random_texts, write_shard
+from conftest import LAYERS, RECIPE, random_texts, write_shard
 from reference import all_layers, answer, gap_threshold
 
 from fastbert.checkpoint import load_model, load_tokenizer, save_checkpoint
 from fastbert.flops import CostModel
+from fastbert.operating_point import OperatingPoint
 from fastbert.tokens import tokenize
 from pipelines.commit import Commit
 from pipelines.ledger import Ledger
@@ -41,7 +42,7 @@ ROWS = len(TEXTS)
 def run(shard, checkpoint, first=0, rows=ROWS, thresholds=(0.5, 0.5), audit=0.0) -> Work:
     piece = Slice(shard, len(TEXTS), first, rows)
     read = ReadTokenize(checkpoint, MAX_LENGTH, InputColumns())
-    label = Label(checkpoint, list(thresholds), audit, "fp32", threads=1)
+    label = Label(checkpoint, OperatingPoint("", list(thresholds)), audit, "fp32", threads=1)
     return label(Work.from_block(read(Work(piece)).to_block()))
 
 
@@ -157,7 +158,7 @@ def test_a_shard_that_vanished_is_a_failure(shard):
 
 def test_commit_writes_rows_then_record(shard, checkpoint, tmp_path):
     output = str(tmp_path / "out")
-    recipe = {"checkpoint": "abc", "thresholds": [0.5, 0.5]}
+    recipe = {"checkpoint": "abc", "criterion": "margin", "thresholds": [0.5, 0.5]}
     commit = Commit(output, "night-1", recipe, "speed 0.5")
     work = run(shard, checkpoint, audit=1.0)
     record = commit(work)
@@ -181,7 +182,7 @@ def test_the_same_slice_twice_is_the_same_file(shard, checkpoint, tmp_path):
     """So a task that Ray runs again, or a second run after a crash, changes nothing."""
     data = []
     for name in ("one", "two"):
-        commit = Commit(str(tmp_path / name), name, {"checkpoint": "", "thresholds": []}, "")
+        commit = Commit(str(tmp_path / name), name, RECIPE, "")
         record = commit(run(shard, checkpoint))
         data.append((tmp_path / name / record.path).read_bytes())
     assert data[0] == data[1]

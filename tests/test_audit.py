@@ -1,0 +1,78 @@
+"""Alarms: as seldom false as they say, and there when something is wrong."""
+
+import numpy as np
+import pytest
+
+from fastbert.operating_point import Evidence, OperatingPoint, Promise
+from pipelines.audit import FALSE_ALARM, audit, drift
+
+SHARES = np.array([0.7, 0.15, 0.08, 0.04, 0.02, 0.01])
+
+
+def point(share: float = 0.01, exits=(0, 0, 0)) -> OperatingPoint:
+    evidence = Evidence(2000, 10, 0.009, list(exits), 3.0, "corpus", "fp32", "2026-11-25")
+    return OperatingPoint("one percent", [0.5, 0.5], "entropy", Promise(share, 0.95), evidence)
+
+
+@pytest.mark.parametrize(("before", "now"), [(2000, 50_000), (2000, 800), (400, 150)])
+@pytest.mark.parametrize("level", [0.05, 0.01])
+def test_drift_is_seen_as_seldom_as_it_says_where_there_is_none(before, now, level):
+    rng = np.random.default_rng(0)
+    nights = 4000
+    seen = sum(
+        drift(rng.multinomial(before, SHARES), rng.multinomial(now, SHARES))[1] < level
+        for _ in range(nights)
+    )
+    spread = (level * (1 - level) / nights) ** 0.5
+    assert level - 5 * spread < seen / nights < level + 4 * spread
+
+
+def test_drift_is_seen_where_there_is_some():
+    rng = np.random.default_rng(1)
+    other = np.array([0.6, 0.2, 0.1, 0.05, 0.03, 0.02])
+    distance, chance = drift(rng.multinomial(2000, SHARES), rng.multinomial(20_000, other))
+    assert chance < FALSE_ALARM
+    assert distance == pytest.approx(0.1, abs=0.03)
+
+
+def test_drift_of_odd_counts():
+    assert drift([100, 0, 0], [0, 0, 100])[1] < FALSE_ALARM
+    assert drift([100, 0, 0], [50, 0, 0]) == (0.0, 1.0)
+    assert drift([3, 1], [1, 0])[1] == 1.0  # too few to say
+
+
+def test_a_broken_promise_raises_the_alarm():
+    found = audit(point(), [10_000, 0, 0], audited=1000, agreements=960)
+    assert "40 of 1000 audited rows" in found["alarms"][0]
+    low, high = found["audit_interval"]
+    assert low < 0.96 < high < 0.99
+    assert found["promised_agreement"] == 0.99
+
+
+def test_a_promise_that_is_just_kept_hardly_ever_raises_it():
+    rng = np.random.default_rng(2)
+    disagreements = rng.binomial(2000, 0.01, 20_000)
+    alarms = sum(
+        bool(audit(point(), [0, 0, 0], 2000, 2000 - int(d))["alarms"])
+        for d in np.unique(disagreements)
+        for _ in range((disagreements == d).sum())
+    )
+    assert 0 < alarms <= FALSE_ALARM * 20_000 + 3 * (FALSE_ALARM * 20_000) ** 0.5
+
+
+def test_without_promise_or_audit():
+    found = audit(OperatingPoint("speed 0.5", [0.5]), [3, 4], audited=0, agreements=0)
+    assert found == {"audit_rows": 0, "audit_agreement": None, "audit_interval": None, "alarms": []}
+    assert audit(point(), [0, 0, 0], 0, 0)["alarms"] == []
+
+
+def test_the_interval_covers_what_the_night_really_did():
+    """A night's audit is a sample of the night's own rows, without replacement."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(1000):
+        rows, wrong = 20_000, int(rng.integers(0, 400))
+        seen = int(rng.hypergeometric(wrong, rows - wrong, 1000))
+        low, high = audit(point(), [0, 0, 0], 1000, 1000 - seen)["audit_interval"]
+        covered += low <= 1 - wrong / rows <= high
+    assert covered >= 950

@@ -1,0 +1,182 @@
+"""The calibration job, from outside: points in the checkpoint, and refusals that change nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer, write_shard
+from test_jobs import invoke, refused
+
+from fastbert.checkpoint import (
+    fingerprint,
+    load_config,
+    load_model,
+    load_tokenizer,
+    save_checkpoint,
+    save_config,
+)
+from fastbert.engine import Engine
+from fastbert.errors import InputError
+from fastbert.operating_point import OperatingPoint
+from fastbert.tokenizer import Tokenizer
+from pipelines.corpus import Columns, read_examples
+
+ROWS = 700
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A checkpoint whose layers agree on some rows."""
+    network = tiny_fastbert(seed=5)
+    network.config.id2label = dict(enumerate(["ape", "bee", "cow", "dog", "eel"]))
+    network.config.label2id = {name: i for i, name in network.config.id2label.items()}
+    (tmp_path / "vocabulary").mkdir()
+    save_checkpoint(network, tiny_tokenizer(tmp_path / "vocabulary"), str(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    texts: list[str | None] = [*random_texts(ROWS, seed=1)]
+    texts[5] = None
+    labels = np.random.default_rng(2).choice(["ape", "bee", "dog"], ROWS).tolist()
+    for part, rows in enumerate((slice(0, 300), slice(300, ROWS))):
+        path = tmp_path / "in" / f"{part}.parquet"
+        write_shard(path, texts[rows], label=labels[rows])
+    return tmp_path / "in"
+
+
+def calibrate(model: Path, corpus: Path, *options: object):
+    return invoke("calibrate", "--model", model, "--corpus", corpus, *options)
+
+
+def point_of(result, model: Path) -> OperatingPoint:
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    point = OperatingPoint.of_checkpoint(load_config(model), None)
+    assert summary["operating_point"]["thresholds"] == point.thresholds
+    return point
+
+
+def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
+    before = fingerprint(model)
+    point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9), model)
+    assert point.name == "max-disagreement-0.9"
+    assert point.promise is not None
+    assert (point.promise.share, point.promise.confidence, point.promise.rows) == (0.9, 0.95, None)
+    assert point.evidence is not None
+    assert point.evidence.rows == sum(point.evidence.exits) == ROWS - 1
+    assert point.evidence.bound <= 0.9
+    assert point.evidence.flops_speedup > 1
+    assert fingerprint(model) == before
+    # What the evidence says, by the engine itself.
+    network, tokenizer = load_model(model), load_tokenizer(model)
+    examples, _ = read_examples([str(corpus)], Columns())
+    tokens = Tokenizer(tokenizer)(examples.texts, None, network.config.max_length)
+    found = Engine(network).classify(
+        tokens, np.array(point.thresholds), np.ones(len(tokens), bool), point.criterion
+    )
+    exits = np.bincount(found.exit_layer, minlength=LAYERS + 1)[1:]
+    assert exits.tolist() == point.evidence.exits
+    assert (found.label != found.deep_label).sum() <= point.evidence.broken
+
+
+def test_every_criterion_and_shape(model, corpus):
+    for options in (
+        ("--criterion", "margin"),
+        ("--criterion", "patience", "--shape", "per-layer"),
+        ("--criterion", "auto", "--shape", "auto", "--name", "best", "--promise-rows", 500),
+    ):
+        point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9, *options), model)
+        assert "auto" in options or point.criterion == options[1]
+    assert point.name == "best"
+    assert set(load_config(model).operating_points) == {"max-disagreement-0.9", "best"}
+
+
+def test_accuracy_and_speedup(model, corpus):
+    point = point_of(calibrate(model, corpus, "--max-accuracy-loss", 0.4), model)
+    assert point.promise is not None
+    assert point.promise.harm == "accuracy-loss"
+    point = point_of(calibrate(model, corpus, "--speedup", 1.3), model)
+    assert point.promise is None
+    assert point.evidence is not None
+    assert point.evidence.flops_speedup >= 1.3
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([], ["pass one of --max-disagreement"]),
+        (["--speedup", 2, "--max-disagreement", 0.1], ["pass one of --max-disagreement"]),
+        (["--max-disagreement", 1.5], ["--max-disagreement is 1.5", "between 0 and 1"]),
+        (["--max-disagreement", 0.01, "--confidence", 1], ["--confidence is 1"]),
+        (["--speedup", 2, "--criterion", "auto"], ["--speedup wants a --criterion"]),
+        (["--speedup", 30], ["--speedup is 30", f"number of layers, {LAYERS}"]),
+        (["--max-disagreement", 0.004], ["699 rows", "at least 748", "--rows"]),
+        (["--max-disagreement", 0.01], ["nothing faster than full depth", "allow more"]),
+        (["--max-accuracy-loss", 0.1, "--label-column", "x"], ["no column 'x'", "text, id, label"]),
+    ],
+)
+def test_refusals_leave_the_checkpoint_alone(model, corpus, options, parts):
+    before = (model / "config.json").read_bytes()
+    refused(calibrate(model, corpus, *options), *parts)
+    assert (model / "config.json").read_bytes() == before
+    assert not list(model.glob("*.partial"))
+
+
+def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
+    columns = Columns(label="label")
+    everything, names = read_examples([str(corpus)], columns)
+    some, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)
+    again, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)
+    other, _ = read_examples([str(corpus)], columns, names, sample=200, seed=4)
+    assert some == again != other
+    rows = {(text, label) for text, label in zip(everything.texts, everything.labels, strict=True)}
+    assert all(pair in rows for pair in zip(some.texts, some.labels, strict=True))
+    assert 199 <= len(some) <= 200
+    everything_again, _ = read_examples([str(corpus)], columns, names, sample=10**6)
+    assert everything_again == everything
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"thresholds": [0.5]}, "1 thresholds, expected 2"),
+        ({"thresholds": [0.5, 0.5], "criterion": "mood"}, "criterion is 'mood'"),
+        ({"thresholds": [0.5, 0.5], "hope": 1}, "hope"),
+        ({"thresholds": ["a", "b"]}, "'a'"),
+    ],
+)
+def test_points_that_cannot_be_used(model, point, message):
+    config = load_config(model)
+    config.operating_points = {"bad": point}
+    save_config(config, str(model))
+    with pytest.raises(InputError, match=message):
+        OperatingPoint.of_checkpoint(load_config(model), "bad")
+
+
+@pytest.mark.integration
+def test_label_takes_the_point_and_audits_its_promise(model, corpus, tmp_path):
+    criterion = ["--criterion", "margin", "--max-disagreement", 0.9]
+    point = point_of(calibrate(model, corpus, *criterion), model)
+    output = tmp_path / "out"
+    arguments = ["--input", corpus, "--output", output, "--model", model, "--audit-rate", 1]
+    result = invoke("label", *arguments)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["operating_point"] == point.name
+    assert summary["exits"] == point.evidence.exits
+    assert summary["exit_drift"] == 0
+    low, high = summary["audit_interval"]
+    assert low < summary["audit_agreement"] < high
+    assert summary["alarms"] == []
+    lineage = pq.read_schema(output / "table" / "0.000000000000.parquet").metadata
+    assert lineage[b"fastbert.criterion"] == b"margin"
+    # Promise what it does not do: the audit says so.
+    config = load_config(model)
+    config.operating_points[point.name]["promise"]["share"] = 0.001
+    save_config(config, str(model))
+    result = invoke("label", *arguments, "--output", tmp_path / "other")
+    assert "audited rows do not have full depth's label" in json.loads(result.stdout)["alarms"][0]

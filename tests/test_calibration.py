@@ -1,0 +1,225 @@
+"""Promises: arithmetic against definitions, and whether they are kept as often as they say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import tiny_fastbert
+
+from fastbert.calibration import (
+    Path,
+    allowed_failures,
+    breaking_steps,
+    furthest_step,
+    interval,
+    keep_promise,
+    per_layer_path,
+    reach_speedup,
+    rows_needed,
+    uniform_path,
+    upper_bound,
+)
+from fastbert.evaluation import LayerOutputs, exit_layers
+from fastbert.flops import CostModel
+from fastbert.operating_point import Promise
+from fastbert.uncertainty import CRITERION_NAMES
+
+LAYERS, CLASSES = 4, 7
+ONE_PERCENT = Promise(0.01, 0.95)
+
+
+@pytest.fixture(scope="module")
+def cost() -> CostModel:
+    return replace(CostModel.of(tiny_fastbert().config), layers=LAYERS)
+
+
+def random_outputs(rows: int, seed: int) -> LayerOutputs:
+    """Layers that get surer and agree more with the last one, on rows of all difficulties."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(CLASSES, size=rows)
+    ease = rng.gamma(2.0, 1.5, rows)
+    logits = rng.normal(size=(LAYERS, rows, CLASSES))
+    for layer in range(LAYERS):
+        logits[layer, np.arange(rows), truth] += ease * (layer + 2)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return LayerOutputs(log_p.astype(np.float32), rng.integers(3, 60, rows))
+
+
+def disagreement(outputs: LayerOutputs) -> np.ndarray:
+    return outputs.labels != outputs.labels[-1]
+
+
+@pytest.mark.parametrize("sample", [299, 300, 1001, 7600])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.999])
+def test_a_promise_about_all_rows_is_clopper_and_pearsons(sample, confidence):
+    allowed = allowed_failures(sample, Promise(0.01, confidence))
+    if allowed >= 0:
+        assert upper_bound(allowed, sample, confidence) <= 0.01
+    assert upper_bound(allowed + 1, sample, confidence) > 0.01
+
+
+def test_rows_needed():
+    assert rows_needed(ONE_PERCENT) == 299  # log 0.05 / log 0.99 = 298.07
+    for promise in (ONE_PERCENT, Promise(0.02, 0.9, 50), Promise(0.01, 0.95, 10_000)):
+        needed = rows_needed(promise)
+        assert allowed_failures(needed, promise) >= 0
+        assert allowed_failures(needed - 1, promise) == -1
+
+
+def test_a_promise_about_few_rows_tends_to_that_about_all():
+    limits = [allowed_failures(2000, Promise(0.01, 0.95, rows)) for rows in (100, 10**3, 10**7)]
+    assert limits[0] < limits[1] <= limits[2] == allowed_failures(2000, ONE_PERCENT)
+
+
+@pytest.mark.parametrize(("sample", "rest"), [(1500, 1000), (800, 4001)])
+def test_a_promise_is_broken_as_seldom_as_it_says_and_hardly_less(sample, rest):
+    """Rows break at random steps; a random sample chooses the step, the rest tells."""
+    rng = np.random.default_rng(3)
+    promise = Promise(0.02, 0.9, rest)
+    allowed = allowed_failures(sample, promise)
+    broken = 0
+    for _ in range(4000):
+        order = rng.permutation(sample + rest)  # row numbers in the order in which they break
+        step = furthest_step(order[:sample], allowed, last=sample + rest)
+        broken += np.mean(order[sample:] <= step) > promise.share
+    assert 0.06 < broken / 4000 < 0.1 + 3 * (0.09 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.004, 0.2])
+def test_the_interval_covers_the_truth(rate):
+    rng = np.random.default_rng(4)
+    found = [interval(int(k), 700, 0.95) for k in rng.binomial(700, rate, 1000)]
+    assert np.mean([low <= rate <= high for low, high in found]) >= 0.95 - 0.01
+    assert interval(0, 0, 0.95) == (0.0, 1.0)
+
+
+def test_breaking_steps_by_the_slow_way():
+    outputs = random_outputs(123, seed=5)
+    fails = disagreement(outputs)
+    path = uniform_path(outputs, "margin")
+    found = breaking_steps(outputs, fails, path)
+    for row in range(123):
+        expected = len(path.thresholds)
+        for step, thresholds in enumerate(path.thresholds):
+            exits = exit_layers(outputs.uncertainties("margin")[:, row : row + 1], thresholds)
+            if fails[exits[0] - 1, row]:
+                expected = step
+                break
+        assert found[row] == expected
+
+
+@pytest.mark.parametrize("criterion", CRITERION_NAMES)
+def test_paths_begin_at_full_depth_and_only_get_faster(criterion, cost):
+    outputs = random_outputs(400, seed=6)
+    fails = disagreement(outputs)
+    for path in (
+        uniform_path(outputs, criterion),
+        per_layer_path(outputs, fails, criterion, cost),
+    ):
+        assert (path.thresholds[0] == 0).all()
+        assert (np.diff(path.thresholds, axis=0) >= 0).all()
+        found = [exit_layers(outputs.uncertainties(criterion), t) for t in path.thresholds]
+        assert (found[0] == LAYERS).all()
+        assert all((b <= a).all() for a, b in zip(found, found[1:], strict=False))
+    assert (found[-1] < LAYERS).mean() > 0.5
+
+
+def test_thresholds_per_layer_cost_least_where_they_were_learned(cost):
+    """No single weight of failures is served better by one threshold for all layers."""
+    outputs = random_outputs(3000, seed=7)
+    fails = disagreement(outputs)
+    rows = np.arange(3000)
+
+    def least(path: Path, weight: float) -> float:
+        losses = []
+        for thresholds in path.thresholds:
+            exits = exit_layers(outputs.uncertainties(), thresholds)
+            flops = cost.row_flops(outputs.lengths, exits) / cost.full_flops(outputs.lengths).mean()
+            losses.append(flops.sum() + weight * fails[exits - 1, rows].sum())
+        return min(losses)
+
+    learned, uniform = (
+        per_layer_path(outputs, fails, "entropy", cost),
+        uniform_path(outputs, "entropy"),
+    )
+    for weight in (2.0, 5.0, 20.0):
+        assert least(learned, weight) < least(uniform, weight)
+
+
+@pytest.mark.parametrize(
+    ("criteria", "shapes"),
+    [
+        (("entropy",), ("uniform",)),
+        (("patience",), ("uniform",)),
+        (("top-entropy",), ("per-layer",)),
+        (("entropy", "max-probability", "margin"), ("uniform", "per-layer")),
+    ],
+)
+def test_promises_are_kept_on_the_rest(criteria, shapes, cost):
+    """Samples of one finite corpus; thresholds chosen on them, judged on the rest of it."""
+    corpus = random_outputs(6000, seed=8)
+    fails = disagreement(corpus)
+    promise = Promise(0.02, 0.9, 4000)
+    broken, speedups = 0, []
+    trials = 150 if len(criteria) == 1 else 40
+    for seed in range(trials):
+        order = np.random.default_rng(seed).permutation(6000)
+        sample, rest = order[:2000], order[2000:]
+        chosen = keep_promise(
+            corpus.take(sample), fails[:, sample], cost, promise, criteria, shapes, seed
+        )
+        assert chosen is not None
+        exits = exit_layers(corpus.uncertainties(chosen.criterion)[:, rest], chosen.thresholds)
+        broken += fails[exits - 1, rest].mean() > promise.share
+        speedups.append(chosen.flops_speedup)
+    assert broken / trials <= 0.1 + 3 * (0.09 / trials) ** 0.5
+    assert np.mean(speedups) > (1.0 if criteria == ("patience",) else 1.3)
+
+
+def test_without_a_bound_the_promise_would_not_hold(cost):
+    """What the proof is for: the point that just keeps it on the sample breaks it on the rest."""
+    corpus = random_outputs(6000, seed=8)
+    fails = disagreement(corpus)
+    broken = 0
+    for seed in range(100):
+        order = np.random.default_rng(seed).permutation(6000)
+        sample, rest = order[:2000], order[2000:]
+        path = uniform_path(corpus.take(sample), "entropy")
+        steps = breaking_steps(corpus.take(sample), fails[:, sample], path)
+        step = furthest_step(steps, 40, len(path.thresholds) - 1)
+        exits = exit_layers(corpus.uncertainties()[:, rest], path.thresholds[step])
+        broken += fails[exits - 1, rest].mean() > 0.02
+    assert broken > 25
+
+
+def test_too_few_rows_choose_nothing(cost):
+    outputs = random_outputs(298, seed=9)
+    arguments = (cost, ONE_PERCENT, ("entropy",), ("uniform",))
+    assert keep_promise(outputs, disagreement(outputs), *arguments) is None
+    outputs = random_outputs(299, seed=9)
+    chosen = keep_promise(outputs, disagreement(outputs), *arguments)
+    assert chosen is not None
+    assert chosen.broken == 0
+    assert chosen.bound <= 0.01
+
+
+def test_a_choice_says_what_its_thresholds_do(cost):
+    outputs = random_outputs(2000, seed=10)
+    fails = disagreement(outputs)
+    chosen = keep_promise(outputs, fails, cost, ONE_PERCENT, ("entropy",), ("uniform",))
+    assert chosen is not None
+    exits = exit_layers(outputs.uncertainties(), chosen.thresholds)
+    assert chosen.exits == np.bincount(exits, minlength=LAYERS + 1)[1:].tolist()
+    assert chosen.broken >= fails[exits - 1, np.arange(2000)].sum()
+    assert chosen.bound == upper_bound(chosen.broken, 2000, 0.95) <= 0.01
+    flops = cost.row_flops(outputs.lengths, exits).sum()
+    assert chosen.flops_speedup == cost.full_flops(outputs.lengths).sum() / flops
+
+
+def test_a_speedup_is_reached_with_the_least_change(cost):
+    outputs = random_outputs(1000, seed=11)
+    fails = disagreement(outputs)
+    chosen = reach_speedup(outputs, fails, cost, 1.7, 0.95, "max-probability")
+    assert chosen is not None
+    assert 1.7 <= chosen.flops_speedup < 1.75
+    assert reach_speedup(outputs, fails, cost, LAYERS + 1.0, 0.95, "entropy") is None

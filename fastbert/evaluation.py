@@ -16,6 +16,7 @@ import torch
 
 from fastbert.engine import Engine
 from fastbert.flops import CostModel
+from fastbert.operating_point import OperatingPoint
 from fastbert.tokens import Tokens
 from fastbert.uncertainty import CRITERIA, DEFAULT_CRITERION, PATIENCE, impatience
 
@@ -51,7 +52,6 @@ class LayerOutputs:
 class Outcome:
     """How one set of thresholds fares on n rows."""
 
-    speed: float
     accuracy: float | None  # share of rows with the right label; None without labels
     agreement: float  # share of rows with full depth's label
     mean_layers: float
@@ -86,15 +86,19 @@ def exit_layers(uncertainties: Array, thresholds: Array) -> Array:
 
 
 def outcome(
-    outputs: LayerOutputs, cost: CostModel, speed: float, truth: Array | None = None
+    outputs: LayerOutputs,
+    cost: CostModel,
+    thresholds: Array | float,
+    truth: Array | None = None,
+    criterion: str = DEFAULT_CRITERION,
 ) -> Outcome:
-    """What the paper's single threshold `speed` does; `truth` are class indices (n,)."""
+    """What thresholds (L - 1,), or the paper's single one, do; `truth` are class indices (n,)."""
     layers, rows = outputs.labels.shape
-    exits = exit_layers(outputs.uncertainties(), np.full(layers - 1, speed))
+    thresholds = np.broadcast_to(thresholds, layers - 1)
+    exits = exit_layers(outputs.uncertainties(criterion), thresholds)
     labels = outputs.labels[exits - 1, np.arange(rows)]
     flops = int(cost.row_flops(outputs.lengths, exits).sum())
     return Outcome(
-        speed=speed,
         accuracy=None if truth is None else float((labels == truth).mean()),
         agreement=float((labels == outputs.labels[-1]).mean()),
         mean_layers=float(exits.mean()),
@@ -105,23 +109,22 @@ def outcome(
 
 
 def realised_speedups(
-    engine: Engine, tokens: Tokens, speeds: list[float], repeats: int = 3
+    engine: Engine, tokens: Tokens, points: list[OperatingPoint], repeats: int = 3
 ) -> list[float]:
-    """Seconds at full depth by seconds at each speed: medians of interleaved runs.
+    """Seconds at full depth by seconds at each point: medians of interleaved runs.
 
     Full depth is the engine itself at speed 0, without the branches' share of the work: the same
     batches, so that only early exit makes the difference.
     """
-    layers = len(engine.layers)
-    seconds: dict[float | None, list[float]] = {speed: [] for speed in (None, *speeds)}
+    seconds: list[list[float]] = [[] for _ in (None, *points)]
     for repeat in range(repeats + 1):  # the first round warms up
-        for speed, taken in seconds.items():
+        for point, taken in zip((None, *points), seconds, strict=True):
             started = time.perf_counter()
-            if speed is None:
+            if point is None:
                 engine.full_depth(tokens)
             else:
-                engine.classify(tokens, np.full(layers - 1, speed))
+                engine.classify(tokens, np.array(point.thresholds), criterion=point.criterion)
             if repeat:
                 taken.append(time.perf_counter() - started)
-    full = np.median(seconds.pop(None))
-    return [float(full / np.median(taken)) for taken in seconds.values()]
+    full, *others = (np.median(taken) for taken in seconds)
+    return [float(full / other) for other in others]

@@ -14,6 +14,7 @@ from fastbert.checkpoint import fetch_checkpoint, load_model, load_tokenizer
 from fastbert.engine import DTYPES, Engine, resolve_precision
 from fastbert.evaluation import Outcome, layer_outputs, outcome, realised_speedups
 from fastbert.flops import CostModel
+from fastbert.operating_point import OperatingPoint
 from fastbert.tokenizer import Tokenizer
 from fastbert.tokens import sample
 from pipelines.corpus import Columns, read_examples
@@ -26,7 +27,8 @@ _TIMED_ROWS = 1000
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Evaluate and print a table; returns the summary. Speed 0, full depth, is always included."""
+    """Evaluate and print a table; returns the summary. Speed 0, full depth, is always included,
+    and so are the operating points that the checkpoint holds."""
     folder = fetch_checkpoint(settings.model)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     columns = Columns(
@@ -40,16 +42,26 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     precision = resolve_precision(settings.precision, device)
     engine = Engine(model, device, DTYPES[precision])
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
+    config = model.config
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
+    points = [OperatingPoint.of_speed(speed, config) for speed in speeds]
+    points += [OperatingPoint.of_checkpoint(config, n) for n in config.operating_points or {}]
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     outputs = layer_outputs(engine, tokens)
-    cost = CostModel.of(model.config)
-    outcomes = [outcome(outputs, cost, speed, truth) for speed in speeds]
-    realised: list[float | None] = [None] * len(speeds)
+    cost = CostModel.of(config)
+    outcomes = [
+        outcome(outputs, cost, np.array(point.thresholds), truth, point.criterion)
+        for point in points
+    ]
+    realised: list[float | None] = [None] * len(points)
     if settings.timing:
-        realised = [*realised_speedups(engine, sample(tokens, _TIMED_ROWS), speeds)]
+        realised = [*realised_speedups(engine, sample(tokens, _TIMED_ROWS), points)]
     if not settings.json:
-        print_outcomes(outcomes, realised)
+        print_outcomes(points, outcomes, realised)
+    found = [
+        asdict(out) | {"realised_speedup": clock}
+        for out, clock in zip(outcomes, realised, strict=True)
+    ]
     return {
         "model": settings.model,
         "rows": len(tokens),
@@ -58,22 +70,25 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "precision": precision,
         "full_depth_flops": int(cost.full_flops(outputs.lengths).sum()),
-        "speeds": [
-            asdict(found) | {"realised_speedup": clock}
-            for found, clock in zip(outcomes, realised, strict=True)
-        ],
+        "speeds": [{"speed": s} | each for s, each in zip(speeds, found, strict=False)],
+        "operating_points": {
+            point.name: each
+            for point, each in zip(points[len(speeds) :], found[len(speeds) :], strict=True)
+        },
     }
 
 
-def print_outcomes(outcomes: list[Outcome], realised: list[float | None]) -> None:
-    """One line per speed, on stderr."""
+def print_outcomes(
+    points: list[OperatingPoint], outcomes: list[Outcome], realised: list[float | None]
+) -> None:
+    """One line per point, on stderr."""
     table = Table(title="speed-ups are against full depth without branches")
-    names = ("speed", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
+    names = ("point", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
     for name in names:
         table.add_column(name, justify="right")
-    for found, clock in zip(outcomes, realised, strict=True):
+    for point, found, clock in zip(points, outcomes, realised, strict=True):
         table.add_row(
-            f"{found.speed:g}",
+            point.name,
             "" if found.accuracy is None else f"{found.accuracy:.4f}",
             f"{found.agreement:.4f}",
             f"{found.mean_layers:.2f}",

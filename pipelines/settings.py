@@ -76,6 +76,25 @@ class DistilSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """`jobs/convert.py`."""
+
+    checkpoint: str = setting("The authors' .bin file.")
+    vocabulary: str = setting("The vocabulary it was trained with, a token per line.")
+    output: str = setting("Where to write the checkpoint, a folder.")
+    label: tuple[str, ...] = setting(
+        "Class name, once for each class and in their order. Default: 0, 1, ...", ()
+    )
+    heads: int | None = setting(
+        "Attention heads of a layer. Default: the hidden size by 64, as in BERT.", None
+    )
+    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "heads", "max_length")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrateSettings:
     """`jobs/calibrate.py`."""
 

@@ -13,6 +13,7 @@ from fastbert.evaluation import (
     realised_speedups,
 )
 from fastbert.flops import CostModel
+from fastbert.operating_point import OperatingPoint
 from fastbert.uncertainty import CRITERION_NAMES
 
 
@@ -86,6 +87,7 @@ def test_speed_zero_agrees_with_itself(engine):
 
 def test_realised_speedups_are_measured(engine):
     tokens = random_tokens(np.full(40, 20))
-    found = realised_speedups(engine, tokens, [0.0, 1.0], repeats=2)
+    points = [OperatingPoint("", [speed] * (LAYERS - 1)) for speed in (0.0, 1.0)]
+    found = realised_speedups(engine, tokens, points, repeats=2)
     assert len(found) == 2
     assert min(found) > 0  # which is larger depends on what else the machine does

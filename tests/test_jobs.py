@@ -17,7 +17,7 @@ from fastbert.checkpoint import load_model
 from fastbert.engine import Engine
 from fastbert.tokens import tokenize
 
-JOBS = ["train", "distill", "calibrate", "evaluate", "label", "report"]
+JOBS = ["train", "distill", "convert", "calibrate", "evaluate", "label", "report"]
 
 
 def invoke(job: str, *arguments: object):

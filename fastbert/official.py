@@ -1,0 +1,188 @@
+"""Checkpoints of the authors' code (github.com/autoliuweijie/FastBERT, PyPI `fastbert`), read.
+
+They are bare state dicts with UER's names, and say nothing of labels, heads or vocabulary. What
+differs from Hugging Face's BERT beside names:
+
+* Layer normalisation divides by s + 1e-6, where s is the standard deviation with n - 1. The n - 1
+  goes into the scale, and s + 1e-6 is the root of s^2 + 2e-6 s + ...: with an epsilon of 2e-6 that
+  is right where s is about 1, as it is in the layers. Of embeddings s is far smaller; as scaling
+  them changes nothing else, they are scaled by the root of 1 / s.
+* Segments are 0 padding, 1 first, 2 second text: the first two are of use.
+* A single text has no [SEP] at its end. `tokenizer_of` makes a tokenizer that does the same.
+* The keys' bias of a branch cancels in its softmax: it is dropped.
+"""
+
+import math
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertTokenizer, PreTrainedTokenizerFast
+
+from fastbert.backbone import first_line
+from fastbert.configuration import FastBertConfig
+from fastbert.errors import InputError
+from fastbert.model import FastBertForSequenceClassification
+
+Weights = dict[str, torch.Tensor]
+
+#: UER's names of a layer's parts, and ours.
+_LAYER = {
+    "self_attn.linear_layers.0": "attention.self.query",
+    "self_attn.linear_layers.1": "attention.self.key",
+    "self_attn.linear_layers.2": "attention.self.value",
+    "self_attn.final_linear": "attention.output.dense",
+    "layer_norm_1": "attention.output.LayerNorm",
+    "feed_forward.linear_1": "intermediate.dense",
+    "feed_forward.linear_2": "output.dense",
+    "layer_norm_2": "output.LayerNorm",
+}
+#: The same of a branch.
+_BRANCH = {
+    "output_layer_0": "narrow",
+    "self_atten.linear_layers.0": "query",
+    "self_atten.linear_layers.1": "key",
+    "self_atten.linear_layers.2": "value",
+    "self_atten.final_linear": "output",
+    "output_layer_1": "dense",
+    "output_layer_2": "classifier",
+}
+
+
+def read_official(path: Path) -> Weights:
+    """The tensors of an official checkpoint by UER's names; no code in it is run.
+
+    Raises InputError if it is not a state dict, or not that of a FastBERT with a BERT encoder.
+    """
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path} cannot be read as a state dict: {first_line(error)}; expected the .bin file "
+            "that the authors' code has saved"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise InputError(f"{path} holds no state dict; expected the authors' .bin file")
+    weights = {
+        re.sub(r"^(module\.)?(kernel\.)?", "", name): tensor.float()
+        for name, tensor in found.items()
+    }
+    for name in ("encoder.transformer.0.self_attn.linear_layers.0.weight",
+                 "embedding.segment_embedding.weight",
+                 "classifiers.0.output_layer_2.weight"):  # fmt: skip
+        if name not in weights:
+            raise InputError(
+                f"{path} has no '{name}': it is not a FastBERT of the authors' code with a BERT "
+                f"encoder; it begins with {', '.join(list(weights)[:3])}"
+            )
+    return weights
+
+
+def from_official(
+    weights: Weights, labels: list[str] | None, heads: int | None, max_length: int
+) -> FastBertForSequenceClassification:
+    """The model of an official checkpoint, as `read_official` gives it.
+
+    `labels` are class names by index, default "0", "1", ...; `heads` of attention, default one per
+    64 numbers of the hidden size, as in BERT. Raises InputError where they do not fit.
+    """
+    vocabulary, hidden = weights["embedding.word_embedding.weight"].shape
+    layers = 1 + max(int(n.split(".")[2]) for n in weights if n.startswith("encoder.transformer."))
+    branch, classes = weights["classifiers.0.output_layer_2.weight"].shape[::-1]
+    labels = labels or [str(k) for k in range(classes)]
+    if len(labels) != classes:
+        raise InputError(f"{len(labels)} labels were given, the checkpoint has {classes} classes")
+    heads = heads or max(1, hidden // 64)
+    if hidden % heads:
+        raise InputError(f"--heads is {heads}, expected a divisor of the hidden size, {hidden}")
+    backbone = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=weights["encoder.transformer.0.feed_forward.linear_1.weight"].shape[0],
+        max_position_embeddings=weights["embedding.position_embedding.weight"].shape[0],
+        type_vocab_size=2,
+        layer_norm_eps=2e-6,
+        hidden_act="gelu",
+    )
+    model = FastBertForSequenceClassification(
+        FastBertConfig(
+            backbone=backbone.to_dict(),
+            branch_size=branch,
+            id2label=dict(enumerate(labels)),
+            label2id={label: k for k, label in enumerate(labels)},
+            max_length=max_length,
+        )
+    )
+    embeddings = "backbone.embeddings"
+    words, positions, segments = (
+        _get(weights, f"embedding.{part}_embedding.weight")
+        for part in ("word", "position", "segment")
+    )
+    scale = (words + positions[0] + segments[1]).std(-1).mean() ** -0.5
+    renamed = {
+        f"{embeddings}.word_embeddings.weight": words * scale,
+        f"{embeddings}.position_embeddings.weight": positions * scale,
+        f"{embeddings}.token_type_embeddings.weight": segments[1:] * scale,
+        **_norm(weights, "embedding.layer_norm", f"{embeddings}.LayerNorm"),
+    }
+    for k in range(layers):
+        for theirs, ours in _LAYER.items():
+            old, new = f"encoder.transformer.{k}.{theirs}", f"backbone.encoder.layer.{k}.{ours}"
+            renamed |= (_norm if "norm" in theirs else _linear)(weights, old, new)
+        for theirs, ours in _BRANCH.items():
+            renamed |= _linear(weights, f"classifiers.{k}.{theirs}", f"branches.{k}.{ours}")
+        del renamed[f"branches.{k}.key.bias"]
+    try:
+        model.load_state_dict(renamed)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint does not fit together: {first_line(error)}") from error
+    model.eval()
+    return model
+
+
+def _linear(weights: Weights, old: str, new: str) -> Weights:
+    return {f"{new}.{part}": _get(weights, f"{old}.{part}") for part in ("weight", "bias")}
+
+
+def _norm(weights: Weights, old: str, new: str) -> Weights:
+    gamma = _get(weights, f"{old}.gamma")
+    scale = math.sqrt((len(gamma) - 1) / len(gamma))
+    return {f"{new}.weight": gamma * scale, f"{new}.bias": _get(weights, f"{old}.beta")}
+
+
+def _get(weights: Weights, name: str) -> torch.Tensor:
+    if name not in weights:
+        raise InputError(f"the checkpoint has no '{name}'; it was cut off, or is of another model")
+    return weights[name]
+
+
+def tokenizer_of(vocabulary: Path) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer on a vocabulary file, with the authors' special tokens: no [SEP] at the end
+    of a single text. Raises InputError if the file has none of them."""
+    try:
+        lines = vocabulary.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{vocabulary} cannot be read: {error}") from error
+    ids = {line.strip(): k for k, line in enumerate(lines)}
+    missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - ids.keys()
+    if missing:
+        raise InputError(f"{vocabulary} has no {min(missing)}; expected a vocabulary of BERT")
+    backend = BertTokenizer(str(vocabulary)).backend_tokenizer
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )

@@ -1,0 +1,34 @@
+"""The conversion job: an official checkpoint in, one of ours out."""
+
+from pathlib import Path
+from typing import Any
+
+from fastbert.checkpoint import save_checkpoint
+from fastbert.errors import InputError
+from fastbert.official import from_official, read_official, tokenizer_of
+from pipelines.settings import ConvertSettings
+
+
+def convert(settings: ConvertSettings) -> dict[str, Any]:
+    """Convert and save. Returns the summary; InputError if the parts do not fit."""
+    tokenizer = tokenizer_of(Path(settings.vocabulary))
+    weights = read_official(Path(settings.checkpoint))
+    model = from_official(weights, list(settings.label), settings.heads, settings.max_length)
+    backbone = model.config.backbone_config()
+    if len(tokenizer) != backbone.vocab_size:
+        raise InputError(
+            f"{settings.vocabulary} has {len(tokenizer)} tokens, the checkpoint was trained with "
+            f"{backbone.vocab_size}; pass the vocabulary it was trained with"
+        )
+    if not 3 <= settings.max_length <= backbone.max_position_embeddings:
+        raise InputError(
+            f"--max-length is {settings.max_length}, expected 3 to "
+            f"{backbone.max_position_embeddings} for this checkpoint"
+        )
+    save_checkpoint(model, tokenizer, settings.output)
+    return {
+        "output": settings.output,
+        "classes": model.config.label_names,
+        "layers": len(model.layers),
+        "hidden_size": backbone.hidden_size,
+    }

@@ -6,6 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
+DEMO_TRAINING := --epochs 2 --distil-epochs 3
 
 .PHONY: demo test unit lint clean
 
@@ -18,7 +19,7 @@ $(DEMO)/checkpoint/config.json: .venv/installed demo/corpus.py
 	rm -rf $(DEMO)
 	$(BIN)/python demo/corpus.py $(DEMO)/corpus
 	$(BIN)/python jobs/train.py --train $(DEMO)/corpus/train --dev $(DEMO)/corpus/dev \
-	    --output $(DEMO)/checkpoint --epochs 2 --learning-rate 1e-4 --distil-epochs 3 --distil-learning-rate 5e-4 --max-length 64
+	    --output $(DEMO)/checkpoint $(DEMO_TRAINING) --learning-rate 1e-4 --distil-learning-rate 5e-4 --max-length 64
 
 demo: $(DEMO)/checkpoint/config.json
 	$(BIN)/python jobs/label.py --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \

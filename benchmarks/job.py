@@ -42,7 +42,7 @@ from fastbert.operating_point import OperatingPoint
 from pipelines import label as job
 from pipelines.plan import Slice
 from pipelines.predict import Label, tokens_of
-from pipelines.ray_cluster import cluster_resources, cores
+from pipelines.ray_stages import share_of_cluster
 from pipelines.read import ReadTokenize
 from pipelines.schema import InputColumns
 from pipelines.settings import LabelSettings
@@ -65,9 +65,7 @@ class EngineAlone:
 
     def __init__(self, settings: LabelSettings, threads: int) -> None:
         config = load_config(Path(settings.model))
-        point = OperatingPoint.of_checkpoint(config, settings.operating_point)
-        if settings.speed is not None:
-            point = OperatingPoint.of_speed(settings.speed, config)
+        point = OperatingPoint.asked(config, settings.speed, settings.operating_point)
         self.thresholds = np.asarray(point.thresholds)
         shard = find_shards(list(settings.input))[0]
         rows = pq.read_metadata(shard.url.removeprefix("file://")).num_rows
@@ -175,7 +173,7 @@ def main(
         slice_rows=slice_rows,
     )
     few = write_corpus(data, work / "few", recipe_rows)
-    threads = job.share_out(settings, cluster_resources(), cores()).replica_cpus
+    threads = share_of_cluster(settings).replica_cpus
     contenders = {
         "engine": EngineAlone(settings, threads),
         "job": lambda: whole_job(settings),

@@ -48,6 +48,13 @@ class OperatingPoint:
     evidence: Evidence | None = None
 
     @classmethod
+    def asked(
+        cls, config: FastBertConfig, speed: float | None, name: str | None
+    ) -> "OperatingPoint":
+        """That of a speed, or one that the checkpoint holds; InputError as `of_checkpoint`."""
+        return cls.of_checkpoint(config, name) if speed is None else cls.of_speed(speed, config)
+
+    @classmethod
     def of_speed(cls, speed: float, config: FastBertConfig) -> "OperatingPoint":
         """The paper's: one threshold on the normalised entropy."""
         return cls(f"speed {speed:g}", [speed] * (_layers(config) - 1))

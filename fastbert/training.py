@@ -47,10 +47,20 @@ class Recipe:
     warmup: float = 0.1
     weight_decay: float = 0.01
     seed: int = 0
+    #: Fine-tuning: all branches learn from the labels, not only the last one.
+    joint: bool = False
+    #: Self-distillation: what logits are divided by before they are compared.
+    temperature: float = 1.0
+    #: Self-distillation: weight of the labels' cross entropy, 0 to 1; that of the teacher's answers
+    #: is the rest. Texts without labels have the teacher's answers only.
+    hard_labels: float = 0.0
 
 
 FINETUNE = Recipe(epochs=3, learning_rate=2e-5)
 DISTIL = Recipe(epochs=5, learning_rate=2e-4)
+
+#: What PyTorch's losses take for a missing label.
+NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Examples:
 
     texts: list[str]
     pairs: list[str] | None = None
-    labels: list[int] | None = None  # class indices
+    labels: list[int] | None = None  # class indices, or NO_LABEL
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -95,12 +105,13 @@ def finetune(
     dev: Examples | None = None,
     recipe: Recipe = FINETUNE,
 ) -> None:
-    """Train backbone and last classifier on labels, in place.
+    """Train backbone and last classifier on labels, in place; with `recipe.joint` all classifiers.
 
     With `dev` the weights after the epoch with the best accuracy on it are kept, else the last.
     """
-    model.freeze_students()
-    _run(Trainer, model, tokenizer, train, dev, recipe, "fine-tune")
+    if not recipe.joint:
+        model.freeze_students()
+    _run(_FinetuneTrainer, model, tokenizer, train, dev, recipe, "fine-tune")
 
 
 def self_distil(
@@ -109,27 +120,54 @@ def self_distil(
     texts: Examples,
     recipe: Recipe = DISTIL,
 ) -> None:
-    """Train all branches but the last on the last one's answers, in place; labels are not used."""
+    """Train all branches but the last on the last one's answers, in place.
+
+    Labels are used only if the recipe gives them a weight.
+    """
     model.freeze_teacher()
-    unlabelled = Examples(texts.texts, texts.pairs)
-    _run(_DistilTrainer, model, tokenizer, unlabelled, None, recipe, "self-distil")
+    if not recipe.hard_labels:
+        texts = Examples(texts.texts, texts.pairs)
+    _run(_DistilTrainer, model, tokenizer, texts, None, recipe, "self-distil")
 
 
-def distillation_loss(layer_logits: torch.Tensor) -> torch.Tensor:
+def distillation_loss(
+    layer_logits: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    hard_labels: float = 0.0,
+) -> torch.Tensor:
     """Sum over students of KL(teacher || student), mean over rows: (L, B, N) to a scalar.
 
     Liu et al. 2020, equation 6. Equation 5 prints the other direction of the divergence; this is
-    the one the authors' code computes. The teacher, the last layer, gets no gradient.
+    the one the authors' code computes. The teacher, the last layer, gets no gradient. With a
+    temperature T both sides are softened and the divergence is multiplied by T^2, and with a weight
+    of `hard_labels` the cross entropy of `labels` (B,) joins in (Hinton et al. 2015, section 2);
+    rows without a label have -100.
     """
-    teacher = layer_logits[-1].detach().log_softmax(-1)  # (B, N)
-    students = layer_logits[:-1].log_softmax(-1)  # (L - 1, B, N)
-    divergence = nn.functional.kl_div(
-        students, teacher.expand_as(students), reduction="none", log_target=True
-    )
-    return divergence.sum(-1).mean(-1).sum()
+    teacher = (layer_logits[-1].detach() / temperature).log_softmax(-1)  # (B, N)
+    students = (layer_logits[:-1] / temperature).log_softmax(-1)  # (L - 1, B, N)
+    divergence = (
+        nn.functional.kl_div(
+            students, teacher.expand_as(students), reduction="none", log_target=True
+        ).sum(-1)
+        * temperature**2
+    )  # (L - 1, B)
+    if labels is not None and hard_labels:
+        known = labels != NO_LABEL
+        wanted = labels.expand(len(students), -1)  # (L - 1, B)
+        surprise = nn.functional.cross_entropy(
+            layer_logits[:-1].transpose(1, 2), wanted, reduction="none", ignore_index=NO_LABEL
+        )
+        weight = hard_labels * known
+        divergence = (1 - weight) * divergence + weight * surprise
+    return divergence.mean(-1).sum()
 
 
-class _DistilTrainer(Trainer):
+class _FinetuneTrainer(Trainer):
+    """Cross entropy of the last classifier, or the sum of all."""
+
+    recipe: Recipe
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -137,8 +175,32 @@ class _DistilTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        outputs = model(**inputs, all_layers=self.recipe.joint and model.training)
+        loss = outputs.loss
+        if outputs.layer_logits is not None:
+            every = outputs.layer_logits  # (L, B, N)
+            labels = inputs["labels"].expand(len(every), -1)
+            loss = len(every) * nn.functional.cross_entropy(every.flatten(0, 1), labels.flatten())
+            outputs.layer_logits = None  # gathered along the wrong dimension otherwise
+        return (loss, outputs) if return_outputs else loss
+
+
+class _DistilTrainer(Trainer):
+    recipe: Recipe
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        labels = inputs.pop("labels", None)
         outputs = model(**inputs, all_layers=True)
-        loss = distillation_loss(outputs.layer_logits)
+        recipe = self.recipe
+        loss = distillation_loss(
+            outputs.layer_logits, labels, recipe.temperature, recipe.hard_labels
+        )
         return (loss, outputs) if return_outputs else loss
 
 
@@ -166,7 +228,7 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def _run(
-    trainer_class: type[Trainer],
+    trainer_class: type[_FinetuneTrainer] | type[_DistilTrainer],
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     train: Examples,
@@ -210,6 +272,7 @@ def _run(
             compute_metrics=_accuracy if dev else None,
             callbacks=[_Progress(step)],
         )
+        trainer.recipe = recipe
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     model.eval()

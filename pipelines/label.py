@@ -84,10 +84,7 @@ class Job:
         """Check settings and checkpoint; InputError if they do not fit."""
         checkpoint = fetch_checkpoint(settings.model)
         config = load_config(checkpoint)
-        if settings.speed is None:
-            point = OperatingPoint.of_checkpoint(config, settings.operating_point)
-        else:
-            point = OperatingPoint.of_speed(settings.speed, config)
+        point = OperatingPoint.asked(config, settings.speed, settings.operating_point)
         return cls(
             settings=settings,
             run_id=settings.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}",

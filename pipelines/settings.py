@@ -44,15 +44,26 @@ class TrainSettings:
     max_length: int = setting("Longest input in tokens, special tokens included.", 128)
     epochs: float = setting("Passes over the data when fine-tuning.", 3.0)
     learning_rate: float = setting("Peak learning rate when fine-tuning.", 2e-5)
-    distil_epochs: float = setting("Passes over the data when self-distilling.", 5.0)
+    distil_epochs: float = setting("Passes over the data when self-distilling; may be 0.", 5.0)
     distil_learning_rate: float = setting("Peak learning rate when self-distilling.", 2e-4)
+    joint: bool = setting("Let all branches learn from the labels when fine-tuning.", False)
+    temperature: float = setting("Softens answers before students are compared with them.", 1.0)
+    hard_labels: float = setting(
+        "Weight of the labels when self-distilling, 0 to 1; the rest is the teacher's.", 0.0
+    )
     batch_size: int = setting("Rows per optimizer step and worker.", 32)
     workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: int = setting("Seed of initial weights and shuffling.", 0)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "epochs", "learning_rate")
-        _check_positive(self, "distil_epochs", "distil_learning_rate", "batch_size", "workers")
+        _check_positive(self, "epochs", "learning_rate", "temperature")
+        _check_positive(self, "distil_learning_rate", "batch_size", "workers")
+        if self.distil_epochs < 0:
+            raise InputError(f"--distil-epochs is {self.distil_epochs}, expected 0 or more")
+        if not self.distil_epochs and not self.joint:
+            raise InputError("--distil-epochs 0 leaves branches untrained; pass --joint as well")
+        if not 0 <= self.hard_labels <= 1:
+            raise InputError(f"--hard-labels is {self.hard_labels}, expected a number from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +78,14 @@ class DistilSettings:
     max_length: int = setting("Longest input in tokens, special tokens included.", 128)
     distil_epochs: float = setting("Passes over the corpus.", 5.0)
     distil_learning_rate: float = setting("Peak learning rate.", 2e-4)
+    temperature: float = setting("Softens answers before students are compared with them.", 1.0)
     batch_size: int = setting("Rows per optimizer step and worker.", 32)
     workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: int = setting("Seed of initial weights and shuffling.", 0)
 
     def __post_init__(self) -> None:
         _check_positive(self, "distil_epochs", "distil_learning_rate", "batch_size", "workers")
+        _check_positive(self, "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)

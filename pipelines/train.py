@@ -15,7 +15,15 @@ from fastbert.backbone import locate_backbone, longest_input
 from fastbert.checkpoint import load_classifier, save_checkpoint
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.training import DISTIL, FINETUNE, Examples, finetune, self_distil
+from fastbert.training import (
+    DISTIL,
+    FINETUNE,
+    NO_LABEL,
+    Examples,
+    Recipe,
+    finetune,
+    self_distil,
+)
 from pipelines.corpus import Columns, read_examples
 from pipelines.settings import DistilSettings, TrainSettings
 
@@ -51,14 +59,19 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     _check_length(model, settings.max_length)
     tokenizer = AutoTokenizer.from_pretrained(locate_backbone(settings.backbone))
     log.info("fine-tuning on %d rows, %d classes", len(examples), len(labels))
-    common = {"batch_size": settings.batch_size, "seed": settings.seed}
-    recipe = replace(FINETUNE, epochs=settings.epochs, learning_rate=settings.learning_rate)
-    finetune(model, tokenizer, examples, dev, replace(recipe, **common))
-    log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
     recipe = replace(
-        DISTIL, epochs=settings.distil_epochs, learning_rate=settings.distil_learning_rate
+        FINETUNE,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        joint=settings.joint,
     )
-    self_distil(model, tokenizer, corpus, replace(recipe, **common))
+    finetune(model, tokenizer, examples, dev, recipe)
+    if settings.distil_epochs:
+        log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
+        recipe = replace(_distillation(settings), hard_labels=settings.hard_labels)
+        self_distil(model, tokenizer, corpus, recipe)
     return _save(model, tokenizer, settings.output, len(corpus), started)
 
 
@@ -73,15 +86,19 @@ def _distil(settings: DistilSettings) -> dict[str, Any]:
     columns = Columns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
     log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
-    recipe = replace(
+    self_distil(model, tokenizer, corpus, _distillation(settings))
+    return _save(model, tokenizer, settings.output, len(corpus), started)
+
+
+def _distillation(settings: TrainSettings | DistilSettings) -> Recipe:
+    return replace(
         DISTIL,
         epochs=settings.distil_epochs,
         learning_rate=settings.distil_learning_rate,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        temperature=settings.temperature,
     )
-    self_distil(model, tokenizer, corpus, recipe)
-    return _save(model, tokenizer, settings.output, len(corpus), started)
 
 
 def _unlabelled(urls: tuple[str, ...], columns: Columns) -> Examples | None:
@@ -89,10 +106,12 @@ def _unlabelled(urls: tuple[str, ...], columns: Columns) -> Examples | None:
 
 
 def _join(first: Examples, second: Examples | None) -> Examples:
+    """Both, the second without labels."""
     if second is None:
-        return Examples(first.texts, first.pairs)
+        return first
     pairs = None if first.pairs is None else first.pairs + (second.pairs or [])
-    return Examples(first.texts + second.texts, pairs)
+    labels = None if first.labels is None else first.labels + [NO_LABEL] * len(second)
+    return Examples(first.texts + second.texts, pairs, labels)
 
 
 def _check_length(model: FastBertForSequenceClassification, max_length: int) -> None:

@@ -2,12 +2,20 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer
 
-from fastbert.training import Examples, Recipe, distillation_loss, finetune, self_distil
+from fastbert.training import (
+    NO_LABEL,
+    Examples,
+    Recipe,
+    distillation_loss,
+    finetune,
+    self_distil,
+)
 
 FAST = Recipe(epochs=20, learning_rate=3e-3, batch_size=8)
 
@@ -27,6 +35,45 @@ def test_distillation_loss_is_equation_6():
             pairs = zip(p[-1][row], p[student][row], strict=True)
             total += sum(teacher * math.log(teacher / own) for teacher, own in pairs) / 2
     assert distillation_loss(logits).item() == pytest.approx(total, abs=1e-12)
+
+
+def test_temperature_and_labels_by_hand():
+    logits = torch.randn(3, 2, 4, dtype=torch.float64)
+    labels = torch.tensor([3, NO_LABEL])
+    total = 0.0
+    for student in range(2):
+        for row in range(2):
+            soft = (logits[:, row] / 2.5).softmax(-1).tolist()
+            pairs = zip(soft[-1], soft[student], strict=True)
+            loss = 2.5**2 * sum(p * math.log(p / own) for p, own in pairs)
+            if labels[row] != NO_LABEL:
+                own = logits[student, row].softmax(-1)[labels[row]].item()
+                loss = 0.7 * loss - 0.3 * math.log(own)
+            total += loss / 2
+    found = distillation_loss(logits, labels, temperature=2.5, hard_labels=0.3).item()
+    assert found == pytest.approx(total, abs=1e-12)
+
+
+def test_joint_fine_tuning_teaches_every_layer(tmp_path):
+    model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
+    data = examples()
+    finetune(model, tokenizer, data, dev=data, recipe=replace(FAST, joint=True))
+    batch = tokenizer(data.texts, padding=True, return_tensors="pt")
+    answers = model(**batch, all_layers=True).layer_logits.argmax(-1)
+    right = (answers == torch.tensor(data.labels)).float().mean(-1)
+    assert (right > 0.9).all()
+
+
+def test_labels_teach_students_that_the_teacher_would_mislead(tmp_path):
+    """With all of the weight on labels, students learn them; the teacher here knows nothing."""
+    model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
+    data = examples()
+    self_distil(model, tokenizer, data, replace(FAST, hard_labels=1.0))
+    batch = tokenizer(data.texts, padding=True, return_tensors="pt")
+    answers = model(**batch, all_layers=True).layer_logits.argmax(-1)
+    right = (answers == torch.tensor(data.labels)).float().mean(-1)
+    assert (right[:-1] > 0.9).all()
+    assert right[-1] < 0.9
 
 
 def test_the_teacher_gets_no_gradient():

@@ -153,8 +153,20 @@ def _best_threshold(uncertainties: Array, loss: Array, thresholds: Array, layer:
 
 
 def breaking_steps(outputs: LayerOutputs, fails: Array, path: Path) -> Array:
-    """Where along a path each row fails for the first time: int (n,), J for never."""
+    """Where along a path each row fails for the first time: int (n,), J for never.
+
+    With one threshold for all layers, failures between two steps count, too: its steps lie where
+    the sample's uncertainties do, so the proof is about all thresholds there are.
+    """
     uncertainties = outputs.uncertainties(path.criterion)
+    common = path.thresholds[:, 0].astype(np.float32)
+    if (path.thresholds == path.thresholds[:, :1]).all():
+        # A row leaves at layer k for some threshold if and only if k is surer than all before.
+        before = np.minimum.accumulate(uncertainties[:-1], axis=0)
+        surer = np.vstack([np.ones((1, fails.shape[1]), bool), uncertainties[1:-1] < before[:-1]])
+        breaks = np.where(surer & fails[:-1], uncertainties[:-1], np.inf).min(0)
+        first: Array = np.searchsorted(common, breaks, side="right")
+        return first
     rows = np.arange(fails.shape[1])
     steps = np.full(len(rows), len(path.thresholds))
     for step in reversed(range(len(path.thresholds))):

@@ -93,19 +93,26 @@ def test_the_interval_covers_the_truth(rate):
     assert interval(0, 0, 0.95) == (0.0, 1.0)
 
 
-def test_breaking_steps_by_the_slow_way():
-    outputs = random_outputs(123, seed=5)
+@pytest.mark.parametrize("shape", ["uniform", "per-layer"])
+def test_breaking_steps_by_the_slow_way(shape, cost):
+    outputs = random_outputs(223, seed=5)
     fails = disagreement(outputs)
     path = uniform_path(outputs, "margin")
+    if shape == "per-layer":
+        path = per_layer_path(outputs, fails, "margin", cost)
     found = breaking_steps(outputs, fails, path)
-    for row in range(123):
-        expected = len(path.thresholds)
-        for step, thresholds in enumerate(path.thresholds):
-            exits = exit_layers(outputs.uncertainties("margin")[:, row : row + 1], thresholds)
-            if fails[exits[0] - 1, row]:
-                expected = step
-                break
-        assert found[row] == expected
+    for row in range(223):
+        mine = outputs.uncertainties("margin")[:, row : row + 1]
+
+        def broken(thresholds: np.ndarray, row: int = row, mine: np.ndarray = mine) -> bool:
+            return bool(fails[exit_layers(mine, thresholds)[0] - 1, row])
+
+        steps = [step for step, t in enumerate(path.thresholds) if broken(t)]
+        if shape == "uniform":  # also at any threshold between two steps
+            between = [np.nextafter(u, np.float32(2)) for u in mine[:-1, 0]]
+            least = min((t for t in between if broken(np.full(LAYERS - 1, t))), default=np.inf)
+            steps += [s for s, t in enumerate(path.thresholds) if np.float32(t[0]) >= least]
+        assert found[row] == min(steps, default=len(path.thresholds))
 
 
 @pytest.mark.parametrize("criterion", CRITERION_NAMES)

@@ -344,9 +344,55 @@ official algorithm, the device's matrix peak and the FLOPs. Nothing in this proj
     return f"## On a GPU\n\n{found['device']}.\n\n{table(names, rows)}\n"
 
 
+def chaos_section() -> str:
+    """What was killed, and what came of it."""
+    runs = {store: load(f"chaos_{store}") for store in ("local", "swift")
+            if (FOLDER / f"chaos_{store}.json").exists()}  # fmt: skip
+    rows = []
+    for store, found in runs.items():
+        kills = ", ".join(f"{n} {kind}s" for kind, n in sorted(found["kills"].items()))
+        faults = sum(n for k, n in (found["proxy"] or {}).items() if k != "connections")
+        wrong = len(found["failed_checks"]) + len(found["findings"])
+        rows.append(
+            [store, f"{found['total_kills']} ({kills})", found["runs"], found["passes"], faults]
+            + [found["corpus"]["rows"] * found["passes"], f"{found['files_read']:,}", wrong]
+        )
+    moments = load("same_second")
+    outcomes = [
+        [store, found["tries"], ", ".join(f"{n} x {k}" for k, n in found["exit_codes"].items())]
+        + [found["tables_with_each_row_once"]]
+        for store, found in moments["stores"].items()
+    ]
+    names = ["store", "killed", "runs", "tables", "store faults", "rows compared"]
+    names += ["files a reader read meanwhile", "wrong"]
+    commands = "\n".join([*(found["command"] for found in runs.values()), moments["command"]])
+    return f"""## Killed at random
+
+Runs are started again and again until a table is done, while their processes are killed with SIGKILL; then each row is compared with an undisturbed
+run's, and ledger and statistics with the rows. [operations.md](operations.md) says why nothing is wrong.
+
+```
+{commands}
+```
+
+{table(names, rows)}
+
+Two jobs started on one output in the same moment; 0 is done, 4 is refused:
+
+{table(["store", "tries", "exit codes", "tables with each row once"], outcomes)}
+"""
+
+
 def performance_page() -> str:
     """docs/benchmarks.md."""
-    sections = (engine_section, tokenizing_section, pipeline_section, ideas_section, gpu_section)
+    sections = (
+        engine_section,
+        tokenizing_section,
+        pipeline_section,
+        ideas_section,
+        gpu_section,
+        chaos_section,
+    )
     return (
         "# Benchmarks\n\nGenerated from `benchmarks/*.json` by `python benchmarks/tables.py`. Machines are shared and drift: "
         "all numbers are ratios of runs taken in turns.\n\n"

@@ -32,8 +32,10 @@ def _opened(shard: Shard, read: Callable[[pq.ParquetFile], Result]) -> Result:
     try:
         with shard.open() as file:
             return read(pq.ParquetFile(file))
-    except (pa.ArrowException, OSError, LookupError) as error:
-        raise InputError(f"{shown(shard.url)} cannot be used: {error}") from error
+    except LookupError as error:
+        raise InputError(f"{shown(shard.url)} {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{shown(shard.url)} cannot be read as Parquet: {error}") from error
 
 
 def _draw(counts: list[int], sample: int, seed: int) -> list[Array]:
@@ -50,7 +52,7 @@ def _rows(file: pq.ParquetFile, columns: list[str], rows: Array | None) -> pa.Ta
     missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
         raise LookupError(
-            f"it has no column '{missing[0]}'; its columns are {', '.join(file.schema_arrow.names)}"
+            f"has no column '{missing[0]}'; its columns are {', '.join(file.schema_arrow.names)}"
         )
     if rows is None:
         return file.read(columns)

@@ -158,7 +158,7 @@ def distillation_loss(
         surprise = nn.functional.cross_entropy(
             layer_logits[:-1].transpose(1, 2), wanted, reduction="none", ignore_index=NO_LABEL
         )
-        weight = hard_labels * known
+        weight = hard_labels * known.to(divergence.dtype)
         divergence = (1 - weight) * divergence + weight * surprise
     return divergence.mean(-1).sum()
 

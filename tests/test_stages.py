@@ -117,7 +117,7 @@ def test_pairs_equal_the_slow_reference(tmp_path, checkpoint):
     (shard,) = find_shards([str(tmp_path / "in")])
     columns = InputColumns(pair="other")
     read = ReadTokenize(checkpoint, MAX_LENGTH, columns)
-    label = Label(checkpoint, [0.0, 0.0], 0.0, "fp32", threads=1)
+    label = Label(checkpoint, OperatingPoint("", [0.0, 0.0]), 0.0, "fp32", threads=1)
     rows = label(read(Work(Slice(shard, 11, 0, 11)))).table.to_pylist()
     assert rows.pop(4)["error"] == "text is null"
     del first[4], second[4]
@@ -225,4 +225,4 @@ def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(RuntimeError, match="given a GPU, but torch"):
-        Label(checkpoint, [0.5, 0.5], 0.0, "auto", threads=1, cuda=True)
+        Label(checkpoint, OperatingPoint("", [0.5, 0.5]), 0.0, "auto", threads=1, cuda=True)

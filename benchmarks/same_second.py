@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import fsspec
 import pyarrow.parquet as pq
 from chaos import write_checkpoint
 from measure import machine
@@ -170,6 +171,7 @@ def main(store: tuple[str, ...], output: Path, tries: int) -> None:
         write_shard(work / "in" / "a.parquet", random_texts(ROWS))
         write_checkpoint(work / "checkpoint")
         for kind in store:
+            fsspec.get_filesystem_class("s3").clear_instance_cache()  # it remembers the last store
             result["stores"][kind] = compete(kind, tries, work)
             print(kind, result["stores"][kind], flush=True)
             output.write_text(json.dumps(result, indent=1) + "\n")

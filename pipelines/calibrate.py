@@ -39,7 +39,6 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     than full depth keeps it; the checkpoint is left alone then.
     """
     folder = fetch_checkpoint(settings.model)
-    load_config(folder)
     columns = Columns(
         settings.text_column,
         settings.pair_column,

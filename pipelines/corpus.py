@@ -43,7 +43,8 @@ def _draw(counts: list[int], sample: int, seed: int) -> list[Array]:
     ends = np.cumsum(counts)
     total = int(ends[-1])
     chosen = np.random.default_rng(seed).choice(total, min(sample, total), replace=False)
-    parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
+    chosen.sort()
+    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
     return [part - start for part, start in zip(parts, [0, *ends[:-1]], strict=True)]
 
 

@@ -1,17 +1,24 @@
 """The paper's Table 2 laid out again, and what the calibrated point adds to it.
 
-For each data set: fine-tune, self-distil, run every layer on the test rows once, and keep what the
-layers said (WORK/<set>/outputs.npz) and a JSON with the paper's columns (full depth, fixed depth,
-speeds 0.1, 0.5 and 0.8), those of figures 3 to 5, and the points that calibration chooses.
+For each data set: train, run every layer on the test rows once, and keep what the layers said
+(WORK/<set>/outputs.npz, for promises.py) and a JSON with the paper's columns (full depth, fixed
+depth, speeds), those of figures 3 to 5, and the clock at the point that calibration chooses.
 
     python benchmarks/paper.py --data DATA --work WORK --output benchmarks/paper --sets mrpc
 
-DATA holds a folder per set, with train.parquet and test.parquet (and dev.parquet, unused: epochs
-are fixed). --sets may be repeated; default are all that are there. A model that WORK holds already
-is not trained again.
+DATA holds a folder per set, with train.parquet and test.parquet. A dev.parquet joins the rows to
+calibrate on: nothing is tuned on it, epochs are fixed. --sets may be repeated; default are all that
+are there. A model that WORK holds already is not trained again. Other backbones:
+
+    python benchmarks/chinese_bert.py --data DATA --output WORK/chinese_bert --sets thucnews10
+    python benchmarks/paper.py ... --sets douban_book_review --backbone WORK/chinese_bert
+    python benchmarks/paper.py ... --backbone bert-base-uncased
+
+--recipe trains in another way, for Table 3; its files have its name.
 """
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -20,15 +27,21 @@ import click
 import numpy as np
 import pyarrow.parquet as pq
 from measure import machine
-from promises import OFFERS
 
 from fastbert.calibration import keep_promise
 from fastbert.checkpoint import load_model, load_tokenizer
 from fastbert.engine import Engine
-from fastbert.evaluation import LayerOutputs, exit_layers, layer_outputs, outcome
+from fastbert.evaluation import (
+    LayerOutputs,
+    exit_layers,
+    layer_outputs,
+    outcome,
+    realised_speedups,
+)
 from fastbert.flops import CostModel
-from fastbert.operating_point import Promise
+from fastbert.operating_point import OperatingPoint, Promise
 from fastbert.tokenizer import Tokenizer
+from fastbert.tokens import Tokens
 from pipelines.corpus import Columns, read_examples
 from pipelines.settings import TrainSettings
 from pipelines.train import train
@@ -36,35 +49,38 @@ from pipelines.train import train
 #: Passes over the labels: small sets and many classes want more. Everything else is one recipe.
 EPOCHS = {"ag_news": 1, "banking77": 8, "imdb": 1, "mrpc": 4, "sms_spam": 4, "yahoo_2of10": 4}
 DEFAULT_EPOCHS, LEARNING_RATE = 2, 5e-5
-DISTIL_EPOCHS, DISTIL_LEARNING_RATE = 3, 2e-4
+#: Ways to train, by name: further options of jobs/train.py.
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {"distil_epochs": 3.0},
+    "joint": {"joint": True, "distil_epochs": 0.0},
+}
 PAIRS = {"mrpc"}
 SPEEDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BINS = 10
-#: Test rows that are looked at, the first ones: IMDb has 25,000.
-MOST_ROWS = 10_000
+#: Rows that are looked at, the first ones: IMDb has 25,000 to test on.
+MOST_TEST_ROWS, MOST_DEV_ROWS = 10_000, 5_000
+TIMED_ROWS = 1_000
+PROMISE = Promise(0.01, 0.95)
 
 
-def settings_of(name: str, data: Path, work: Path) -> TrainSettings:
-    """How a set is trained."""
-    return TrainSettings(
-        train=(str(data / name / "train.parquet"),),
-        output=str(work / name / "model"),
-        pair_column="text_pair" if name in PAIRS else None,
-        epochs=EPOCHS.get(name, DEFAULT_EPOCHS),
-        learning_rate=LEARNING_RATE,
-        distil_epochs=DISTIL_EPOCHS,
-        distil_learning_rate=DISTIL_LEARNING_RATE,
-    )
-
-
-def command_of(name: str) -> str:
-    """The same as a command."""
-    pair = " --pair-column text_pair" if name in PAIRS else ""
+def options_of(name: str, recipe: str, backbone: str | None) -> dict[str, Any]:
+    """How a set is trained: fields of TrainSettings that are not what they are by default."""
     return (
-        f"python jobs/train.py --train {name}/train.parquet --output models/{name}{pair} "
-        f"--epochs {EPOCHS.get(name, DEFAULT_EPOCHS):g} --learning-rate {LEARNING_RATE:g} "
-        f"--distil-epochs {DISTIL_EPOCHS:g} --distil-learning-rate {DISTIL_LEARNING_RATE:g}"
+        ({"backbone": backbone} if backbone else {})
+        | ({"pair_column": "text_pair"} if name in PAIRS else {})
+        | {"epochs": float(EPOCHS.get(name, DEFAULT_EPOCHS)), "learning_rate": LEARNING_RATE}
+        | RECIPES[recipe]
     )
+
+
+def command_of(name: str, options: dict[str, Any]) -> str:
+    """The same as a command."""
+    words = [f"python jobs/train.py --train {name}/train.parquet --output models/{name}"]
+    for key, value in options.items():
+        option = f"--{key.replace('_', '-')}"
+        words.append(option if value is True else f"{option} {value:g}" if isinstance(value, float)
+                     else f"{option} {value}")  # fmt: skip
+    return " ".join(words)
 
 
 def fixed_depth(outputs: LayerOutputs, cost: CostModel, layer: int, truth: np.ndarray) -> Any:
@@ -92,78 +108,87 @@ def certainty_bins(outputs: LayerOutputs, truth: np.ndarray) -> list[list[list[f
     return found
 
 
-def calibrated(
-    outputs: LayerOutputs, cost: CostModel, truth: np.ndarray, share: float
-) -> dict[str, Any]:
-    """The points that half of the rows promise, on the other half."""
+def promised_point(
+    outputs: LayerOutputs, cost: CostModel, truth: np.ndarray, engine: Engine, tokens: Tokens
+) -> dict[str, Any] | None:
+    """The point that half of the rows promise, on the other half; None if they are too few.
+
+    Of `outputs` and `tokens`, rows without `truth` are -1 there.
+    """
     order = np.random.default_rng(0).permutation(len(truth))
     sample, rest = order[: len(order) // 2], order[len(order) // 2 :]
     fails = outputs.labels != outputs.labels[-1]
-    found: dict[str, Any] = {}
-    for name, offer in OFFERS.items():
-        chosen = keep_promise(
-            outputs.take(sample), fails[:, sample], cost, Promise(share, 0.95), *offer
-        )
-        if chosen is None:
-            found[name] = None
-            continue
-        judge = outputs.take(rest)
-        exits = exit_layers(judge.uncertainties(chosen.criterion), chosen.thresholds)
-        labels = judge.labels[exits - 1, np.arange(len(rest))]
-        flops = cost.row_flops(judge.lengths, exits).sum()
-        found[name] = {
-            "criterion": chosen.criterion,
-            "thresholds": chosen.thresholds,
-            "sample": chosen.rows,
-            "disagreement": float((labels != judge.labels[-1]).mean()),
-            "accuracy": float((labels == truth[rest]).mean()),
-            "accuracy_at_full_depth": float((judge.labels[-1] == truth[rest]).mean()),
-            "flops_speedup": float(cost.full_flops(judge.lengths).sum() / flops),
-        }
-    return found
-
-
-def run_set(name: str, data: Path, work: Path) -> dict[str, Any]:
-    """Train if need be, and measure."""
-    started = time.monotonic()
-    folder = work / name
-    if not (folder / "model" / "config.json").exists():
-        train(settings_of(name, data, work))
-    model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
-    columns = Columns("text", "text_pair" if name in PAIRS else None, "label")
-    examples, _ = read_examples(
-        [str(data / name / "test.parquet")], columns, model.config.label_names
+    chosen = keep_promise(
+        outputs.take(sample), fails[:, sample], cost, PROMISE, ("entropy",), ("uniform",)
     )
-    pairs = None if examples.pairs is None else examples.pairs[:MOST_ROWS]
-    tokens = Tokenizer(tokenizer)(examples.texts[:MOST_ROWS], pairs, model.config.max_length)
-    truth = np.asarray(examples.labels)[:MOST_ROWS]
-    outputs = layer_outputs(Engine(model), tokens)
+    if chosen is None:
+        return None
+    judge = outputs.take(rest)
+    exits = exit_layers(judge.uncertainties(), np.array(chosen.thresholds))
+    labels = judge.labels[exits - 1, np.arange(len(rest))]
+    flops = cost.row_flops(judge.lengths, exits).sum()
+    point = OperatingPoint("promise", chosen.thresholds)
+    timed = tokens.take(rest[:TIMED_ROWS])
+    return {
+        "threshold": chosen.thresholds[0],
+        "calibrated_on": chosen.rows,
+        "rows": len(rest),
+        "disagreement": float((labels != judge.labels[-1]).mean()),
+        "accuracy": float((labels == truth[rest]).mean()),
+        "accuracy_at_full_depth": float((judge.labels[-1] == truth[rest]).mean()),
+        "flops_speedup": float(cost.full_flops(judge.lengths).sum() / flops),
+        "timed_rows": len(timed),
+        "realised_speedup": round(realised_speedups(engine, timed, [point])[0], 3),
+    }
+
+
+def run_set(
+    name: str, data: Path, folder: Path, recipe: str, backbone: str | None
+) -> dict[str, Any]:
+    """Train if need be, and measure."""
+    options = options_of(name, recipe, backbone)
+    files = [str(data / name / f"{split}.parquet") for split in ("train", "test", "dev")]
+    if not (folder / "model" / "config.json").exists():
+        train(TrainSettings(train=(files[0],), output=str(folder / "model"), **options))
+    model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
+    config = model.config
+    columns = Columns("text", options.get("pair_column"), "label")
+    test, _ = read_examples([files[1]], columns, config.label_names, MOST_TEST_ROWS)
+    known = [test]
+    if Path(files[2]).exists():
+        known.append(read_examples([files[2]], columns, config.label_names, MOST_DEV_ROWS)[0])
+    texts = [text for examples in known for text in examples.texts]
+    pairs = [pair for examples in known for pair in examples.pairs or []]
+    truth = np.array([label for examples in known for label in examples.labels or []])
+    tokens = Tokenizer(tokenizer)(texts, pairs or None, config.max_length)
+    engine, cost = Engine(model), CostModel.of(config)
+    all_outputs = layer_outputs(engine, tokens)
     np.savez_compressed(
-        folder / "outputs.npz", log_p=outputs.log_p.astype(np.float16), lengths=outputs.lengths,
+        folder / "outputs.npz", log_p=all_outputs.log_p.astype(np.float16), lengths=tokens.lengths,
         truth=truth,
     )  # fmt: skip
-    cost = CostModel.of(model.config)
-    layers = range(1, cost.layers + 1)
+    rows = np.arange(len(test))
+    outputs, truth_of_test = all_outputs.take(rows), truth[rows]
     return {
-        "commands": [
-            command_of(name),
-            f"python benchmarks/paper.py --data DATA --work WORK --output benchmarks/paper "
-            f"--sets {name}",
-        ],
+        "command": command_of(name, options),
         "machine": machine(),
-        "train_rows": pq.read_metadata(data / name / "train.parquet").num_rows,
-        "rows": len(truth),
-        "classes": model.config.label_names,
-        "tokens": int(tokens.lengths.sum()),
-        "fixed": [fixed_depth(outputs, cost, layer, truth) for layer in layers],
-        "speeds": [
-            {"speed": speed} | vars(outcome(outputs, cost, speed, truth)) for speed in SPEEDS
+        "backbone": backbone or TrainSettings.backbone,
+        "layers": cost.layers,
+        "train_rows": pq.read_metadata(files[0]).num_rows,
+        "rows": len(rows),
+        "rows_with_dev": len(truth),
+        "classes": config.label_names,
+        "mean_tokens": float(outputs.lengths.mean()),
+        "full_flops_per_row": float(cost.full_flops(outputs.lengths).mean()),
+        "fixed": [
+            fixed_depth(outputs, cost, layer, truth_of_test) for layer in range(1, cost.layers + 1)
         ],
-        "certainty_bins": certainty_bins(outputs, truth),
-        "calibrated": {
-            f"{share:g}": calibrated(outputs, cost, truth, share) for share in (0.01, 0.02)
-        },
-        "seconds": round(time.monotonic() - started),
+        "speeds": [
+            {"speed": speed} | vars(outcome(outputs, cost, speed, truth_of_test))
+            for speed in SPEEDS
+        ],
+        "certainty_bins": certainty_bins(outputs, truth_of_test),
+        "promise": promised_point(all_outputs, cost, truth, engine, tokens),
     }
 
 
@@ -172,15 +197,23 @@ def run_set(name: str, data: Path, work: Path) -> dict[str, Any]:
 @click.option("--work", required=True, type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="A folder.")
 @click.option("--sets", multiple=True)
-def main(data: Path, work: Path, output: Path, sets: tuple[str, ...]) -> None:
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="default", show_default=True)
+@click.option("--backbone", help="A hub id or a folder. Default: jobs/train.py's.")
+def main(
+    data: Path, work: Path, output: Path, sets: tuple[str, ...], recipe: str, backbone: str | None
+) -> None:
     """See the top of this file."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     output.mkdir(parents=True, exist_ok=True)
+    suffix = "" if recipe == "default" else f".{recipe}"
     for name in sets or sorted(path.parent.name for path in data.glob("*/test.parquet")):
-        (work / name).mkdir(parents=True, exist_ok=True)
-        found = run_set(name, data, work)
-        (output / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-        best = found["calibrated"]["0.01"]
-        print(name, {k: v and round(v["flops_speedup"], 2) for k, v in best.items()}, flush=True)
+        folder = work / f"{name}{suffix}"
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        found = run_set(name, data, folder, recipe, backbone)
+        found["seconds"] = round(time.monotonic() - started)
+        (output / f"{name}{suffix}.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(name, recipe, found["seconds"], "s", found["fixed"][-1], found["promise"], flush=True)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@
     self-distil    all other branches on the last one's soft labels          Liu et al. 2020, 3.2.3
 
 The second step needs no labels, so it may see any amount of further text, and it is all there is
-to do for a classifier that exists already.
+to do for a classifier that exists already. In the paper it leaves backbone and last classifier as
+they are. Here they may learn, too, from the answers that they gave before the step: early layers
+then make room for what their own branches need, and rows leave sooner (docs/results.md).
 """
 
+import copy
 import logging
 import tempfile
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -26,11 +30,14 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
+from fastbert.engine import Engine
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import Tokenizer
 from fastbert.tokens import Tokens
 
 log = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,9 @@ class Recipe:
     warmup: float = 0.1
     weight_decay: float = 0.01
     seed: int = 0
+    #: Self-distillation: peak of the backbone's own learning rate; 0 freezes it, and with it the
+    #: last classifier, as in the paper.
+    backbone_learning_rate: float = 0.0
     #: Fine-tuning: all branches learn from the labels, not only the last one.
     joint: bool = False
     #: Self-distillation: what logits are divided by before they are compared.
@@ -80,10 +90,12 @@ class Examples:
 
 
 class TokenDataset(Dataset[dict[str, Any]]):
-    """Tokenized rows, and their labels where there are any."""
+    """Tokenized rows, their labels where there are any, and a teacher's logits (n, N)."""
 
-    def __init__(self, tokens: Tokens, labels: list[int] | None) -> None:
-        self.tokens, self.labels = tokens, labels
+    def __init__(
+        self, tokens: Tokens, labels: list[int] | None, answers: Array | None = None
+    ) -> None:
+        self.tokens, self.labels, self.answers = tokens, labels, answers
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -95,7 +107,14 @@ class TokenDataset(Dataset[dict[str, Any]]):
             item["token_type_ids"] = self.tokens.types[span].tolist()
         if self.labels is not None:
             item["labels"] = self.labels[row]
+        if self.answers is not None:
+            item["answers"] = self.answers[row].tolist()
         return item
+
+
+def trains_in_bf16() -> bool:
+    """Whether this machine multiplies bf16 in hardware: on a GPU, or a CPU with AMX."""
+    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def finetune(
@@ -111,7 +130,10 @@ def finetune(
     """
     if not recipe.joint:
         model.freeze_students()
-    _run(_FinetuneTrainer, model, tokenizer, train, dev, recipe, "fine-tune")
+    rows, more = train.tokenize(tokenizer, model.config.max_length), None
+    if dev is not None:
+        more = dev.tokenize(tokenizer, model.config.max_length)
+    _run(_FinetuneTrainer, model, tokenizer, rows, more, recipe, "fine-tune")
 
 
 def self_distil(
@@ -122,51 +144,87 @@ def self_distil(
 ) -> None:
     """Train all branches but the last on the last one's answers, in place.
 
-    Labels are used only if the recipe gives them a weight.
+    With a learning rate for the backbone, it and the last branch learn as well, from the answers
+    they have given before. Labels are used only if the recipe gives them a weight.
     """
-    model.freeze_teacher()
+    rows = texts.tokenize(tokenizer, model.config.max_length)
     if not recipe.hard_labels:
-        texts = Examples(texts.texts, texts.pairs)
-    _run(_DistilTrainer, model, tokenizer, texts, None, recipe, "self-distil")
+        rows.labels = None
+    if recipe.backbone_learning_rate:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if trains_in_bf16() else torch.float32
+        rows.answers = Engine(copy.deepcopy(model), device, dtype).full_depth(rows.tokens)
+        model.requires_grad_(True)
+    else:
+        model.freeze_teacher()
+    _run(_DistilTrainer, model, tokenizer, rows, None, recipe, "self-distil")
 
 
 def distillation_loss(
-    layer_logits: torch.Tensor,
+    students: torch.Tensor,
+    teacher: torch.Tensor,
     labels: torch.Tensor | None = None,
     temperature: float = 1.0,
     hard_labels: float = 0.0,
 ) -> torch.Tensor:
-    """Sum over students of KL(teacher || student), mean over rows: (L, B, N) to a scalar.
+    """Sum over students of KL(teacher || student), mean over rows: a scalar.
 
-    Liu et al. 2020, equation 6. Equation 5 prints the other direction of the divergence; this is
-    the one the authors' code computes. The teacher, the last layer, gets no gradient. With a
-    temperature T both sides are softened and the divergence is multiplied by T^2, and with a weight
-    of `hard_labels` the cross entropy of `labels` (B,) joins in (Hinton et al. 2015, section 2);
-    rows without a label have -100.
+    `students` (S, B, N) and `teacher` (B, N) are logits. Liu et al. 2020, equation 6. Equation 5
+    prints the other direction of the divergence; this is the one the authors' code computes. The
+    teacher gets no gradient. With a temperature T both sides are softened and the divergence is
+    multiplied by T^2, and with a weight of `hard_labels` the cross entropy of `labels` (B,) joins
+    in (Hinton et al. 2015, section 2); rows without a label have -100.
     """
-    teacher = (layer_logits[-1].detach() / temperature).log_softmax(-1)  # (B, N)
-    students = (layer_logits[:-1] / temperature).log_softmax(-1)  # (L - 1, B, N)
+    wanted = (teacher.detach() / temperature).log_softmax(-1)  # (B, N)
+    given = (students / temperature).log_softmax(-1)  # (S, B, N)
     divergence = (
-        nn.functional.kl_div(
-            students, teacher.expand_as(students), reduction="none", log_target=True
-        ).sum(-1)
+        nn.functional.kl_div(given, wanted.expand_as(given), reduction="none", log_target=True).sum(
+            -1
+        )
         * temperature**2
-    )  # (L - 1, B)
+    )  # (S, B)
     if labels is not None and hard_labels:
         known = labels != NO_LABEL
-        wanted = labels.expand(len(students), -1)  # (L - 1, B)
         surprise = nn.functional.cross_entropy(
-            layer_logits[:-1].transpose(1, 2), wanted, reduction="none", ignore_index=NO_LABEL
-        )
+            students.transpose(1, 2),
+            labels.expand(len(students), -1),
+            reduction="none",
+            ignore_index=NO_LABEL,
+        )  # (S, B)
         weight = hard_labels * known.to(divergence.dtype)
         divergence = (1 - weight) * divergence + weight * surprise
     return divergence.mean(-1).sum()
 
 
-class _FinetuneTrainer(Trainer):
-    """Cross entropy of the last classifier, or the sum of all."""
+class _StepTrainer(Trainer):
+    """What both steps share."""
 
     recipe: Recipe
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's own AdamW, but with a learning rate for the backbone."""
+        if self.optimizer is None:
+            assert self.model is not None
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            for name, values in self.model.named_parameters():
+                if values.requires_grad:
+                    key = name.startswith("backbone."), values.ndim > 1
+                    groups.setdefault(key, []).append(values)
+            recipe = self.recipe
+            backbones = recipe.backbone_learning_rate or recipe.learning_rate
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {
+                        "params": values,
+                        "lr": backbones if backbone else recipe.learning_rate,
+                        # Not of biases and normalisations.
+                        "weight_decay": recipe.weight_decay if matrix else 0.0,
+                    }
+                    for (backbone, matrix), values in groups.items()
+                ],
+                fused=True,
+            )
+        return self.optimizer
 
     def compute_loss(
         self,
@@ -175,6 +233,18 @@ class _FinetuneTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        loss, outputs = self.loss_of(model, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """The loss of a batch, and the model's outputs."""
+        raise NotImplementedError
+
+
+class _FinetuneTrainer(_StepTrainer):
+    """Cross entropy of the last classifier, or the sum of all."""
+
+    def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
         outputs = model(**inputs, all_layers=self.recipe.joint and model.training)
         loss = outputs.loss
         if outputs.layer_logits is not None:
@@ -182,26 +252,21 @@ class _FinetuneTrainer(Trainer):
             labels = inputs["labels"].expand(len(every), -1)
             loss = len(every) * nn.functional.cross_entropy(every.flatten(0, 1), labels.flatten())
             outputs.layer_logits = None  # gathered along the wrong dimension otherwise
-        return (loss, outputs) if return_outputs else loss
+        return loss, outputs
 
 
-class _DistilTrainer(Trainer):
-    recipe: Recipe
+class _DistilTrainer(_StepTrainer):
+    """Divergence of the branches from the last one, or of all of them from its old answers."""
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        labels = inputs.pop("labels", None)
+    def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        labels, teacher = inputs.pop("labels", None), inputs.pop("answers", None)
         outputs = model(**inputs, all_layers=True)
+        students = outputs.layer_logits  # (L, B, N)
+        if teacher is None:
+            students, teacher = students[:-1], students[-1]
         recipe = self.recipe
-        loss = distillation_loss(
-            outputs.layer_logits, labels, recipe.temperature, recipe.hard_labels
-        )
-        return (loss, outputs) if return_outputs else loss
+        loss = distillation_loss(students, teacher, labels, recipe.temperature, recipe.hard_labels)
+        return loss, outputs
 
 
 class _Progress(TrainerCallback):
@@ -231,12 +296,11 @@ def _run(
     trainer_class: type[_FinetuneTrainer] | type[_DistilTrainer],
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
-    train: Examples,
-    dev: Examples | None,
+    train: TokenDataset,
+    dev: TokenDataset | None,
     recipe: Recipe,
     step: str,
 ) -> None:
-    max_length = model.config.max_length
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -248,7 +312,8 @@ def _run(
             weight_decay=recipe.weight_decay,
             seed=recipe.seed,
             train_sampling_strategy="group_by_length",
-            bf16=torch.cuda.is_available(),
+            bf16=trains_in_bf16(),
+            use_cpu=not torch.cuda.is_available(),
             logging_steps=0.1,  # ten lines a step
             eval_strategy="epoch" if dev else "no",
             save_strategy="best" if dev else "no",
@@ -266,9 +331,9 @@ def _run(
         trainer = trainer_class(
             model=model,
             args=arguments,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            train_dataset=train.tokenize(tokenizer, max_length),
-            eval_dataset=dev.tokenize(tokenizer, max_length) if dev else None,
+            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+            train_dataset=train,
+            eval_dataset=dev,
             compute_metrics=_accuracy if dev else None,
             callbacks=[_Progress(step)],
         )

@@ -1,6 +1,7 @@
 """A real one-node Ray cluster with its job server, for tests of `ray job submit`."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -44,8 +45,9 @@ def free_port() -> int:
 def running_head(**environment: str) -> Iterator[Head]:
     """A head node with four logical CPUs; jobs see `environment` as well."""
     dashboard = free_port()
-    # With a token only whoever can read this user's ~/.ray/auth_token may submit.
-    environment = os.environ | {"RAY_AUTH_MODE": "token"} | environment
+    # Only who has the token may submit.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = os.environ | token | environment
     environment["PATH"] = f"{BIN}:{environment['PATH']}"
     environment.pop("RAY_ADDRESS", None)
     command = [

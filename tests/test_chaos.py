@@ -170,14 +170,15 @@ def test_the_reader_sees_what_must_not_be(tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    ("store", "kills"),
-    [("local", {"driver": 1, "replica": 1, "worker": 1, "raylet": 1}), ("swift", {})],
-)
-def test_chaos_in_short(store, kills, tmp_path):
+def test_chaos_in_short(tmp_path):
+    """A replica and the raylet killed, the store behind the fault proxy all the while.
+
+    The driver is killed in test_label.py, and all of them hundreds of times in the long version.
+    """
+    kills = {"replica": 1, "raylet": 1}
     numbers = ",".join(f"{kind}={n}" for kind, n in kills.items())
-    command = [sys.executable, str(PROGRAM), "--store", store, "--kills", numbers]
-    options = ["--corpus-rows", "250", "--work", str(tmp_path / "work")]
+    command = [sys.executable, str(PROGRAM), "--store", "swift", "--kills", numbers]
+    options = ["--corpus-rows", "500", "--work", str(tmp_path / "work")]
     result = tmp_path / "result.json"
     done = subprocess.run(
         [*command, *options, "--output", str(result)], capture_output=True, text=True, timeout=500
@@ -190,5 +191,4 @@ def test_chaos_in_short(store, kills, tmp_path):
     assert not found["findings"]
     assert found["rows_quarantined"] == 0
     assert found["files_read"] >= found["passes"] * found["corpus"]["slices"]
-    if store == "swift":
-        assert sum(n for kind, n in found["proxy"].items() if kind != "connections") > 0
+    assert sum(n for kind, n in found["proxy"].items() if kind != "connections") > 0

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_demo(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    shorter = "DEMO_TRAINING=--epochs 1 --distil-epochs 1"
+    shorter = "DEMO_TRAINING=--epochs 0.5 --distil-epochs 1"
     command = ["make", "demo", f"DEMO={tmp_path}", shorter]
     result = subprocess.run(
         command,
@@ -41,7 +40,3 @@ def test_demo(tmp_path):
     tables = sorted((tmp_path / "labels" / "table").rglob("*.parquet"))
     ids = [i for t in tables for i in pq.read_table(t, partitioning=None)["id"].to_pylist()]
     assert ids == list(range(1200)) * 3
-    # Again: nothing is trained, nothing is labelled.
-    started = time.monotonic()
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
-    assert time.monotonic() - started < 60

@@ -34,7 +34,7 @@ def test_distillation_loss_is_equation_6():
         for row in range(2):
             pairs = zip(p[-1][row], p[student][row], strict=True)
             total += sum(teacher * math.log(teacher / own) for teacher, own in pairs) / 2
-    assert distillation_loss(logits).item() == pytest.approx(total, abs=1e-12)
+    assert distillation_loss(logits[:-1], logits[-1]).item() == pytest.approx(total, abs=1e-12)
 
 
 def test_temperature_and_labels_by_hand():
@@ -50,8 +50,8 @@ def test_temperature_and_labels_by_hand():
                 own = logits[student, row].softmax(-1)[labels[row]].item()
                 loss = 0.7 * loss - 0.3 * math.log(own)
             total += loss / 2
-    found = distillation_loss(logits, labels, temperature=2.5, hard_labels=0.3).item()
-    assert found == pytest.approx(total, abs=1e-12)
+    found = distillation_loss(logits[:-1], logits[-1], labels, temperature=2.5, hard_labels=0.3)
+    assert found.item() == pytest.approx(total, abs=1e-12)
 
 
 def test_joint_fine_tuning_teaches_every_layer(tmp_path):
@@ -78,7 +78,7 @@ def test_labels_teach_students_that_the_teacher_would_mislead(tmp_path):
 
 def test_the_teacher_gets_no_gradient():
     logits = torch.randn(3, 2, 4, requires_grad=True)
-    distillation_loss(logits).backward()
+    distillation_loss(logits[:-1], logits[-1]).backward()
     assert logits.grad is not None
     assert logits.grad[-1].abs().sum() == 0
     assert logits.grad[0].abs().sum() > 0
@@ -91,7 +91,8 @@ def test_self_distillation_moves_students_only_and_towards_the_teacher(tmp_path)
 
     def loss() -> float:
         with torch.no_grad():
-            return distillation_loss(model(**batch, all_layers=True).layer_logits).item()
+            logits = model(**batch, all_layers=True).layer_logits
+            return distillation_loss(logits[:-1], logits[-1]).item()
 
     loss_before = loss()
     self_distil(model, tokenizer, Examples(random_texts(48, seed=1)), FAST)
@@ -101,6 +102,34 @@ def test_self_distillation_moves_students_only_and_towards_the_teacher(tmp_path)
         same = torch.equal(value, before[name])
         if "key.bias" not in name:  # softmax does not see a constant: its gradient is zero
             assert same != is_student, name
+
+
+def test_the_backbone_learns_to_be_read_early_and_keeps_its_answers(tmp_path):
+    """With a rate for the backbone, every layer learns what the model answered before."""
+    model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
+    data = examples()
+    finetune(model, tokenizer, data, dev=data, recipe=FAST)
+    frozen, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    batch = tokenizer(data.texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        teacher = model(**batch).logits
+    texts = Examples(data.texts)
+    self_distil(frozen, tokenizer, texts, replace(FAST, epochs=5))
+    self_distil(model, tokenizer, texts, replace(FAST, epochs=5, backbone_learning_rate=3e-3))
+
+    def losses(found) -> list[float]:
+        with torch.no_grad():
+            return [distillation_loss(layer[None], teacher).item()
+                    for layer in found(**batch, all_layers=True).layer_logits]  # fmt: skip
+
+    assert losses(frozen)[-1] < 1e-6
+    assert losses(model)[-1] < 0.1  # full depth means what it meant
+    assert losses(model)[0] < losses(frozen)[0]
+    moved = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert any(name.startswith("backbone.") for name in moved)
+    assert any(name.startswith(f"branches.{LAYERS - 1}.") for name in moved)
 
 
 def test_fine_tuning_learns_the_labels(tmp_path):

@@ -1,0 +1,204 @@
+"""The part of docs/results.md that lays out the paper's results again. Run tables.py."""
+
+from typing import Any
+
+from performance import FOLDER, load, table
+
+#: Liu et al. 2020, Table 2: accuracy of BERT-base; accuracy and speed-up of FastBERT at speeds 0.1,
+#: 0.5 and 0.8.
+PAPER = {
+    "chnsenticorp": (95.25, (95.25, 2.02), (92.00, 6.82), (89.75, 9.40)),
+    "douban_book_review": (86.88, (86.88, 1.60), (86.64, 4.21), (85.14, 7.23)),
+    "shopping_review": (96.84, (96.79, 4.45), (96.42, 8.65), (95.72, 10.04)),
+    "weibo_senti": (97.69, (97.71, 5.90), (97.72, 6.51), (97.69, 10.09)),
+    "thucnews10": (96.71, (96.71, 6.05), (95.64, 11.00), (94.97, 11.74)),
+    "ag_news": (94.47, (94.38, 3.62), (93.14, 10.33), (92.53, 11.72)),
+    "dbpedia14": (99.31, (99.28, 10.57), (99.05, 11.74), (99.04, 11.75)),
+}
+
+#: The sets, in the paper's order and then by name: what the tables call it, its language, and how
+#: its rows relate to the paper's.
+SETS = {
+    "chnsenticorp": ("ChnSentiCorp", "zh", "same"),
+    "douban_book_review": ("Book review", "zh", "same"),
+    "shopping_review": ("Shopping review", "zh", "same"),
+    "weibo_senti": ("Weibo", "zh", "subset, our split"),
+    "thucnews10": ("THUCNews", "zh", "same test, part of train"),
+    "ag_news": ("AG News", "en", "same test, part of train"),
+    "dbpedia14": ("DBpedia", "en", "subset"),
+    "amazon_full": ("Amazon, 5 stars", "en", "stand-in"),
+    "yahoo_2of10": ("Yahoo, 2 of 10 topics", "en", "stand-in"),
+    "yelp_full": ("Yelp, 5 stars", "en", "stand-in"),
+    "yelp_polarity_sent": ("Yelp polarity, sentences", "en", "stand-in"),
+    "banking77": ("Banking77", "en", "not in the paper"),
+    "goemotions": ("GoEmotions", "en", "not in the paper"),
+    "imdb": ("IMDb", "en", "not in the paper"),
+    "mrpc": ("MRPC, pairs", "en", "not in the paper"),
+    "sms_spam": ("SMS spam", "en", "not in the paper"),
+}
+
+
+def results(suffix: str = "") -> dict[str, dict[str, Any]]:
+    """What paper.py has found, by set, in the order of the tables."""
+    return {
+        name: load(f"paper/{name}{suffix}")
+        for name in SETS
+        if (FOLDER / "paper" / f"{name}{suffix}.json").exists()
+    }
+
+
+def cell(accuracy: float, speedup: float) -> str:
+    """Accuracy in per cent, and times fewer FLOPs."""
+    return f"{100 * accuracy:.2f} ({speedup:.2f}x)"
+
+
+def speed_of(result: dict[str, Any], speed: float) -> dict[str, Any]:
+    """The outcome at a speed."""
+    row: dict[str, Any] = next(row for row in result["speeds"] if row["speed"] == speed)
+    return row
+
+
+def table_two(found: dict[str, dict[str, Any]]) -> str:
+    """Accuracy and FLOPs: full depth, fixed depth, speeds, and the promised point."""
+    lines = []
+    for name, result in found.items():
+        title, _, relation = SETS[name]
+        fixed = {row["layers"]: row for row in result["fixed"]}
+        promise = result["promise"]
+        lines.append(
+            [title, relation, f"{result['train_rows']:,} / {result['rows']:,}",
+             len(result["classes"]), f"{result['full_flops_per_row'] / 1e6:,.0f}",
+             f"{100 * fixed[result['layers']]['accuracy']:.2f}",
+             *(cell(fixed[k]["accuracy"], fixed[k]["flops_speedup"]) for k in (3, 1)),
+             *(cell(row["accuracy"], row["flops_speedup"])
+               for row in (speed_of(result, speed) for speed in (0.1, 0.5, 0.8))),
+             f"**{promise['flops_speedup']:.2f}x** ({promise['realised_speedup']:.2f}x)"
+             if promise else "too few rows"]
+        )  # fmt: skip
+    names = [
+        "set", "its rows and the paper's", "train / test", "classes", "MFLOPs a row", "6 layers",
+        "3 layers", "1 layer", "speed 0.1", "speed 0.5", "speed 0.8", "1 % promise (clock)",
+    ]  # fmt: skip
+    return table(names, lines)
+
+
+def papers_table(found: dict[str, dict[str, Any]]) -> str:
+    """The paper's cells for the sets that are its own, beside ours at the same speed."""
+    lines = []
+    for name, (bert, *cells) in PAPER.items():
+        if name not in found:
+            continue
+        own = [speed_of(found[name], speed) for speed in (0.1, 0.5, 0.8)]
+        line = [SETS[name][0], SETS[name][2], f"{bert:.2f}"]
+        for (accuracy, speedup), row in zip(cells, own, strict=True):
+            line.append(f"{accuracy:.2f} ({speedup:.2f}x of 11.75x)")
+            line.append(cell(row["accuracy"], row["flops_speedup"]) + " of 5.86x")
+        lines.append(line)
+    names = ["set", "rows", "BERT-base"]
+    for speed in (0.1, 0.5, 0.8):
+        names += [f"paper, {speed}", f"ours, {speed}"]
+    return table(names, lines)
+
+
+def shape_of_table_two(found: dict[str, dict[str, Any]]) -> str:
+    """What holds in the paper's table, and whether it does here."""
+    losses = {
+        name: 100 * (result["fixed"][-1]["accuracy"] - speed_of(result, 0.1)["accuracy"])
+        for name, result in found.items()
+    }
+    worst = max(losses, key=lambda name: losses[name])
+    rising = [
+        name for name, result in found.items()
+        if all(a["flops_speedup"] <= b["flops_speedup"]
+               for a, b in zip(result["speeds"], result["speeds"][1:], strict=False))
+    ]  # fmt: skip
+    within = sum(loss <= 0.3 for loss in losses.values())
+    return (
+        f"* At speed 0.1, accuracy is within 0.3 points of full depth on {within} of {len(found)} "
+        f"sets; the most is lost on {SETS[worst][0]}, {losses[worst]:.2f} points.\n"
+        f"* FLOPs fall with speed on {len(rising)} of {len(found)}."
+    )
+
+
+def promises_table(promises: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
+    """Times fewer FLOPs at the promised point, by criterion; the mean over all splits."""
+    sets = {name: promises["sets"][name] for name in found if name in promises["sets"]}
+    offers = [key for key, value in next(iter(sets.values())).items() if isinstance(value, dict)]
+    uniform = [offer for offer in offers if offer.endswith("uniform")]
+    shown = [*uniform, "entropy, per-layer", "auto"]
+
+    def times(result: dict[str, Any], offer: str) -> str:
+        speedup = result[offer]["mean_flops_speedup"]
+        return "–" if speedup is None else f"{speedup:.2f}x"
+
+    lines = [
+        [SETS[name][0], result["calibrated_on"], *(times(result, offer) for offer in shown)]
+        for name, result in sets.items()
+    ]
+    english = [result for name, result in sets.items() if SETS[name][1] == "en"]
+    means = []
+    for offer in shown:
+        known = [result[offer]["mean_flops_speedup"] for result in english]
+        known = [value for value in known if value is not None]
+        means.append(f"**{sum(known) / len(known):.2f}x**")
+    lines.append(["**mean of the English sets**", "", *means])
+    return table(["set", "calibrated on", *(o.replace(", uniform", "") for o in shown)], lines)
+
+
+def coverage_table(promises: dict[str, Any]) -> str:
+    """How many promises were broken, by criterion and shape, over all sets."""
+    sets = list(promises["sets"].values())
+    offers = [key for key, value in sets[0].items() if isinstance(value, dict)]
+    lines = []
+    for offer in offers:
+        made = [s[offer] for s in sets if s[offer]["promises"]]
+        total, broken = sum(r["promises"] for r in made), sum(r["broken"] for r in made)
+        worst = max(r["share_broken"] for r in made)
+        lines.append(
+            [offer, len(made), f"{total:,}", broken, f"{broken / total:.2%}", f"{worst:.1%}"]
+        )
+    names = ["criterion, shape", "sets", "promises", "broken", "share", "worst set"]
+    return table(names, lines)
+
+
+def ablation_table(found: dict[str, dict[str, Any]]) -> str:
+    """Table 3: with and without self-distillation and adaptive inference."""
+    names = ["douban_book_review", "yelp_polarity_sent"]
+    joint = results(".joint")
+    lines = []
+    for title, runs in (("as shipped", found), ("no self-distillation", joint)):
+        for speed in (0.2, 0.7):
+            rows = [speed_of(runs[name], speed) for name in names]
+            lines.append(
+                [f"{title}, speed {speed}"]
+                + [cell(row["accuracy"], row["flops_speedup"]) for row in rows]
+            )
+    for layer in (3, 1):
+        rows = [found[name]["fixed"][layer - 1] for name in names]
+        lines.append(
+            [f"no adaptive inference, layer {layer} of 6"]
+            + [cell(row["accuracy"], row["flops_speedup"]) for row in rows]
+        )
+    return table(["", *(SETS[name][0] for name in names)], lines)
+
+
+def recipes_tables(found: dict[str, Any]) -> str:
+    """Ways to train, on the sets they were compared on: a table each."""
+    parts = []
+    for name, result in found["sets"].items():
+        lines = []
+        for title, outcome in result["recipes"].items():
+            times = outcome["flops_speedup"]
+            accuracy = outcome["accuracy"]
+            lines.append(
+                [title, f"{100 * accuracy[-1]:.2f}", f"{100 * accuracy[0]:.2f}",
+                 f"{100 * outcome['agreement'][0]:.2f}",
+                 *(f"{times[criterion]:.2f}x" for criterion in times), f"{outcome['seconds']} s"]
+            )  # fmt: skip
+        criteria = next(iter(result["recipes"].values()))["flops_speedup"]
+        names = ["recipe", "6 layers", "1 layer", "1 layer agrees", *criteria, "training"]
+        parts.append(
+            f"**{SETS[name][0]}**, {result['classes']} classes, {result['train_rows']:,} rows to "
+            f"train on, {result['test_rows']:,} to test\n\n{table(names, lines)}"
+        )
+    return "\n\n".join(parts)

@@ -21,7 +21,12 @@ from pipelines.evaluate import evaluate
 from pipelines.settings import EvaluateSettings, TrainSettings
 from pipelines.train import train
 
-TRAINING = {"epochs": 1.0, "learning_rate": 5e-5, "distil_epochs": 3.0}
+TRAINING = {
+    "epochs": 1.0,
+    "learning_rate": 5e-5,
+    "distil_epochs": 3.0,
+    "backbone_learning_rate": 0.0,
+}
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)
 
 

@@ -20,6 +20,8 @@ matplotlib.rcParams.update(
 )
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+#: The set of figures 4 and 5.
+CLOSE_UP = "ag_news"
 #: Speeds whose exit layers are shown, as in figure 5.
 EXIT_SPEEDS = (0.8, 0.5, 0.3)
 

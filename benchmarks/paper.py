@@ -52,6 +52,7 @@ DEFAULT_EPOCHS, LEARNING_RATE = 2, 5e-5
 #: Ways to train, by name: further options of jobs/train.py.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {"distil_epochs": 3.0},
+    "paper": {"distil_epochs": 3.0, "distil_learning_rate": 2e-4, "backbone_learning_rate": 0.0},
     "joint": {"joint": True, "distil_epochs": 0.0},
 }
 PAIRS = {"mrpc"}
@@ -126,7 +127,6 @@ def promised_point(
     judge = outputs.take(rest)
     exits = exit_layers(judge.uncertainties(), np.array(chosen.thresholds))
     labels = judge.labels[exits - 1, np.arange(len(rest))]
-    flops = cost.row_flops(judge.lengths, exits).sum()
     point = OperatingPoint("promise", chosen.thresholds)
     timed = tokens.take(rest[:TIMED_ROWS])
     return {
@@ -136,7 +136,7 @@ def promised_point(
         "disagreement": float((labels != judge.labels[-1]).mean()),
         "accuracy": float((labels == truth[rest]).mean()),
         "accuracy_at_full_depth": float((judge.labels[-1] == truth[rest]).mean()),
-        "flops_speedup": float(cost.full_flops(judge.lengths).sum() / flops),
+        "flops_speedup": cost.speedup(judge.lengths, exits),
         "timed_rows": len(timed),
         "realised_speedup": round(realised_speedups(engine, timed, [point])[0], 3),
     }

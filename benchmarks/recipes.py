@@ -61,7 +61,6 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
     tokens = Tokenizer(tokenizer)(test.texts, None, model.config.max_length)
     outputs, cost = layer_outputs(Engine(model), tokens), CostModel.of(model.config)
     fails = outputs.labels != outputs.labels[-1]
-    full = cost.full_flops(outputs.lengths).sum()
 
     def speedup(criterion: str) -> float:
         path = uniform_path(outputs, criterion)
@@ -70,7 +69,7 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
             breaking_steps(outputs, fails, path), allowed, len(path.thresholds) - 1
         )
         exits = exit_layers(outputs.uncertainties(criterion), path.thresholds[step])
-        return float(full / cost.row_flops(outputs.lengths, exits).sum())
+        return cost.speedup(outputs.lengths, exits)
 
     return {
         "accuracy": [float(share) for share in (outputs.labels == test.labels).mean(1)],

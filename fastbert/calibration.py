@@ -236,11 +236,10 @@ def reach_speedup(
     """The slowest common threshold whose FLOPs speed-up on these rows is at least `speedup`."""
     path = uniform_path(outputs, criterion)
     uncertainties = outputs.uncertainties(criterion)
-    full = cost.full_flops(outputs.lengths).sum()
 
     def fast_enough(step: int) -> bool:
         exits = exit_layers(uncertainties, path.thresholds[step])
-        return bool(full / cost.row_flops(outputs.lengths, exits).sum() >= speedup)
+        return cost.speedup(outputs.lengths, exits) >= speedup
 
     step = bisect_right(range(len(path.thresholds)), False, key=fast_enough)
     if step == len(path.thresholds):
@@ -287,7 +286,6 @@ def _choice(
     layers, rows = outputs.labels.shape
     exits = exit_layers(outputs.uncertainties(path.criterion), path.thresholds[step])
     broken = int((steps <= step).sum())
-    flops = cost.row_flops(outputs.lengths, exits).sum()
     return Choice(
         criterion=path.criterion,
         thresholds=path.thresholds[step].tolist(),
@@ -295,5 +293,5 @@ def _choice(
         broken=broken,
         bound=upper_bound(broken, rows, confidence),
         exits=np.bincount(exits, minlength=layers + 1)[1:].tolist(),
-        flops_speedup=float(cost.full_flops(outputs.lengths).sum() / flops),
+        flops_speedup=cost.speedup(outputs.lengths, exits),
     )

@@ -97,14 +97,13 @@ def outcome(
     thresholds = np.broadcast_to(thresholds, layers - 1)
     exits = exit_layers(outputs.uncertainties(criterion), thresholds)
     labels = outputs.labels[exits - 1, np.arange(rows)]
-    flops = int(cost.row_flops(outputs.lengths, exits).sum())
     return Outcome(
         accuracy=None if truth is None else float((labels == truth).mean()),
         agreement=float((labels == outputs.labels[-1]).mean()),
         mean_layers=float(exits.mean()),
         exits=np.bincount(exits, minlength=layers + 1)[1:].tolist(),
-        flops=flops,
-        flops_speedup=float(cost.full_flops(outputs.lengths).sum() / flops),
+        flops=int(cost.row_flops(outputs.lengths, exits).sum()),
+        flops_speedup=cost.speedup(outputs.lengths, exits),
     )
 
 

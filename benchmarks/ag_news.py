@@ -25,7 +25,7 @@ TRAINING = {
     "epochs": 1.0,
     "learning_rate": 5e-5,
     "distil_epochs": 3.0,
-    "backbone_learning_rate": 0.0,
+    "distil_learning_rate": 2e-4,
 }
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)
 

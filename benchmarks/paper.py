@@ -51,8 +51,8 @@ EPOCHS = {"ag_news": 1, "banking77": 8, "imdb": 1, "mrpc": 4, "sms_spam": 4, "ya
 DEFAULT_EPOCHS, LEARNING_RATE = 2, 5e-5
 #: Ways to train, by name: further options of jobs/train.py.
 RECIPES: dict[str, dict[str, Any]] = {
-    "default": {"distil_epochs": 3.0},
-    "paper": {"distil_epochs": 3.0, "distil_learning_rate": 2e-4, "backbone_learning_rate": 0.0},
+    "default": {},
+    "paper": {"distil_learning_rate": 2e-4},
     "joint": {"joint": True, "distil_epochs": 0.0},
 }
 PAIRS = {"mrpc"}

@@ -25,11 +25,6 @@ def _check_positive(settings: Any, *names: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
 
 
-def _check_backbone_rate(rate: float) -> None:
-    if rate < 0:
-        raise InputError(f"--backbone-learning-rate is {rate}, expected 0 or more")
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """`jobs/train.py`."""
@@ -50,9 +45,8 @@ class TrainSettings:
     epochs: float = setting("Passes over the data when fine-tuning.", 3.0)
     learning_rate: float = setting("Peak learning rate when fine-tuning.", 2e-5)
     distil_epochs: float = setting("Passes over the data when self-distilling; may be 0.", 5.0)
-    distil_learning_rate: float = setting("Peak learning rate when self-distilling.", 2e-4)
-    backbone_learning_rate: float = setting(
-        "That of the backbone when self-distilling; 0 freezes it, as in the paper.", 5e-5
+    distil_learning_rate: float = setting(
+        "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
     )
     joint: bool = setting("Let all branches learn from the labels when fine-tuning.", False)
     temperature: float = setting("Softens answers before students are compared with them.", 1.0)
@@ -70,7 +64,6 @@ class TrainSettings:
             raise InputError(f"--distil-epochs is {self.distil_epochs}, expected 0 or more")
         if not self.distil_epochs and not self.joint:
             raise InputError("--distil-epochs 0 leaves branches untrained; pass --joint as well")
-        _check_backbone_rate(self.backbone_learning_rate)
         if not 0 <= self.hard_labels <= 1:
             raise InputError(f"--hard-labels is {self.hard_labels}, expected a number from 0 to 1")
 
@@ -86,10 +79,7 @@ class DistilSettings:
     pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
     max_length: int = setting("Longest input in tokens, special tokens included.", 128)
     distil_epochs: float = setting("Passes over the corpus.", 5.0)
-    distil_learning_rate: float = setting("Peak learning rate.", 2e-4)
-    backbone_learning_rate: float = setting(
-        "That of the backbone; 0 freezes it, and full depth answers as the teacher does.", 0.0
-    )
+    distil_learning_rate: float = setting("Peak learning rate.", 1e-3)
     temperature: float = setting("Softens answers before students are compared with them.", 1.0)
     batch_size: int = setting("Rows per optimizer step and worker.", 32)
     workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
@@ -98,7 +88,6 @@ class DistilSettings:
     def __post_init__(self) -> None:
         _check_positive(self, "distil_epochs", "distil_learning_rate", "batch_size", "workers")
         _check_positive(self, "temperature")
-        _check_backbone_rate(self.backbone_learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,6 @@ def _distillation(settings: TrainSettings | DistilSettings) -> Recipe:
         learning_rate=settings.distil_learning_rate,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        backbone_learning_rate=settings.backbone_learning_rate,
         temperature=settings.temperature,
     )
 

@@ -104,34 +104,6 @@ def test_self_distillation_moves_students_only_and_towards_the_teacher(tmp_path)
             assert same != is_student, name
 
 
-def test_the_backbone_learns_to_be_read_early_and_keeps_its_answers(tmp_path):
-    """With a rate for the backbone, every layer learns what the model answered before."""
-    model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
-    data = examples()
-    finetune(model, tokenizer, data, dev=data, recipe=FAST)
-    frozen, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
-    batch = tokenizer(data.texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        teacher = model(**batch).logits
-    texts = Examples(data.texts)
-    self_distil(frozen, tokenizer, texts, replace(FAST, epochs=5))
-    self_distil(model, tokenizer, texts, replace(FAST, epochs=5, backbone_learning_rate=3e-3))
-
-    def losses(found) -> list[float]:
-        with torch.no_grad():
-            return [distillation_loss(layer[None], teacher).item()
-                    for layer in found(**batch, all_layers=True).layer_logits]  # fmt: skip
-
-    assert losses(frozen)[-1] < 1e-6
-    assert losses(model)[-1] < 0.1  # full depth means what it meant
-    assert losses(model)[0] < losses(frozen)[0]
-    moved = {
-        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
-    }
-    assert any(name.startswith("backbone.") for name in moved)
-    assert any(name.startswith(f"branches.{LAYERS - 1}.") for name in moved)
-
-
 def test_fine_tuning_learns_the_labels(tmp_path):
     model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
     before = copy.deepcopy(model.state_dict())

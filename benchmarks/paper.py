@@ -58,7 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 PAIRS = {"mrpc"}
 SPEEDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BINS = 10
-#: Rows that are looked at, the first ones: IMDb has 25,000 to test on.
+#: Rows that are looked at, drawn at random where there are more: IMDb has 25,000 to test on.
 MOST_TEST_ROWS, MOST_DEV_ROWS = 10_000, 5_000
 TIMED_ROWS = 1_000
 PROMISE = Promise(0.01, 0.95)
@@ -112,10 +112,7 @@ def certainty_bins(outputs: LayerOutputs, truth: np.ndarray) -> list[list[list[f
 def promised_point(
     outputs: LayerOutputs, cost: CostModel, truth: np.ndarray, engine: Engine, tokens: Tokens
 ) -> dict[str, Any] | None:
-    """The point that half of the rows promise, on the other half; None if they are too few.
-
-    Of `outputs` and `tokens`, rows without `truth` are -1 there.
-    """
+    """The point that half of the rows promise, on the other half; None if they are too few."""
     order = np.random.default_rng(0).permutation(len(truth))
     sample, rest = order[: len(order) // 2], order[len(order) // 2 :]
     fails = outputs.labels != outputs.labels[-1]

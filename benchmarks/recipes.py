@@ -24,9 +24,9 @@ from measure import machine
 from transformers import AutoTokenizer, set_seed
 
 from fastbert.backbone import locate_backbone
-from fastbert.calibration import breaking_steps, furthest_step, uniform_path
+from fastbert.calibration import furthest_exits, uniform_path
 from fastbert.engine import Engine
-from fastbert.evaluation import exit_layers, layer_outputs
+from fastbert.evaluation import layer_outputs
 from fastbert.flops import CostModel
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import Tokenizer
@@ -58,12 +58,8 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
     fails = outputs.labels != outputs.labels[-1]
 
     def speedup(criterion: str) -> float:
-        path = uniform_path(outputs, criterion)
         allowed = math.floor(SHARE * len(test))
-        step = furthest_step(
-            breaking_steps(outputs, fails, path), allowed, len(path.thresholds) - 1
-        )
-        exits = exit_layers(outputs.uncertainties(criterion), path.thresholds[step])
+        exits = furthest_exits(outputs, fails, uniform_path(outputs, criterion), allowed)
         return cost.speedup(outputs.lengths, exits)
 
     return {

@@ -182,6 +182,13 @@ def furthest_step(steps: Array, allowed: int, last: int) -> int:
     return min(int(np.partition(steps, allowed)[allowed]) - 1, last)
 
 
+def furthest_exits(outputs: LayerOutputs, fails: Array, path: Path, allowed: int) -> Array:
+    """Exit layers (n,) at the last step of a path at which at most `allowed` rows are broken."""
+    last = len(path.thresholds) - 1
+    step = furthest_step(breaking_steps(outputs, fails, path), allowed, last)
+    return exit_layers(outputs.uncertainties(path.criterion), path.thresholds[step])
+
+
 @dataclass(frozen=True)
 class Choice:
     """Thresholds, and what the rows that prove them say."""
@@ -266,10 +273,8 @@ def _best_path(
         total = 0.0
         for rows, others in ((halves[0], halves[1]), (halves[1], halves[0])):
             path, judge = learn(rows, criterion, shape), outputs.take(others)
-            steps = breaking_steps(judge, fails[:, others], path)
             allowed = math.floor(promise.share * len(others))
-            step = furthest_step(steps, allowed, len(path.thresholds) - 1)
-            exits = exit_layers(judge.uncertainties(criterion), path.thresholds[step])
+            exits = furthest_exits(judge, fails[:, others], path, allowed)
             total += cost.row_flops(judge.lengths, exits).sum()
         return total
 

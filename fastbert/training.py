@@ -9,6 +9,7 @@ to do for a classifier that exists already.
 
 import logging
 import tempfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,10 +118,10 @@ def finetune(
     """
     if not recipe.joint:
         model.freeze_students()
-    rows, more = train.tokenize(tokenizer, model.config.max_length), None
-    if dev is not None:
-        more = dev.tokenize(tokenizer, model.config.max_length)
-    _run(_FinetuneTrainer, model, tokenizer, rows, more, recipe, "fine-tune")
+    length = model.config.max_length
+    rows = train.tokenize(tokenizer, length)
+    judges = dev.tokenize(tokenizer, length) if dev else None
+    _run(_FinetuneTrainer, model, tokenizer, rows, judges, recipe, "fine-tune")
 
 
 def self_distil(
@@ -176,7 +177,7 @@ def distillation_loss(
     return divergence.mean(-1).sum()
 
 
-class _StepTrainer(Trainer):
+class _StepTrainer(Trainer, ABC):
     """What both steps share."""
 
     recipe: Recipe
@@ -191,9 +192,9 @@ class _StepTrainer(Trainer):
         loss, outputs = self.loss_of(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
+    @abstractmethod
     def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """The loss of a batch, and the model's outputs."""
-        raise NotImplementedError
 
 
 class _FinetuneTrainer(_StepTrainer):
@@ -216,10 +217,9 @@ class _DistilTrainer(_StepTrainer):
     def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
         labels = inputs.pop("labels", None)
         outputs = model(**inputs, all_layers=True)
-        *students, teacher = outputs.layer_logits  # (B, N) each
-        recipe = self.recipe
+        logits, recipe = outputs.layer_logits, self.recipe  # (L, B, N)
         loss = distillation_loss(
-            torch.stack(students), teacher, labels, recipe.temperature, recipe.hard_labels
+            logits[:-1], logits[-1], labels, recipe.temperature, recipe.hard_labels
         )
         return loss, outputs
 

@@ -169,7 +169,7 @@ Times fewer FLOPs on the rows that the promise is about, the mean over {promises
 
 {paper_results.promises_table(promises, found)}
 
-### Are promises kept?
+{without_section(found)}### Are promises kept?
 
 Each of the {promises["splits"]} splits makes a promise at 95 % confidence and looks at the other rows. At most one in twenty may be broken.
 
@@ -178,6 +178,25 @@ Each of the {promises["splits"]} splits makes a promise at 95 % confidence and l
 ```
 {promises["program"]}
 ```"""
+
+
+def without_section(found: dict) -> str:
+    """Table 3, once the sets it needs are trained without self-distillation, too."""
+    joint = paper_results.results(".joint")
+    if not set(paper_results.ABLATED) <= joint.keys():
+        return ""
+    commands = "\n".join(joint[name]["command"] for name in paper_results.ABLATED)
+    return f"""## What each part is worth: the paper's Table 3
+
+Accuracy in per cent (times fewer FLOPs). *No self-distillation*: all branches learn from the labels along with the backbone.
+
+{paper_results.ablation_table(found, joint)}
+
+```
+{commands}
+```
+
+"""
 
 
 def training_section() -> str:

@@ -1,7 +1,7 @@
 """What a labelled output holds and what it cost: exit layers, labels and runs.
 
-With --sql, any query over the views labels (all columns of table/), exits (statistics per slice
-and exit layer), slices (the ledger) and runs.
+With --sql, any query over the views rows (all columns of table/), slices (one row per file of the
+table), exits (statistics per commit and exit layer) and runs.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ main = command(
     ReportSettings,
     run,
     "  python jobs/report.py --output s3://corpus/labels \\\n"
-    '      --sql "select label, avg(exit_layer) from labels group by label"',
+    '      --sql "select label, avg(exit_layer) from rows group by label"',
 )
 
 if __name__ == "__main__":

@@ -1,82 +1,244 @@
-"""Questions about a labelled output, as SQL over its Parquet and JSON with DuckDB."""
+"""Questions about a labelled output, as SQL over its Parquet with DuckDB.
+
+    analytics = pipelines.analytics.open("s3://corpus/labels")
+    analytics.query("select label, avg(exit_layer) from rows group by label")
+
+Of the views, `rows` is the labelled table itself, and scans it; the others come from statistics, a
+few hundred bytes per slice. Each is made when a query first names it, so a table of a billion rows
+costs nothing until it is asked for.
+"""
 
 import json
-from dataclasses import fields
+import re
+from pathlib import PurePosixPath
 from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from pipelines.ledger import STATISTICS, Record
+from fastbert.filesystem import open_url, shown
+from pipelines.ledger import STATISTICS, Ledger, statistics
 from pipelines.storage import Storage
 
-EXITS = """
-    select exit_layer as layer, count(*) as rows,
-           round(100.0 * count(*) / sum(count(*)) over (), 1) as percent,
-           round(avg(score), 4) as mean_score, round(avg(uncertainty), 4) as mean_uncertainty,
-           round(avg(tokens), 1) as mean_tokens
-    from labels where error is null group by exit_layer order by exit_layer
+#: What a run's summary says, as columns of `runs`; null where a summary is of an earlier version.
+RUNS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("started_at", pa.string()),
+        ("seconds", pa.float64()),
+        ("model", pa.string()),
+        ("checkpoint", pa.string()),
+        ("operating_point", pa.string()),
+        ("criterion", pa.string()),
+        ("thresholds", pa.list_(pa.float64())),
+        ("shards", pa.int64()),
+        ("slices_up_to_date", pa.int64()),
+        ("slices_labelled", pa.int64()),
+        ("slices_removed", pa.int64()),
+        ("quarantined_slices", pa.int64()),
+        ("retries", pa.int64()),
+        ("rows", pa.int64()),
+        ("error_rows", pa.int64()),
+        ("tokens", pa.int64()),
+        ("exits", pa.list_(pa.int64())),
+        ("labels", pa.map_(pa.string(), pa.int64())),
+        ("mean_exit_layer", pa.float64()),
+        ("flops", pa.int64()),
+        ("full_flops", pa.int64()),
+        ("flops_speedup", pa.float64()),
+        ("device_seconds", pa.float64()),
+        ("price", pa.float64()),
+        ("price_per_million_rows", pa.float64()),
+        ("audit_rows", pa.int64()),
+        ("audit_agreement", pa.float64()),
+        ("audit_interval", pa.list_(pa.float64())),
+        ("promised_agreement", pa.float64()),
+        ("exit_drift", pa.float64()),
+        ("exit_drift_p", pa.float64()),
+        ("alarms", pa.list_(pa.string())),
+        ("bad_shards", pa.map_(pa.string(), pa.string())),
+        ("exit_code", pa.int64()),
+    ]
+)
+
+#: Statistics of all commits there have ever been, with where their rows are.
+_HISTORY = """
+    create view history as
+    select * replace (committed_at::timestamp as committed_at),
+           format('table/{}.{:012d}.parquet', shard, first_row) as path
+    from ({sources})
 """
-LABELS = """
-    select label, count(*) as rows,
-           round(100.0 * count(*) / sum(count(*)) over (), 1) as percent,
-           round(avg(exit_layer), 2) as mean_layer, round(avg(score), 4) as mean_score
-    from labels where error is null group by label order by rows desc, label
+
+#: The commits whose rows the table holds now: of each slice that is there, the last.
+_CURRENT = """
+    create table newest as
+    select slice_id, max_by(run_id, committed_at) as run_id
+    from history semi join listing using (path) group by slice_id
 """
-ERRORS = """
-    select error, count(*) as rows from labels where error is not null
-    group by error order by rows desc, error limit 20
+
+_EXITS = """
+    create view exits as
+    select history.*, newest.run_id is not null as current
+    from history left join newest using (slice_id, run_id)
 """
-RUNS = """
-    select run_id, sum(slice_rows)::bigint as rows, sum(flops)::bigint as flops,
-           round(sum(slice_full_flops) / sum(flops), 2) as flops_speedup,
-           sum(slice_audit_rows)::bigint as audited,
-           round(100.0 * sum(slice_audit_agreements) / nullif(sum(slice_audit_rows), 0), 2)
-               as audit_agreement_percent,
-           round(sum(slice_device_seconds), 1) as device_seconds
-    from (select run_id, slice_id, sum(flops) as flops, any_value(columns(
-              ['slice_rows', 'slice_full_flops', 'slice_audit_rows', 'slice_audit_agreements',
-               'slice_device_seconds']))
-          from exits group by run_id, slice_id)
-    group by run_id order by run_id
+
+_SLICES = """
+    create view slices as
+    select slice_id, any_value(run_id) as run_id, any_value(shard) as shard,
+           any_value(first_row) as first_row, any_value(slice_rows) as rows,
+           coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
+           sum(tokens)::bigint as tokens,
+           list(rows order by exit_layer) filter (exit_layer is not null) as exits,
+           sum(exit_layer * rows) / nullif(sum(rows) filter (exit_layer is not null), 0)
+               as mean_exit_layer,
+           sum(flops)::bigint as flops, any_value(slice_full_flops) as full_flops,
+           any_value(slice_audit_rows) as audit_rows,
+           any_value(slice_audit_agreements) as audit_agreements,
+           any_value(slice_audit_flops) as audit_flops,
+           any_value(slice_read_seconds) as read_seconds,
+           any_value(slice_tokenize_seconds) as tokenize_seconds,
+           any_value(slice_device_seconds) as device_seconds,
+           any_value(slice_commit_seconds) as commit_seconds,
+           any_value(slice_retries) as retries, any_value(slice_quarantined) as quarantined,
+           any_value(device) as device, any_value(precision) as precision,
+           any_value(committed_at) as committed_at, any_value(path) as path
+    from exits where current group by slice_id
+"""
+
+#: Runs that are still at work, or were killed, have statistics at most.
+_RUNS = """
+    create view runs as
+    select * replace (started_at::timestamp as started_at), true as finished from summaries
+    union all by name
+    select run_id, min(committed_at) as started_at, false as finished,
+           count(distinct slice_id) as slices_labelled, sum(rows)::bigint as rows,
+           coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
+           sum(tokens)::bigint as tokens, sum(flops)::bigint as flops
+    from exits anti join summaries using (run_id) group by run_id
 """
 
 
 class Analytics:
-    """A DuckDB connection with the views labels, exits, slices and runs of one output."""
+    """A DuckDB connection with the views rows, slices, exits and runs of one output."""
 
     def __init__(self, output: str) -> None:
-        storage = Storage(output)
+        """Raises InputError if nothing is there."""
+        self.storage = Storage(output)
         self.connection = duckdb.connect()
         self.connection.execute("set enable_progress_bar = false")
-        if not isinstance(storage.fs, LocalFileSystem):
-            self.connection.register_filesystem(storage.fs)
-        root = storage.fs.unstrip_protocol(storage.root).removeprefix("file://")
-        if not storage.paths("table", ".parquet"):
-            raise InputError(f"no labels at '{output}'; expected the --output of jobs/label.py")
-        root = root.replace("'", "''")
-        self._view("labels", f"read_parquet('{root}/table/**/*.parquet', union_by_name=true)")
-        if storage.paths("stats", ".parquet"):
-            self._view("exits", f"read_parquet('{root}/stats/*.parquet', union_by_name=true)")
-        else:  # the first run is still at work, or was killed
-            self.connection.register("exits", STATISTICS.empty_table())
-        self._frame("slices", storage, "ledger/slices", [f.name for f in fields(Record)])
-        self._frame("runs", storage, "ledger/runs", ["run_id"])
+        self.connection.execute("set python_enable_replacements = false")
+        fs = self.storage.fs
+        if not isinstance(fs, LocalFileSystem):
+            self.connection.register_filesystem(fs)
+        self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
+        self.paths = sorted(self.storage.paths("table", ".parquet"))
+        if not self.paths:
+            raise InputError(
+                f"no labels at '{shown(output)}'; expected the --output of jobs/label.py"
+            )
+        self._made: set[str] = set()
 
     def query(self, sql: str) -> pd.DataFrame:
-        """The result of one query; InputError if it is not valid SQL on the views."""
+        """The result of one query; InputError if it is not valid SQL on the views.
+
+        Statements without a result, such as `create view`, give an empty frame.
+        """
+        frame: pd.DataFrame | None = self._run(sql, "df")
+        return pd.DataFrame() if frame is None else frame
+
+    def arrow(self, sql: str) -> pa.Table:
+        """The same as an Arrow table."""
+        table: pa.Table | None = self._run(sql, "to_arrow_table")
+        return pa.table({}) if table is None else table
+
+    def save(self, sql: str, target: str) -> int:
+        """Write the result to a file or URL ending in .csv, .json (a line per row) or .parquet.
+
+        Returns how many rows it has. Raises InputError as `query` does, and for other endings.
+        """
+        kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+        kind = kinds.get(PurePosixPath(target).suffix)
+        if kind is None:
+            raise InputError(f"'{shown(target)}' should end in one of {', '.join(kinds)}")
+        fs, path = open_url(target)
+        if not isinstance(fs, LocalFileSystem):
+            self.connection.register_filesystem(fs)
+            path = fs.unstrip_protocol(path)
+        quoted = path.replace("'", "''")
+        result = self.arrow(sql)
+        self.connection.register("result", result)
         try:
-            frame: pd.DataFrame = self.connection.sql(sql).df()
-        except duckdb.Error as error:
-            raise InputError(f"the query failed: {error}") from error
-        return frame
+            self.connection.execute(f"copy result to '{quoted}' (format {kind})")
+        except (duckdb.Error, OSError) as error:
+            raise InputError(f"cannot write '{shown(target)}': {error}") from error
+        return int(result.num_rows)
 
-    def _view(self, name: str, source: str) -> None:
-        self.connection.execute(f"create view {name} as select * from {source}")
+    def _run(self, sql: str, form: str = "fetchall") -> Any:
+        """The result of a query, after the views that it names have been made; `form` is the
+        method of DuckDB's relations that gives it. None if there is none: it was no query."""
+        while True:
+            try:
+                found = self.connection.sql(sql)
+                return None if found is None else getattr(found, form)()
+            except duckdb.CatalogException as error:
+                missing = re.search(r"Table with name (\w+) does not exist", str(error))
+                if missing is None or not self._make(missing[1].lower()):
+                    raise InputError(f"the query failed: {error}") from error
+            except (duckdb.Error, OSError) as error:
+                raise InputError(f"the query failed: {error}") from error
 
-    def _frame(self, name: str, storage: Storage, folder: str, columns: list[str]) -> None:
-        texts = storage.read(sorted(storage.paths(folder, ".json"))).values()
-        rows: list[dict[str, Any]] = [json.loads(text) for text in texts]
-        self.connection.register(name, pd.DataFrame(rows, columns=None if rows else columns))
+    def _make(self, view: str) -> bool:
+        """Make a view; False if there is none of this name, or there is one already."""
+        makers = {
+            "rows": self._make_rows,
+            "exits": self._make_exits,
+            "slices": lambda: self._run(_SLICES),
+            "runs": self._make_runs,
+        }
+        if view not in makers or view in self._made:
+            return False
+        self._made.add(view)
+        makers[view]()
+        return True
+
+    def _parquet(self, pattern: str) -> str:
+        quoted = f"{self.root}/{pattern}".replace("'", "''")
+        return f"read_parquet('{quoted}', union_by_name=true)"
+
+    def _make_rows(self) -> None:
+        self._run(f"create view rows as select * from {self._parquet('table/**/*.parquet')}")
+
+    def _make_exits(self) -> None:
+        self.connection.register("listing", pa.table({"path": self.paths}))
+        # A run that is still at work, or was killed, has commits but no statistics.
+        self.connection.register("unreported", STATISTICS.empty_table())
+        sources = ["from unreported"]
+        if self.storage.paths("stats", ".parquet"):
+            sources.append(f"from {self._parquet('stats/*.parquet')}")
+        self._run(_HISTORY.replace("{sources}", " union all by name ".join(sources)))
+        missing = self._run("from listing anti join history using (path)")
+        if missing:
+            records = Ledger(self.storage).records([path for (path,) in missing])
+            self.connection.register("unreported", statistics(records))
+        self._run(_CURRENT)
+        self._run(_EXITS)
+
+    def _make_runs(self) -> None:
+        texts = self.storage.read(sorted(self.storage.paths("ledger/runs", ".json")))
+        summaries = []
+        for text in texts.values():
+            values = json.loads(text)
+            summaries.append({name: values.get(name) for name in RUNS.names})
+        self.connection.register("summaries", pa.Table.from_pylist(summaries, schema=RUNS))
+        self._run(_RUNS)
+
+
+def open(url: str) -> Analytics:
+    """The analytics of a labelled output, the --output of jobs/label.py, at any fsspec URL.
+
+    Raises InputError if nothing is there.
+    """
+    return Analytics(url)

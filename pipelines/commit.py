@@ -59,7 +59,7 @@ class Commit:
             path=piece.path,
             recipe=self.recipe,
             commit_seconds=time.monotonic() - started,
-            committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             **work.measured | {"retries": work.measured["retries"] + storage.patience.retries},
         )
         Ledger(storage).put(record)

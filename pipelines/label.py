@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -141,14 +142,18 @@ class Job:
         return {
             "run_id": self.run_id,
             "output": shown(self.settings.output),
+            "model": shown(self.settings.model),
+            "checkpoint": self.recipe["checkpoint"],
             "operating_point": self.point.name,
+            "criterion": self.point.criterion,
+            "thresholds": list(self.point.thresholds),
             "shards": plan.shards,
             "slices_up_to_date": len(plan.up_to_date),
         }
 
     def run(self, lock: RunLock) -> dict[str, Any]:
         """Label, and sum up, while the lock is held."""
-        started = time.monotonic()
+        started, started_at = time.monotonic(), datetime.now(UTC)
         settings, ledger = self.settings, self.ledger
         plan = self.plan()
         share = None
@@ -166,9 +171,11 @@ class Job:
         for record in plan.replaced:
             ledger.withdraw(record)
         records = [] if share is None else self._label(plan, share, lock)
-        summary = self.heading(plan) | totals(records) | {"bad_shards": plan.bad_shards}
+        summary = self.heading(plan) | {"slices_removed": len(removed)} | totals(records)
+        summary["bad_shards"] = plan.bad_shards
         agreements = sum(record.audit_agreements for record in records)
         summary |= audit(self.point, summary["exits"], summary["audit_rows"], agreements)
+        summary["started_at"] = started_at.isoformat(timespec="milliseconds")
         summary["seconds"] = round(time.monotonic() - started, 1)
         if settings.price_per_hour is not None:
             summary |= prices(records, settings.price_per_hour)
@@ -189,21 +196,25 @@ class Job:
 
     def _label(self, plan: Plan, share: "Share", lock: RunLock) -> list[Record]:
         """Run the plan's slices through the stages; what cannot be read joins its bad shards."""
+        from pipelines.metrics import Metrics
         from pipelines.ray_stages import run_stages
 
+        metrics = Metrics(shown(self.settings.output))
         commit = Commit(self.settings.output, self.run_id, self.recipe, self.point.name, lock.token)
         slices = run_stages(
             plan.todo, self.settings, self.point, self.columns, self.config, commit, share
         )
         records: list[Record] = []
         # Again, because Ray has set a handler of its own since.
-        with stopped_by_sigterm(), counting(sum(piece.rows for piece in plan.todo)) as counter:
+        rows, price = sum(piece.rows for piece in plan.todo), self.settings.price_per_hour
+        with stopped_by_sigterm(), counting(rows, price) as counter:
             try:
                 for work in slices:
                     lock.check()
                     if isinstance(work, Record):
                         records.append(work)
-                        counter.advance(work.rows)
+                        counter.advance(work.rows, work.exits, work.device_seconds)
+                        metrics.add(work)
                     else:
                         plan.bad_shards[shown(work.slice.shard.url)] = str(work.failure)
                         counter.advance(work.slice.rows)
@@ -270,6 +281,10 @@ def totals(records: list[Record]) -> dict[str, Any]:
     """What a run has done, added up."""
     rows = sum(r.rows for r in records)
     exits = [sum(counts) for counts in zip(*(r.exits for r in records), strict=True)]
+    labels: Counter[str] = Counter()
+    for record in records:
+        for counts in record.exit_labels:
+            labels.update(counts)
     labelled = sum(exits)
     flops = sum(sum(r.exit_flops) for r in records)
     full = sum(r.full_flops for r in records)
@@ -282,6 +297,7 @@ def totals(records: list[Record]) -> dict[str, Any]:
         "retries": sum(r.retries for r in records),
         "tokens": sum(r.tokens for r in records),
         "exits": exits,
+        "labels": dict(labels.most_common()),
         "mean_exit_layer": None if mean is None else round(mean, 4),
         "flops": flops,
         "full_flops": full,

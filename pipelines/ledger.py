@@ -9,8 +9,8 @@ import io
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass
-from typing import Any, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,6 +67,11 @@ class Record:
     committed_at: str  # UTC, ISO 8601
     retries: int = 0  # how often something about it was done again, after a fault
     quarantined: bool = False  # it was given up: all of its rows have an error
+    exit_labels: list[dict[str, int]] = field(default_factory=list)  # their labels
+    exit_uncertainties: list[list[int]] = field(default_factory=list)  # by `UNCERTAINTY_BINS`
+    exit_audit_rows: list[int] = field(default_factory=list)
+    exit_audit_agreements: list[int] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)  # rows by reason, the most frequent
 
     @property
     def slice_id(self) -> str:
@@ -76,6 +81,20 @@ class Record:
 
 _KINDS = get_type_hints(Record)
 
+#: Equal parts of [0, 1] that a layer's uncertainties are counted in.
+UNCERTAINTY_BINS = 20
+
+#: Fields that the first ledgers did not have, and what they stand for there.
+_ADDED: dict[str, Any] = {
+    "retries": 0,
+    "quarantined": False,
+    "exit_labels": [],
+    "exit_uncertainties": [],
+    "exit_audit_rows": [],
+    "exit_audit_agreements": [],
+    "errors": {},
+}
+
 
 def _parsed(text: bytes) -> Record:
     """A record as `Ledger.put` writes it; ValueError for all that is not one. Much depends on what
@@ -83,8 +102,7 @@ def _parsed(text: bytes) -> Record:
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError("it is no JSON object")
-    added = {"retries": 0, "quarantined": False}  # later than the first ledgers
-    values = {name: (added | values).get(name) for name in _KINDS}
+    values = {name: (_ADDED | values).get(name) for name in _KINDS}
     for name, kind in _KINDS.items():
         if not _is_of(values[name], kind):
             raise ValueError(f"its {name} is {str(values[name])[:100]}, expected {kind}")
@@ -95,6 +113,10 @@ def _parsed(text: bytes) -> Record:
         raise ValueError(f"its rows end behind those of the shard, {record.shard_rows}")
     if not len(record.exits) == len(record.exit_tokens) == len(record.exit_flops) < 128:
         raise ValueError("its counts are not of the same layers")
+    details = (record.exit_labels, record.exit_uncertainties, record.exit_audit_rows,
+               record.exit_audit_agreements)  # fmt: skip
+    if not {len(counts) for counts in details} <= {0, len(record.exits)}:
+        raise ValueError("its details are not of the same layers")
     if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
         raise ValueError("its shard or run would lie elsewhere")
     return record
@@ -102,15 +124,21 @@ def _parsed(text: bytes) -> Record:
 
 def _is_of(value: Any, kind: Any) -> bool:
     """Whether a value is of the type of a record's field, and fits into the statistics."""
-    if kind == list[int]:
-        return type(value) is list and all(_is_of(each, int) for each in value)
+    if kind is Any:
+        return True
+    if get_origin(kind) is list:
+        return type(value) is list and all(_is_of(each, *get_args(kind)) for each in value)
+    if get_origin(kind) is dict:
+        return type(value) is dict and all(
+            _is_of(each, get_args(kind)[1]) for each in value.values()
+        )
     if kind is int:
         return type(value) is int and 0 <= value < 2**63
     if kind is float:
         return type(value) is float or _is_of(value, int)
     if kind is str:
         return type(value) is str and bool(value.encode()) and "\0" not in value
-    return type(value) is (get_origin(kind) or kind)
+    return type(value) is kind
 
 
 @dataclass(frozen=True)
@@ -146,6 +174,23 @@ class Ledger:
         """All commits whose labelled rows are there; unreadable records count as absent."""
         data = self.storage.paths("table", ".parquet")
         paths = self.storage.paths("ledger/slices", ".json")
+        records = [record for record in self._read(paths) if record.path in data]
+        stray = {}
+        for path in data - {record.path for record in records}:
+            if place := _slice_of(path):
+                stray[path] = Stray(place[0], f"ledger/slices/{slice_id(*place)}.json" in paths)
+            else:
+                log.warning("not written by this job, and left alone: %s", path)
+        return Committed(records, stray)
+
+    def records(self, paths: list[str]) -> list[Record]:
+        """The commits of files of labelled rows; those that are not ours, or no record vouches for,
+        have none."""
+        places = [place for path in paths if (place := _slice_of(path))]
+        return self._read({f"ledger/slices/{slice_id(*place)}.json" for place in places})
+
+    def _read(self, paths: set[str]) -> list[Record]:
+        """The records at `paths`, but those that cannot be read."""
         records = []
         for path, text in self.storage.read(sorted(paths)).items():
             try:
@@ -155,15 +200,8 @@ class Ledger:
             except (ValueError, RecursionError) as error:
                 log.warning("ignoring the unreadable record %s: %s", path, error)
                 continue
-            if record.path in data:
-                records.append(record)
-        stray = {}
-        for path in data - {record.path for record in records}:
-            if place := _slice_of(path):
-                stray[path] = Stray(place[0], f"ledger/slices/{slice_id(*place)}.json" in paths)
-            else:
-                log.warning("not written by this job, and left alone: %s", path)
-        return Committed(records, stray)
+            records.append(record)
+        return records
 
     def sweep(self, paths: list[str]) -> None:
         """Remove files of labelled rows that no record vouches for."""
@@ -228,6 +266,11 @@ STATISTICS = pa.schema(
         ("committed_at", pa.string()),
         ("slice_retries", pa.int64()),
         ("slice_quarantined", pa.bool_()),
+        ("labels", pa.map_(pa.string(), pa.int64())),  # rows by label; null: not known
+        ("uncertainties", pa.list_(pa.int64())),  # rows by twentieth of [0, 1]
+        ("audit_rows", pa.int64()),
+        ("audit_agreements", pa.int64()),
+        ("errors", pa.map_(pa.string(), pa.int64())),  # rows by reason, where exit_layer is null
     ]
 )
 
@@ -238,26 +281,32 @@ def statistics(records: list[Record]) -> pa.Table:
     `rows`, `tokens` and `flops` add up; columns that begin with `slice_` repeat on each row of
     their slice.
     """
+    by_layer = {
+        "rows": "exits",
+        "tokens": "exit_tokens",
+        "flops": "exit_flops",
+        "labels": "exit_labels",
+        "uncertainties": "exit_uncertainties",
+        "audit_rows": "exit_audit_rows",
+        "audit_agreements": "exit_audit_agreements",
+    }
     rows = []
     for record in sorted(records, key=lambda r: (r.shard, r.first_row)):
         values = asdict(record)
         common = {
             name: values[name.removeprefix("slice_")]
             for name in STATISTICS.names
-            if name.removeprefix("slice_") in values and name not in ("rows", "tokens")
+            if name.removeprefix("slice_") in values and name not in {*by_layer, "errors"}
         }
         common["slice_id"] = record.slice_id
-        parts: list[tuple[int | None, int, int, int]] = [
-            (layer, *counts)
-            for layer, counts in enumerate(
-                zip(record.exits, record.exit_tokens, record.exit_flops, strict=True), start=1
-            )
-        ]
+        for place in range(len(record.exits)):
+            counts = {
+                name: values[field][place] for name, field in by_layer.items() if values[field]
+            }
+            rows.append(common | counts | {"exit_layer": place + 1})
         if record.error_rows:
-            parts.append((None, record.error_rows, 0, 0))
-        for part in parts:
-            names = ("exit_layer", "rows", "tokens", "flops")
-            rows.append(common | dict(zip(names, part, strict=True)))
+            counts = {"rows": record.error_rows, "tokens": 0, "flops": 0, "errors": record.errors}
+            rows.append(common | counts)
     return pa.Table.from_pylist(rows, schema=STATISTICS)
 
 

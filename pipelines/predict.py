@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from fastbert.flops import CostModel
 from fastbert.operating_point import OperatingPoint
 from fastbert.tokens import Tokens
 from pipelines.isolate import Rows, isolate
+from pipelines.ledger import UNCERTAINTY_BINS
 from pipelines.schema import OUTPUT
 from pipelines.work import ERROR, IDS, TYPES, Work
 
 Array = np.ndarray[Any, Any]
 _PRIVATE = (IDS, TYPES, ERROR)
+#: Kinds of errors that a slice's record counts; they may name what is a row's own.
+_MOST_REASONS = 20
 
 
 class Label:
@@ -95,21 +99,35 @@ class Label:
         result = table.select(kept)
         for field in OUTPUT:
             result = result.append_column(field, columns[field.name])
-        layers = range(1, self.cost.layers + 1)
+        left = [exits == k for k in range(1, self.cost.layers + 1)]
+        labels, uncertainty = found.label[answered], found.uncertainty[answered]
+        agreed = audited & (found.deep_label == found.label)
         return work.with_table(
             result,
             error_rows=int((~good).sum()),
             tokens=int(lengths.sum()),
-            exits=[int((exits == k).sum()) for k in layers],
-            exit_tokens=[int(lengths[exits == k].sum()) for k in layers],
-            exit_flops=[int(flops[exits == k].sum()) for k in layers],
+            exits=[int(at.sum()) for at in left],
+            exit_tokens=[int(lengths[at].sum()) for at in left],
+            exit_flops=[int(flops[at].sum()) for at in left],
+            exit_labels=[self._by_label(labels[at]) for at in left],
+            exit_uncertainties=[
+                np.histogram(uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
+            ],
+            exit_audit_rows=[int(audited[answered][at].sum()) for at in left],
+            exit_audit_agreements=[int(agreed[answered][at].sum()) for at in left],
+            errors=dict(Counter(error for error in errors if error).most_common(_MOST_REASONS)),
             full_flops=int(self.cost.full_flops(lengths).sum()),
             audit_rows=int(audited.sum()),
-            audit_agreements=int((found.deep_label == found.label)[audited].sum()),
+            audit_agreements=int(agreed.sum()),
             audit_flops=int(deep_flops[audited[answered]].sum()),
             device_seconds=time.monotonic() - started,
             **self.facts,
         )
+
+    def _by_label(self, labels: Array) -> dict[str, int]:
+        """Rows of each label that occurs."""
+        counts = np.bincount(labels, minlength=len(self.names))
+        return {self.names[i].as_py(): int(counts[i]) for i in np.flatnonzero(counts)}
 
     def give_up(self, work: Work, reason: str) -> Work:
         """Every row gets `reason` as its error; the model is not used."""

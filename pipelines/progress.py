@@ -7,13 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
 
@@ -23,38 +17,53 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Counter:
     """Counts rows towards a total, and says so."""
 
-    def __init__(self, total: int, bar: Progress | None) -> None:
-        self.total, self.bar = total, bar
-        self.done = 0
+    def __init__(self, total: int, bar: Progress | None, price_per_hour: float | None) -> None:
+        self.total, self.bar, self.price_per_hour = total, bar, price_per_hour
+        self.done = self.labelled = self.layers = 0
+        self.device_seconds = 0.0
         self.started = self.said = time.monotonic()
-        self.task = bar.add_task("rows", total=total) if bar else None
+        self.task = bar.add_task("", total=total, state=self.state()) if bar else None
 
-    def advance(self, rows: int) -> None:
-        """`rows` more are done."""
+    def advance(self, rows: int, exits: list[int] | None = None, device_seconds: float = 0) -> None:
+        """`rows` more are done; `exits` of them left at layer 1 .. L."""
         self.done += rows
+        self.device_seconds += device_seconds
+        for layer, count in enumerate(exits or [], start=1):
+            self.labelled += count
+            self.layers += layer * count
         now = time.monotonic()
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=self.done)
+            self.bar.update(self.task, completed=self.done, state=self.state())
         elif now - self.said > _SECONDS_BETWEEN_LINES or self.done == self.total:
             self.said = now
-            rate = self.done / max(now - self.started, 1e-9)
-            left = (self.total - self.done) / rate if self.done else 0
+            percent = 100 * self.done / max(self.total, 1)
+            left = (now - self.started) * (self.total - self.done) / self.done if self.done else 0
             log.info(
-                "%d of %d rows (%.0f %%)  %.0f rows/s  %.0f s left",
-                self.done,
-                self.total,
-                100 * self.done / max(self.total, 1),
-                rate,
-                left,
+                "%d of %d rows (%.0f %%)  %s  %.0f s left",
+                *(self.done, self.total, percent, self.state(), left),
             )
+
+    def state(self) -> str:
+        """Speed, depth and, if the price of an hour is known, what has been spent."""
+        rate = self.done / max(time.monotonic() - self.started, 1e-9)
+        parts = [f"{rate:,.0f} rows/s"]
+        if self.labelled:
+            parts.append(f"layer {self.layers / self.labelled:.2f}")
+        if self.price_per_hour is not None:
+            parts.append(f"cost {self.device_seconds / 3600 * self.price_per_hour:.4g}")
+        return "  ".join(parts)
 
 
 @contextmanager
-def counting(total: int) -> Iterator[Counter]:
+def counting(total: int, price_per_hour: float | None = None) -> Iterator[Counter]:
     """A counter of `total` rows."""
     if not sys.stderr.isatty():
-        yield Counter(total, None)
+        yield Counter(total, None, price_per_hour)
         return
-    columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows  {task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield Counter(total, bar)
+        yield Counter(total, bar, price_per_hour)

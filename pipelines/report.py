@@ -1,5 +1,6 @@
-"""The report job: tables about a labelled output, on the terminal."""
+"""The report job: tables about a labelled output, on the terminal, as HTML or as a file."""
 
+import logging
 import sys
 from typing import Any
 
@@ -8,26 +9,63 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.analytics import ERRORS, EXITS, LABELS, RUNS, Analytics
+from fastbert.filesystem import open_url, shown
+from pipelines import analytics, questions
+from pipelines.analytics import Analytics
 from pipelines.settings import ReportSettings
+
+log = logging.getLogger(__name__)
+
+#: In the order of the terminal, which ends with what matters most.
+_QUESTIONS = {
+    "slowest slices": questions.SLOWEST_SLICES,
+    "runs": questions.RUNS,
+    "costs": questions.COSTS,
+    "audits": questions.AUDITS,
+    "unreadable shards": questions.BAD_SHARDS,
+    "alarms": questions.ALARMS,
+    "exit layers": questions.EXIT_LAYERS,
+    "labels": questions.LABELS,
+    "errors": questions.ERRORS,
+}
+#: Rows of a table on the terminal: the last, which are of the last nights.
+_SHOWN = 30
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
     """Print the tables, or one query's result; returns the same as the summary."""
-    analytics = Analytics(settings.output)
+    found = analytics.open(settings.output)
     console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140)
     if settings.sql is not None:
-        frame = analytics.query(settings.sql)
-        show(console, "", frame)
-        return {"rows": _plain(frame)}
-    questions = {"exit layers": EXITS, "labels": LABELS, "errors": ERRORS, "runs": RUNS}
-    frames = {title: analytics.query(sql) for title, sql in questions.items()}
-    for title, frame in frames.items():
-        if len(frame):
-            show(console, title, frame)
-    return {"output": settings.output} | {
-        title.replace(" ", "_"): _plain(frame) for title, frame in frames.items()
-    }
+        return _answer(found, settings.sql, settings.save, console)
+    asked = dict(_QUESTIONS)
+    if settings.truth_column is not None:
+        asked["accuracy"] = questions.accuracy_by_layer(settings.truth_column)
+    frames = {}
+    for title, sql in asked.items():
+        frames[title] = found.query(sql)
+        if len(frames[title]):
+            show(console, title, frames[title].tail(_SHOWN))
+    summary: dict[str, Any] = {"output": shown(settings.output)}
+    if settings.html is not None:
+        from pipelines.html_report import html_report
+
+        page = html_report(found, settings.output, frames)
+        fs, path = open_url(settings.html)
+        fs.makedirs(fs._parent(path), exist_ok=True)
+        fs.pipe_file(path, page.encode())
+        summary["html"] = shown(settings.html)
+    return summary | {title.replace(" ", "_"): _plain(frame) for title, frame in frames.items()}
+
+
+def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> dict[str, Any]:
+    """The result of the user's own query, in a file or shown."""
+    if save is not None:
+        rows = found.save(sql, save)
+        return {"saved": shown(save), "rows": rows}
+    frame = found.query(sql)
+    show(console, "", frame)
+    return {"rows": _plain(frame)}
 
 
 def show(console: Console, title: str, frame: pd.DataFrame) -> None:
@@ -37,13 +75,20 @@ def show(console: Console, title: str, frame: pd.DataFrame) -> None:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(str(name).replace("_", " "), justify="right" if numeric else "left")
     for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(cell(value) for value in row))
     console.print(table)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as people read it."""
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

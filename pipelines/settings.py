@@ -267,5 +267,21 @@ class ReportSettings:
 
     output: str = setting("Root of a labelled output, as given to label.py.")
     sql: str | None = setting(
-        "Run this query instead; the views are labels, slices, exits and runs.", None
+        "Run this query instead; the views are rows, slices, exits and runs.", None
     )
+    save: str | None = setting(
+        "Write the result of --sql to a file or URL ending in .csv, .json or .parquet.", None
+    )
+    html: str | None = setting("Also write the report as one HTML file, path or URL.", None)
+    truth_column: str | None = setting(
+        "Carried column with true labels: adds accuracy by exit layer, and reads the table.", None
+    )
+
+    def __post_init__(self) -> None:
+        if self.save is not None and self.sql is None:
+            raise InputError("--save writes the result of --sql; pass a query, or --html")
+        if self.sql is not None and (self.html or self.truth_column):
+            raise InputError(
+                "--sql answers a query of your own; --html and --truth-column belong "
+                "to the report without it"
+            )

@@ -22,6 +22,7 @@ class Head:
     """A running head node."""
 
     address: str
+    metrics: str  # URL for Prometheus
     environment: dict[str, str]
 
     def submit(self, *arguments: object) -> subprocess.CompletedProcess:
@@ -44,7 +45,7 @@ def free_port() -> int:
 @contextmanager
 def running_head(**environment: str) -> Iterator[Head]:
     """A head node with four logical CPUs; jobs see `environment` as well."""
-    dashboard = free_port()
+    dashboard, metrics = free_port(), free_port()
     # Only who has the token may submit.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = os.environ | token | environment
@@ -53,6 +54,7 @@ def running_head(**environment: str) -> Iterator[Head]:
     command = [
         BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--metrics-export-port={metrics}",
     ]  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     node = subprocess.Popen(command, env=environment, **quiet)
@@ -64,7 +66,7 @@ def running_head(**environment: str) -> Iterator[Head]:
             assert node.poll() is None, "ray start has failed"
             assert time.monotonic() < deadline, "the job server did not come up"
             time.sleep(1)
-        yield Head(address, environment)
+        yield Head(address, f"http://127.0.0.1:{metrics}/metrics", environment)
     finally:
         # Asked politely, Ray takes up to a minute to stop.
         for process in [*psutil.Process(node.pid).children(recursive=True), node]:

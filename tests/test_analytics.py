@@ -1,19 +1,26 @@
 """Reports over committed output: numbers equal those of the rows."""
 
 import json
+from dataclasses import replace
 
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from conftest import RECIPE, write_shard
 from test_stages import TEXTS, run
 
 from fastbert.errors import InputError
-from pipelines.analytics import EXITS, LABELS, RUNS, Analytics
+from pipelines import analytics, questions
 from pipelines.commit import Commit
+from pipelines.label import totals
 from pipelines.ledger import Ledger
 from pipelines.report import report
 from pipelines.settings import ReportSettings
 from pipelines.shards import find_shards
 from pipelines.storage import Storage
+
+GOOD = len(TEXTS) - 3
 
 
 @pytest.fixture(scope="module")
@@ -23,48 +30,161 @@ def output(tmp_path_factory, checkpoint) -> str:
     for name in ("dt=1/a", "dt=2/b"):
         write_shard(root / "in" / f"{name}.parquet", TEXTS, label=["x"] * len(TEXTS))
     out = str(root / "out")
-    ledger = Ledger(Storage(out))
     for night, shard in enumerate(find_shards([str(root / "in")]), start=1):
-        commit = Commit(out, f"night-{night}", RECIPE, "speed 0.5")
-        commit(run(shard, checkpoint, audit=0.5))
-        ledger.close_run(f"night-{night}", {"rows": len(TEXTS)}, ledger.committed().records, set())
+        label(out, f"night-{night}", shard, checkpoint)
     return out
 
 
-def test_exits_add_up_to_the_labelled_rows(output):
-    analytics = Analytics(output)
-    frame = analytics.query(EXITS)
-    assert frame["rows"].sum() == 2 * (len(TEXTS) - 3)
+def label(out: str, night: str, shard, checkpoint, close: bool = True) -> None:
+    """A run that labels one shard."""
+    ledger = Ledger(Storage(out))
+    record = Commit(out, night, RECIPE, "speed 0.5")(
+        run(shard, checkpoint, thresholds=(0.4, 0.4), audit=0.5)
+    )
+    if close:
+        summary = {"run_id": night, "started_at": f"2026-11-2{night[-1]}T01:00:00.000+00:00"}
+        ledger.close_run(night, summary | totals([record]), ledger.committed().records, set())
+
+
+def scan(output: str) -> duckdb.DuckDBPyConnection:
+    """The labelled rows as any reader sees them, without this project's code."""
+    connection = duckdb.connect()
+    files = f"{output}/table/**/*.parquet".replace("'", "''")
+    connection.execute(f"create view answers as select * from read_parquet('{files}')")
+    return connection
+
+
+def test_statistics_say_of_exits_what_the_rows_say(output):
+    frame = analytics.open(output).query(questions.EXIT_LAYERS)
+    truth = scan(output).sql(
+        "select exit_layer, count(*), round(sum(flops) / count(*) / 1e6, 1), count(audit_label), "
+        "round(100.0 * avg((audit_label = label)::int), 2) from answers where error is null "
+        "group by exit_layer order by exit_layer"
+    )
+    some = frame[frame["rows"] > 0]
+    names = ["layer", "rows", "mflops_per_row", "audited", "audit_agreement_percent"]
+    found = [tuple(row) for row in some[names].astype(object).to_numpy()]
+    assert pd.DataFrame(found).equals(pd.DataFrame(truth.fetchall()))
     assert frame["percent"].sum() == pytest.approx(100, abs=0.2)
-    by_stats = analytics.query(
-        "select exit_layer, sum(rows)::bigint as rows from exits where exit_layer is not null "
-        "group by exit_layer having sum(rows) > 0 order by exit_layer"
+
+
+def test_statistics_say_of_labels_what_the_rows_say(output):
+    frame = analytics.open(output).query(questions.LABELS)
+    truth = scan(output).sql(
+        "select label, count(*), round(avg(exit_layer), 2) from answers where error is null "
+        "group by label order by count(*) desc, label"
     )
-    assert by_stats["rows"].tolist() == frame["rows"].tolist()
+    assert [tuple(r) for r in frame[["label", "rows", "mean_layer"]].values] == truth.fetchall()
 
 
-def test_every_row_is_in_the_statistics(output):
-    analytics = Analytics(output)
-    (total,) = analytics.query("select sum(rows)::bigint as n from exits")["n"]
-    (rows,) = analytics.query("select count(*) as n from labels")["n"]
-    (slices,) = analytics.query("select sum(rows)::bigint as n from slices")["n"]
-    assert total == rows == slices == 2 * len(TEXTS)
-
-
-def test_runs(output):
-    frame = Analytics(output).query(RUNS)
-    assert frame["run_id"].tolist() == ["night-1", "night-2"]
-    assert frame["rows"].tolist() == [len(TEXTS)] * 2
-    assert (
-        frame["flops"].sum()
-        == Analytics(output).query("select sum(flops)::bigint as n from labels")["n"].item()
+def test_statistics_say_of_uncertainties_what_the_rows_say(output):
+    frame = analytics.open(output).query(questions.UNCERTAINTY)
+    truth = scan(output).sql(
+        "select exit_layer, least(floor(uncertainty * 20), 19)::int, count(*) from answers "
+        "where error is null group by all order by all"
     )
+    bins = (frame["from_uncertainty"] * 20).round().astype(int)
+    assert list(zip(frame["layer"], bins, frame["rows"], strict=True)) == truth.fetchall()
 
 
-def test_labels_and_hive_folders(output):
-    analytics = Analytics(output)
-    assert analytics.query(LABELS)["rows"].sum() == 2 * (len(TEXTS) - 3)
-    assert set(analytics.query("select distinct dt from labels")["dt"]) == {1, 2}
+def test_views_agree_about_totals(output):
+    found = analytics.open(output)
+    totals_of = {
+        view: tuple(
+            found.query(f"select sum({rows})::bigint, sum(flops)::bigint from {view}").loc[0]
+        )
+        for view, rows in {"rows": "1", "slices": "rows", "exits": "rows", "runs": "rows"}.items()
+    }
+    assert len(set(totals_of.values())) == 1, totals_of
+    assert totals_of["rows"][0] == 2 * len(TEXTS)
+
+
+def test_errors(output):
+    frame = analytics.open(output).query(questions.ERRORS)
+    assert frame.to_dict("records") == [
+        {"error": "text is empty", "rows": 4},
+        {"error": "text is null", "rows": 2},
+    ]
+
+
+def test_rows_that_were_labelled_again_count_once(tmp_path, checkpoint):
+    write_shard(tmp_path / "in" / "a.parquet", TEXTS)
+    (shard,) = find_shards([str(tmp_path / "in")])
+    out = str(tmp_path / "out")
+    for night in ("night-1", "night-2"):
+        label(out, night, shard, checkpoint)
+    found = analytics.open(out)
+    assert found.query(questions.EXIT_LAYERS)["rows"].sum() == GOOD
+    assert found.query(questions.LABELS)["rows"].sum() == GOOD
+    assert found.query("select run_id, rows from slices").values.tolist() == [
+        ["night-2", len(TEXTS)]
+    ]
+    assert found.query("select sum(rows) as n from exits")["n"].item() == 2 * len(TEXTS)
+    assert found.query(questions.RUNS)["rows"].tolist() == [len(TEXTS)] * 2
+
+
+def test_rows_that_were_removed_count_no_more(tmp_path, checkpoint):
+    for name in ("a", "b"):
+        write_shard(tmp_path / "in" / f"{name}.parquet", TEXTS)
+    out = str(tmp_path / "out")
+    for shard in find_shards([str(tmp_path / "in")]):
+        label(out, "night-1", shard, checkpoint)
+    ledger = Ledger(Storage(out))
+    ledger.forget(ledger.committed().records[0])
+    found = analytics.open(out)
+    assert found.query(questions.EXIT_LAYERS)["rows"].sum() == GOOD
+    assert found.query("from slices")["shard"].tolist() == ["b"]
+
+
+def test_a_run_at_work_counts_as_far_as_it_is(tmp_path, checkpoint):
+    for name in ("a", "b"):
+        write_shard(tmp_path / "in" / f"{name}.parquet", TEXTS)
+    out = str(tmp_path / "out")
+    first, second = find_shards([str(tmp_path / "in")])
+    label(out, "night-1", first, checkpoint)
+    label(out, "night-2", second, checkpoint, close=False)
+    summary = report(ReportSettings(output=out))
+    assert [(run["run_id"], run["rows"]) for run in summary["runs"]] == [
+        ("night-1", len(TEXTS)),
+        ("night-2", len(TEXTS)),
+    ]
+    assert sum(row["rows"] for row in summary["exit_layers"]) == 2 * GOOD
+    assert analytics.open(out).query("select finished from runs order by run_id")[
+        "finished"
+    ].tolist() == [True, False]
+
+
+def test_statistics_of_earlier_versions(output, tmp_path):
+    """They lack the newer columns: what they know is shown."""
+    folder = tmp_path / "out"
+    for file in ("table/a.000000000000.parquet", "stats/night-1.parquet"):
+        (folder / file).parent.mkdir(parents=True)
+    found = analytics.open(output)
+    old = found.arrow("select * exclude (labels, uncertainties, audit_rows, audit_agreements, "
+                      "errors, path, current) replace ('a' as shard, committed_at::varchar as "
+                      "committed_at) from exits where run_id = 'night-1'")  # fmt: skip
+    pq.write_table(old, folder / "stats/night-1.parquet")
+    pq.write_table(found.arrow("from rows"), folder / "table/a.000000000000.parquet")
+    summary = report(ReportSettings(output=str(folder)))
+    assert sum(row["rows"] for row in summary["exit_layers"]) == GOOD
+    assert summary["labels"] == []
+
+
+def test_hive_folders_are_columns(output):
+    assert set(analytics.open(output).query("select distinct dt from rows")["dt"]) == {1, 2}
+
+
+def test_only_the_table_is_scanned_that_a_query_names(output, monkeypatch):
+    monkeypatch.setattr(
+        analytics.Analytics, "_make_rows", lambda _: pytest.fail("the table was opened")
+    )
+    assert report(ReportSettings(output=output))["labels"]
+
+
+def test_accuracy_by_layer(output):
+    summary = report(ReportSettings(output=output, truth_column="input_label"))
+    assert sum(row["rows"] for row in summary["accuracy"]) == 2 * GOOD
+    assert {row["accuracy_percent"] for row in summary["accuracy"]} == {0.0}  # all of them "x"
 
 
 def test_report(output, capsys):
@@ -73,15 +193,35 @@ def test_report(output, capsys):
     assert printed.out == ""
     assert "exit layers" in printed.err
     assert "text is null" in printed.err
-    assert json.loads(json.dumps(summary))["errors"] == [
+    assert json.loads(json.dumps(summary, default=str))["errors"] == [
         {"error": "text is empty", "rows": 4},
         {"error": "text is null", "rows": 2},
     ]
 
 
 def test_sql(output):
-    settings = ReportSettings(output=output, sql="select count(*) as n from labels")
+    settings = ReportSettings(output=output, sql="select count(*) as n from rows")
     assert report(settings) == {"rows": [{"n": 2 * len(TEXTS)}]}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+def test_saved_results_are_those_of_the_query(output, tmp_path, suffix):
+    target = str(tmp_path / f"it's.{suffix}")
+    sql = "select label, count(*) as n from rows where error is null group by label order by n"
+    settings = ReportSettings(output=output, sql=sql, save=target)
+    found = analytics.open(output).query(sql)
+    assert report(settings)["rows"] == len(found)
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet}.get(
+        suffix, lambda path: pd.read_json(path, lines=True)
+    )
+    assert read(target).to_dict("records") == found.to_dict("records")
+
+
+def test_saving_elsewhere(output):
+    """On a file system of fsspec's."""
+    found = analytics.open(output)
+    found.save("select 1 as one", "memory://reports/one.csv")
+    assert found.query("from 'memory://reports/one.csv'")["one"].tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +230,9 @@ def test_sql(output):
         "select * from slices",
         "select * from runs",
         "select * from exits",
+        "select * from rows",
+        "summarize slices",
+        "with mine as (select * from runs) select * from mine join exits using (run_id)",
         "select date '2026-11-21' as dt",
     ],
 )
@@ -97,22 +240,39 @@ def test_any_type_can_be_shown(output, sql):
     assert json.dumps(report(ReportSettings(output=output, sql=sql)), default=str)
 
 
-def test_report_while_the_first_run_is_at_work(tmp_path, checkpoint):
-    write_shard(tmp_path / "in" / "a.parquet", TEXTS)
-    (shard,) = find_shards([str(tmp_path / "in")])
-    out = str(tmp_path / "out")
-    Commit(out, "night-1", RECIPE, "speed 0.5")(run(shard, checkpoint))
-    summary = report(ReportSettings(output=out))
-    assert summary["runs"] == []
-    assert sum(row["rows"] for row in summary["exit_layers"]) == len(TEXTS) - 3
-
-
-@pytest.mark.parametrize("sql", ["select nonsense from labels", "selec 1", "select * from other"])
+@pytest.mark.parametrize(
+    "sql",
+    ["select nonsense from rows", "selec 1", "select * from other", "create table rows(a int)"],
+)
 def test_bad_sql(output, sql):
+    found = analytics.open(output)
+    found.query("from rows limit 1")
     with pytest.raises(InputError, match="the query failed"):
-        Analytics(output).query(sql)
+        found.query(sql)
+
+
+def test_tables_of_ones_own(output):
+    found = analytics.open(output)
+    found.query("create table mine as select 1 as one")
+    assert found.query("create view yours as from mine").empty
+    assert found.query("from mine")["one"].tolist() == [1]
+
+
+def test_bad_targets(output, tmp_path):
+    found = analytics.open(output)
+    with pytest.raises(InputError, match=r"end in one of \.csv"):
+        found.save("select 1", str(tmp_path / "a.xlsx"))
+    with pytest.raises(InputError, match="cannot write"):
+        found.save("select 1", str(tmp_path / "nowhere" / "a.csv"))
+
+
+def test_settings_that_exclude_each_other(output):
+    settings = ReportSettings(output=output)
+    for changes in ({"save": "a.csv"}, {"sql": "select 1", "html": "a.html"}):
+        with pytest.raises(InputError):
+            replace(settings, **changes)
 
 
 def test_no_output(tmp_path):
     with pytest.raises(InputError, match=r"no labels at.*jobs/label.py"):
-        Analytics(str(tmp_path))
+        analytics.open(str(tmp_path))

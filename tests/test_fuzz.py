@@ -238,12 +238,22 @@ documents = st.one_of(
 )
 
 
+def is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
 def well_formed(found: Record) -> bool:
     """Every field is of its type, and the record agrees with itself."""
     for name, kind in get_type_hints(Record).items():
         value = getattr(found, name)
         if kind == list[int]:
-            fine = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+            fine = isinstance(value, list) and all(map(is_count, value))
+        elif kind == list[list[int]]:
+            fine = all(isinstance(v, list) and all(map(is_count, v)) for v in value)
+        elif kind == list[dict[str, int]]:
+            fine = all(isinstance(v, dict) and all(map(is_count, v.values())) for v in value)
+        elif kind == dict[str, int]:
+            fine = isinstance(value, dict) and all(map(is_count, value.values()))
         elif kind == dict[str, Any]:
             fine = isinstance(value, dict)
         elif kind is float:

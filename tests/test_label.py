@@ -282,7 +282,7 @@ def test_on_an_object_store(undisturbed, corpus, checkpoint, speed, tmp_path):
         )
         subprocess.run([sys.executable, "-c", fetch], env=environment, check=True)
         count = subprocess.run(
-            [*report, "--sql", "select count(*) as n from labels"],
+            [*report, "--sql", "select count(*) as n from rows"],
             env=environment,
             capture_output=True,
             text=True,

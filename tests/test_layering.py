@@ -8,9 +8,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 #: Who may import what, beside the standard library and fastbert itself.
 HEAVY = {
-    "ray": {"pipelines/ray_stages.py", "pipelines/ray_cluster.py", "pipelines/train.py"},
+    "ray": {
+        "pipelines/ray_stages.py",
+        "pipelines/ray_cluster.py",
+        "pipelines/metrics.py",
+        "pipelines/train.py",
+    },
     "duckdb": {"pipelines/analytics.py"},
-    "pandas": {"pipelines/analytics.py", "pipelines/report.py"},
+    "matplotlib": {"pipelines/figures.py"},
+    "pandas": {
+        "pipelines/analytics.py",
+        "pipelines/report.py",
+        "pipelines/html_report.py",
+        "pipelines/figures.py",
+    },
     "nanotoken": {"fastbert/tokenizer.py"},
     "click": {"jobs/options.py"},
 }

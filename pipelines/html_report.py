@@ -1,0 +1,174 @@
+"""The report as one HTML file that needs nothing beside itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from fastbert.filesystem import shown
+from pipelines import figures, questions
+from pipelines.analytics import Analytics
+from pipelines.report import cell
+
+#: Rows of a table: of the last nights, or of a label set that nobody reads whole.
+_MOST_ROWS = 400
+
+
+@dataclass(frozen=True)
+class Section:
+    """A picture, or none, beside the table that it shows."""
+
+    title: str
+    says: str
+    table: pd.DataFrame
+    picture: str = ""
+
+
+def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame]) -> str:
+    """The page. `frames` are the answers that the terminal shows, by title."""
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters["cell"] = cell
+    page.tests["numeric"] = lambda column: bool(pd.api.types.is_numeric_dtype(column))
+    template = resources.files("pipelines").joinpath("report.html.j2").read_text()
+    return page.from_string(template).render(
+        output=shown(output),
+        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        figures=_figures(frames),
+        alarms=frames["alarms"],
+        sections=_sections(found, frames),
+        most_rows=_MOST_ROWS,
+    )
+
+
+def _figures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """What is said first, in one number each."""
+    layers, runs, audits = frames["exit layers"], frames["runs"], frames["audits"]
+    rows = int(layers["rows"].sum())
+    audited = audits[audits["agreement_percent"].notna()] if len(audits) else audits
+    speedups = runs["flops_speedup"].dropna()
+    numbers = {
+        "rows labelled": cell(rows),
+        "rows with an error": cell(int(frames["errors"]["rows"].sum())),
+        "mean exit layer": f"{(layers['layer'] * layers['rows']).sum() / max(rows, 1):.2f}",
+        "runs": cell(len(runs)),
+    }
+    if len(speedups):
+        numbers["times fewer FLOPs, last run"] = f"{speedups.iloc[-1]:.2f}"
+    if len(audited):
+        numbers["% agree, last audit"] = f"{audited['agreement_percent'].iloc[-1]:.2f}"
+    return numbers
+
+
+def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Section]:
+    """The page's body; what there is nothing to say about is left out."""
+
+    def drawn(frame: pd.DataFrame, draw: Callable[..., str], *arguments: Any) -> str:
+        return draw(frame, *arguments) if len(frame) else ""
+
+    costs, audits = frames["costs"], frames["audits"]
+    exits_by_run = found.query(questions.EXITS_BY_RUN)
+    labels_by_run = found.query(questions.LABELS_BY_RUN)
+    uncertainty, times = found.query(questions.UNCERTAINTY), found.query(questions.TIMES)
+    priced = costs["price_per_million"].notna().any() if len(costs) else False
+    unit = "price" if priced else "seconds"
+    money = "the currency of --price-per-hour" if priced else "seconds of the replicas"
+    starts = frames["runs"].set_index("run_id")["started_at"]
+    steps = times.assign(started_at=times["run_id"].map(starts)).melt(
+        ["run_id", "started_at"],
+        ["read_seconds", "tokenize_seconds", "device_seconds", "commit_seconds"],
+        "step",
+    )
+    steps["step"] = steps["step"].str.removesuffix("_seconds")
+    audited = audits[audits["agreement_percent"].notna()]
+    drifting = audits[audits["drift"].notna()]
+    sections = [
+        Section(
+            "Exit layers",
+            "The layer that answered, of all rows the table holds; audited rows ran to full depth, "
+            "too.",
+            frames["exit layers"],
+            drawn(frames["exit layers"], figures.exit_layers),
+        ),
+        Section(
+            "Exit layers by run",
+            "Another mix than before means that the corpus has changed, or the model.",
+            _wide(exits_by_run, "layer", "rows"),
+            drawn(exits_by_run, figures.stacked, "layer", "percent", "% of rows"),
+        ),
+        Section(
+            "Cost",
+            f"Per million rows, in {money}; full depth is what the same rows would have cost by "
+            "their FLOPs.",
+            costs,
+            drawn(
+                costs,
+                figures.lines,
+                {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"},
+                f"{unit} per million rows",
+            ),
+        ),
+        Section(
+            "Audit",
+            "Of the audited rows, those that early exit labels as full depth does; exact 95 % "
+            "intervals.",
+            audits,
+            drawn(audited, figures.agreement),
+        ),
+        Section(
+            "Drift of the exit layers",
+            "The share of rows that leave at other layers than when the operating point was "
+            "calibrated.",
+            drifting[["run_id", "started_at", "drift", "drift_p"]],
+            drawn(drifting, figures.lines, {"drift": "drift"}, "share of rows"),
+        ),
+        Section(
+            "Labels",
+            "Of all rows the table holds.",
+            frames["labels"],
+            drawn(frames["labels"], figures.labels),
+        ),
+        Section(
+            "Labels by run",
+            "The most frequent ones.",
+            _wide(labels_by_run, "label", "rows"),
+            drawn(labels_by_run, figures.stacked, "label", "rows", "rows"),
+        ),
+        Section(
+            "Uncertainty",
+            "How sure rows were when they left. The last layer answers all that reach it.",
+            uncertainty,
+            drawn(uncertainty, figures.uncertainties),
+        ),
+        Section(
+            "Where the time goes",
+            "Seconds of work by step, added up over processes; of the rows the table holds.",
+            times,
+            drawn(steps, figures.stacked, "step", "value", "seconds"),
+        ),
+        Section("Slowest slices", "", frames["slowest slices"]),
+        Section("Errors", "Rows that have no label, by reason.", frames["errors"]),
+        Section("Unreadable shards", "The last fifty.", frames["unreadable shards"]),
+        Section("Runs", "", frames["runs"]),
+    ]
+    if "accuracy" in frames:
+        says = "Against the labels that the table carries."
+        sections.insert(1, Section("Accuracy by exit layer", says, frames["accuracy"]))
+    return [section for section in sections if len(section.table)]
+
+
+def _wide(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
+    """A row per run, a column per `key`, the largest first."""
+    if not len(frame):
+        return frame
+    table = frame.pivot_table(value, "run_id", key, "sum", fill_value=0, sort=False)
+    if not pd.api.types.is_numeric_dtype(frame[key]):
+        table = table[table.sum().sort_values(ascending=False).index[:20]]
+    else:
+        table = table[sorted(table.columns)]
+    return table.rename(
+        columns=lambda name: f"{key} {name}" if key == "layer" else name
+    ).reset_index()

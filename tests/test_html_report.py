@@ -1,0 +1,134 @@
+"""The HTML report: whole, self-contained, and looked at in a browser."""
+
+import html
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import matplotlib.image
+import numpy as np
+import pytest
+from made_up_history import LABELS, ROWS, write_history
+
+from pipelines.report import report
+from pipelines.settings import ReportSettings
+
+NIGHTS, SLICES = 20, 3
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    root = tmp_path_factory.mktemp("month")
+    write_history(root / "out", NIGHTS, SLICES)
+    report(ReportSettings(output=str(root / "out"), html=str(root / "made" / "report.html")))
+    return (root / "made" / "report.html").read_text()
+
+
+def section(page: str, title: str) -> str:
+    return next(part for part in page.split("<section") if f"<h2>{title}</h2>" in part)
+
+
+def test_every_section_has_its_table_and_picture(page):
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles == [
+        *("Alarms", "Exit layers", "Exit layers by run", "Cost", "Audit"),
+        *("Drift of the exit layers", "Labels", "Labels by run", "Uncertainty"),
+        *("Where the time goes", "Slowest slices", "Errors", "Unreadable shards", "Runs"),
+    ]
+    without = {"Alarms", "Slowest slices", "Errors", "Unreadable shards", "Runs"}
+    for title in titles:
+        assert ("<svg" in section(page, title)) == (title not in without), title
+        assert ("<table" in section(page, title)) == (title != "Alarms"), title
+
+
+def test_it_says_what_happened(page):
+    assert f"<b>{NIGHTS * SLICES * (ROWS - 1):,}</b>rows labelled" in page
+    alarmed = set(re.findall(r"<b>(night-\d+)</b>", section(page, "Alarms")))
+    assert alarmed == {f"night-{night:03d}" for night in range(NIGHTS - NIGHTS // 5, NIGHTS)}
+    assert "s3://in/broken.parquet" in section(page, "Unreadable shards")
+    runs = section(page, "Runs")
+    assert [f"night-{night:03d}" in runs for night in range(NIGHTS)] == [True] * NIGHTS
+
+
+def test_names_from_the_data_are_not_markup(page):
+    assert "<b>parts</b>" not in page
+    for label in LABELS:
+        assert html.escape(label) in section(page, "Labels")
+
+
+def test_it_needs_nothing_from_outside(page):
+    urls = set(re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)""", page))
+    outside = {url for pair in urls for url in pair if url and not url.startswith(("#", "data:"))}
+    assert not outside
+    assert "<script" not in page
+
+
+def test_an_output_with_almost_nothing(tmp_path):
+    write_history(tmp_path / "out", 1, 1)
+    for summary in (tmp_path / "out" / "ledger" / "runs").iterdir():
+        summary.unlink()  # the first run is still at work
+    report(ReportSettings(output=str(tmp_path / "out"), html=str(tmp_path / "r.html")))
+    assert "rows labelled" in (tmp_path / "r.html").read_text()
+
+
+@dataclass
+class Seen:
+    """What Chromium makes of a page."""
+
+    log: str
+    dom: str
+    pixels: np.ndarray  # (height, width, 4), 0 to 1
+
+
+def look(page: str, folder, width: int, scheme: str) -> Seen:
+    """Open the page, `width` pixels wide, in a light or dark scheme."""
+    measure = """<script>document.body.dataset.width = document.documentElement.scrollWidth;
+        document.body.dataset.pictures = [...document.querySelectorAll("svg")].map(
+        svg => Math.round(svg.getBoundingClientRect().width)).join(" ");</script></body>"""
+    page = page.replace("color-scheme: light dark", f"color-scheme: {scheme}")
+    (folder / "page.html").write_text(page.replace("</body>", measure))
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
+        "--disable-background-networking --disable-component-update --disable-sync "
+        f"--enable-logging=stderr --window-size={width},4000"
+    )
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'profile'}"]
+    url = (folder / "page.html").as_uri()
+    dom = subprocess.run(
+        [*command, "--dump-dom", url], capture_output=True, text=True, timeout=120, check=True
+    )
+    picture = folder / "page.png"
+    shot = subprocess.run(
+        [*command, f"--screenshot={picture}", url],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return Seen(dom.stderr + shot.stderr, dom.stdout, matplotlib.image.imread(picture))
+
+
+@browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 500])
+def test_in_a_browser(page, tmp_path, scheme, width):
+    seen = look(page, tmp_path, width, scheme)
+    assert "CONSOLE" not in seen.log
+    assert int(re.search(r'data-width="(\d+)"', seen.dom)[1]) <= width  # no sideways scrolling
+    drawn = [int(w) for w in re.search(r'data-pictures="([\d ]+)"', seen.dom)[1].split()]
+    assert len(drawn) == page.count("<svg")
+    assert all(300 < w < width for w in drawn)
+    assert (seen.pixels[:, :, :3].mean() > 0.5) == (scheme == "light")
+    # Each layer's colour covers some of the picture: bars are really there.
+    for color in layer_colors(page, scheme):
+        close = np.abs(seen.pixels[:, :, :3] - color).max(2) < 0.02
+        assert close.sum() > 500, color
+
+
+def layer_colors(page: str, scheme: str) -> list[np.ndarray]:
+    bars = re.findall(
+        r"fill: light-dark\((#\w{6}), (#\w{6})\)", section(page, "Exit layers by run")
+    )
+    colors = sorted({pair[scheme == "dark"] for pair in bars})
+    assert len(colors) == 6
+    return [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in colors]

@@ -1,0 +1,52 @@
+"""Progress: lines in logs, a bar on a terminal, and what they say."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from pipelines import progress
+from pipelines.progress import counting
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_every_few_seconds_and_one_at_the_end(clock, caplog):
+    caplog.set_level(logging.INFO)
+    with counting(400, price_per_hour=36.0) as counter:
+        for seconds in (5, 6, 2):
+            clock[0] += seconds
+            counter.advance(100, [80, 0, 20], device_seconds=4.0)
+        clock[0] += 1
+        counter.advance(100)  # rows of a shard that cannot be read
+    assert [record.getMessage() for record in caplog.records] == [
+        "200 of 400 rows (50 %)  18 rows/s  layer 1.40  cost 0.08  11 s left",
+        "400 of 400 rows (100 %)  29 rows/s  layer 1.40  cost 0.12  0 s left",
+    ]
+
+
+def test_nothing_is_said_of_what_is_not_known(clock, caplog):
+    caplog.set_level(logging.INFO)
+    with counting(10) as counter:
+        clock[0] += 2
+        counter.advance(10)
+    assert [r.getMessage() for r in caplog.records] == ["10 of 10 rows (100 %)  5 rows/s  0 s left"]
+
+
+def test_a_bar_on_a_terminal(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    with counting(2000, price_per_hour=1.0) as counter:
+        counter.advance(2000, [1000, 1000], 7200.0)
+    assert "2,000 of 2,000 rows" in terminal.getvalue()
+    assert "layer 1.50  cost 2" in terminal.getvalue()
+    assert not caplog.records

@@ -51,7 +51,7 @@ def run_stages(
 ) -> Iterator[Record | Work]:
     """Run the slices through the stages on Ray; yields a Record for each committed slice, and the
     Work of each slice that could not be read."""
-    low, high = settings.replica_range()
+    low, high = (min(replicas, len(slices)) for replicas in settings.replica_range())
 
     def pool(low: int, high: int, start: int) -> ActorPoolStrategy:
         return ActorPoolStrategy(

@@ -21,7 +21,8 @@ BIN = Path(sys.executable).parent
 class Head:
     """A running head node."""
 
-    address: str
+    address: str  # of its job server
+    cluster: str  # for RAY_ADDRESS
     metrics: str  # URL for Prometheus
     environment: dict[str, str]
 
@@ -45,14 +46,14 @@ def free_port() -> int:
 @contextmanager
 def running_head(**environment: str) -> Iterator[Head]:
     """A head node with four logical CPUs; jobs see `environment` as well."""
-    dashboard, metrics = free_port(), free_port()
+    dashboard, metrics, cluster = free_port(), free_port(), free_port()
     # Only who has the token may submit.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = os.environ | token | environment
     environment["PATH"] = f"{BIN}:{environment['PATH']}"
     environment.pop("RAY_ADDRESS", None)
     command = [
-        BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}",
+        BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={cluster}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
         f"--metrics-export-port={metrics}",
     ]  # fmt: skip
@@ -66,7 +67,8 @@ def running_head(**environment: str) -> Iterator[Head]:
             assert node.poll() is None, "ray start has failed"
             assert time.monotonic() < deadline, "the job server did not come up"
             time.sleep(1)
-        yield Head(address, f"http://127.0.0.1:{metrics}/metrics", environment)
+        scrape = f"http://127.0.0.1:{metrics}/metrics"
+        yield Head(address, f"127.0.0.1:{cluster}", scrape, environment)
     finally:
         # Asked politely, Ray takes up to a minute to stop.
         for process in [*psutil.Process(node.pid).children(recursive=True), node]:

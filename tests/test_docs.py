@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_and_options_exist(path):
     text = path.read_text().replace("\\\n", " ")
     commands = re.findall(r"python jobs/(\w+)\.py([^\n`]*)", text)
-    if path.name == "README.md":
+    if path == ROOT / "README.md":
         assert {job for job, _ in commands} == {
             path.stem
             for path in (ROOT / "jobs").glob("*.py")

@@ -29,14 +29,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import machine
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "demo"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 from corpus import ASIDES, SUBJECTS, ticket
 from ray_head import running_head
 
 from pipelines import analytics
 
+ROOT = Path(__file__).resolve().parents[1]
 NIGHTS, SHARDS, ROWS, SLICE_ROWS = 30, 2, 400, 200
 EVENTS = {
     5: "a shard of night 3 is written again",

@@ -1,5 +1,6 @@
 """A real one-node Ray cluster with its job server, for tests of `ray job submit`."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -44,8 +45,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_head(**environment: str) -> Iterator[Head]:
-    """A head node with four logical CPUs; jobs see `environment` as well."""
+def running_head(cpus: int = 4, **environment: str) -> Iterator[Head]:
+    """A head node with so many logical CPUs; jobs see `environment` as well."""
     dashboard, metrics, cluster = free_port(), free_port(), free_port()
     # Only who has the token may submit.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -53,7 +54,7 @@ def running_head(**environment: str) -> Iterator[Head]:
     environment["PATH"] = f"{BIN}:{environment['PATH']}"
     environment.pop("RAY_ADDRESS", None)
     command = [
-        BIN / "ray", "start", "--head", "--block", "--num-cpus=4", f"--port={cluster}",
+        BIN / "ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--port={cluster}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
         f"--metrics-export-port={metrics}",
     ]  # fmt: skip
@@ -70,7 +71,38 @@ def running_head(**environment: str) -> Iterator[Head]:
         scrape = f"http://127.0.0.1:{metrics}/metrics"
         yield Head(address, f"127.0.0.1:{cluster}", scrape, environment)
     finally:
-        # Asked politely, Ray takes up to a minute to stop.
-        for process in [*psutil.Process(node.pid).children(recursive=True), node]:
+        kill_node(node)
+
+
+@contextmanager
+def running_worker(head: Head, cpus: int = 4) -> Iterator[subprocess.Popen]:
+    """Another node of the cluster; it may be killed meanwhile."""
+    command = [
+        BIN / "ray", "start", f"--address={head.cluster}", "--block", f"--num-cpus={cpus}",
+        f"--dashboard-agent-listen-port={free_port()}",
+    ]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    node = subprocess.Popen(command, env=head.environment, **quiet)
+    try:
+        yield node
+    finally:
+        if node.poll() is None:
+            kill_node(node)
+
+
+def processes(node: subprocess.Popen, title: str) -> list[psutil.Process]:
+    """Those of a node's processes whose title begins like this."""
+    found = []
+    for process in psutil.Process(node.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(title):
+                found.append(process)
+    return found
+
+
+def kill_node(node: subprocess.Popen) -> None:
+    """All of its processes at once. Asked politely, Ray takes up to a minute to stop."""
+    for process in [*psutil.Process(node.pid).children(recursive=True), node]:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        node.wait(30)
+    node.wait(30)

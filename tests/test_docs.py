@@ -7,6 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from made_up_history import write_history
+
+from pipelines import analytics
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [
@@ -43,6 +46,27 @@ def test_the_tree_of_the_readme_is_complete():
                 assert f"  {file.name}" in tree, f"{package}/{file.name} is not in README's tree"
     for name in re.findall(r"^ {2}(\S+\.py)", tree, re.MULTILINE):
         assert list(ROOT.glob(f"*/{name}")), f"README's tree names {name}, which does not exist"
+
+
+def test_the_queries_of_the_documentation_run(tmp_path):
+    write_history(tmp_path, nights=4, slices=2)
+    found = analytics.open(str(tmp_path))
+    row = "select 'a' as label, 'b' as audit_label, null as error, 0.5::float as score, 1 as flops"
+    found.query(f"create view rows as {row}")  # the history's own table is empty files
+    text = (ROOT / "docs" / "analytics.md").read_text()
+    queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    assert len(queries) >= 8
+    for sql in queries:
+        assert len(found.query(sql)), sql
+
+
+@pytest.mark.parametrize("view", ["exits", "slices", "runs"])
+def test_the_columns_of_the_views_are_documented(view, tmp_path):
+    write_history(tmp_path, nights=1, slices=1)
+    columns = set(analytics.open(str(tmp_path)).query(f"from {view}").columns)
+    text = (ROOT / "docs" / "analytics.md").read_text()
+    (paragraph,) = re.findall(rf"\*\*`{view}`\*\* has (.*?)\n\n", text, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", paragraph)) == columns
 
 
 def test_make_targets_exist():

@@ -86,6 +86,12 @@ def test_ci_calls_what_the_readme_names():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_page_of_commands_is_generated_from_them():
+    check = [sys.executable, str(ROOT / "docs" / "commands.py"), "--check"]
+    result = subprocess.run(check, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_results_are_generated_from_the_committed_json():
     check = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
     result = subprocess.run(check, capture_output=True, text=True)

@@ -1,0 +1,87 @@
+"""Every job that README and docs show is run as it stands there, on a small corpus."""
+
+import random
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import test_official
+import torch
+from conftest import HIDDEN, VOCABULARY, tiny_tokenizer
+from test_jobs import invoke
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
+from corpus import ticket
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.integration
+
+#: In the order in which one makes what the next one needs.
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics")),
+]
+PAGES += [ROOT / "docs" / "guide.md", ROOT / "deploy" / "README.md"]
+SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
+
+
+def shown(page: Path) -> list[list[str]]:
+    """The jobs of a page as words; what is submitted to a cluster is `test_submit.py`'s."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [
+        shlex.split(line, comments=True)
+        for line in lines
+        if re.match(r"(\.venv/bin/)?python jobs/", line)
+    ]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder that has what the commands name."""
+    root = tmp_path_factory.mktemp("world")
+    source = random.Random(1)
+    for name, rows in (("train", 256), ("dev", 64), ("docs", 700), ("test", 64)):
+        write(root / "corpus" / name / "0.parquet", [ticket(source) for _ in range(rows)])
+    write(root / "mine.parquet", [ticket(source) for _ in range(400)])
+    teacher = root / "my-org" / "roberta-topics"
+    topics = AutoConfig.for_model("roberta", **SIZES, max_position_embeddings=514, num_labels=4)
+    AutoModelForSequenceClassification.from_config(topics).save_pretrained(teacher)
+    tiny_tokenizer(root, "roberta").save_pretrained(teacher)
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = [*specials, *(f"[unused{k}]" for k in range(test_official.VOCABULARY - len(specials)))]
+    (root / "google_zh_vocab.txt").write_text("\n".join(tokens) + "\n")
+    torch.manual_seed(3)
+    official = test_official.Uer()
+    official.embedding["position_embedding"] = torch.nn.Embedding(512, HIDDEN)
+    torch.save(official.state_dict(), root / "fastbert.bin")
+    return root
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts, labels = zip(*rows, strict=True)
+    pq.write_table(pa.table({"text": texts, "label": labels}), path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name + "/" + path.stem)
+def test_commands(page, world, monkeypatch):
+    monkeypatch.chdir(world)
+    commands = shown(page)
+    assert commands, "the page shows no job"
+    for _, script, *arguments in commands:
+        here = [argument.replace("s3://", "") for argument in arguments]
+        result = invoke(Path(script).stem, *here)
+        assert result.exit_code == 0, f"{script} {here}\n{result.output[-3000:]}"
+
+
+def test_all_pages_with_jobs_are_run():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
+    generated = {"results.md", "benchmarks.md", "commands.md"}
+    assert {page for page in pages if shown(page) and page.name not in generated} == set(PAGES)

@@ -146,6 +146,23 @@ class Ledger:
         """All commits whose labelled rows are there; unreadable records count as absent."""
         data = self.storage.paths("table", ".parquet")
         paths = self.storage.paths("ledger/slices", ".json")
+        records = [record for record in self._read(paths) if record.path in data]
+        stray = {}
+        for path in data - {record.path for record in records}:
+            if place := _slice_of(path):
+                stray[path] = Stray(place[0], f"ledger/slices/{slice_id(*place)}.json" in paths)
+            else:
+                log.warning("not written by this job, and left alone: %s", path)
+        return Committed(records, stray)
+
+    def records(self, paths: list[str]) -> list[Record]:
+        """The commits of files of labelled rows; those that are not ours, or no record vouches for,
+        have none."""
+        places = [place for path in paths if (place := _slice_of(path))]
+        return self._read({f"ledger/slices/{slice_id(*place)}.json" for place in places})
+
+    def _read(self, paths: set[str]) -> list[Record]:
+        """The records at `paths`, but those that cannot be read."""
         records = []
         for path, text in self.storage.read(sorted(paths)).items():
             try:
@@ -155,15 +172,8 @@ class Ledger:
             except (ValueError, RecursionError) as error:
                 log.warning("ignoring the unreadable record %s: %s", path, error)
                 continue
-            if record.path in data:
-                records.append(record)
-        stray = {}
-        for path in data - {record.path for record in records}:
-            if place := _slice_of(path):
-                stray[path] = Stray(place[0], f"ledger/slices/{slice_id(*place)}.json" in paths)
-            else:
-                log.warning("not written by this job, and left alone: %s", path)
-        return Committed(records, stray)
+            records.append(record)
+        return records
 
     def sweep(self, paths: list[str]) -> None:
         """Remove files of labelled rows that no record vouches for."""

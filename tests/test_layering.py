@@ -11,6 +11,7 @@ HEAVY = {
     "ray": {"pipelines/ray_stages.py", "pipelines/ray_cluster.py", "pipelines/train.py"},
     "duckdb": {"pipelines/analytics.py"},
     "pandas": {"pipelines/analytics.py", "pipelines/report.py"},
+    "deltalake": {"pipelines/delta.py"},
     "nanotoken": {"fastbert/tokenizer.py"},
     "click": {"jobs/options.py"},
 }

@@ -64,12 +64,14 @@ TIMED_ROWS = 1_000
 PROMISE = Promise(0.01, 0.95)
 
 
-def options_of(name: str, recipe: str, backbone: str | None) -> dict[str, Any]:
+def options_of(
+    name: str, recipe: str, backbone: str | None, learning_rate: float
+) -> dict[str, Any]:
     """How a set is trained: fields of TrainSettings that are not what they are by default."""
     return (
         ({"backbone": backbone} if backbone else {})
         | ({"pair_column": "text_pair"} if name in PAIRS else {})
-        | {"epochs": float(EPOCHS.get(name, DEFAULT_EPOCHS)), "learning_rate": LEARNING_RATE}
+        | {"epochs": float(EPOCHS.get(name, DEFAULT_EPOCHS)), "learning_rate": learning_rate}
         | RECIPES[recipe]
     )
 
@@ -139,11 +141,8 @@ def promised_point(
     }
 
 
-def run_set(
-    name: str, data: Path, folder: Path, recipe: str, backbone: str | None
-) -> dict[str, Any]:
+def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Train if need be, and measure."""
-    options = options_of(name, recipe, backbone)
     files = [str(data / name / f"{split}.parquet") for split in ("train", "test", "dev")]
     if not (folder / "model" / "config.json").exists():
         train(TrainSettings(train=(files[0],), output=str(folder / "model"), **options))
@@ -169,7 +168,7 @@ def run_set(
     return {
         "command": command_of(name, options),
         "machine": machine(),
-        "backbone": backbone or TrainSettings.backbone,
+        "backbone": options.get("backbone", TrainSettings.backbone),
         "layers": cost.layers,
         "train_rows": pq.read_metadata(files[0]).num_rows,
         "rows": len(rows),
@@ -196,8 +195,15 @@ def run_set(
 @click.option("--sets", multiple=True)
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="default", show_default=True)
 @click.option("--backbone", help="A hub id or a folder. Default: jobs/train.py's.")
+@click.option("--learning-rate", default=LEARNING_RATE, show_default=True, help="Of fine-tuning.")
 def main(
-    data: Path, work: Path, output: Path, sets: tuple[str, ...], recipe: str, backbone: str | None
+    data: Path,
+    work: Path,
+    output: Path,
+    sets: tuple[str, ...],
+    recipe: str,
+    backbone: str | None,
+    learning_rate: float,
 ) -> None:
     """See the top of this file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
@@ -207,7 +213,8 @@ def main(
         folder = work / f"{name}{suffix}"
         folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        found = run_set(name, data, folder, recipe, backbone)
+        options = options_of(name, recipe, backbone, learning_rate)
+        found = run_set(name, data, folder, options)
         found["seconds"] = round(time.monotonic() - started)
         (output / f"{name}{suffix}.json").write_text(json.dumps(found, indent=1) + "\n")
         print(name, recipe, found["seconds"], "s", found["fixed"][-1], found["promise"], flush=True)

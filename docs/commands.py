@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 FOLDER = Path(__file__).parent
-JOBS = ("train", "distill", "convert", "calibrate", "evaluate", "label", "report")
+JOBS = ("train", "distill", "convert", "calibrate", "evaluate", "label", "report", "export")
 
 
 def section(job: str) -> str:

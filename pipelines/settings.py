@@ -262,6 +262,14 @@ class LabelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """`jobs/export.py`."""
+
+    output: str = setting("Root of a labelled output, as given to label.py.")
+    delta: str = setting("The Delta table to bring up to date; made if there is none.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportSettings:
     """`jobs/report.py`."""
 

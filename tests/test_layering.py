@@ -22,6 +22,7 @@ HEAVY = {
         "pipelines/html_report.py",
         "pipelines/figures.py",
     },
+    "deltalake": {"pipelines/delta.py"},
     "nanotoken": {"fastbert/tokenizer.py"},
     "click": {"jobs/options.py"},
 }

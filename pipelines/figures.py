@@ -93,12 +93,12 @@ def stacked(frame: pd.DataFrame, key: str, value: str, unit: str, most: int = 12
     if not pd.api.types.is_numeric_dtype(frame[key]):  # layers keep their order
         table = table[table.sum().sort_values(ascending=False).index]
     figure, axes = _axes()
-    below = np.zeros(len(table))
+    edges, below = np.arange(len(table) + 1) - 0.5, np.zeros(len(table))
     shown = list(table.columns[:most])
-    for i, name in enumerate(shown):
-        axes.bar(np.arange(len(table)), table[name], 0.9, below, color=_color(i),
-                 label=_short(name))  # fmt: skip
-        below += table[name].to_numpy(float)
+    for i, name in enumerate(shown):  # one shape each: a year of bars would make a heavy page
+        above = below + table[name].to_numpy(float)
+        axes.stairs(above, edges, baseline=below, fill=True, color=_color(i), label=_short(name))
+        below = above
     _run_ticks(axes, runs)
     axes.set(ylabel=unit)
     _legend(axes, key)

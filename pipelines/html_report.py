@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing beside itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -14,8 +14,8 @@ from pipelines import figures, questions
 from pipelines.analytics import Analytics
 from pipelines.report import cell
 
-#: Rows of a table: of the last nights, or of a label set that nobody reads whole.
-_MOST_ROWS = 400
+#: Rows of a table that has one per run: the last. Of other tables the first, which matter most.
+_MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
         figures=_figures(frames),
         alarms=frames["alarms"],
         sections=_sections(found, frames),
-        most_rows=_MOST_ROWS,
     )
 
 
@@ -157,7 +156,17 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
     if "accuracy" in frames:
         says = "Against the labels that the table carries."
         sections.insert(1, Section("Accuracy by exit layer", says, frames["accuracy"]))
-    return [section for section in sections if len(section.table)]
+    return [
+        replace(section, table=_shortened(section.table))
+        for section in sections
+        if len(section.table)
+    ]
+
+
+def _shortened(frame: pd.DataFrame) -> pd.DataFrame:
+    """What of a table is shown."""
+    by_run = len(frame.columns) > 0 and frame.columns[0] == "run_id"
+    return frame.tail(_MOST_ROWS) if by_run else frame.head(_MOST_ROWS)
 
 
 def _wide(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:

@@ -41,7 +41,7 @@ CONFIG = {
     "intermediate_size": 1024,
     "max_position_embeddings": 128,
 }
-LEARNING_RATE, MASKED, MAX_LENGTH, BATCH = 1e-3, 0.15, 128, 64
+LEARNING_RATE, MASKED, MAX_LENGTH, BATCH = 3e-4, 0.15, 128, 32
 
 
 class _Trainer(Trainer):

@@ -383,6 +383,76 @@ Two jobs started on one output in the same moment; 0 is done, 4 is refused:
 """
 
 
+def reporting_section() -> str:
+    """Reports of a large output."""
+    found = load("reporting")
+    middle = {
+        name: sorted(r[name] for r in found["rounds"])[len(found["rounds"]) // 2]
+        for name in found["rounds"][0]
+    }
+    first, peak, page = (
+        middle[name] for name in ("seconds_to_the_first_table", "peak_megabytes", "html_megabytes")
+    )
+    return f"""## Reports
+
+Of {found["slices"]:,} slices in {found["runs"]} runs ({found["statistics_megabytes"]:.0f} MB of statistics), on a local disk; the middle of {len(found["rounds"])} rounds. Two thirds
+of the time to the first table is Python importing torch.
+
+| | | |
+|---|---|---|
+| seconds to the first table | {first:.1f} | {judged(first, 5, True)} |
+| MB at the peak | {peak:,} | {judged(peak, 1000, True)} |
+| MB of HTML | {page:.1f} | {judged(page, 2, True)} |
+
+```
+{found["program"]}
+```
+"""
+
+
+def month_section() -> str:
+    """The simulated month."""
+    found = load("nightly")
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{100 * share:.1f} %"
+
+    rows = [
+        [night["night"], night["event"] or "", f"{night['rows_due']:,}",
+         "" if "rows" not in night else f"{night['rows']:,}",
+         night.get("files_left_alone", ""),
+         "" if night.get("mean_exit_layer") is None else f"{night['mean_exit_layer']:.2f}",
+         percent(night.get("audit_agreement")), percent(night.get("exit_drift")),
+         len(night.get("alarms") or []) or "", night.get("exit_code", "")]
+        for night in found["nights"]
+    ]  # fmt: skip
+    claims = "\n".join(
+        f"* {claim}: {'holds' if holds else '**does not hold**'}"
+        for claim, holds in found["claims"].items()
+    )
+    totals = found["rows_and_flops"]
+    sums = "; ".join(f"{name} {n:,} rows, {flops:,} FLOPs" for name, (n, flops) in totals.items())
+    false = ", ".join(found["nights_with_a_false_alarm"]) or "none"
+    names = ["night", "what happens", "rows due", "labelled", "files left alone", "mean layer",
+             "audit agrees", "exit drift", "alarms", "exit code"]  # fmt: skip
+    return f"""## A simulated month
+
+Thirty nights with two new shards each, a model trained and calibrated (at most 3 % other labels) on made-up tickets; {found["minutes"]:.0f} minutes in all, {found["minutes_of_training"]:.0f} of
+them for training two models, on {where(found["machine"])}.
+
+```
+{found["program"]}
+```
+
+{claims}
+
+Nights with an alarm although nothing was wrong: {false}. The killed run of night 12 had committed {found["rows_committed_by_the_killed_run"]:,} rows, which night 14 did not repeat. Sums: {sums}
+(with `--relabel`, the first two count rows again).
+
+{table(names, rows)}
+"""
+
+
 def performance_page() -> str:
     """docs/benchmarks.md."""
     sections = (
@@ -392,6 +462,10 @@ def performance_page() -> str:
         ideas_section,
         gpu_section,
         chaos_section,
+    )
+    later = {"reporting": reporting_section, "nightly": month_section}
+    sections += tuple(
+        section for name, section in later.items() if (FOLDER / f"{name}.json").exists()
     )
     return (
         "# Benchmarks\n\nGenerated from `benchmarks/*.json` by `python benchmarks/tables.py`. Machines are shared and drift: "

@@ -1,39 +1,76 @@
-"""`ray job submit` against a real cluster with its job server, as in production."""
+"""`ray job submit` against a real cluster of three nodes with its job server, as in production."""
 
 import json
+import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import random_texts, write_shard
-from ray_head import running_head
+from ray_head import kill_node, processes, running_head, running_worker
 from test_label import settings, table_of
 
 from pipelines.label import label
 
 pytestmark = pytest.mark.integration
 
+SHARDS, ROWS, SLICE_ROWS = 4, 500, 10
+SLICES = SHARDS * ROWS // SLICE_ROWS
+REPLICA = "ray::MapWorker(MapBatches(LabelActor))"
+
 
 @pytest.fixture(scope="module")
-def head():
-    with running_head() as node:
-        yield node
+def cluster():
+    """The head does no slices; each of the others has room for one replica."""
+    with (
+        running_head(cpus=0) as head,
+        running_worker(head) as first,
+        running_worker(head) as second,
+    ):
+        yield head, [first, second]
 
 
-def test_submitted_job_equals_a_local_one(head, checkpoint, tmp_path):
-    for k in range(3):
-        write_shard(tmp_path / "in" / f"dt={k}" / "a.parquet", random_texts(15 + k, seed=k))
-    arguments = ["--input", tmp_path / "in", "--model", checkpoint, "--speed", "0.4"]
-    arguments += ["--output", tmp_path / "out", "--slice-rows", "10", "--cpus-per-replica", "1"]
-    first = head.submit(*arguments)
-    assert first.returncode == 0, first.stdout + first.stderr
-    summary = json.loads(next(ln for ln in first.stdout.splitlines() if ln.startswith('{"run_id"')))
-    assert (summary["slices_labelled"], summary["rows"]) == (6, 48)
-    assert counted(head, "rows") == counted(head, "exits") == 48
-    assert counted(head, "slices") == 6
-    local = label(settings(tmp_path / "in", tmp_path / "local", checkpoint, speed=0.4))
-    assert local["exit_code"] == 0
-    assert table_of(tmp_path / "out").equals(table_of(tmp_path / "local"))
+def test_a_refused_job_fails(cluster, checkpoint, tmp_path):
+    head, _ = cluster
+    result = head.submit(
+        "--input", tmp_path / "none", "--output", tmp_path, "--model", checkpoint, "--speed", "0.4"
+    )
+    assert result.returncode == 1
+    assert "no Parquet file at" in result.stdout
+
+
+def test_a_submitted_job_equals_a_local_one_although_a_node_is_lost(cluster, checkpoint, tmp_path):
+    head, workers = cluster
+    for k in range(SHARDS):
+        write_shard(tmp_path / "in" / f"dt={k}" / "a.parquet", random_texts(ROWS, seed=k))
+    output, results = tmp_path / "out", []
+    arguments = [
+        "--input", tmp_path / "in", "--output", output, "--model", checkpoint, "--speed", "0.4",
+        "--slice-rows", SLICE_ROWS, "--replicas", "1:2", "--cpus-per-replica", "2",
+    ]  # fmt: skip
+    job = threading.Thread(target=lambda: results.append(head.submit(*arguments)))
+    job.start()
+    while committed(output) < SLICES // 4 and job.is_alive():
+        time.sleep(0.02)
+    at_work = [node for node in workers if processes(node, REPLICA)]
+    assert at_work, "no node has a replica"
+    kill_node(at_work[0])
+    left = SLICES - committed(output)
+    job.join()
+    assert left > SLICES // 10, "the node was killed too late to matter"
+    (result,) = results
+    assert result.returncode == 0, result.stdout + result.stderr
+    line = next(ln for ln in result.stdout.splitlines() if ln.startswith('{"run_id"'))
+    assert json.loads(line)["rows"] == SHARDS * ROWS
+    assert counted(head, "rows") == counted(head, "exits") == SHARDS * ROWS
+    assert counted(head, "slices") == SLICES == committed(output)
+    label(settings(tmp_path / "in", tmp_path / "local", checkpoint, speed=0.4))
+    assert table_of(output).equals(table_of(tmp_path / "local"))
+
+
+def committed(output: Path) -> int:
+    return len(list(output.glob("table/**/*.parquet")))
 
 
 def counted(head, name: str) -> float:
@@ -47,11 +84,3 @@ def counted(head, name: str) -> float:
             return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
         time.sleep(1)
     pytest.fail(f"no counter {name}: {text[-2000:]}")
-
-
-def test_a_refused_job_fails(head, checkpoint, tmp_path):
-    result = head.submit(
-        "--input", tmp_path / "none", "--output", tmp_path, "--model", checkpoint, "--speed", "0.4"
-    )
-    assert result.returncode == 1
-    assert "no Parquet file at" in result.stdout

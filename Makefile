@@ -27,7 +27,7 @@ demo: $(DEMO)/checkpoint/config.json
 	@echo "--- the same command again: nothing to do"
 	$(BIN)/python jobs/label.py --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
 	    --model $(DEMO)/checkpoint --speed 0.3 --audit-rate 0.1 --slice-rows 500
-	$(BIN)/python jobs/report.py --output $(DEMO)/labels
+	$(BIN)/python jobs/report.py --output $(DEMO)/labels --html $(DEMO)/report.html
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -156,7 +156,8 @@ def coverage_table(promises: dict[str, Any]) -> str:
     for offer in offers:
         made = [s[offer] for s in sets if s[offer]["promises"]]
         total, broken = sum(r["promises"] for r in made), sum(r["broken"] for r in made)
-        worst = max(r["share_broken"] for r in made)
+        # A handful of promises, where rows hardly suffice for any, says nothing.
+        worst = max(r["share_broken"] for r in made if r["promises"] >= promises["splits"] / 2)
         lines.append(
             [offer, len(made), f"{total:,}", broken, f"{broken / total:.2%}", f"{worst:.1%}"]
         )

@@ -9,6 +9,7 @@ costs nothing until it is asked for.
 """
 
 import json
+import logging
 import re
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,12 +17,19 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pyarrow as pa
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, shown
 from pipelines.ledger import STATISTICS, Ledger, statistics
+from pipelines.schema import OUTPUT
 from pipelines.storage import Storage
+
+log = logging.getLogger(__name__)
+
+#: Names of hive folders, `name=value`, in a path.
+_HIVE = re.compile(r"(?:^|/)([^/=]+)=[^/]*(?=/)")
 
 #: What a run's summary says, as columns of `runs`; null where a summary is of an earlier version.
 RUNS = pa.schema(
@@ -46,8 +54,9 @@ RUNS = pa.schema(
         ("exits", pa.list_(pa.int64())),
         ("labels", pa.map_(pa.string(), pa.int64())),
         ("mean_exit_layer", pa.float64()),
-        ("flops", pa.int64()),
-        ("full_flops", pa.int64()),
+        ("flops", pa.decimal128(38)),  # of a billion rows they need more than 64 bits
+        ("full_flops", pa.decimal128(38)),
+        ("audit_flops", pa.decimal128(38)),
         ("flops_speedup", pa.float64()),
         ("device_seconds", pa.float64()),
         ("price", pa.float64()),
@@ -66,27 +75,33 @@ RUNS = pa.schema(
 
 #: Statistics of all commits there have ever been, with where their rows are.
 _HISTORY = """
-    create view history as
+    create or replace view history as
     select * replace (committed_at::timestamp as committed_at),
            format('table/{}.{:012d}.parquet', shard, first_row) as path
     from ({sources})
 """
 
-#: The commits whose rows the table holds now: of each slice that is there, the last.
+#: The commits whose rows the table holds now: of each slice that is there, the last run's. Runs
+#: come one after the other; in the order of their drivers' clocks, as those of nodes may differ.
 _CURRENT = """
-    create table newest as
-    select slice_id, max_by(run_id, committed_at) as run_id
-    from history semi join listing using (path) group by slice_id
+    create or replace table newest as
+    with begun as (
+        select run_id, coalesce(any_value(summaries.started_at)::timestamp, min(committed_at))
+                   as begun_at
+        from history left join summaries using (run_id) group by run_id
+    )
+    select slice_id, max_by(run_id, row(begun_at, committed_at)) as run_id
+    from history semi join listing using (path) join begun using (run_id) group by slice_id
 """
 
 _EXITS = """
-    create view exits as
+    create or replace view exits as
     select history.*, newest.run_id is not null as current
     from history left join newest using (slice_id, run_id)
 """
 
 _SLICES = """
-    create view slices as
+    create or replace view slices as
     select slice_id, any_value(run_id) as run_id, any_value(shard) as shard,
            any_value(first_row) as first_row, any_value(slice_rows) as rows,
            coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
@@ -110,13 +125,13 @@ _SLICES = """
 
 #: Runs that are still at work, or were killed, have statistics at most.
 _RUNS = """
-    create view runs as
+    create or replace view runs as
     select * replace (started_at::timestamp as started_at), true as finished from summaries
     union all by name
     select run_id, min(committed_at) as started_at, false as finished,
            count(distinct slice_id) as slices_labelled, sum(rows)::bigint as rows,
            coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
-           sum(tokens)::bigint as tokens, sum(flops)::bigint as flops
+           sum(tokens)::bigint as tokens, sum(flops)::decimal(38, 0) as flops
     from exits anti join summaries using (run_id) group by run_id
 """
 
@@ -130,9 +145,7 @@ class Analytics:
         self.connection = duckdb.connect()
         self.connection.execute("set enable_progress_bar = false")
         self.connection.execute("set python_enable_replacements = false")
-        fs = self.storage.fs
-        if not isinstance(fs, LocalFileSystem):
-            self.connection.register_filesystem(fs)
+        self._reach(fs := self.storage.fs)
         self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
         self.paths = sorted(self.storage.paths("table", ".parquet"))
         if not self.paths:
@@ -164,8 +177,8 @@ class Analytics:
         if kind is None:
             raise InputError(f"'{shown(target)}' should end in one of {', '.join(kinds)}")
         fs, path = open_url(target)
+        self._reach(fs)
         if not isinstance(fs, LocalFileSystem):
-            self.connection.register_filesystem(fs)
             path = fs.unstrip_protocol(path)
         quoted = path.replace("'", "''")
         result = self.arrow(sql)
@@ -174,11 +187,27 @@ class Analytics:
             self.connection.execute(f"copy result to '{quoted}' (format {kind})")
         except (duckdb.Error, OSError) as error:
             raise InputError(f"cannot write '{shown(target)}': {error}") from error
+        finally:
+            self.connection.unregister("result")
         return int(result.num_rows)
 
+    def _reach(self, fs: AbstractFileSystem) -> None:
+        """Let DuckDB read and write there."""
+        names = [fs.protocol] if isinstance(fs.protocol, str) else list(fs.protocol)
+        known = self.connection.list_filesystems()
+        if not isinstance(fs, LocalFileSystem) and not set(names) & set(known):
+            self.connection.register_filesystem(fs)
+
     def _run(self, sql: str, form: str = "fetchall") -> Any:
-        """The result of a query, after the views that it names have been made; `form` is the
-        method of DuckDB's relations that gives it. None if there is none: it was no query."""
+        """The result of the last statement, after the views that they name have been made; `form`
+        is the method of DuckDB's relations that gives it."""
+        try:
+            statements = [statement.query for statement in duckdb.extract_statements(sql)]
+        except duckdb.Error as error:
+            raise InputError(f"the query failed: {error}") from error
+        return [self._answer(statement, form) for statement in statements or [sql]][-1]
+
+    def _answer(self, sql: str, form: str) -> Any:
         while True:
             try:
                 found = self.connection.sql(sql)
@@ -196,28 +225,37 @@ class Analytics:
             "rows": self._make_rows,
             "exits": self._make_exits,
             "slices": lambda: self._run(_SLICES),
-            "runs": self._make_runs,
+            "runs": lambda: self._run(_RUNS),
+            "summaries": self._make_summaries,
         }
         if view not in makers or view in self._made:
             return False
         self._made.add(view)
-        makers[view]()
+        try:
+            makers[view]()
+        except BaseException:
+            self._made.remove(view)
+            raise
         return True
 
-    def _parquet(self, pattern: str) -> str:
+    def _parquet(self, pattern: str, hive: bool) -> str:
         quoted = f"{self.root}/{pattern}".replace("'", "''")
-        return f"read_parquet('{quoted}', union_by_name=true)"
+        return f"read_parquet('{quoted}', union_by_name=true, hive_partitioning={hive})"
 
     def _make_rows(self) -> None:
-        self._run(f"create view rows as select * from {self._parquet('table/**/*.parquet')}")
+        # DuckDB prefers the value of a folder `label=x` to that of a column `label`.
+        keys = {key.casefold() for path in [self.root, *self.paths] for key in _HIVE.findall(path)}
+        hive = bool(keys) and not keys & {*OUTPUT.names}
+        self._run(f"create view rows as from {self._parquet('table/**/*.parquet', hive)}")
 
     def _make_exits(self) -> None:
+        self._make("summaries")
         self.connection.register("listing", pa.table({"path": self.paths}))
         # A run that is still at work, or was killed, has commits but no statistics.
         self.connection.register("unreported", STATISTICS.empty_table())
         sources = ["from unreported"]
         if self.storage.paths("stats", ".parquet"):
-            sources.append(f"from {self._parquet('stats/*.parquet')}")
+            sources.append(f"from {self._parquet('stats/*.parquet', hive=False)}")
         self._run(_HISTORY.replace("{sources}", " union all by name ".join(sources)))
         missing = self._run("from listing anti join history using (path)")
         if missing:
@@ -226,14 +264,18 @@ class Analytics:
         self._run(_CURRENT)
         self._run(_EXITS)
 
-    def _make_runs(self) -> None:
+    def _make_summaries(self) -> None:
         texts = self.storage.read(sorted(self.storage.paths("ledger/runs", ".json")))
-        summaries = []
-        for text in texts.values():
-            values = json.loads(text)
-            summaries.append({name: values.get(name) for name in RUNS.names})
-        self.connection.register("summaries", pa.Table.from_pylist(summaries, schema=RUNS))
-        self._run(_RUNS)
+        summaries = [RUNS.empty_table()]
+        for path, text in texts.items():
+            try:
+                values = json.loads(text)
+                row = {name: values.get(name) for name in RUNS.names}
+                row["run_id"] = PurePosixPath(path).stem
+                summaries.append(pa.Table.from_pylist([row], schema=RUNS))
+            except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+                log.warning("ignoring the unreadable summary %s: %s", path, error)
+        self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
 
 
 def open(url: str) -> Analytics:

@@ -25,7 +25,6 @@ _MOST_TICKS = 7
 
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "fastbert",
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": _INK,
@@ -94,7 +93,7 @@ def stacked(frame: pd.DataFrame, key: str, value: str, unit: str, most: int = 12
         table = table[table.sum().sort_values(ascending=False).index]
     figure, axes = _axes()
     edges, below = np.arange(len(table) + 1) - 0.5, np.zeros(len(table))
-    shown = list(table.columns[:most])
+    shown = list(table.columns if key == "layer" else table.columns[:most])
     for i, name in enumerate(shown):  # one shape each: a year of bars would make a heavy page
         above = below + table[name].to_numpy(float)
         axes.stairs(above, edges, baseline=below, fill=True, color=_color(i), label=_short(name))
@@ -146,8 +145,9 @@ def _color(i: int) -> str:
 
 
 def _short(name: Any) -> str:
-    text = str(name).replace("$", r"\$")  # which would begin a formula
-    return text if len(text) <= 24 else f"{text[:23]}…"
+    text = str(name) if len(str(name)) <= 24 else f"{str(name)[:23]}…"
+    # A dollar would begin a formula; what begins with an underscore has no place in a legend.
+    return "\u200b" + text.replace("$", r"\$")
 
 
 def _runs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +171,8 @@ def _legend(axes: Axes, title: str) -> None:
 def _svg(figure: Figure, title: str, series: int) -> str:
     """The picture as an element of a page."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    # Ids are made of the salt, and are one space for all pictures of a page.
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -157,16 +157,14 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
         says = "Against the labels that the table carries."
         sections.insert(1, Section("Accuracy by exit layer", says, frames["accuracy"]))
     return [
-        replace(section, table=_shortened(section.table))
-        for section in sections
-        if len(section.table)
+        replace(section, table=_shortened(section)) for section in sections if len(section.table)
     ]
 
 
-def _shortened(frame: pd.DataFrame) -> pd.DataFrame:
+def _shortened(section: Section) -> pd.DataFrame:
     """What of a table is shown."""
-    by_run = len(frame.columns) > 0 and frame.columns[0] == "run_id"
-    return frame.tail(_MOST_ROWS) if by_run else frame.head(_MOST_ROWS)
+    by_run = section.table.columns[0] == "run_id" and section.title != "Unreadable shards"
+    return section.table.tail(_MOST_ROWS) if by_run else section.table.head(_MOST_ROWS)
 
 
 def _wide(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
@@ -178,6 +176,5 @@ def _wide(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
         table = table[table.sum().sort_values(ascending=False).index[:20]]
     else:
         table = table[sorted(table.columns)]
-    return table.rename(
-        columns=lambda name: f"{key} {name}" if key == "layer" else name
-    ).reset_index()
+    table.columns = pd.Index([f"{key} {name}" for name in table.columns])
+    return table.reset_index()

@@ -170,6 +170,8 @@ class Job:
             ledger.forget(record)
         for record in plan.replaced:
             ledger.withdraw(record)
+        if plan.todo:
+            ledger.reopen(self.run_id)
         records = [] if share is None else self._label(plan, share, lock)
         summary = self.heading(plan) | {"slices_removed": len(removed)} | totals(records)
         summary["bad_shards"] = plan.bad_shards
@@ -303,6 +305,7 @@ def totals(records: list[Record]) -> dict[str, Any]:
         "full_flops": full,
         "flops_speedup": round(full / flops, 3) if flops else None,
         "audit_rows": sum(r.audit_rows for r in records),
+        "audit_flops": sum(r.audit_flops for r in records),
         "device_seconds": round(sum(r.device_seconds for r in records), 2),
     }
 

@@ -224,6 +224,11 @@ class Ledger:
         runs = {record.run_id for record in records}
         return {run for run in runs if f"stats/{run}.parquet" not in written}
 
+    def reopen(self, run_id: str) -> None:
+        """A name that was used before: without the statistics of its first run, those of this one
+        are missed, and written, if it is killed."""
+        self.storage.remove(f"stats/{run_id}.parquet")
+
     def close_run(
         self, run_id: str, summary: dict[str, Any], records: list[Record], killed: set[str]
     ) -> None:

@@ -25,6 +25,8 @@ Array = np.ndarray[Any, Any]
 _PRIVATE = (IDS, TYPES, ERROR)
 #: Kinds of errors that a slice's record counts; they may name what is a row's own.
 _MOST_REASONS = 20
+#: Labels that it counts per layer: all, but where classes are so many that records would grow.
+_MOST_LABELS = 256
 
 
 class Label:
@@ -125,9 +127,12 @@ class Label:
         )
 
     def _by_label(self, labels: Array) -> dict[str, int]:
-        """Rows of each label that occurs."""
-        counts = np.bincount(labels, minlength=len(self.names))
-        return {self.names[i].as_py(): int(counts[i]) for i in np.flatnonzero(counts)}
+        """Rows of the labels that occur, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for i, n in enumerate(np.bincount(labels).tolist()):
+            if n:
+                counts[self.names[i].as_py()] += n  # names may repeat
+        return dict(counts.most_common(_MOST_LABELS))
 
     def give_up(self, work: Work, reason: str) -> Work:
         """Every row gets `reason` as its error; the model is not used."""

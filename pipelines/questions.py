@@ -3,6 +3,9 @@
 All of it comes from statistics but accuracy, for which `accuracy_by_layer` scans the table.
 """
 
+from fastbert.errors import InputError
+from pipelines.schema import OUTPUT
+
 EXIT_LAYERS = """
     select exit_layer as layer, sum(rows)::bigint as rows,
            round(100.0 * sum(rows) / sum(sum(rows)) over (), 1) as percent,
@@ -34,11 +37,20 @@ UNCERTAINTY = """
     group by exit_layer, bin having sum(n) > 0 order by exit_layer, bin
 """
 
+#: The most frequent reasons; the ledger counts twenty of a slice, what is left has no name.
 ERRORS = """
-    select error, sum(n)::bigint as rows
-    from (select unnest(map_keys(errors)) as error, unnest(map_values(errors)) as n
-          from exits where current)
-    group by error order by rows desc, error limit 20
+    with named as (
+        select error, sum(n) as rows
+        from (select unnest(map_keys(errors)) as error, unnest(map_values(errors)) as n
+              from exits where current)
+        group by error order by rows desc, error limit 20
+    )
+    select error, rows::bigint as rows from named
+    union all
+    select '(other reasons)', rows from (
+        select (coalesce(sum(rows), 0) - (select coalesce(sum(rows), 0) from named))::bigint as rows
+        from exits where current and exit_layer is null
+    ) where rows > 0
 """
 
 RUNS = """
@@ -49,19 +61,21 @@ RUNS = """
            round(rows / nullif(seconds, 0), 1) as rows_per_second,
            coalesce(cardinality(bad_shards), 0) as bad_shards,
            coalesce(len(alarms), 0) as alarms, exit_code
-    from runs order by started_at, run_id
+    from runs order by started_at nulls first, run_id
 """
 
-#: Prices where runs were told what an hour of a replica costs. Full depth by its FLOPs.
+#: Prices where runs were told what an hour of a replica costs. Full depth by its FLOPs; of the time
+#: spent, the audit's part is left in.
 COSTS = """
     select run_id, started_at, rows, round(device_seconds, 1) as device_seconds,
            round(1e6 * device_seconds / nullif(rows, 0), 1) as seconds_per_million,
-           round(1e6 * device_seconds / nullif(rows, 0) * full_flops / nullif(flops, 0), 1)
+           round(1e6 * device_seconds / nullif(rows, 0) * times_fewer, 1)
                as full_depth_seconds_per_million,
            round(price, 4) as price, round(price_per_million_rows, 4) as price_per_million,
-           round(price_per_million_rows * full_flops / nullif(flops, 0), 4)
-               as full_depth_price_per_million
-    from runs where finished order by started_at, run_id
+           round(price_per_million_rows * times_fewer, 4) as full_depth_price_per_million
+    from (select *, full_flops / nullif(flops + coalesce(audit_flops, 0), 0) as times_fewer
+          from runs)
+    where finished order by started_at nulls first, run_id
 """
 
 EXITS_BY_RUN = """
@@ -69,13 +83,13 @@ EXITS_BY_RUN = """
            sum(exits.rows)::bigint as rows,
            100.0 * sum(exits.rows) / sum(sum(exits.rows)) over (partition by run_id) as percent
     from exits join runs using (run_id) where exit_layer is not null
-    group by run_id, exit_layer order by any_value(started_at), run_id, exit_layer
+    group by run_id, exit_layer order by any_value(started_at) nulls first, run_id, exit_layer
 """
 
 LABELS_BY_RUN = """
     select run_id, started_at, unnest(map_keys(labels)) as label,
            unnest(map_values(labels)) as rows
-    from runs order by started_at, run_id, rows desc
+    from runs order by started_at nulls first, run_id, rows desc
 """
 
 AUDITS = """
@@ -86,7 +100,7 @@ AUDITS = """
            100 * promised_agreement as promised_percent,
            round(exit_drift, 4) as drift, exit_drift_p as drift_p
     from runs where finished and (audit_rows > 0 or exit_drift is not null)
-    order by started_at, run_id
+    order by started_at nulls first, run_id
 """
 
 TIMES = """
@@ -110,16 +124,24 @@ SLOWEST_SLICES = """
 
 BAD_SHARDS = """
     select run_id, unnest(map_keys(bad_shards)) as shard, unnest(map_values(bad_shards)) as reason
-    from runs order by started_at desc, shard limit 50
+    from runs order by started_at desc nulls last, shard limit 50
 """
 
 ALARMS = """
-    select run_id, unnest(alarms) as alarm from runs order by started_at desc limit 50
+    select run_id, unnest(alarms) as alarm from runs order by started_at desc nulls last limit 50
 """
 
 
 def accuracy_by_layer(truth: str) -> str:
-    """Accuracy and calibration of each exit layer, where the table carries the true labels."""
+    """Accuracy and calibration of each exit layer, where the table carries the true labels.
+
+    Raises InputError for a column that is not carried, but the job's own.
+    """
+    if truth.casefold() in OUTPUT.names:
+        raise InputError(
+            f"--truth-column is '{truth}', which is the model's own; true labels that were called "
+            f"so in the input are carried as input_{truth}"
+        )
     column = '"' + truth.replace('"', '""') + '"'
     return f"""
         select exit_layer as layer, count(*) as rows,

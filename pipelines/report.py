@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from fastbert.errors import InputError
 from fastbert.filesystem import open_url, shown
 from pipelines import analytics, questions
 from pipelines.analytics import Analytics
@@ -28,8 +30,10 @@ _QUESTIONS = {
     "labels": questions.LABELS,
     "errors": questions.ERRORS,
 }
-#: Rows of a table on the terminal: the last, which are of the last nights.
+#: Rows of a table on the terminal.
 _SHOWN = 30
+#: Tables whose last rows matter most: one per run, in the order of time.
+BY_RUN = {"runs", "costs", "audits"}
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
@@ -45,15 +49,19 @@ def report(settings: ReportSettings) -> dict[str, Any]:
     for title, sql in asked.items():
         frames[title] = found.query(sql)
         if len(frames[title]):
-            show(console, title, frames[title].tail(_SHOWN))
+            some = frames[title].tail if title in BY_RUN else frames[title].head
+            show(console, title, some(_SHOWN))
     summary: dict[str, Any] = {"output": shown(settings.output)}
     if settings.html is not None:
         from pipelines.html_report import html_report
 
         page = html_report(found, settings.output, frames)
         fs, path = open_url(settings.html)
-        fs.makedirs(fs._parent(path), exist_ok=True)
-        fs.pipe_file(path, page.encode())
+        try:
+            fs.makedirs(fs._parent(path), exist_ok=True)
+            fs.pipe_file(path, page.encode())
+        except OSError as error:
+            raise InputError(f"cannot write '{shown(settings.html)}': {error}") from error
         summary["html"] = shown(settings.html)
     return summary | {title.replace(" ", "_"): _plain(frame) for title, frame in frames.items()}
 
@@ -73,9 +81,9 @@ def show(console: Console, title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left")
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(str(name).replace("_", " "), justify="right" if numeric else "left")
+        table.add_column(Text(str(name).replace("_", " ")), justify="right" if numeric else "left")
     for row in frame.itertuples(index=False):
-        table.add_row(*(cell(value) for value in row))
+        table.add_row(*(Text(cell(value)) for value in row))  # not markup
     console.print(table)
 
 
@@ -88,6 +96,8 @@ def cell(value: Any) -> str:
     if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
+        if 0 < abs(value) < 1e-3:
+            return f"{value:.2g}"
         return f"{value:,.4f}".rstrip("0").rstrip(".")
     return f"{value:,}" if isinstance(value, int) else str(value)
 

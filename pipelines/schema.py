@@ -82,7 +82,9 @@ class InputColumns:
                 raise ShardError(
                     f"columns cannot be told apart: {_listed(found)}; choose with --carry"
                 )
-        renamed = {name: f"input_{name}" if name in OUTPUT.names else name for name in names}
+        # SQL does not tell `Label` from `label`.
+        ours = {name for name in names if name.casefold() in OUTPUT.names}
+        renamed = {name: f"input_{name}" if name in ours else name for name in names}
         if len(set(renamed.values())) < len(names):
             twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)
             raise ShardError(

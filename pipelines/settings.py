@@ -4,6 +4,7 @@ The commands derive their options from these fields (`text_column` is `--text-co
 library and the command line cannot disagree. Imports nothing heavy: `--help` is instant.
 """
 
+import re
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
@@ -246,6 +247,10 @@ class LabelSettings:
             raise InputError(f"--slice-rows is {self.slice_rows}, expected at least 1")
         if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
             raise InputError(f"--gpus-per-replica is {self.gpus_per_replica}, expected 0 or more")
+        if self.run_id is not None and not re.fullmatch(r"[\w.:+-]+", self.run_id):
+            raise InputError(
+                f"--run-id is '{self.run_id}', expected letters, digits and _ . : + - only"
+            )
         _check_positive(self, "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()
 

@@ -5,9 +5,11 @@ import os
 import posixpath
 import uuid
 
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from fastbert.filesystem import open_url
+from fastbert.errors import InputError
+from fastbert.filesystem import open_url, shown
 from pipelines.retry import Patience
 
 #: Where files of a local output are written before they appear under their names.
@@ -18,9 +20,14 @@ class Storage:
     """Objects by path below one root URL. What fails for a passing reason is tried again."""
 
     def __init__(self, url: str) -> None:
+        """InputError if the URL cannot be reached, or is a pattern."""
         self.url = url.rstrip("/")
         self.fs, root = open_url(self.url)
         self.root = root.rstrip("/")
+        if has_magic(self.root):  # fsspec and DuckDB would take other folders for it, too
+            raise InputError(
+                f"'{shown(url)}' is a pattern; expected a folder without any of * ? [ in its path"
+            )
         self.patience = Patience()
 
     def put(self, path: str, data: bytes) -> None:

@@ -1,13 +1,20 @@
 """Reports over committed output: numbers equal those of the rows."""
 
 import json
+import re
+import shutil
+import sys
 from dataclasses import replace
 
 import duckdb
+import fsspec
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import RECIPE, write_shard
+from made_up_history import write_history
+from rich.console import Console
+from test_ledger import record
 from test_stages import TEXTS, run
 
 from fastbert.errors import InputError
@@ -15,7 +22,7 @@ from pipelines import analytics, questions
 from pipelines.commit import Commit
 from pipelines.label import totals
 from pipelines.ledger import Ledger
-from pipelines.report import report
+from pipelines.report import report, show
 from pipelines.settings import ReportSettings
 from pipelines.shards import find_shards
 from pipelines.storage import Storage
@@ -264,6 +271,118 @@ def test_bad_targets(output, tmp_path):
         found.save("select 1", str(tmp_path / "a.xlsx"))
     with pytest.raises(InputError, match="cannot write"):
         found.save("select 1", str(tmp_path / "nowhere" / "a.csv"))
+
+
+def test_saving_beside_an_output_on_the_same_store(output):
+    """DuckDB takes each file system once."""
+    fs = fsspec.filesystem("memory")
+    fs.put(f"{output}/", "/lake/out/", recursive=True)
+    found = analytics.open("memory://lake/out")
+    for name in ("a.csv", "b.csv"):
+        found.save("select count(*) as n from slices", f"memory://lake/{name}")
+    assert fs.cat_file("/lake/b.csv") == b"n\n2\n"
+
+
+def test_texts_of_the_data_are_not_markup(capsys):
+    frame = pd.DataFrame({"[b]label": ["[/b] closing", "[spam]"], "rows": [2, 1]})
+    show(Console(file=sys.stderr, width=100), "[i]", frame)
+    printed = capsys.readouterr().err
+    assert "[/b] closing" in printed
+    assert "[spam]" in printed
+
+
+def test_folders_named_like_our_columns_do_not_hide_them(tmp_path, checkpoint):
+    write_shard(tmp_path / "in" / "label=x" / "a.parquet", TEXTS)
+    (shard,) = find_shards([str(tmp_path / "in")])
+    out = str(tmp_path / "run_id=5" / "out")
+    label(out, "night-1", shard, checkpoint)
+    found = analytics.open(out)
+    assert "x" not in set(found.query("from rows")["label"])
+    assert found.query("from slices")["run_id"].tolist() == ["night-1"]
+
+
+def test_the_last_run_counts_whatever_its_nodes_clocks_say(tmp_path):
+    ledger = Ledger(Storage(str(tmp_path)))
+    ledger.storage.put(record().path, b"")
+    for night, at, exits in (("b", "T09:00", [5, 3, 1]), ("a", "T08:59", [0, 0, 9])):
+        mine = record(run_id=night, exits=exits, committed_at=f"2026-11-22{at}:00.000+00:00")
+        began = {"b": "01", "a": "02"}[night]
+        ledger.close_run(night, {"started_at": f"2026-11-{began}T00:00:00+00:00"}, [mine], set())
+    assert analytics.open(str(tmp_path)).query("from slices")["exits"][0].tolist() == [0, 0, 9]
+
+
+def test_errors_without_a_counted_reason_are_counted(tmp_path):
+    ledger = Ledger(Storage(str(tmp_path)))
+    mine = record(rows=109, error_rows=100, errors={f"reason {i}": 1 for i in range(20)})
+    ledger.storage.put(mine.path, b"")
+    ledger.close_run("night-1", {}, [mine], set())
+    frame = analytics.open(str(tmp_path)).query(questions.ERRORS)
+    assert frame["rows"].sum() == 100
+    assert frame.iloc[-1].tolist() == ["(other reasons)", 80]
+
+
+def test_more_flops_than_64_bits_hold(tmp_path):
+    ledger = Ledger(Storage(str(tmp_path)))
+    records = [record(f"s{i}", exit_flops=[2**62, 0, 0], full_flops=2**62) for i in range(3)]
+    for each in records:
+        ledger.storage.put(each.path, b"")
+        ledger.put(each)
+    assert report(ReportSettings(output=str(tmp_path)))["runs"]  # at work
+    ledger.close_run("night-1", totals(records), records, set())
+    found = analytics.open(str(tmp_path)).arrow("select flops from runs")
+    assert found["flops"].to_pylist() == [3 * 2**62]
+
+
+def test_summaries_that_cannot_be_read(output, tmp_path):
+    shutil.copytree(output, tmp_path / "out")
+    folder = tmp_path / "out" / "ledger" / "runs"
+    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"rows": "many"}')):
+        (folder / f"{name}.json").write_text(text)
+    (folder / "copy.json").write_text((folder / "night-1.json").read_text())
+    runs = analytics.open(str(tmp_path / "out")).query("from runs")
+    assert sorted(runs["run_id"]) == ["copy", "night-1", "night-2"]
+
+
+def test_a_view_that_failed_is_made_when_it_can_be(output, monkeypatch):
+    found = analytics.open(output)
+
+    def fail(_: list[str]) -> None:
+        raise OSError("not now")
+
+    monkeypatch.setattr(found.storage, "read", fail)
+    with pytest.raises(OSError, match="not now"):
+        found.query("from runs")
+    monkeypatch.undo()
+    assert len(found.query("from runs")) == 2
+
+
+def test_each_statement_is_run_once(output):
+    found = analytics.open(output)
+    sql = "create table mine as select 1 as one; insert into mine values (2); from mine, slices"
+    assert len(found.query(sql)) == 2 * 2
+
+
+@pytest.mark.parametrize("name", ["label", "Score", "exit_layer"])
+def test_the_models_own_answers_are_no_truth(output, name):
+    with pytest.raises(InputError, match=f"carried as input_{name}"):
+        report(ReportSettings(output=output, truth_column=name))
+
+
+def test_the_terminal_shows_the_end_that_matters(tmp_path, capsys):
+    write_history(tmp_path, nights=40, slices=1)
+    report(ReportSettings(output=str(tmp_path)))
+    printed = capsys.readouterr().err
+    tables = dict(zip(re.findall(r"^(\w[\w ]+\w) *\n┏", printed, re.MULTILINE),
+                      re.split(r"^\w[\w ]+\w *\n┏", printed, flags=re.MULTILINE)[1:],
+                      strict=True))  # fmt: skip
+    assert "night-039" in tables["runs"]
+    assert "night-039" in tables["alarms"]
+    assert "billing" in tables["labels"]
+
+
+def test_a_page_that_cannot_be_written(output, tmp_path):
+    with pytest.raises(InputError, match="cannot write"):
+        report(ReportSettings(output=output, html=str(tmp_path)))
 
 
 def test_settings_that_exclude_each_other(output):

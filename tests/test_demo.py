@@ -37,6 +37,7 @@ def test_demo(tmp_path):
     assert second["seconds"] < 15
     assert sum(row["rows"] for row in report["exit_layers"]) == 3597
     assert "exit layers" in result.stderr
+    assert "<svg" in (tmp_path / "report.html").read_text()
     tables = sorted((tmp_path / "labels" / "table").rglob("*.parquet"))
     ids = [i for t in tables for i in pq.read_table(t, partitioning=None)["id"].to_pylist()]
     assert ids == list(range(1200)) * 3

@@ -74,6 +74,7 @@ def test_label_without_a_point(corpus, checkpoint, tmp_path):
         (["--speed", "0.5", "--text-column", "body"], ["no column 'body'", "text, id, label"]),
         (["--speed", "0.5", "--text-column", "id"], ["'id' is of type int64", "expected string"]),
         (["--speed", "0.5", "--carry", "nope"], ["no column 'nope'"]),
+        (["--speed", "0.5", "--run-id", "team/nightly"], ["--run-id is 'team/nightly'", "letters"]),
     ],
 )
 def test_label_refuses_wrong_options(corpus, checkpoint, tmp_path, options, parts):

@@ -150,6 +150,16 @@ def test_a_run_id_used_again_loses_no_statistics(ledger):
     assert shards(ledger, "nightly") == {"a", "b"}
 
 
+def test_a_run_id_used_again_by_a_run_that_is_killed(ledger):
+    first = record("a", run_id="nightly", exits=[5, 3, 1])
+    commit(ledger, first)
+    ledger.close_run("nightly", {}, [first], set())
+    ledger.reopen("nightly")
+    again = record("a", run_id="nightly", exits=[0, 0, 9])
+    commit(ledger, again)
+    assert ledger.unreported([again]) == {"nightly"}
+
+
 def test_closing_a_run_reads_no_record(ledger, monkeypatch):
     monkeypatch.setattr(ledger.storage, "read", lambda _: pytest.fail("read the ledger again"))
     ledger.close_run("night-1", {}, [record()], set())

@@ -254,6 +254,8 @@ def test_carried_columns():
 
     schema = columns_of(text=pa.string(), id=pa.int64(), label=pa.string())
     assert InputColumns().carried(schema) == {"id": "id", "label": "input_label"}
+    upper = columns_of(text=pa.string(), Label=pa.string())  # SQL does not see the difference
+    assert InputColumns().carried(upper) == {"Label": "input_Label"}
     assert InputColumns(carry=("id",)).carried(schema) == {"id": "id"}
     with pytest.raises(ShardError, match="no column 'other'"):
         InputColumns(carry=("other",)).carried(schema)

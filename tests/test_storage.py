@@ -5,6 +5,7 @@ import os
 import fsspec
 import pytest
 
+from fastbert.errors import InputError
 from pipelines.storage import Storage
 
 
@@ -65,3 +66,9 @@ def test_a_read_that_fails_is_not_an_absence(tmp_path, monkeypatch):
     )
     with pytest.raises(PermissionError):
         storage.read(["ledger/a.json"])
+
+
+@pytest.mark.parametrize("name", ["o*", "o?", "o[1]"])
+def test_a_pattern_is_no_place(tmp_path, name):
+    with pytest.raises(InputError, match="is a pattern"):
+        Storage(str(tmp_path / name / "out"))

@@ -395,8 +395,8 @@ def reporting_section() -> str:
     )
     return f"""## Reports
 
-Of {found["slices"]:,} slices in {found["runs"]} runs ({found["statistics_megabytes"]:.0f} MB of statistics), on a local disk; the middle of {len(found["rounds"])} rounds. Two thirds
-of the time to the first table is Python importing torch.
+Of {found["slices"]:,} slices in {found["runs"]} runs ({found["statistics_megabytes"]:.0f} MB of statistics), on a local disk; the middle of {len(found["rounds"])} rounds. Much
+of the time to the first table is Python importing torch, which the package needs and the report does not.
 
 | | | |
 |---|---|---|
@@ -430,6 +430,8 @@ def month_section() -> str:
         f"* {claim}: {'holds' if holds else '**does not hold**'}"
         for claim, holds in found["claims"].items()
     )
+    minutes = judged(found["minutes"], 15, True)
+    claims += f"\n* all of it in minutes: {found['minutes']:.1f} ({minutes})"
     totals = found["rows_and_flops"]
     sums = "; ".join(f"{name} {n:,} rows, {flops:,} FLOPs" for name, (n, flops) in totals.items())
     false = ", ".join(found["nights_with_a_false_alarm"]) or "none"

@@ -1,6 +1,7 @@
 """A real one-node Ray cluster with its job server, for tests of `ray job submit`."""
 
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -76,18 +77,31 @@ def running_head(cpus: int = 4, **environment: str) -> Iterator[Head]:
 
 @contextmanager
 def running_worker(head: Head, cpus: int = 4) -> Iterator[subprocess.Popen]:
-    """Another node of the cluster; it may be killed meanwhile."""
+    """Another node of the cluster, once it has joined; it may be killed meanwhile."""
+    before = nodes(head)
     command = [
         BIN / "ray", "start", f"--address={head.cluster}", "--block", f"--num-cpus={cpus}",
         f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     node = subprocess.Popen(command, env=head.environment, **quiet)
+    deadline = time.monotonic() + 120
     try:
+        while nodes(head) <= before:
+            assert node.poll() is None, "ray start has failed"
+            assert time.monotonic() < deadline, "the node did not join"
+            time.sleep(0.5)
         yield node
     finally:
         if node.poll() is None:
             kill_node(node)
+
+
+def nodes(head: Head) -> int:
+    """Nodes of the cluster that are alive."""
+    ask = [BIN / "ray", "list", "nodes", "--address", head.address, "--format", "json"]
+    found = subprocess.run(ask, env=head.environment, capture_output=True, text=True, check=True)
+    return sum(node["state"] == "ALIVE" for node in json.loads(found.stdout))
 
 
 def processes(node: subprocess.Popen, title: str) -> list[psutil.Process]:

@@ -279,7 +279,7 @@ def main(work: Path, output: Path) -> None:
         "nights": nights,
     }
     found["minutes"] = round((time.monotonic() - started) / 60, 1)
-    output.write_text(json.dumps(found, indent=1) + "\n")
+    output.write_text(json.dumps(found, indent=1).replace(str(work), "WORK") + "\n")
     print(json.dumps(found["claims"], indent=1), found["minutes"], "minutes")
     raise SystemExit(0 if all(found["claims"].values()) else 1)
 

@@ -1,6 +1,5 @@
 """The report job: tables about a labelled output, on the terminal, as HTML or as a file."""
 
-import logging
 import sys
 from typing import Any
 
@@ -15,8 +14,6 @@ from fastbert.filesystem import open_url, shown
 from pipelines import analytics, questions
 from pipelines.analytics import Analytics
 from pipelines.settings import ReportSettings
-
-log = logging.getLogger(__name__)
 
 #: In the order of the terminal, which ends with what matters most.
 _QUESTIONS = {
@@ -33,7 +30,7 @@ _QUESTIONS = {
 #: Rows of a table on the terminal.
 _SHOWN = 30
 #: Tables whose last rows matter most: one per run, in the order of time.
-BY_RUN = {"runs", "costs", "audits"}
+_BY_RUN = {"runs", "costs", "audits"}
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
@@ -49,7 +46,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
     for title, sql in asked.items():
         frames[title] = found.query(sql)
         if len(frames[title]):
-            some = frames[title].tail if title in BY_RUN else frames[title].head
+            some = frames[title].tail if title in _BY_RUN else frames[title].head
             show(console, title, some(_SHOWN))
     summary: dict[str, Any] = {"output": shown(settings.output)}
     if settings.html is not None:

@@ -110,7 +110,7 @@ class TextClassifier:
     def __init__(self, model: str, max_length: int, journal: str) -> None:
         from transformers import pipeline
 
-        import fastbert  # noqa: F401  registers the checkpoint's type
+        import fastbert.model  # noqa: F401  registers the checkpoint's type
 
         self.options = {"truncation": True, "max_length": max_length}
         self.model = pipeline("text-classification", model, device="cpu")

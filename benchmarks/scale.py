@@ -44,6 +44,7 @@ from conftest import WORDS, tiny_fastbert, tiny_tokenizer
 
 from fastbert.checkpoint import save_checkpoint
 from pipelines import label as job
+from pipelines import ray_stages
 from pipelines.plan import Slice
 from pipelines.predict import Label
 from pipelines.ray_cluster import start_ray
@@ -79,11 +80,11 @@ class NullLabel:
         return work.with_table(work.table, device="none", precision="none", **self.measured)
 
 
-class NullReadActor(job.OnBlocks):
+class NullReadActor(ray_stages.OnBlocks):
     make = NullRead
 
 
-class NullLabelActor(job.OnBlocks):
+class NullLabelActor(ray_stages.OnBlocks):
     make = NullLabel
 
 
@@ -136,7 +137,7 @@ def null_job(corpus: Path, output: Path, checkpoint: str) -> Seconds:
     """The labelling job with null stages, over as many slices as `corpus` has rows."""
     shutil.rmtree(output, ignore_errors=True)
     marks: list[float] = []
-    real_stages, real_items = job.run_stages, ray.data.from_items
+    real_stages, real_items = ray_stages.run_stages, ray.data.from_items
 
     def from_items(*arguments: Any, **options: Any) -> Any:
         data = real_items(*arguments, **options)
@@ -149,9 +150,9 @@ def null_job(corpus: Path, output: Path, checkpoint: str) -> Seconds:
             yield result
 
     with (
-        patch.object(job, "ReadTokenizeActor", NullReadActor),
-        patch.object(job, "LabelActor", NullLabelActor),
-        patch.object(job, "run_stages", run_stages),
+        patch.object(ray_stages, "ReadTokenizeActor", NullReadActor),
+        patch.object(ray_stages, "LabelActor", NullLabelActor),
+        patch.object(ray_stages, "run_stages", run_stages),
         patch.object(ray.data, "from_items", from_items),
     ):
         started = time.perf_counter()
@@ -312,7 +313,7 @@ def shared_memory() -> float:
     return int(next(line for line in lines if line.startswith("Shmem:")).split()[1]) / 1024
 
 
-class WatchedLabelActor(job.OnBlocks):
+class WatchedLabelActor(ray_stages.OnBlocks):
     make = WatchedLabel
 
 
@@ -331,7 +332,7 @@ def memory(work: Path, rows: tuple[int, ...], slice_rows: int) -> dict[str, Any]
         journal = work / "memory.txt"
         journal.unlink(missing_ok=True)
         WatchedLabel.journal = str(journal)
-        with patch.object(job, "LabelActor", WatchedLabelActor):
+        with patch.object(ray_stages, "LabelActor", WatchedLabelActor):
             summary = job.label(
                 LabelSettings(
                     input=(str(corpus),),

@@ -1,20 +1,10 @@
-"""FastBERT: a BERT-like classifier whose rows leave at the first layer that is sure enough."""
+"""FastBERT: a BERT-like classifier whose rows leave at the first layer that is sure enough.
 
-from fastbert.configuration import FastBertConfig
-from fastbert.engine import Engine, Predictions
-from fastbert.errors import FastBertError, InputError
-from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokens import Tokens, tokenize
+Its names are imported when they are first used: reports and commits do without torch.
+"""
 
-__all__ = [
-    "Engine",
-    "FastBertConfig",
-    "FastBertError",
-    "FastBertForSequenceClassification",
-    "InputError",
-    "Predictions",
-    "Tokens",
-    "tokenize",
-]
+import lazy_loader
 
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -204,7 +204,13 @@ class Job:
         metrics = Metrics(shown(self.settings.output))
         commit = Commit(self.settings.output, self.run_id, self.recipe, self.point.name, lock.token)
         slices = run_stages(
-            plan.todo, self.settings, self.point, self.columns, self.config, commit, share
+            plan.todo,
+            self.settings,
+            self.point,
+            self.config.max_length,
+            self.columns,
+            commit,
+            share,
         )
         records: list[Record] = []
         # Again, because Ray has set a handler of its own since.

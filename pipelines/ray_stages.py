@@ -12,25 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
-from fastbert.operating_point import OperatingPoint
 from pipelines.attempts import Attempts
 from pipelines.commit import Commit
 from pipelines.ledger import Record, slice_id
 from pipelines.plan import Slice
-from pipelines.predict import Label
 from pipelines.ray_cluster import cluster_resources, cores
-from pipelines.read import ReadTokenize
 from pipelines.schema import InputColumns
 from pipelines.settings import LabelSettings
 from pipelines.work import Work
+
+if TYPE_CHECKING:
+    from fastbert.operating_point import OperatingPoint
 
 #: CPUs a commit asks for: it encodes Parquet for moments and waits for the store most of the time.
 _COMMIT_CPUS = 0.25
@@ -43,9 +42,9 @@ _SLICES_PER_ACTOR = 4
 def run_stages(
     slices: list[Slice],
     settings: LabelSettings,
-    point: OperatingPoint,
+    point: "OperatingPoint",
+    max_length: int,
     columns: InputColumns,
-    config: FastBertConfig,
     commit: Commit,
     share: "Share",
 ) -> Iterator[Record | Work]:
@@ -76,7 +75,7 @@ def run_stages(
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
             ReadTokenizeActor,
-            fn_constructor_args=(guard, settings.model, config.max_length, columns),
+            fn_constructor_args=(guard, settings.model, max_length, columns),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=share.reader_cpus,
@@ -193,9 +192,12 @@ class Guard:
 
 
 class OnBlocks:
-    """A stage as an actor of Ray Data: made once per actor, called with one slice at a time."""
+    """A stage as an actor of Ray Data: made once per actor, called with one slice at a time.
 
-    make: type
+    `make` imports what the stage needs: every worker process imports this module, and those that
+    commit need not wait for torch, nor hold it.
+    """
+
     doing: str
 
     def __init__(self, guard: Guard, *arguments: Any) -> None:
@@ -204,6 +206,10 @@ class OnBlocks:
             if failed >= guard.limit:
                 raise RuntimeError(f"the process for {self.doing} died {failed} times at its start")
             self.stage = self.make(*arguments)
+
+    def make(self, *arguments: Any) -> Any:
+        """The stage."""
+        raise NotImplementedError
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One slice in, one slice out."""
@@ -227,15 +233,23 @@ class OnBlocks:
 class ReadTokenizeActor(OnBlocks):
     """`ReadTokenize` under the name that Ray's dashboard shows."""
 
-    make = ReadTokenize
     doing = "reading"
+
+    def make(self, *arguments: Any) -> Any:
+        from pipelines.read import ReadTokenize
+
+        return ReadTokenize(*arguments)
 
 
 class LabelActor(OnBlocks):
     """`Label` under the name that Ray's dashboard shows."""
 
-    make = Label
     doing = "labelling"
+
+    def make(self, *arguments: Any) -> Any:
+        from pipelines.predict import Label
+
+        return Label(*arguments)
 
 
 class CommitActor:

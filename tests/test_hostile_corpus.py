@@ -103,9 +103,11 @@ def reader(checkpoint: str, max_length: int, columns: InputColumns) -> ReadToken
     return ReadTokenize(checkpoint, max_length, columns)
 
 
-def in_process(slices, settings, point, columns, config, commit, share) -> Iterator[Record | Work]:
+def in_process(
+    slices, settings, point, max_length, columns, commit, share
+) -> Iterator[Record | Work]:
     """`run_stages` without Ray."""
-    read = reader(settings.model, config.max_length, columns)
+    read = reader(settings.model, max_length, columns)
     model = labeller(settings.model, tuple(point.thresholds))
     for piece in slices:
         block = Work(piece).to_block()

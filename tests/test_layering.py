@@ -1,6 +1,8 @@
 """Imports go one way: jobs -> pipelines -> fastbert, and only the job's wiring knows Ray."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,16 @@ def test_control_the_scan_sees_imports_inside_functions(tmp_path):
     file = tmp_path / "x.py"
     file.write_text("def f():\n    from ray.data import Dataset\n    import duckdb as d\n")
     assert imported(file) == {"ray", "duckdb"}
+
+
+def test_reports_and_commits_do_without_torch():
+    """Importing it takes longer than a report, and every worker that commits would hold it."""
+    light = ["jobs.report", "jobs.export", "pipelines.analytics", "pipelines.report",
+             "pipelines.html_report", "pipelines.export", "pipelines.ray_stages"]  # fmt: skip
+    script = (
+        f"import sys, {', '.join(light)}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "set()\n"

@@ -17,6 +17,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+#: How environment variables of Ray begin.
+RAYS = ("RAY_", "AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ def free_port() -> int:
 def running_head(cpus: int = 4, **environment: str) -> Iterator[Head]:
     """A head node with so many logical CPUs; jobs see `environment` as well."""
     dashboard, metrics, cluster = free_port(), free_port(), free_port()
+    # A private Ray that a test before started in this process leaves its switches here.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(RAYS)}
     # Only who has the token may submit.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment = os.environ | token | environment
+    environment = inherited | token | environment
     environment["PATH"] = f"{BIN}:{environment['PATH']}"
-    environment.pop("RAY_ADDRESS", None)
     command = [
         BIN / "ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--port={cluster}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",

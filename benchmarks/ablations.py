@@ -24,10 +24,11 @@ from torch.nn import functional
 from fastbert import linear
 from fastbert.backbone import additive_mask
 from fastbert.batching import Group, groups
-from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.checkpoint import load_tokenizer
 from fastbert.engine import Engine
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokens import Tokens, sample, tokenize
+from fastbert.weights import load_model
 
 
 def padded_layers(model: FastBertForSequenceClassification) -> Engine:

@@ -55,7 +55,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import random_texts, tiny_fastbert, tiny_tokenizer, write_shard
 from object_store import REGION, ObjectStore
 
-from fastbert.checkpoint import save_checkpoint
+from fastbert.weights import save_checkpoint
 
 #: At this speed about half of the rows leave the tiny model early.
 SPEED = 0.4

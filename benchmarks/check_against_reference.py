@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference import all_layers, answer
 
-from fastbert.checkpoint import fetch_checkpoint, load_model, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.tokens import tokenize
+from fastbert.weights import load_model
 from pipelines.shards import find_shards
 from pipelines.storage import Storage
 

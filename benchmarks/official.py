@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 import torch
 from measure import machine
 
-from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.checkpoint import load_tokenizer
 from fastbert.engine import Engine
 from fastbert.tokenizer import Tokenizer
+from fastbert.weights import load_model
 from pipelines.convert import convert
 from pipelines.settings import ConvertSettings
 

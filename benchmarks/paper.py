@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from measure import machine
 
 from fastbert.calibration import keep_promise
-from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.checkpoint import load_tokenizer
 from fastbert.engine import Engine
 from fastbert.evaluation import (
     LayerOutputs,
@@ -42,6 +42,7 @@ from fastbert.flops import CostModel
 from fastbert.operating_point import OperatingPoint, Promise
 from fastbert.tokenizer import Tokenizer
 from fastbert.tokens import Tokens
+from fastbert.weights import load_model
 from pipelines.corpus import Columns, read_examples
 from pipelines.settings import TrainSettings
 from pipelines.train import train

@@ -42,7 +42,7 @@ from ray.data import ActorPoolStrategy
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import WORDS, tiny_fastbert, tiny_tokenizer
 
-from fastbert.checkpoint import save_checkpoint
+from fastbert.weights import save_checkpoint
 from pipelines import label as job
 from pipelines import ray_stages
 from pipelines.plan import Slice

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from fastbert.errors import InputError
+from fastbert.errors import InputError, first_line
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -187,8 +187,3 @@ def additive_mask(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor
         return None
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return bias.masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None, :]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; libraries append pages of advice."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

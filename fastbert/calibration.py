@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import beta, binom, hypergeom
+from scipy.stats import binom, hypergeom
 
+from fastbert.bounds import upper_bound
 from fastbert.evaluation import LayerOutputs, exit_layers
 from fastbert.flops import CostModel
 from fastbert.operating_point import Promise
@@ -72,21 +73,6 @@ def rows_needed(promise: Promise) -> int:
     while not provable(enough):
         enough *= 2
     return bisect_right(range(enough), False, key=provable)
-
-
-def upper_bound(failures: int, rows: int, confidence: float) -> float:
-    """Of a share, given that many failures among `rows`: Clopper and Pearson's, one-sided."""
-    if failures >= rows:
-        return 1.0
-    return float(beta.ppf(confidence, failures + 1, rows - failures))
-
-
-def interval(successes: int, rows: int, confidence: float) -> tuple[float, float]:
-    """Of a share: Clopper and Pearson's exact interval, two-sided; (0, 1) without rows."""
-    if rows == 0:
-        return 0.0, 1.0
-    tail = (1 + confidence) / 2
-    return 1 - upper_bound(rows - successes, rows, tail), upper_bound(successes, rows, tail)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from fastbert.batching import Group, batch_rows, groups, longest_first, pools
-from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import PackedBranch, PackedEmbeddings, PackedLayer
 from fastbert.tokens import Tokens
@@ -41,18 +40,6 @@ class Predictions:
     exit_layer: Array  # int8 (n,), from 1
     uncertainty: Array  # float32 (n,), at the exit layer
     deep_label: Array  # int32 (n,), the last layer's label, -1 where it was not computed
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """The name of the precision to use: what was asked for; for "auto" bf16 on a GPU, else fp32.
-
-    Raises InputError for int8 on a GPU.
-    """
-    if precision == "int8" and device == "cuda":
-        raise InputError("--precision int8 is for CPUs; on a GPU use bf16")
-    if precision == "auto":
-        return "bf16" if device == "cuda" else "fp32"
-    return precision
 
 
 #: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it

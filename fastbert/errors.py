@@ -18,3 +18,8 @@ class InputError(FastBertError):
     """What the user passed cannot be used; the message says what to pass instead."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; libraries append pages of advice."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,9 +22,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertTokenizer, PreTrainedTokenizerFast
 
-from fastbert.backbone import first_line
 from fastbert.configuration import FastBertConfig
-from fastbert.errors import InputError
+from fastbert.errors import InputError, first_line
 from fastbert.model import FastBertForSequenceClassification
 
 Weights = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom, chi2_contingency
 
-from fastbert.calibration import interval
+from fastbert.bounds import interval
 from fastbert.operating_point import OperatingPoint
 
 FALSE_ALARM = 0.001

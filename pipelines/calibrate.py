@@ -9,14 +9,8 @@ import numpy as np
 import torch
 
 from fastbert.calibration import Choice, Shape, keep_promise, reach_speedup, rows_needed
-from fastbert.checkpoint import (
-    fetch_checkpoint,
-    load_config,
-    load_model,
-    load_tokenizer,
-    save_config,
-)
-from fastbert.engine import DTYPES, Engine, resolve_precision
+from fastbert.checkpoint import fetch_checkpoint, load_config, load_tokenizer, save_config
+from fastbert.engine import DTYPES, Engine
 from fastbert.errors import InputError
 from fastbert.evaluation import LayerOutputs, layer_outputs
 from fastbert.filesystem import shown
@@ -24,8 +18,9 @@ from fastbert.flops import CostModel
 from fastbert.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.tokenizer import Tokenizer
 from fastbert.uncertainty import CRITERION_NAMES
+from fastbert.weights import load_model
 from pipelines.corpus import Columns, read_examples
-from pipelines.settings import CalibrateSettings
+from pipelines.settings import CalibrateSettings, resolve_precision
 
 log = logging.getLogger(__name__)
 

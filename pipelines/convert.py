@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fastbert.checkpoint import save_checkpoint
 from fastbert.errors import InputError
 from fastbert.official import from_official, read_official, tokenizer_of
+from fastbert.weights import save_checkpoint
 from pipelines.settings import ConvertSettings
 
 

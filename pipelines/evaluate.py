@@ -10,15 +10,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastbert.checkpoint import fetch_checkpoint, load_model, load_tokenizer
-from fastbert.engine import DTYPES, Engine, resolve_precision
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.engine import DTYPES, Engine
 from fastbert.evaluation import Outcome, layer_outputs, outcome, realised_speedups
 from fastbert.flops import CostModel
 from fastbert.operating_point import OperatingPoint
 from fastbert.tokenizer import Tokenizer
 from fastbert.tokens import sample
+from fastbert.weights import load_model
 from pipelines.corpus import Columns, read_examples
-from pipelines.settings import EvaluateSettings
+from pipelines.settings import EvaluateSettings, resolve_precision
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from fastbert.checkpoint import check_weights, fetch_checkpoint, fingerprint, load_config
 from fastbert.configuration import FastBertConfig
-from fastbert.engine import resolve_precision
 from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import open_url, shown
 from fastbert.operating_point import OperatingPoint
@@ -31,7 +30,7 @@ from pipelines.lock import RunLock
 from pipelines.plan import Plan, make_plan
 from pipelines.progress import counting
 from pipelines.schema import SCHEMA_VERSION, InputColumns
-from pipelines.settings import LabelSettings
+from pipelines.settings import LabelSettings, resolve_precision
 from pipelines.shards import find_shards
 from pipelines.storage import Storage
 

@@ -11,14 +11,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from fastbert.checkpoint import fetch_checkpoint, load_model
-from fastbert.engine import DTYPES, Engine, Predictions, resolve_precision
+from fastbert.checkpoint import fetch_checkpoint
+from fastbert.engine import DTYPES, Engine, Predictions
 from fastbert.flops import CostModel
 from fastbert.operating_point import OperatingPoint
 from fastbert.tokens import Tokens
+from fastbert.weights import load_model
 from pipelines.isolate import Rows, isolate
 from pipelines.ledger import UNCERTAINTY_BINS
 from pipelines.schema import OUTPUT
+from pipelines.settings import Precision, resolve_precision
 from pipelines.work import ERROR, IDS, TYPES, Work
 
 Array = np.ndarray[Any, Any]
@@ -37,12 +39,12 @@ class Label:
         checkpoint: str,
         point: OperatingPoint,
         audit_rate: float,
-        precision: str,
+        precision: Precision,
         threads: int,
         cuda: bool = False,
     ) -> None:
-        """`precision` is "auto", "fp32", "bf16" or "int8"; `threads` are CPU threads of
-        the model; `cuda` says whether the replica was given a GPU, which it then must find."""
+        """`threads` are CPU threads of the model; `cuda` says whether the replica was given a GPU,
+        which it then must find."""
         torch.set_num_threads(threads)
         model = load_model(fetch_checkpoint(checkpoint))
         if cuda and not torch.cuda.is_available():
@@ -51,15 +53,15 @@ class Label:
                 "a CUDA build of torch on the workers, or pass --gpus-per-replica 0"
             )
         device = "cuda" if cuda else "cpu"
-        precision = resolve_precision(precision, device)
-        self.engine = Engine(model, device, DTYPES[precision])
+        resolved = resolve_precision(precision, device)
+        self.engine = Engine(model, device, DTYPES[resolved])
         self.cost = CostModel.of(model.config)
         self.names = pa.array(model.config.label_names)
         self.point, self.thresholds = point, np.asarray(point.thresholds)
         self.audit_rate = audit_rate
         self.facts = {
             "device": torch.cuda.get_device_name() if cuda else "cpu",
-            "precision": precision,
+            "precision": resolved,
         }
 
     def __call__(self, work: Work) -> Work:

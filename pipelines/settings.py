@@ -12,6 +12,20 @@ from fastbert.errors import InputError
 
 #: `fastbert.uncertainty.CRITERION_NAMES`, and the choice among them.
 Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin", "patience"]
+#: Of the model's numbers.
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+
+def resolve_precision(precision: Precision, device: str) -> str:
+    """The precision to use, a key of `fastbert.engine.DTYPES`: "auto" is bf16 on a GPU, else fp32.
+
+    Raises InputError for int8 on a GPU.
+    """
+    if precision == "int8" and device == "cuda":
+        raise InputError("--precision int8 is for CPUs; on a GPU use bf16")
+    if precision == "auto":
+        return "bf16" if device == "cuda" else "fp32"
+    return precision
 
 
 def setting(help: str, default: Any = MISSING) -> Any:
@@ -138,7 +152,7 @@ class CalibrateSettings:
     text_column: str = setting("Column of the text.", "text")
     pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
     label_column: str = setting("Column of the class, for --max-accuracy-loss.", "label")
-    precision: Literal["auto", "fp32", "bf16", "int8"] = setting(
+    precision: Precision = setting(
         "Arithmetic; calibrate with the one that labels. auto is bf16 on a GPU and fp32 on CPU.",
         "auto",
     )
@@ -177,7 +191,7 @@ class EvaluateSettings:
     text_column: str = setting("Column of the text.", "text")
     pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
     label_column: str = setting("Column of the class.", "label")
-    precision: Literal["auto", "fp32", "bf16", "int8"] = setting(
+    precision: Precision = setting(
         "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
         "auto",
     )
@@ -213,7 +227,7 @@ class LabelSettings:
     cpus_per_replica: int | None = setting(
         "CPU cores each replica holds. Default: 1 with a GPU, else the machine's share.", None
     )
-    precision: Literal["auto", "fp32", "bf16", "int8"] = setting(
+    precision: Precision = setting(
         "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
         "auto",
     )

@@ -12,7 +12,6 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from fastbert.backbone import locate_backbone, longest_input
-from fastbert.checkpoint import load_classifier, save_checkpoint
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training import (
@@ -24,6 +23,7 @@ from fastbert.training import (
     finetune,
     self_distil,
 )
+from fastbert.weights import load_classifier, save_checkpoint
 from pipelines.corpus import Columns, read_examples
 from pipelines.settings import DistilSettings, TrainSettings
 

@@ -9,18 +9,12 @@ import pytest
 from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer, write_shard
 from test_jobs import invoke, refused
 
-from fastbert.checkpoint import (
-    fingerprint,
-    load_config,
-    load_model,
-    load_tokenizer,
-    save_checkpoint,
-    save_config,
-)
+from fastbert.checkpoint import fingerprint, load_config, load_tokenizer, save_config
 from fastbert.engine import Engine
 from fastbert.errors import InputError
 from fastbert.operating_point import OperatingPoint
 from fastbert.tokenizer import Tokenizer
+from fastbert.weights import load_model, save_checkpoint
 from pipelines.corpus import Columns, read_examples
 
 ROWS = 700

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 from conftest import tiny_fastbert
 
+from fastbert.bounds import interval, upper_bound
 from fastbert.calibration import (
     Path,
     allowed_failures,
     breaking_steps,
     furthest_step,
-    interval,
     keep_promise,
     per_layer_path,
     reach_speedup,
     rows_needed,
     uniform_path,
-    upper_bound,
 )
 from fastbert.evaluation import LayerOutputs, exit_layers
 from fastbert.flops import CostModel

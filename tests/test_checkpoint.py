@@ -9,15 +9,9 @@ import pytest
 import torch
 from conftest import tiny_classifier, tiny_fastbert, tiny_tokenizer
 
-from fastbert.checkpoint import (
-    fetch_checkpoint,
-    fingerprint,
-    load_classifier,
-    load_model,
-    load_tokenizer,
-    save_checkpoint,
-)
+from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_tokenizer
 from fastbert.errors import InputError
+from fastbert.weights import load_classifier, load_model, save_checkpoint
 
 
 @pytest.fixture

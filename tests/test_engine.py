@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from reference import all_layers, answer, gap_threshold
 
 from fastbert.batching import Group
-from fastbert.engine import DTYPES, Engine, resolve_precision
-from fastbert.errors import InputError
+from fastbert.engine import DTYPES, Engine
 from fastbert.evaluation import layer_outputs
 from fastbert.tokens import Tokens
 
@@ -335,12 +334,6 @@ def test_the_same_slice_twice_is_bit_identical():
     tokens = random_tokens(np.arange(2, 22), seed=3)
     first, second = (engine("bert").classify(tokens, np.full(LAYERS - 1, 0.6)) for _ in range(2))
     assert first.score.tobytes() == second.score.tobytes()
-
-
-def test_int8_on_a_gpu_is_refused():
-    with pytest.raises(InputError, match="use bf16"):
-        resolve_precision("int8", "cuda")
-    assert resolve_precision("int8", "cpu") == "int8"
 
 
 def test_no_rows():

@@ -14,9 +14,10 @@ from conftest import LAYERS, random_texts, write_shard
 from object_store import ObjectStore
 from reference import all_layers, answer, gap_threshold
 
-from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
 from fastbert.tokens import tokenize
+from fastbert.weights import load_model
 from pipelines.label import label
 from pipelines.ledger import Ledger
 from pipelines.ray_stages import Share, share_out

@@ -11,9 +11,10 @@ from conftest import WORDS
 from test_jobs import invoke, refused
 from torch import nn
 
-from fastbert.checkpoint import load_model, load_tokenizer
+from fastbert.checkpoint import load_tokenizer
 from fastbert.engine import Engine
 from fastbert.tokenizer import Tokenizer
+from fastbert.weights import load_model
 
 VOCABULARY, HIDDEN, HEADS, LAYERS, INNER, POSITIONS, CLASSES, BRANCH = 120, 36, 3, 3, 52, 64, 3, 14
 TEXTS = ["the red stone", "river runs under old tall quiet bridge " * 9, "city [SEP] night", "zz"]

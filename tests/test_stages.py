@@ -11,16 +11,19 @@ import torch
 from conftest import LAYERS, RECIPE, random_texts, write_shard
 from reference import all_layers, answer, gap_threshold
 
-from fastbert.checkpoint import load_model, load_tokenizer, save_checkpoint
+from fastbert.checkpoint import load_tokenizer
+from fastbert.errors import InputError
 from fastbert.flops import CostModel
 from fastbert.operating_point import OperatingPoint
 from fastbert.tokens import tokenize
+from fastbert.weights import load_model, save_checkpoint
 from pipelines.commit import Commit
 from pipelines.ledger import Ledger
 from pipelines.plan import Slice
 from pipelines.predict import Label, audit_rows
 from pipelines.read import ReadTokenize, SliceReader, decode
 from pipelines.schema import OUTPUT, InputColumns
+from pipelines.settings import resolve_precision
 from pipelines.shards import ShardError, find_shards
 from pipelines.storage import Storage
 from pipelines.work import Work
@@ -226,3 +229,9 @@ def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
         pytest.skip("this machine has a GPU")
     with pytest.raises(RuntimeError, match="given a GPU, but torch"):
         Label(checkpoint, OperatingPoint("", [0.5, 0.5]), 0.0, "auto", threads=1, cuda=True)
+
+
+def test_int8_on_a_gpu_is_refused():
+    with pytest.raises(InputError, match="use bf16"):
+        resolve_precision("int8", "cuda")
+    assert resolve_precision("int8", "cpu") == "int8"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
 
-from fastbert.checkpoint import load_model
+from fastbert.weights import load_model
 from pipelines.settings import TrainSettings
 from pipelines.train import train
 

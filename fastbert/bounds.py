@@ -1,0 +1,18 @@
+"""What a sample says of a share, exactly: no normal approximation."""
+
+from scipy.stats import beta
+
+
+def upper_bound(failures: int, rows: int, confidence: float) -> float:
+    """Of a share, given that many failures among `rows`: Clopper and Pearson's, one-sided."""
+    if failures >= rows:
+        return 1.0
+    return float(beta.ppf(confidence, failures + 1, rows - failures))
+
+
+def interval(successes: int, rows: int, confidence: float) -> tuple[float, float]:
+    """Of a share: Clopper and Pearson's exact interval, two-sided; (0, 1) without rows."""
+    if rows == 0:
+        return 0.0, 1.0
+    tail = (1 + confidence) / 2
+    return 1 - upper_bound(rows - successes, rows, tail), upper_bound(successes, rows, tail)

@@ -1,0 +1,80 @@
+"""Models from checkpoints, and checkpoints from models. Only safetensors are read."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from fastbert.checkpoint import load_config
+from fastbert.errors import InputError, first_line
+from fastbert.filesystem import open_url
+from fastbert.model import FastBertForSequenceClassification
+
+
+def save_checkpoint(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, url: str
+) -> None:
+    """Write model and tokenizer as a directory at `url` (any fsspec URL)."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        fs, path = open_url(url)
+        fs.makedirs(path, exist_ok=True)
+        # The configuration last: a directory without it is not taken for a checkpoint.
+        names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
+        for name in names:
+            fs.put_file(os.path.join(folder, name), f"{path}/{name}")
+
+
+def load_model(folder: Path) -> FastBertForSequenceClassification:
+    """Configuration and weights of the checkpoint in `folder`, in eval mode, float32."""
+    load_config(folder)
+    try:
+        loaded: Any = FastBertForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, dtype="float32"
+        )
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"the weights in {folder} cannot be read: {first_line(error)}; save them again"
+        ) from error
+    except RuntimeError as error:  # tensors of other shapes
+        raise InputError(
+            f"the weights in {folder} do not fit its config.json: {first_line(error)}; "
+            "save the checkpoint again"
+        ) from error
+    model: FastBertForSequenceClassification
+    model, report = loaded
+    if report["missing_keys"] or report["unexpected_keys"]:
+        strange = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+        raise InputError(
+            f"the weights in {folder} do not fit its config.json: {len(strange)} tensors are "
+            f"missing or unknown, the first is {strange[0]}; save the checkpoint again"
+        )
+    model.eval()
+    return model
+
+
+def load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Hugging Face sequence classifier (hub id or directory) and its tokenizer."""
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, use_safetensors=True, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot load the classifier '{name}': {first_line(error)}; pass a Hugging Face model "
+            "id or a directory with config.json, safetensors weights and a tokenizer"
+        ) from error
+    if isinstance(model, FastBertForSequenceClassification):
+        raise InputError(f"'{name}' is a FastBERT checkpoint already")
+    return model, tokenizer

@@ -6,6 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
+PARALLEL := --numprocesses 2 --dist loadfile
 DEMO_TRAINING := --epochs 2 --distil-epochs 3
 
 .PHONY: demo test unit lint clean
@@ -30,10 +31,11 @@ demo: $(DEMO)/checkpoint/config.json
 	$(BIN)/python jobs/report.py --output $(DEMO)/labels --html $(DEMO)/report.html
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 unit: .venv/installed
-	$(BIN)/python -m pytest -m "not integration"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not integration"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 """Tiny seeded models and tokenizers, made on the spot: no test downloads anything."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,14 @@ def write_shard(path: Path, texts: list[str | None], **columns: list) -> Path:
     table = pa.table({"text": pa.array(texts, pa.string()), "id": range(len(texts)), **columns})
     pq.write_table(table, path, row_group_size=7)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_is_left() -> Iterator[None]:
+    """The private Ray of a file's tests ends with them: it holds ports that others want, too."""
+    yield
+    if ray := sys.modules.get("ray"):
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

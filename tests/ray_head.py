@@ -60,7 +60,7 @@ def running_head(cpus: int = 4, **environment: str) -> Iterator[Head]:
     command = [
         BIN / "ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--port={cluster}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        f"--metrics-export-port={metrics}",
+        f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     node = subprocess.Popen(command, env=environment, **quiet)
@@ -104,6 +104,8 @@ def nodes(head: Head) -> int:
     """Nodes of the cluster that are alive."""
     ask = [BIN / "ray", "list", "nodes", "--address", head.address, "--format", "json"]
     found = subprocess.run(ask, env=head.environment, capture_output=True, text=True, check=True)
+    if found.stdout == "No resource in the cluster\n":  # the head has not joined itself yet
+        return 0
     return sum(node["state"] == "ALIVE" for node in json.loads(found.stdout))
 
 

@@ -33,14 +33,10 @@ MEASURED = ("read_seconds", "tokenize_seconds", "device_seconds", "commit_second
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    import ray
-
     from pipelines.ray_cluster import start_ray
 
     os.environ.pop("RAY_ADDRESS", None)
     start_ray()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

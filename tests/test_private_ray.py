@@ -24,6 +24,7 @@ import pytest
 import ray
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.integration,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]

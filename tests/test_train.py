@@ -14,8 +14,6 @@ pytestmark = pytest.mark.integration
 
 
 def test_two_workers_train_one_model(tmp_path):
-    import ray
-
     os.environ.pop("RAY_ADDRESS", None)
     tiny_classifier().base_model.save_pretrained(tmp_path / "backbone")
     tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "backbone")
@@ -32,9 +30,6 @@ def test_two_workers_train_one_model(tmp_path):
         max_length=16,
         workers=2,
     )
-    try:
-        summary = train(settings)
-    finally:
-        ray.shutdown()
+    summary = train(settings)
     assert (summary["rows"], summary["workers"]) == (40, 2)
     assert load_model(Path(tmp_path / "model")).config.label_names == ["other", "red"]

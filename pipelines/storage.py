@@ -89,8 +89,12 @@ class Storage:
 
     def paths(self, folder: str, suffix: str) -> set[str]:
         """Paths, relative to the root, of all objects below `folder` that end in `suffix`."""
-        self.fs.invalidate_cache()
-        found = self.patience(self.fs.find, posixpath.join(self.root, folder))
+        place = posixpath.join(self.root, folder)
+        if isinstance(self.fs, LocalFileSystem):
+            found = self.patience(_files, place)
+        else:
+            self.fs.invalidate_cache()
+            found = self.patience(self.fs.find, place)
         return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
 
     def read(self, paths: list[str]) -> dict[str, bytes]:
@@ -110,6 +114,18 @@ class Storage:
         """Delete the object at `path` if there is one."""
         with contextlib.suppress(FileNotFoundError):
             self.patience(self.fs.rm_file, posixpath.join(self.root, path))
+
+
+def _files(place: str) -> list[str]:
+    """All files below a local folder. fsspec's `find` asks for the size of each, and passes over
+    folders that may not be listed."""
+
+    def complain(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # vanished meanwhile, or not there yet
+            raise error
+
+    found = os.walk(place, onerror=complain)
+    return [posixpath.join(folder, name) for folder, _, names in found for name in names]
 
 
 def _sync_folder(path: str) -> None:

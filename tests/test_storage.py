@@ -31,6 +31,21 @@ def test_put_read_list_remove(storage):
     assert storage.paths("nowhere", "") == set()
 
 
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
+    storage = Storage(str(tmp_path))
+    storage.put("ledger/a.json", b"one")
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/ledger"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        storage.paths("ledger", ".json")
+
+
 def test_a_write_that_dies_leaves_nothing_under_table(tmp_path, monkeypatch):
     storage = Storage(str(tmp_path))
     storage.put("table/a.parquet", b"old")

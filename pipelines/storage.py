@@ -88,13 +88,17 @@ class Storage:
                     os.unlink(entry.path)
 
     def paths(self, folder: str, suffix: str) -> set[str]:
-        """Paths, relative to the root, of all objects below `folder` that end in `suffix`."""
+        """Paths, relative to the root, of all objects below `folder` that end in `suffix`.
+
+        Raises InputError if this user may not list them.
+        """
         place = posixpath.join(self.root, folder)
-        if isinstance(self.fs, LocalFileSystem):
-            found = self.patience(_files, place)
-        else:
-            self.fs.invalidate_cache()
-            found = self.patience(self.fs.find, place)
+        self.fs.invalidate_cache()
+        find = _files if isinstance(self.fs, LocalFileSystem) else self.fs.find
+        try:
+            found = self.patience(find, place)
+        except PermissionError as error:
+            raise InputError(f"'{shown(self.url)}/{folder}' cannot be listed: {error}") from error
         return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
 
     def read(self, paths: list[str]) -> dict[str, bytes]:

@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(PermissionError):
+    with pytest.raises(InputError, match="/ledger' cannot be listed: .*Permission denied"):
         storage.paths("ledger", ".json")
 
 

@@ -1,3 +1,4 @@
+# make install   set up .venv; the others do so, too
 # make demo   train, label and report on a corpus made on the spot (no GPU, no data needed)
 # make test   everything CI runs
 # make unit   the tests that need no Ray
@@ -9,12 +10,14 @@ DEMO := build/demo
 PARALLEL := --numprocesses 2 --dist loadfile
 DEMO_TRAINING := --epochs 2 --distil-epochs 3
 
-.PHONY: demo test unit lint clean
+.PHONY: install demo test unit lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
+
+install: .venv/installed
 
 $(DEMO)/checkpoint/config.json: .venv/installed demo/corpus.py
 	rm -rf $(DEMO)

@@ -147,8 +147,11 @@ def describe(point: OperatingPoint) -> str:
     """One line for the log."""
     evidence = point.evidence
     assert evidence is not None
+    harm = "get another label than at full depth"
+    if point.promise and point.promise.harm == "accuracy-loss":
+        harm = "lose the right label"
     text = (
-        f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs, {evidence.broken} of "
-        f"{evidence.rows} rows come to harm, at most {evidence.bound:.3%} of all"
+        f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
+        f"{evidence.rows} rows {harm}, at most {evidence.bound:.3%} of all"
     )
     return text + (f" with confidence {point.promise.confidence:g}" if point.promise else "")

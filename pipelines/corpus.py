@@ -53,7 +53,8 @@ def _rows(file: pq.ParquetFile, columns: list[str], rows: Array | None) -> pa.Ta
     missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
         raise LookupError(
-            f"has no column '{missing[0]}'; its columns are {', '.join(file.schema_arrow.names)}"
+            f"has no column '{missing[0]}'; its columns are {', '.join(file.schema_arrow.names)}; "
+            "name another one with --text-column, --pair-column or --label-column"
         )
     if rows is None:
         return file.read(columns)

@@ -127,7 +127,8 @@ def agreement(frame: pd.DataFrame) -> str:
     axes.errorbar(x, values, spread, fmt="o", color=_color(0), markersize=3, label="audited")
     promised = frame["promised_percent"].astype(float)
     if promised.notna().any():
-        axes.plot(x, promised, color=_color(1), drawstyle="steps-mid", label="promised")
+        line = {"drawstyle": "steps-mid"} if len(x) > 1 else {"marker": "_", "markersize": 40}
+        axes.plot(x, promised, color=_color(1), label="promised", **line)
     _run_ticks(axes, frame)
     axes.set(ylabel="% that agree with full depth")
     _legend(axes, "")

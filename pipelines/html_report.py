@@ -38,6 +38,7 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
         output=shown(output),
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         figures=_figures(frames),
+        promise=_promise(frames["audits"]),
         alarms=frames["alarms"],
         sections=_sections(found, frames),
     )
@@ -60,6 +61,22 @@ def _figures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     if len(audited):
         numbers["% agree, last audit"] = f"{audited['agreement_percent'].iloc[-1]:.2f}"
     return numbers
+
+
+def _promise(audits: pd.DataFrame) -> str:
+    """What the last audited run has promised, and whether its audit can be true of that."""
+    judged = audits.dropna(subset=["agreement_percent", "promised_percent"])
+    if not len(judged):
+        return ""
+    last = judged.iloc[-1]
+    differ = 100 - last[["promised_percent", "agreement_percent", "upper_percent", "lower_percent"]]
+    most, found, low, high = (f"{float(share):.3g} %" for share in differ)
+    fits = "speaks against that" if differ.iloc[2] > differ.iloc[0] else "can be true of that"
+    return (
+        f"The last audited run promises that at most {most} of the labels differ from those of "
+        f"full depth. Of its {cell(last['audited'])} audited rows {found} do, which {fits}: "
+        f"{low} to {high} of all, with 95 % confidence."
+    )
 
 
 def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Section]:

@@ -49,6 +49,8 @@ def keep_to_ourselves() -> None:
     Whoever can talk to Ray runs code as its user. Every port of it that remains is on the loopback
     interface and, as all users of this machine reach that, wants a token that no other run has.
     """
+    # Its logs go when it goes; what is an error to C++ is mostly a hint for developers of Ray.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

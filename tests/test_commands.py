@@ -25,8 +25,8 @@ pytestmark = pytest.mark.integration
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics")),
+    ROOT / "deploy" / "README.md",
 ]
-PAGES += [ROOT / "docs" / "guide.md", ROOT / "deploy" / "README.md"]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 
 
@@ -49,7 +49,9 @@ def world(tmp_path_factory) -> Path:
     source = random.Random(1)
     for name, rows in (("train", 256), ("dev", 64), ("docs", 700), ("test", 64)):
         write(root / "corpus" / name / "0.parquet", [ticket(source) for _ in range(rows)])
-    write(root / "mine.parquet", [ticket(source) for _ in range(400)])
+    for name, rows in (("labelled", 256), ("articles", 700)):
+        write(root / f"{name}.parquet", [ticket(source) for _ in range(rows)], "article", "topic")
+    (root / "corpus" / "labels").symlink_to(root / "labels")  # pages have the table there
     teacher = root / "my-org" / "roberta-topics"
     topics = AutoConfig.for_model("roberta", **SIZES, max_position_embeddings=514, num_labels=4)
     AutoModelForSequenceClassification.from_config(topics).save_pretrained(teacher)
@@ -64,10 +66,12 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
-def write(path: Path, rows: list[tuple[str, str]]) -> None:
+def write(
+    path: Path, rows: list[tuple[str, str]], text: str = "text", label: str = "label"
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     texts, labels = zip(*rows, strict=True)
-    pq.write_table(pa.table({"text": texts, "label": labels}), path)
+    pq.write_table(pa.table({text: texts, label: labels}), path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name + "/" + path.stem)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from made_up_history import LABELS, ROWS, write_history
 
+from pipelines.html_report import _promise
 from pipelines.report import report
 from pipelines.settings import ReportSettings
 
@@ -132,3 +134,19 @@ def layer_colors(page: str, scheme: str) -> list[np.ndarray]:
     colors = sorted({pair[scheme == "dark"] for pair in bars})
     assert len(colors) == 6
     return [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in colors]
+
+
+@pytest.mark.parametrize(
+    ("upper", "verdict"), [(98.5, "can be true of that"), (97.9, "speaks against that")]
+)
+def test_the_promise_is_said_in_words(upper, verdict):
+    audit = {"audited": 2160, "agreement_percent": 97.5, "lower_percent": 96.25}
+    audits = pd.DataFrame(
+        [audit | {"upper_percent": upper, "promised_percent": 98.0},
+         audit | {"upper_percent": 97.0, "promised_percent": float("nan")}]
+    )  # fmt: skip
+    said = _promise(audits)
+    assert "at most 2 % of the labels" in said
+    assert f"Of its 2,160 audited rows 2.5 % do, which {verdict}: " in said
+    assert said.endswith(f": {100 - upper:.3g} % to 3.75 % of all, with 95 % confidence.")
+    assert _promise(audits.tail(1)) == ""

@@ -37,6 +37,8 @@ _COMMIT_CPUS = 0.25
 #: scheduling round whenever a slice takes less time than that; more would hold back slices that
 #: another replica could take.
 _SLICES_PER_ACTOR = 4
+#: Seconds that processes may take to begin, each time that one has died; busy machines need them.
+_STARTING = 300
 
 
 def run_stages(
@@ -62,7 +64,7 @@ def run_stages(
 
     # Ray kills a whole job without progress; here a slice that hangs is ended before that.
     tries = settings.slice_attempts
-    DataContext.get_current().execution_no_progress_timeout_s = 60 + (
+    DataContext.get_current().execution_no_progress_timeout_s = _STARTING + (
         settings.slice_timeout * (2 * tries + 2)
     )
     counting = f"attempts of {commit.run_id}"

@@ -25,7 +25,7 @@ from pipelines.storage import Storage
 
 pytestmark = pytest.mark.integration
 
-ROWS, SLICE, LIMIT, TIMEOUT = 80, 10, 2, 8.0
+ROWS, SLICE, LIMIT, TIMEOUT = 80, 10, 2, 20.0
 
 
 def leave() -> None:
@@ -131,7 +131,6 @@ def texts_without_poison(rows: int) -> list[str]:
             for text in random_texts(rows)]  # fmt: skip
 
 
-@pytest.mark.timeout(400)
 def test_poison_costs_its_own_rows_only(tmp_path, checkpoint, local_ray, monkeypatch):
     """Every second slice kills in its own way; the job ends by itself, and the rest is labelled."""
     texts = texts_without_poison(ROWS)

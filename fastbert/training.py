@@ -9,6 +9,7 @@ to do for a classifier that exists already.
 
 import logging
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -229,6 +230,7 @@ class _Progress(TrainerCallback):
 
     def __init__(self, step: str) -> None:
         self.step = step
+        self.started = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero:
@@ -239,7 +241,12 @@ class _Progress(TrainerCallback):
             if key in logs
         }
         values = "  ".join(f"{key} {value}" for key, value in shown.items())
-        log.info("%s  step %d of %d  %s", self.step, state.global_step, state.max_steps, values)
+        spent = time.monotonic() - self.started
+        left = spent * (state.max_steps - state.global_step) / max(state.global_step, 1)
+        log.info(
+            "%s  step %d of %d  %s  %.0f s left",
+            *(self.step, state.global_step, state.max_steps, values, left),
+        )
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

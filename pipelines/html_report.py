@@ -112,7 +112,7 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
         Section(
             "Exit layers by run",
             "Another mix than before means that the corpus has changed, or the model.",
-            _wide(exits_by_run, "layer", "rows"),
+            _wide(exits_by_run, "run_id", "layer"),
             drawn(exits_by_run, figures.stacked, "layer", "percent", "% of rows"),
         ),
         Section(
@@ -148,9 +148,14 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
             drawn(frames["labels"], figures.labels),
         ),
         Section(
+            "Exit layers by label",
+            "A label whose rows leave late is one that the shallow layers do not know well.",
+            _wide(found.query(questions.EXITS_BY_LABEL), "label", "layer"),
+        ),
+        Section(
             "Labels by run",
             "The most frequent ones.",
-            _wide(labels_by_run, "label", "rows"),
+            _wide(labels_by_run, "run_id", "label"),
             drawn(labels_by_run, figures.stacked, "label", "rows", "rows"),
         ),
         Section(
@@ -179,16 +184,17 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
 
 
 def _shortened(section: Section) -> pd.DataFrame:
-    """What of a table is shown."""
+    """What of a table is shown: columns that are empty, as prices that nobody gave, are not."""
     by_run = section.table.columns[0] == "run_id" and section.title != "Unreadable shards"
-    return section.table.tail(_MOST_ROWS) if by_run else section.table.head(_MOST_ROWS)
+    some = section.table.tail(_MOST_ROWS) if by_run else section.table.head(_MOST_ROWS)
+    return some.dropna(axis="columns", how="all")
 
 
-def _wide(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
-    """A row per run, a column per `key`, the largest first."""
+def _wide(frame: pd.DataFrame, by: str, key: str) -> pd.DataFrame:
+    """Numbers of rows: a row per value of `by`, a column per `key`, the largest first."""
     if not len(frame):
         return frame
-    table = frame.pivot_table(value, "run_id", key, "sum", fill_value=0, sort=False)
+    table = frame.pivot_table("rows", by, key, "sum", fill_value=0, sort=False)
     if not pd.api.types.is_numeric_dtype(frame[key]):
         table = table[table.sum().sort_values(ascending=False).index[:20]]
     else:

@@ -27,6 +27,13 @@ LABELS = """
     group by label order by rows desc, label
 """
 
+EXITS_BY_LABEL = """
+    select label, exit_layer as layer, sum(n)::bigint as rows
+    from (select exit_layer, unnest(map_keys(labels)) as label, unnest(map_values(labels)) as n
+          from exits where current)
+    group by label, exit_layer order by sum(sum(n)) over (partition by label) desc, label, layer
+"""
+
 #: Shares of [0, 1] by layer: where the rows of a layer were when they left.
 UNCERTAINTY = """
     select exit_layer as layer, (bin - 1) / 20 as from_uncertainty, bin / 20 as to_uncertainty,

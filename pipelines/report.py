@@ -29,6 +29,8 @@ _QUESTIONS = {
 }
 #: Rows of a table on the terminal.
 _SHOWN = 30
+#: Columns of text where there is no terminal to fit into: cells are not to be cut.
+_WIDTH = 1_000
 #: Tables whose last rows matter most: one per run, in the order of time.
 _BY_RUN = {"runs", "costs", "audits"}
 
@@ -36,7 +38,7 @@ _BY_RUN = {"runs", "costs", "audits"}
 def report(settings: ReportSettings) -> dict[str, Any]:
     """Print the tables, or one query's result; returns the same as the summary."""
     found = analytics.open(settings.output)
-    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140)
+    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else _WIDTH)
     if settings.sql is not None:
         return _answer(found, settings.sql, settings.save, console)
     asked = dict(_QUESTIONS)
@@ -47,7 +49,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
         frames[title] = found.query(sql)
         if len(frames[title]):
             some = frames[title].tail if title in _BY_RUN else frames[title].head
-            show(console, title, some(_SHOWN))
+            show(console, title, some(_SHOWN).dropna(axis="columns", how="all"))
     summary: dict[str, Any] = {"output": shown(settings.output)}
     if settings.html is not None:
         from pipelines.html_report import html_report

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from fastbert.backbone import locate_backbone, longest_input
+from fastbert.engine import Engine
 from fastbert.errors import InputError
+from fastbert.evaluation import layer_outputs
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.tokenizer import Tokenizer
 from fastbert.training import (
     DISTIL,
     FINETUNE,
@@ -72,7 +76,8 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
         recipe = replace(_distillation(settings), hard_labels=settings.hard_labels)
         self_distil(model, tokenizer, corpus, recipe)
-    return _save(model, tokenizer, settings.output, len(corpus), started)
+    summary = _save(model, tokenizer, settings.output, len(corpus), started)
+    return summary | ({"dev_accuracy": _accuracies(model, tokenizer, dev)} if dev else {})
 
 
 def _distil(settings: DistilSettings) -> dict[str, Any]:
@@ -119,6 +124,16 @@ def _check_length(model: FastBertForSequenceClassification, max_length: int) -> 
     limit = longest_input(config)
     if not 3 <= max_length <= limit:
         raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
+
+
+def _accuracies(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, dev: Examples
+) -> list[float]:
+    """Of each layer's classifier."""
+    tokens = Tokenizer(tokenizer)(dev.texts, dev.pairs, model.config.max_length)
+    engine = Engine(model, str(model.device))
+    right = layer_outputs(engine, tokens).labels == np.asarray(dev.labels)  # (L, n)
+    return [round(float(share), 4) for share in right.mean(1)]
 
 
 def _save(

@@ -1,6 +1,7 @@
 """The HTML report: whole, self-contained, and looked at in a browser."""
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from made_up_history import LABELS, ROWS, write_history
 
+from pipelines import analytics, questions
 from pipelines.html_report import _promise
 from pipelines.report import report
 from pipelines.settings import ReportSettings
@@ -37,10 +39,12 @@ def test_every_section_has_its_table_and_picture(page):
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == [
         *("Alarms", "Exit layers", "Exit layers by run", "Cost", "Audit"),
-        *("Drift of the exit layers", "Labels", "Labels by run", "Uncertainty"),
+        *("Drift of the exit layers", "Labels", "Exit layers by label"),
+        *("Labels by run", "Uncertainty"),
         *("Where the time goes", "Slowest slices", "Errors", "Unreadable shards", "Runs"),
     ]
-    without = {"Alarms", "Slowest slices", "Errors", "Unreadable shards", "Runs"}
+    without = {"Alarms", "Exit layers by label", "Slowest slices", "Errors", "Unreadable shards"}
+    without.add("Runs")
     for title in titles:
         assert ("<svg" in section(page, title)) == (title not in without), title
         assert ("<table" in section(page, title)) == (title != "Alarms"), title
@@ -53,6 +57,29 @@ def test_it_says_what_happened(page):
     assert "s3://in/broken.parquet" in section(page, "Unreadable shards")
     runs = section(page, "Runs")
     assert [f"night-{night:03d}" in runs for night in range(NIGHTS)] == [True] * NIGHTS
+
+
+def test_columns_that_nobody_filled_are_not_shown(page, tmp_path):
+    assert "price per million" in section(page, "Cost")
+    write_history(tmp_path / "out", 1, 1)
+    summary = tmp_path / "out" / "ledger" / "runs" / "night-000.json"
+    values = json.loads(summary.read_text()) | {"price": None, "price_per_million_rows": None}
+    summary.write_text(json.dumps(values))
+    report(ReportSettings(output=str(tmp_path / "out"), html=str(tmp_path / "r.html")))
+    cost = section((tmp_path / "r.html").read_text(), "Cost")
+    assert "seconds per million" in cost
+    assert "price per million" not in cost
+
+
+def test_exit_layers_by_label_add_up_to_the_labels(tmp_path):
+    write_history(tmp_path / "out", 3, 2)
+    found = analytics.open(str(tmp_path / "out"))
+    cells = found.query(questions.EXITS_BY_LABEL)
+    rows = cells.groupby("label")["rows"].sum()
+    assert rows.to_dict() == found.query(questions.LABELS).set_index("label")["rows"].to_dict()
+    layers = cells.groupby("layer")["rows"].sum()
+    exits = found.query(questions.EXIT_LAYERS).set_index("layer")["rows"]
+    assert layers.to_dict() == exits.to_dict()
 
 
 def test_names_from_the_data_are_not_markup(page):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
 
+from fastbert.engine import Engine
+from fastbert.tokenizer import Tokenizer
 from fastbert.weights import load_model
 from pipelines.settings import TrainSettings
 from pipelines.train import train
@@ -22,6 +24,7 @@ def test_two_workers_train_one_model(tmp_path):
     write_shard(tmp_path / "in" / "a.parquet", texts, label=labels)
     settings = TrainSettings(
         train=(str(tmp_path / "in"),),
+        dev=(str(tmp_path / "in"),),
         output=str(tmp_path / "model"),
         backbone=str(tmp_path / "backbone"),
         epochs=1,
@@ -32,4 +35,13 @@ def test_two_workers_train_one_model(tmp_path):
     )
     summary = train(settings)
     assert (summary["rows"], summary["workers"]) == (40, 2)
-    assert load_model(Path(tmp_path / "model")).config.label_names == ["other", "red"]
+    model = load_model(Path(tmp_path / "model"))
+    assert model.config.label_names == ["other", "red"]
+    tokens = Tokenizer(tiny_tokenizer(tmp_path))(texts, None, 16)
+    found = model.config.label_names
+    says = Engine(model).layer_logits(tokens).argmax(-1)  # (L, n)
+    right = [
+        sum(found[i] == label for i, label in zip(layer, labels, strict=True)) / 40
+        for layer in says
+    ]
+    assert summary["dev_accuracy"] == pytest.approx(right, abs=1e-4)

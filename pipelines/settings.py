@@ -46,7 +46,9 @@ class TrainSettings:
 
     train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
     output: str = setting("Where to write the checkpoint, a folder.")
-    dev: tuple[str, ...] = setting("Labelled Parquet that picks the best epoch and judges all layers at the end.", ())
+    dev: tuple[str, ...] = setting(
+        "Labelled Parquet that picks the best epoch and judges all layers at the end.", ()
+    )
     unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
     backbone: str = setting(
         "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA or "

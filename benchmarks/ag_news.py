@@ -21,12 +21,7 @@ from pipelines.evaluate import evaluate
 from pipelines.settings import EvaluateSettings, TrainSettings
 from pipelines.train import train
 
-TRAINING = {
-    "epochs": 1.0,
-    "learning_rate": 5e-5,
-    "distil_epochs": 3.0,
-    "distil_learning_rate": 2e-4,
-}
+TRAINING = {"epochs": 1.0, "learning_rate": 5e-5}
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)
 
 

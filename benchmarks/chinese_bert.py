@@ -1,7 +1,7 @@
 """A small Chinese BERT from nothing: masked language modelling on the training texts.
 
 For machines that have no pre-trained Chinese weights at hand. Whoever has, passes them to
-`paper.py --backbone zh=bert-base-chinese` instead; what this makes is a stand-in that knows no more
+`paper.py --backbone bert-base-chinese` instead; what this makes is a stand-in that knows no more
 than the texts of a few data sets.
 
     python benchmarks/chinese_bert.py --data DATA --output WORK/chinese_bert \\

@@ -8,6 +8,7 @@ another one. A slice that does so every time is given up after some attempts.
 
 import faulthandler
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -193,7 +194,7 @@ class Guard:
             self.attempts.end.remote(what, stage)
 
 
-class OnBlocks:
+class OnBlocks(ABC):
     """A stage as an actor of Ray Data: made once per actor, called with one slice at a time.
 
     `make` imports what the stage needs: every worker process imports this module, and those that
@@ -209,9 +210,9 @@ class OnBlocks:
                 raise RuntimeError(f"the process for {self.doing} died {failed} times at its start")
             self.stage = self.make(*arguments)
 
+    @abstractmethod
     def make(self, *arguments: Any) -> Any:
         """The stage."""
-        raise NotImplementedError
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One slice in, one slice out."""

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError, first_line
-from fastbert.filesystem import open_url
+from fastbert.filesystem import open_url, shown
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
 _NOT_FINGERPRINTED = {
@@ -42,16 +42,30 @@ def save_config(config: FastBertConfig, url: str) -> None:
         fs.pipe_file(f"{path}/config.json", text)
 
 
-def fetch_checkpoint(url: str) -> Path:
-    """A local directory with the checkpoint at `url`; remote ones are downloaded once a version."""
+def fetch_checkpoint(url: str, expected: str | None = None) -> Path:
+    """A local directory with the checkpoint at `url`; remote ones are downloaded once a version.
+
+    Raises InputError if there is none, and if its fingerprint is not the `expected` one.
+    """
+    folder = _fetch(url)
+    if expected is not None and (found := fingerprint(folder)) != expected:
+        raise InputError(
+            f"the checkpoint at '{shown(url)}' has changed since the run began (it has the "
+            f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept, run "
+            "it again"
+        )
+    return folder
+
+
+def _fetch(url: str) -> Path:
     fs, path = open_url(url)
-    try:
-        files = sorted(f["name"] for f in fs.ls(path, detail=True) if f["type"] == "file")
+    try:  # the files of the hub's cache are links
+        files = sorted(f["name"] for f in fs.ls(path, detail=True) if f["type"] != "directory")
     except (FileNotFoundError, NotADirectoryError):
         files = []
     if not any(name.endswith("/config.json") for name in files):
         raise InputError(
-            f"no checkpoint at '{url}': expected a directory with config.json and "
+            f"no checkpoint at '{shown(url)}': expected a directory with config.json and "
             "model.safetensors, as jobs/train.py and jobs/distill.py write it"
         )
     if isinstance(fs, LocalFileSystem):
@@ -106,13 +120,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside the weights in `folder`."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises nothing more exact
         raise InputError(f"no tokenizer in {folder}: {first_line(error)}") from error
     return tokenizer
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over everything in `folder` that decides which label a text gets."""
+    """SHA-256 over everything in `folder` that decides which label a text gets.
+
+    Raises InputError if a file of settings is not JSON.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix != ".safetensors" and not path.name.startswith(
@@ -121,7 +138,10 @@ def fingerprint(folder: Path) -> str:
             continue
         digest.update(f"{path.name}\0".encode())
         if path.name in ("config.json", "tokenizer_config.json"):
-            settings: dict[str, Any] = json.loads(path.read_text())
+            try:
+                settings: dict[str, Any] = json.loads(path.read_text())
+            except ValueError as error:
+                raise InputError(f"{path} cannot be read: {first_line(error)}") from error
             kept = {k: v for k, v in settings.items() if k not in _NOT_FINGERPRINTED}
             digest.update(json.dumps(kept, sort_keys=True).encode())
             continue

@@ -3,6 +3,8 @@
 import re
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from fastbert.errors import InputError
 
@@ -35,3 +37,16 @@ def shown(url: str) -> str:
         url = re.sub(r"(?<=://)[^/@]*:[^/@]*@", "", url)
         url = re.sub(r"\?[^?]*=.*", "", url)  # not the wildcard of a glob
     return url.encode("utf-8", "backslashreplace").decode()
+
+
+def absolute(url: str) -> str:
+    """The URL, or the absolute path if it is local, as other processes can use it.
+
+    Raises InputError for this process's memory.
+    """
+    fs, path = open_url(url)
+    if isinstance(fs, MemoryFileSystem):
+        raise InputError(
+            f"{shown(url)}: no other process sees this one's memory; use another file system"
+        )
+    return path if isinstance(fs, LocalFileSystem) else url

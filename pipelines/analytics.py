@@ -238,15 +238,20 @@ class Analytics:
             raise
         return True
 
-    def _parquet(self, pattern: str, hive: bool) -> str:
-        quoted = f"{self.root}/{pattern}".replace("'", "''")
-        return f"read_parquet('{quoted}', union_by_name=true, hive_partitioning={hive})"
+    def _parquet(self, patterns: list[str], hive: bool) -> str:
+        quoted = (f"{self.root}/{pattern}".replace("'", "''") for pattern in patterns)
+        files = ", ".join(f"'{pattern}'" for pattern in quoted)
+        return f"read_parquet([{files}], union_by_name=true, hive_partitioning={hive})"
 
     def _make_rows(self) -> None:
         # DuckDB prefers the value of a folder `label=x` to that of a column `label`.
         keys = {key.casefold() for path in [self.root, *self.paths] for key in _HIVE.findall(path)}
         hive = bool(keys) and not keys & {*OUTPUT.names}
-        self._run(f"create view rows as from {self._parquet('table/**/*.parquet', hive)}")
+        patterns = ["table/**/*.parquet"]
+        if any(".parquet/" in path for path in self.paths):
+            # Spark calls folders so, and object stores find them as if they were files.
+            patterns = [re.sub(r"[*?[]", r"[\g<0>]", path) for path in self.paths]
+        self._run(f"create view rows as from {self._parquet(patterns, hive)}")
 
     def _make_exits(self) -> None:
         self._make("summaries")
@@ -255,7 +260,7 @@ class Analytics:
         self.connection.register("unreported", STATISTICS.empty_table())
         sources = ["from unreported"]
         if self.storage.paths("stats", ".parquet"):
-            sources.append(f"from {self._parquet('stats/*.parquet', hive=False)}")
+            sources.append(f"from {self._parquet(['stats/*.parquet'], hive=False)}")
         self._run(_HISTORY.replace("{sources}", " union all by name ".join(sources)))
         missing = self._run("from listing anti join history using (path)")
         if missing:

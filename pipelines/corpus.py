@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
 from fastbert.training import Examples
+from pipelines.read import decode
 from pipelines.shards import Shard, find_shards
 
 Array = np.ndarray[Any, Any]
@@ -68,6 +69,36 @@ def _rows(file: pq.ParquetFile, columns: list[str], rows: Array | None) -> pa.Ta
     return pa.concat_tables(parts)
 
 
+def _texts(tables: list[pa.Table], name: str) -> tuple[list[str], list[str | None]]:
+    """The texts of a column, and why a row has none, as the labelling job sees them."""
+    texts: list[str] = []
+    errors: list[str | None] = []
+    for table in tables:
+        try:
+            more, reasons = decode(table[name])
+        except pa.ArrowException as error:
+            raise InputError(
+                f"column '{name}' is {table[name].type}, expected text; name another one"
+            ) from error
+        texts += more
+        errors += reasons
+    return texts, errors
+
+
+def _labels(tables: list[pa.Table], name: str) -> list[str | None]:
+    """The values of a column as strings, whatever their types."""
+    values: list[str | None] = []
+    for table in tables:
+        try:
+            values += table[name].cast(pa.string()).to_pylist()
+        except pa.ArrowException as error:
+            raise InputError(
+                f"column '{name}' is {table[name].type}, expected strings or numbers; name "
+                "another one with --label-column"
+            ) from error
+    return values
+
+
 def read_examples(
     urls: list[str],
     columns: Columns,
@@ -79,8 +110,8 @@ def read_examples(
 
     Labels of any type are read as strings; `labels` are the class names to use, default those
     found, sorted. With `sample` only so many rows are read, drawn at random with `seed`. Rows
-    without text are left out. Raises InputError for missing columns, missing
-    labels, and labels that `labels` does not name.
+    without usable text are left out. Raises InputError for missing columns, those of other types,
+    missing labels, and labels that `labels` does not name.
     """
     wanted = [name for name in (columns.text, columns.pair, columns.label) if name is not None]
     shards = find_shards(urls)
@@ -92,28 +123,34 @@ def read_examples(
         for shard, rows in zip(shards, drawn, strict=True)
         if rows is None or len(rows)
     ]
-    table = pa.concat_tables(tables, promote_options="permissive")
-    texts = table[columns.text].cast(pa.string()).to_pylist()
-    pairs = table[columns.pair].cast(pa.string()).to_pylist() if columns.pair else None
-    kept = [i for i, text in enumerate(texts) if text and (pairs is None or pairs[i])]
+    asked = ", ".join(shown(url) for url in urls)
+    texts, errors = _texts(tables, columns.text)
+    pairs = None
+    if columns.pair is not None:
+        pairs, more = _texts(tables, columns.pair)
+        errors = [first or second for first, second in zip(errors, more, strict=True)]
+    kept = [i for i, error in enumerate(errors) if error is None]
     if not kept:
-        raise InputError(f"no row of {', '.join(urls)} has a text")
+        raise InputError(f"no row of {asked} has a text")
     names = labels or []
     indices = None
     if columns.label:
-        values = table[columns.label].cast(pa.string()).to_pylist()
-        found = {values[i] for i in kept}
-        if None in found:
-            raise InputError(f"column '{columns.label}' has empty labels; fill or drop those rows")
-        names = labels or sorted(found)
-        unknown = sorted(found - set(names))
+        values = _labels(tables, columns.label)
+        given = [value for i in kept if (value := values[i]) is not None]
+        if missing := len(kept) - len(given):
+            raise InputError(
+                f"{missing:,} of {len(kept):,} rows have no label in column '{columns.label}'; "
+                "fill it, name another one with --label-column, or drop those rows"
+            )
+        names = labels or sorted(set(given))
+        unknown = sorted(set(given) - set(names))
         if unknown:
             raise InputError(
                 f"label '{unknown[0]}' in column '{columns.label}' is not one of the model's: "
                 f"{', '.join(names)}"
             )
         index = {name: i for i, name in enumerate(names)}
-        indices = [index[values[i]] for i in kept]
+        indices = [index[value] for value in given]
     examples = Examples(
         [texts[i] for i in kept], None if pairs is None else [pairs[i] for i in kept], indices
     )

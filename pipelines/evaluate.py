@@ -13,6 +13,7 @@ from rich.table import Table
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.engine import DTYPES, Engine
 from fastbert.evaluation import Outcome, layer_outputs, outcome, realised_speedups
+from fastbert.filesystem import shown
 from fastbert.flops import CostModel
 from fastbert.operating_point import OperatingPoint
 from fastbert.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         for out, clock in zip(outcomes, realised, strict=True)
     ]
     return {
-        "model": settings.model,
+        "model": shown(settings.model),
         "rows": len(tokens),
         "timed_rows": min(len(tokens), _TIMED_ROWS) if settings.timing else 0,
         "tokens": int(tokens.lengths.sum()),

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -15,13 +16,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.utils import glob_translate
 
-from fastbert.checkpoint import check_weights, fetch_checkpoint, fingerprint, load_config
+from fastbert.checkpoint import (
+    check_weights,
+    fetch_checkpoint,
+    fingerprint,
+    load_config,
+    load_tokenizer,
+)
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import FastBertError, InputError
-from fastbert.filesystem import open_url, shown
+from fastbert.filesystem import absolute, shown
 from fastbert.operating_point import OperatingPoint
 from pipelines.audit import audit
 from pipelines.commit import Commit
@@ -38,6 +44,9 @@ if TYPE_CHECKING:
     from pipelines.ray_stages import Share
 
 log = logging.getLogger(__name__)
+
+#: How many folders deep labels are imagined, when a glob is asked whether it would match them.
+_FOLDERS = 8
 
 
 def label(settings: LabelSettings) -> dict[str, Any]:
@@ -99,7 +108,8 @@ class Job:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """All that a slice's rows depend on, beside the shard."""
+        """What a slice's labels depend on, beside the shard: all but the precision, which may
+        differ from node to node."""
         columns = self.columns
         return {
             "checkpoint": fingerprint(self.checkpoint),
@@ -158,10 +168,14 @@ class Job:
         share = None
         if plan.todo:  # all that can be refused, before anything is changed
             check_weights(self.checkpoint)
+            load_tokenizer(self.checkpoint)
             from pipelines.ray_stages import share_of_cluster
 
             share = share_of_cluster(settings)
-            resolve_precision(settings.precision, "cuda" if share.replica_gpus else "cpu")
+            check_precision(
+                self.point,
+                resolve_precision(settings.precision, "cuda" if share.replica_gpus else "cpu"),
+            )
         removed = plan.superseded + (plan.vanished if settings.prune else [])
         ledger.storage.clear_staging()
         ledger.sweep(plan.leftovers)
@@ -231,6 +245,16 @@ class Job:
         return records
 
 
+def check_precision(point: OperatingPoint, precision: str) -> None:
+    """Warn where the promise was proven in another precision than the run's."""
+    if point.promise and point.evidence and point.evidence.precision != precision:
+        log.warning(
+            "'%s' was calibrated in %s, this run labels in %s, for which nothing is proven; "
+            "calibrate with --precision %s, or watch what --audit-rate finds",
+            *(point.name, point.evidence.precision, precision, precision),
+        )
+
+
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM, with which schedulers and Ray stop a job, raises Stopped; in the main thread only,
@@ -265,8 +289,7 @@ def with_absolute_places(settings: LabelSettings) -> LabelSettings:
     inputs = tuple(absolute(url) for url in settings.input)
     output = absolute(settings.output)
     for url in inputs:
-        # Without `..` and links. URLs look odd after that, but lie in each other as before.
-        if f"{os.path.realpath(output)}/".startswith(f"{os.path.realpath(url)}/"):
+        if _takes_in(url, output):
             raise InputError(
                 f"--output {shown(output)} lies inside --input {shown(url)}, which would take "
                 "labels for texts; put it beside the input"
@@ -274,14 +297,17 @@ def with_absolute_places(settings: LabelSettings) -> LabelSettings:
     return replace(settings, input=inputs, output=output, model=absolute(settings.model))
 
 
-def absolute(url: str) -> str:
-    """The URL, or the absolute path if it is local."""
-    fs, path = open_url(url)
-    if isinstance(fs, MemoryFileSystem):
-        raise InputError(
-            f"{shown(url)}: no other process sees this one's memory; use another file system"
-        )
-    return path if isinstance(fs, LocalFileSystem) else url
+def _takes_in(url: str, output: str) -> bool:
+    """Whether an input, a folder or a glob, covers labels that will be below the output."""
+    # Without `..` and links. URLs look odd after that, but lie in each other as before.
+    place, table = os.path.realpath(url), f"{os.path.realpath(output)}/table"
+    try:
+        pattern = re.compile(glob_translate(place))
+    except ValueError as error:
+        raise InputError(f"--input {shown(url)}: {error}") from error
+    name = re.sub(r"[*?]+", "a", os.path.basename(place).removesuffix(".parquet"))
+    labels = (f"{table}/{'a/' * depth}{name}.{0:012d}.parquet" for depth in range(_FOLDERS))
+    return f"{table}/".startswith(f"{place}/") or any(map(pattern.match, labels))
 
 
 def totals(records: list[Record]) -> dict[str, Any]:

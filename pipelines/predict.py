@@ -42,11 +42,12 @@ class Label:
         precision: Precision,
         threads: int,
         cuda: bool = False,
+        fingerprint: str | None = None,
     ) -> None:
         """`threads` are CPU threads of the model; `cuda` says whether the replica was given a GPU,
-        which it then must find."""
+        which it then must find. With a `fingerprint`, the checkpoint at this URL must have it."""
         torch.set_num_threads(threads)
-        model = load_model(fetch_checkpoint(checkpoint))
+        model = load_model(fetch_checkpoint(checkpoint, fingerprint))
         if cuda and not torch.cuda.is_available():
             raise RuntimeError(
                 f"this replica was given a GPU, but torch {torch.__version__} sees none; install "

@@ -68,17 +68,18 @@ def run_stages(
     DataContext.get_current().execution_no_progress_timeout_s = _STARTING + (
         settings.slice_timeout * (2 * tries + 2)
     )
-    counting = f"attempts of {commit.run_id}"
+    attempts = f"attempts of {commit.run_id}"
     counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
-    alive: Any = counter.options(name=counting).remote()  # it lives as long as this handle
-    guard = Guard(counting, tries, settings.slice_timeout)
+    alive: Any = counter.options(name=attempts).remote()  # it lives as long as this handle
+    guard = Guard(attempts, tries, settings.slice_timeout)
+    checkpoint = commit.recipe["checkpoint"]
     # Not `from_arrow`: it runs a task per block.
     rows = [Work(piece).to_row() for piece in slices]
     data = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
             ReadTokenizeActor,
-            fn_constructor_args=(guard, settings.model, max_length, columns),
+            fn_constructor_args=(guard, settings.model, max_length, columns, checkpoint),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=share.reader_cpus,
@@ -94,6 +95,7 @@ def run_stages(
                 settings.precision,
                 share.replica_cpus,
                 share.replica_gpus > 0,
+                checkpoint,
             ),
             batch_size=1,
             batch_format="pyarrow",
@@ -172,14 +174,14 @@ class Guard:
 
     #: The name of an actor `Attempts`. Not its handle: Ray would put what holds one into its object
     #: store, and could not start an actor again once that is lost.
-    counting: str
+    actor: str
     limit: int
     timeout: float  # seconds
 
     @cached_property
     def attempts(self) -> Any:
         """The handle."""
-        return ray.get_actor(self.counting)
+        return ray.get_actor(self.actor)
 
     @contextmanager
     def attempt(self, what: str, stage: str) -> Iterator[int]:
@@ -205,7 +207,8 @@ class OnBlocks(ABC):
 
     def __init__(self, guard: Guard, *arguments: Any) -> None:
         self.guard = guard
-        with guard.attempt("start", self.doing) as failed:
+        me = ray.get_runtime_context().get_actor_id()  # the same when Ray starts it again
+        with guard.attempt(f"the start of {me}", self.doing) as failed:
             if failed >= guard.limit:
                 raise RuntimeError(f"the process for {self.doing} died {failed} times at its start")
             self.stage = self.make(*arguments)

@@ -38,10 +38,17 @@ _FETCH_BYTES, _READ_BYTES = 256 << 20, 1 << 20
 class ReadTokenize:
     """Slice -> carried columns, token ids and, for rows without usable text, the error."""
 
-    def __init__(self, checkpoint: str, max_length: int, columns: InputColumns) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        max_length: int,
+        columns: InputColumns,
+        fingerprint: str | None = None,
+    ) -> None:
+        """With a `fingerprint`, the checkpoint at this URL must have it."""
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self.tokenize = Tokenizer(load_tokenizer(fetch_checkpoint(checkpoint)))
+        self.tokenize = Tokenizer(load_tokenizer(fetch_checkpoint(checkpoint, fingerprint)))
         self.max_length = max_length
         self.columns = columns
         self.rows = SliceReader(columns)

@@ -1,5 +1,6 @@
 """Input shards: finding Parquet files on any file system, and telling one version from another."""
 
+import os
 import posixpath
 import re
 from collections.abc import Callable
@@ -124,9 +125,19 @@ def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]
                 f"cannot list '{shown(folder)}': {error.strerror}; expected a folder that can be "
                 "read, or else its shards would be taken for removed"
             ) from error
-        folders += [entry["name"] for entry in entries if entry["type"] == "directory"]
-        files |= {entry["name"]: entry for entry in entries if entry["type"] != "directory"}
+        for entry in entries:
+            name = entry["name"]
+            if entry["type"] == "directory" or (entry.get("islink") and _leads_on(fs, name)):
+                folders.append(name)
+            else:
+                files[name] = entry
     return files
+
+
+def _leads_on(fs: LocalFileSystem, link: str) -> bool:
+    """Whether a link leads to a folder, and not back to one that it lies in."""
+    inside = f"{os.path.realpath(os.path.dirname(link))}/"
+    return fs.isdir(link) and not inside.startswith(f"{os.path.realpath(link).rstrip('/')}/")
 
 
 def _target(fs: fsspec.AbstractFileSystem, path: str, link: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fastbert.backbone import locate_backbone, longest_input
 from fastbert.engine import Engine
 from fastbert.errors import InputError
 from fastbert.evaluation import layer_outputs
+from fastbert.filesystem import absolute, shown
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import Tokenizer
 from fastbert.training import (
@@ -146,7 +147,7 @@ def _save(
     if int(os.environ.get("RANK", 0)) == 0:
         save_checkpoint(model, tokenizer, output)
     return {
-        "output": output,
+        "output": shown(output),
         "classes": model.config.label_names,
         "layers": len(model.layers),
         "rows": rows,
@@ -155,16 +156,30 @@ def _save(
     }
 
 
+def _absolute(settings: Any) -> dict[str, Any]:
+    """The settings that name places, with every local path absolute."""
+    places: dict[str, Any] = {"output": absolute(settings.output)}
+    for name in ("train", "dev", "unlabeled", "corpus"):
+        if hasattr(settings, name):
+            places[name] = tuple(absolute(url) for url in getattr(settings, name))
+    for name in ("backbone", "teacher"):  # or the id of a model on the hub
+        if hasattr(settings, name) and os.path.isdir(getattr(settings, name)):
+            places[name] = os.path.abspath(getattr(settings, name))
+    return places
+
+
 def _on_workers(
     run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
 ) -> dict[str, Any]:
     """`run(settings)`, here or, for several workers, on Ray Train.
 
-    Each worker runs the same function; transformers.Trainer finds the process group that Ray has
-    made and shares out the batches. The output must be where all of them can write.
+    Each worker runs the same function, in a folder of Ray's; transformers.Trainer finds the process
+    group that Ray has made and shares out the batches. The output must be where all of them can
+    write.
     """
     if workers == 1:
         return run(settings)
+    settings = replace(settings, **_absolute(settings))
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 

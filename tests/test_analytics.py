@@ -181,6 +181,17 @@ def test_hive_folders_are_columns(output):
     assert set(analytics.open(output).query("select distinct dt from rows")["dt"]) == {1, 2}
 
 
+def test_folders_that_are_called_like_files(tmp_path, checkpoint):
+    """Spark calls its tables so."""
+    write_shard(tmp_path / "in" / "day.parquet" / "part-[0].parquet", TEXTS)
+    out = str(tmp_path / "out")
+    label(out, "night-1", *find_shards([str(tmp_path / "in")]), checkpoint)
+    fsspec.filesystem("memory").put(f"{out}/", "/spark/out/", recursive=True)
+    for url in (out, "memory://spark/out"):
+        rows = analytics.open(url).query("select count(*) as n from rows")["n"]
+        assert rows.tolist() == [len(TEXTS)]
+
+
 def test_only_the_table_is_scanned_that_a_query_names(output, monkeypatch):
     monkeypatch.setattr(
         analytics.Analytics, "_make_rows", lambda _: pytest.fail("the table was opened")

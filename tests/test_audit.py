@@ -5,6 +5,7 @@ import pytest
 
 from fastbert.operating_point import Evidence, OperatingPoint, Promise
 from pipelines.audit import FALSE_ALARM, audit, drift
+from pipelines.label import check_precision
 
 SHARES = np.array([0.7, 0.15, 0.08, 0.04, 0.02, 0.01])
 
@@ -58,6 +59,14 @@ def test_a_promise_that_is_just_kept_hardly_ever_raises_it():
         for _ in range((disagreements == d).sum())
     )
     assert 0 < alarms <= FALSE_ALARM * 20_000 + 3 * (FALSE_ALARM * 20_000) ** 0.5
+
+
+def test_a_promise_proven_in_another_precision(caplog):
+    check_precision(point(), "fp32")
+    check_precision(OperatingPoint("speed 0.5", [0.5]), "bf16")
+    assert not caplog.messages
+    check_precision(point(), "bf16")
+    assert "calibrated in fp32, this run labels in bf16" in caplog.text
 
 
 def test_without_promise_or_audit():

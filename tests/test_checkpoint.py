@@ -60,6 +60,23 @@ def test_no_checkpoint(tmp_path):
         fetch_checkpoint(str(tmp_path / "nothing"))
 
 
+def test_a_checkpoint_that_is_replaced_during_a_run(copy, checkpoint):
+    expected = fingerprint(copy)
+    assert fetch_checkpoint(str(copy), expected) == copy
+    save_checkpoint(tiny_fastbert(seed=5), load_tokenizer(copy), str(copy))
+    with pytest.raises(InputError, match=r"has changed since the run began.*run it again"):
+        fetch_checkpoint(str(copy), expected)
+
+
+def test_a_checkpoint_of_links(copy, tmp_path):
+    """As the hub's cache has them."""
+    links = tmp_path / "snapshot"
+    links.mkdir()
+    for path in copy.iterdir():
+        (links / path.name).symlink_to(path)
+    assert fingerprint(fetch_checkpoint(str(links))) == fingerprint(copy)
+
+
 def test_not_a_fastbert(tmp_path):
     tiny_classifier().save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"model_type 'bert', expected 'fastbert'.*distill.py"):

@@ -1,6 +1,7 @@
 """Training tables in memory."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import write_shard
 
@@ -63,8 +64,26 @@ def test_unknown_and_missing_labels(corpus, tmp_path):
     with pytest.raises(InputError, match="label 'z' in column 'label' is not one of"):
         read_examples([corpus], Columns(label="label"), ["x", "y"])
     write_shard(tmp_path / "more" / "c.parquet", ["one"], label=pa.array([None], pa.string()))
-    with pytest.raises(InputError, match="has empty labels"):
+    with pytest.raises(InputError, match="1 of 1 rows have no label in column 'label'"):
         read_examples([str(tmp_path / "more")], Columns(label="label"))
+
+
+def test_what_the_labelling_job_would_not_label_is_not_learned_from(tmp_path):
+    bad = pa.array([b"one", b"\xff", b" \n", b"two"]).view(pa.string())
+    pq.write_table(pa.table({"text": bad, "label": [1, 2, 3, 4]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["three"], "label": ["x"]}), tmp_path / "b.parquet")
+    examples, names = read_examples([str(tmp_path)], Columns(label="label"))
+    assert examples.texts == ["one", "two", "three"]
+    assert (names, examples.labels) == (["1", "4", "x"], [0, 1, 2])
+
+
+def test_columns_of_other_types(tmp_path):
+    table = pa.table({"text": ["a"], "label": [["x"]], "number": [1]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="column 'number' is int64, expected text"):
+        read_examples([str(tmp_path)], Columns(text="number"))
+    with pytest.raises(InputError, match="column 'label' is list<.*>, expected strings or num"):
+        read_examples([str(tmp_path)], Columns(label="label"))
 
 
 def test_no_text_at_all_and_no_parquet(tmp_path):

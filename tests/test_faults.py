@@ -16,6 +16,7 @@ from test_label import label_command, settings, table_of
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from pipelines import ray_stages
+from pipelines.attempts import Attempts
 from pipelines.label import label
 from pipelines.ledger import Ledger
 from pipelines.lock import read_lock
@@ -88,8 +89,8 @@ class PoisonedReader(SliceReader):
 class PoisonedReadTokenize(ReadTokenize):
     """A tokenizer that dies of some words, on a reader that dies of one slice."""
 
-    def __init__(self, checkpoint, max_length, columns) -> None:
-        super().__init__(checkpoint, max_length, columns)
+    def __init__(self, checkpoint, max_length, columns, fingerprint) -> None:
+        super().__init__(checkpoint, max_length, columns, fingerprint)
         self.rows = PoisonedReader(columns)
         real = self.tokenize
 
@@ -191,6 +192,21 @@ def test_a_model_that_kills_its_process_ends_the_job(tmp_path, checkpoint, local
     with pytest.raises(Exception, match="died 2 times at its start"):
         label(asked)
     assert read_lock(Storage(str(tmp_path / "out"))) is None
+
+
+class SlowToStart(ray_stages.OnBlocks):
+    doing = "labelling"
+    make = staticmethod(lambda *_: time.sleep(3))
+
+
+def test_processes_that_start_side_by_side_are_no_deaths(local_ray):
+    import ray
+
+    attempts = ray.remote(num_cpus=0)(Attempts).options(name="attempts").remote()
+    guard = ray_stages.Guard("attempts", LIMIT, 60)
+    actors = [ray.remote(num_cpus=0)(SlowToStart).remote(guard) for _ in range(LIMIT + 2)]
+    ray.get([actor.__ray_ready__.remote() for actor in actors])
+    ray.kill(attempts)
 
 
 def test_stopped_by_sigterm_and_held_by_one_run(tmp_path, checkpoint):

@@ -826,6 +826,15 @@ def loop_of_folders(folder: Path) -> Expected:
 
 
 @kind
+def link_to_a_folder(folder: Path) -> Expected:
+    expected = write(folder.parent / "elsewhere", numbered(TEXTS), "x")
+    (folder / "dt=1").mkdir()
+    (folder / "dt=1" / "day").symlink_to(folder.parent / "elsewhere")
+    expected.good["dt=1/day/x"] = expected.good.pop("x")
+    return expected
+
+
+@kind
 def hidden_files_and_neighbours(folder: Path) -> Expected:
     """Unlike some readers, this one takes every `*.parquet`; nothing else."""
     expected = write(folder, numbered(TEXTS), ".hidden")

@@ -103,6 +103,9 @@ def test_label_refuses_an_output_that_would_label_itself(corpus, checkpoint):
     refused(inside, "lies inside --input", "beside the input")
     detour = corpus / ".." / corpus.name
     refused(invoke("label", "--input", detour, "--output", corpus / "x", *common), "lies inside")
+    for pattern in ("**/*.parquet", "**", "*/*/*.parquet"):
+        glob = invoke("label", "--input", corpus / pattern, "--output", corpus / "x", *common)
+        refused(glob, "lies inside --input")
     memory = invoke("label", "--input", corpus, "--output", "memory://out", *common)
     refused(memory, "memory://out", "use another file system")
 
@@ -115,11 +118,19 @@ def test_label_refuses_truncated_weights_before_any_work(corpus, checkpoint, tmp
     refused(invoke("label", "--model", broken, *common), "weights in", "cannot be read")
 
 
-def test_label_refuses_a_corrupted_checkpoint(corpus, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("config.json", "config.json cannot be read"),
+        ("tokenizer_config.json", "tokenizer_config.json cannot be read"),
+        ("tokenizer.json", "no tokenizer in"),
+    ],
+)
+def test_label_refuses_a_corrupted_checkpoint(corpus, checkpoint, tmp_path, name, says):
     broken = shutil.copytree(checkpoint, tmp_path / "broken")
-    (broken / "config.json").write_text("{")
+    (broken / name).write_text("{")
     common = ["--input", corpus, "--output", tmp_path / "out", "--speed", "0.5"]
-    refused(invoke("label", "--model", broken, *common), "config.json cannot be read")
+    refused(invoke("label", "--model", broken, *common), says)
 
 
 def test_dry_run_says_what_would_be_done_and_does_nothing(corpus, checkpoint, tmp_path):

@@ -15,18 +15,20 @@ from pipelines.train import train
 pytestmark = pytest.mark.integration
 
 
-def test_two_workers_train_one_model(tmp_path):
+def test_two_workers_train_one_model(tmp_path, monkeypatch):
+    """With places below the folder that the command was given in, where workers are not."""
     os.environ.pop("RAY_ADDRESS", None)
+    monkeypatch.chdir(tmp_path)
     tiny_classifier().base_model.save_pretrained(tmp_path / "backbone")
     tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "backbone")
     texts = random_texts(40, longest=6)
     labels = ["red" if "red" in text else "other" for text in texts]
     write_shard(tmp_path / "in" / "a.parquet", texts, label=labels)
     settings = TrainSettings(
-        train=(str(tmp_path / "in"),),
-        dev=(str(tmp_path / "in"),),
-        output=str(tmp_path / "model"),
-        backbone=str(tmp_path / "backbone"),
+        train=("in",),
+        dev=("in",),
+        output="model",
+        backbone="backbone",
         epochs=1,
         distil_epochs=1,
         batch_size=4,

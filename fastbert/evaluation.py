@@ -7,6 +7,7 @@ Letters: n rows, L layers, N classes.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,9 @@ from fastbert.tokens import Tokens
 from fastbert.uncertainty import CRITERIA, DEFAULT_CRITERION, PATIENCE, impatience
 
 Array = np.ndarray[Any, Any]
+
+#: Rows between two signs of life: enough to fill a GPU.
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,16 @@ class Outcome:
     flops_speedup: float  # full depth's FLOPs by these
 
 
-def layer_outputs(engine: Engine, tokens: Tokens) -> LayerOutputs:
-    """Run every row through every layer."""
-    logits = torch.from_numpy(engine.layer_logits(tokens))
-    return LayerOutputs(logits.log_softmax(-1).numpy(), tokens.lengths)
+def layer_outputs(
+    engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
+) -> LayerOutputs:
+    """Run every row through every layer; `advance` hears of each so many that are done."""
+    logits = np.zeros((len(engine.layers), len(tokens), engine.num_labels), np.float32)
+    for start in range(0, len(tokens), _ROWS):
+        block = np.arange(start, min(start + _ROWS, len(tokens)))
+        logits[:, block] = engine.layer_logits(tokens.take(block))
+        advance(len(block))
+    return LayerOutputs(torch.from_numpy(logits).log_softmax(-1).numpy(), tokens.lengths)
 
 
 def _streaks(labels: Array) -> Array:

@@ -11,6 +11,7 @@ import logging
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, rows: Sequence[int]) -> "Examples":
+        """Those of some rows, by number."""
+
+        def some(column: list[Any] | None) -> list[Any] | None:
+            return None if column is None else [column[row] for row in rows]
+
+        return Examples([self.texts[row] for row in rows], some(self.pairs), some(self.labels))
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TokenDataset":
         """A data set for the Trainer."""

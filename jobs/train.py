@@ -1,4 +1,8 @@
-"""Fine-tune a backbone on labels, then self-distil a branch on every layer."""
+"""Fine-tune a backbone on labels, then self-distil a branch on every layer.
+
+With --dev, the checkpoint is calibrated, too: its default operating point is the fastest that half
+of these rows prove, with 95 % confidence, to change at most 1 % of the labels.
+"""
 
 from typing import Any
 

@@ -10,6 +10,7 @@ import torch
 
 from fastbert.calibration import Choice, Shape, keep_promise, reach_speedup, rows_needed
 from fastbert.checkpoint import fetch_checkpoint, load_config, load_tokenizer, save_config
+from fastbert.configuration import FastBertConfig
 from fastbert.engine import DTYPES, Engine
 from fastbert.errors import InputError
 from fastbert.evaluation import LayerOutputs, layer_outputs
@@ -20,6 +21,7 @@ from fastbert.tokenizer import Tokenizer
 from fastbert.uncertainty import CRITERION_NAMES
 from fastbert.weights import load_model
 from pipelines.corpus import Columns, read_examples
+from pipelines.progress import counting
 from pipelines.settings import CalibrateSettings, resolve_precision
 
 log = logging.getLogger(__name__)
@@ -47,11 +49,26 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision(settings.precision, device)
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
-    outputs = layer_outputs(Engine(model, device, DTYPES[precision]), tokens)
-    promise = promised(settings)
+    with counting(len(tokens)) as counter:
+        engine = Engine(model, device, DTYPES[precision])
+        outputs = layer_outputs(engine, tokens, counter.advance)
     truth = None if examples.labels is None else np.asarray(examples.labels)
-    chosen = choose(settings, outputs, harmed(outputs, truth), CostModel.of(model.config), promise)
-    point = OperatingPoint(
+    point = proven_point(settings, outputs, truth, CostModel.of(model.config), precision)
+    store_point(point, load_config(folder), settings.model)  # the configuration as it is on disk
+    return {"model": shown(settings.model), "operating_point": asdict(point)}
+
+
+def proven_point(
+    settings: CalibrateSettings,
+    outputs: LayerOutputs,
+    truth: Array | None,
+    cost: CostModel,
+    precision: str,
+) -> OperatingPoint:
+    """The fastest point that does what is asked, with its evidence; InputError if there is none."""
+    promise = promised(settings)
+    chosen = choose(settings, outputs, harmed(outputs, truth), cost, promise)
+    return OperatingPoint(
         settings.name or default_name(settings),
         chosen.thresholds,
         chosen.criterion,
@@ -67,12 +84,14 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
-    config = load_config(folder)  # as it is on disk
+
+
+def store_point(point: OperatingPoint, config: FastBertConfig, url: str) -> None:
+    """Make it the default point of the checkpoint at `url`, which has this configuration."""
     config.operating_points = (config.operating_points or {}) | {point.name: point.settings()}
     config.default_operating_point = point.name
-    save_config(config, settings.model)
+    save_config(config, url)
     log.info(describe(point))
-    return {"model": shown(settings.model), "operating_point": asdict(point)}
 
 
 def promised(settings: CalibrateSettings) -> Promise | None:

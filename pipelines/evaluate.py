@@ -20,6 +20,7 @@ from fastbert.tokenizer import Tokenizer
 from fastbert.tokens import sample
 from fastbert.weights import load_model
 from pipelines.corpus import Columns, read_examples
+from pipelines.progress import counting
 from pipelines.settings import EvaluateSettings, resolve_precision
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     points = [OperatingPoint.of_speed(speed, config) for speed in speeds]
     points += [OperatingPoint.of_checkpoint(config, n) for n in config.operating_points or {}]
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
-    outputs = layer_outputs(engine, tokens)
+    with counting(len(tokens)) as counter:
+        outputs = layer_outputs(engine, tokens, counter.advance)
     cost = CostModel.of(config)
     outcomes = [
         outcome(outputs, cost, np.array(point.thresholds), truth, point.criterion)

@@ -36,6 +36,7 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
     template = resources.files("pipelines").joinpath("report.html.j2").read_text()
     return page.from_string(template).render(
         output=shown(output),
+        model=_model(found),
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         figures=_figures(frames),
         promise=_promise(frames["audits"]),
@@ -59,8 +60,14 @@ def _figures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     if len(speedups):
         numbers["times fewer FLOPs, last run"] = f"{speedups.iloc[-1]:.2f}"
     if len(audited):
-        numbers["% agree, last audit"] = f"{audited['agreement_percent'].iloc[-1]:.2f}"
+        numbers["% as at full depth, last audit"] = f"{audited['agreement_percent'].iloc[-1]:.2f}"
     return numbers
+
+
+def _model(found: Analytics) -> str:
+    """The last run's, and its operating point."""
+    last = found.query(questions.LAST_MODEL)
+    return f"{last['model'].iloc[0]} ({last['operating_point'].iloc[0]})" if len(last) else ""
 
 
 def _promise(audits: pd.DataFrame) -> str:
@@ -71,11 +78,16 @@ def _promise(audits: pd.DataFrame) -> str:
     last = judged.iloc[-1]
     differ = 100 - last[["promised_percent", "agreement_percent", "upper_percent", "lower_percent"]]
     most, found, low, high = (f"{float(share):.3g} %" for share in differ)
-    fits = "speaks against that" if differ.iloc[2] > differ.iloc[0] else "can be true of that"
+    verdict = "the promise may be kept or not; a higher --audit-rate would tell"
+    if differ.iloc[2] > differ.iloc[0]:
+        verdict = "the promise is broken"
+    elif differ.iloc[3] <= differ.iloc[0]:
+        verdict = "the promise is kept"
     return (
-        f"The last audited run promises that at most {most} of the labels differ from those of "
-        f"full depth. Of its {cell(last['audited'])} audited rows {found} do, which {fits}: "
-        f"{low} to {high} of all, with 95 % confidence."
+        f"The last audited run promises that at most {most} of its labels differ from those of the "
+        f"same model at full depth. Of {cell(last['audited'])} audited rows {found} do, so that of "
+        f"all rows {low} to {high} do (with 95 % confidence): {verdict}. Whether labels are right, "
+        "no audit knows."
     )
 
 
@@ -84,6 +96,9 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
 
     def drawn(frame: pd.DataFrame, draw: Callable[..., str], *arguments: Any) -> str:
         return draw(frame, *arguments) if len(frame) else ""
+
+    def over_time(frame: pd.DataFrame, draw: Callable[..., str], *arguments: Any) -> str:
+        return drawn(frame, draw, *arguments) if len(frames["runs"]) > 1 else ""
 
     costs, audits = frames["costs"], frames["audits"]
     exits_by_run = found.query(questions.EXITS_BY_RUN)
@@ -103,45 +118,6 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
     drifting = audits[audits["drift"].notna()]
     sections = [
         Section(
-            "Exit layers",
-            "The layer that answered, of all rows the table holds; audited rows ran to full depth, "
-            "too.",
-            frames["exit layers"],
-            drawn(frames["exit layers"], figures.exit_layers),
-        ),
-        Section(
-            "Exit layers by run",
-            "Another mix than before means that the corpus has changed, or the model.",
-            _wide(exits_by_run, "run_id", "layer"),
-            drawn(exits_by_run, figures.stacked, "layer", "percent", "% of rows"),
-        ),
-        Section(
-            "Cost",
-            f"Per million rows, in {money}; full depth is what the same rows would have cost by "
-            "their FLOPs.",
-            costs,
-            drawn(
-                costs,
-                figures.lines,
-                {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"},
-                f"{unit} per million rows",
-            ),
-        ),
-        Section(
-            "Audit",
-            "Of the audited rows, those that early exit labels as full depth does; exact 95 % "
-            "intervals.",
-            audits,
-            drawn(audited, figures.agreement),
-        ),
-        Section(
-            "Drift of the exit layers",
-            "The share of rows that leave at other layers than when the operating point was "
-            "calibrated.",
-            drifting[["run_id", "started_at", "drift", "drift_p"]],
-            drawn(drifting, figures.lines, {"drift": "drift"}, "share of rows"),
-        ),
-        Section(
             "Labels",
             "Of all rows the table holds.",
             frames["labels"],
@@ -153,10 +129,49 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
             _wide(found.query(questions.EXITS_BY_LABEL), "label", "layer"),
         ),
         Section(
+            "Exit layers",
+            "The layer that answered, of all rows the table holds; audited rows ran to full depth, "
+            "too.",
+            frames["exit layers"],
+            drawn(frames["exit layers"], figures.exit_layers),
+        ),
+        Section(
+            "Exit layers by run",
+            "Another mix than before means that the corpus has changed, or the model.",
+            _wide(exits_by_run, "run_id", "layer"),
+            over_time(exits_by_run, figures.stacked, "layer", "percent", "% of rows"),
+        ),
+        Section(
+            "Cost",
+            f"Per million rows, in {money}, audits included; full depth is what the same rows "
+            "would have cost by their FLOPs.",
+            costs,
+            over_time(
+                costs,
+                figures.lines,
+                {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"},
+                f"{unit} per million rows",
+            ),
+        ),
+        Section(
+            "Audit",
+            "Of the audited rows, those that early exit labels as full depth does; exact 95 % "
+            "intervals.",
+            audits,
+            over_time(audited, figures.agreement),
+        ),
+        Section(
+            "Drift of the exit layers",
+            "The share of rows that leave at other layers than when the operating point was "
+            "calibrated.",
+            drifting[["run_id", "started_at", "drift", "drift_p"]],
+            over_time(drifting, figures.lines, {"drift": "drift"}, "share of rows"),
+        ),
+        Section(
             "Labels by run",
             "The most frequent ones.",
             _wide(labels_by_run, "run_id", "label"),
-            drawn(labels_by_run, figures.stacked, "label", "rows", "rows"),
+            over_time(labels_by_run, figures.stacked, "label", "rows", "rows"),
         ),
         Section(
             "Uncertainty",
@@ -168,7 +183,7 @@ def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Sect
             "Where the time goes",
             "Seconds of work by step, added up over processes; of the rows the table holds.",
             times,
-            drawn(steps, figures.stacked, "step", "value", "seconds"),
+            over_time(steps, figures.stacked, "step", "value", "seconds"),
         ),
         Section("Slowest slices", "", frames["slowest slices"]),
         Section("Errors", "Rows that have no label, by reason.", frames["errors"]),

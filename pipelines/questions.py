@@ -71,6 +71,11 @@ RUNS = """
     from runs order by started_at nulls first, run_id
 """
 
+LAST_MODEL = """
+    select model, operating_point from runs where model is not null
+    order by started_at desc nulls last, run_id desc limit 1
+"""
+
 #: Prices where runs were told what an hour of a replica costs. Full depth by its FLOPs; of the time
 #: spent, the audit's part is left in.
 COSTS = """

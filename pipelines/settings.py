@@ -47,7 +47,7 @@ class TrainSettings:
     train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
     output: str = setting("Where to write the checkpoint, a folder.")
     dev: tuple[str, ...] = setting(
-        "Labelled Parquet that picks the best epoch and judges all layers at the end.", ()
+        "Labelled Parquet: half of it picks the best epoch, the rest judges and calibrates.", ()
     )
     unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
     backbone: str = setting(

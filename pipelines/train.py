@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from fastbert.backbone import locate_backbone, longest_input
-from fastbert.engine import Engine
+from fastbert.engine import DTYPES, Engine
 from fastbert.errors import InputError
 from fastbert.evaluation import layer_outputs
 from fastbert.filesystem import absolute, shown
+from fastbert.flops import CostModel
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import Tokenizer
 from fastbert.training import (
@@ -29,14 +30,23 @@ from fastbert.training import (
     self_distil,
 )
 from fastbert.weights import load_classifier, save_checkpoint
+from pipelines.calibrate import proven_point, store_point
 from pipelines.corpus import Columns, read_examples
-from pipelines.settings import DistilSettings, TrainSettings
+from pipelines.settings import (
+    CalibrateSettings,
+    DistilSettings,
+    TrainSettings,
+    resolve_precision,
+)
 
 log = logging.getLogger(__name__)
 
+#: The share of labels that a checkpoint calibrated by training promises to change at most.
+PROMISED = 0.01
+
 
 def train(settings: TrainSettings) -> dict[str, Any]:
-    """Fine-tune, self-distil, save. Returns the summary.
+    """Fine-tune, self-distil, save, and with dev rows calibrate. Returns the summary.
 
     Raises InputError, before anything is trained, for unusable data or backbones.
     """
@@ -55,7 +65,11 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
     columns = Columns(settings.text_column, settings.pair_column, settings.label_column)
     examples, labels = read_examples(list(settings.train), columns)
-    dev = read_examples(list(settings.dev), columns, labels)[0] if settings.dev else None
+    dev = judges = None
+    if settings.dev:  # rows that have picked the epoch can neither judge nor prove any more
+        known = read_examples(list(settings.dev), columns, labels)[0]
+        order = np.random.default_rng(settings.seed).permutation(len(known)).tolist()
+        dev, judges = known.take(order[::2]), known.take(order[1::2])
     corpus = _join(examples, _unlabelled(settings.unlabeled, columns))
     set_seed(settings.seed)
     model = FastBertForSequenceClassification.from_backbone(
@@ -78,7 +92,9 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         recipe = replace(_distillation(settings), hard_labels=settings.hard_labels)
         self_distil(model, tokenizer, corpus, recipe)
     summary = _save(model, tokenizer, settings.output, len(corpus), started)
-    return summary | ({"dev_accuracy": _accuracies(model, tokenizer, dev)} if dev else {})
+    if judges and _is_first_worker():
+        summary |= _judge(model, tokenizer, judges, settings)
+    return summary
 
 
 def _distil(settings: DistilSettings) -> dict[str, Any]:
@@ -127,14 +143,34 @@ def _check_length(model: FastBertForSequenceClassification, max_length: int) -> 
         raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
 
 
-def _accuracies(
-    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, dev: Examples
-) -> list[float]:
-    """Of each layer's classifier."""
-    tokens = Tokenizer(tokenizer)(dev.texts, dev.pairs, model.config.max_length)
-    engine = Engine(model, str(model.device))
-    right = layer_outputs(engine, tokens).labels == np.asarray(dev.labels)  # (L, n)
-    return [round(float(share), 4) for share in right.mean(1)]
+def _judge(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    judges: Examples,
+    settings: TrainSettings,
+) -> dict[str, Any]:
+    """Accuracy by layer on rows that training has not seen, and the operating point they prove."""
+    tokens = Tokenizer(tokenizer)(judges.texts, judges.pairs, model.config.max_length)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = resolve_precision("auto", device)
+    outputs = layer_outputs(Engine(model, device, DTYPES[precision]), tokens)
+    right = outputs.labels == np.asarray(judges.labels)  # (L, n)
+    found: dict[str, Any] = {
+        "dev_rows": len(judges),
+        "dev_accuracy_by_layer": [round(float(share), 4) for share in right.mean(1)],
+    }
+    asked = CalibrateSettings(model=settings.output, corpus=settings.dev, max_disagreement=PROMISED)
+    try:
+        point = proven_point(asked, outputs, None, CostModel.of(model.config), precision)
+    except InputError as error:
+        log.warning("not calibrated, jobs/calibrate.py can do it later: %s", error)
+        return found
+    store_point(point, model.config, settings.output)
+    return found | {"operating_point": asdict(point)}
+
+
+def _is_first_worker() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _save(
@@ -144,7 +180,7 @@ def _save(
     rows: int,
     started: float,
 ) -> dict[str, Any]:
-    if int(os.environ.get("RANK", 0)) == 0:
+    if _is_first_worker():
         save_checkpoint(model, tokenizer, output)
     return {
         "output": shown(output),

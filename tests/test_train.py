@@ -1,8 +1,9 @@
-"""Training on several workers: Ray Train and transformers.Trainer find each other."""
+"""The training job: on several workers, and what it proves with development rows."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
 
@@ -12,38 +13,50 @@ from fastbert.weights import load_model
 from pipelines.settings import TrainSettings
 from pipelines.train import train
 
-pytestmark = pytest.mark.integration
+
+def corpus(folder: Path, train_rows: int, dev_rows: int) -> tuple[list[str], list[str]]:
+    """A tiny backbone, texts and labels below a folder; returns those for development."""
+    tiny_classifier().base_model.save_pretrained(folder / "backbone")
+    tiny_tokenizer(folder).save_pretrained(folder / "backbone")
+    texts = random_texts(train_rows + dev_rows, longest=6)
+    labels = ["red" if "red" in text else "other" for text in texts]
+    write_shard(folder / "train" / "a.parquet", texts[:train_rows], label=labels[:train_rows])
+    write_shard(folder / "dev" / "a.parquet", texts[train_rows:], label=labels[train_rows:])
+    return texts[train_rows:], labels[train_rows:]
 
 
+def settings(**others) -> TrainSettings:
+    """Places are below the folder that the command is given in."""
+    return TrainSettings(
+        train=("train",), dev=("dev",), output="model", backbone="backbone", max_length=16, **others
+    )
+
+
+def test_dev_rows_judge_every_layer_and_prove_a_point(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts, labels = corpus(tmp_path, 400, 2000)
+    summary = train(settings(epochs=3, learning_rate=1e-2, batch_size=8, distil_epochs=2))
+    model = load_model(tmp_path / "model")
+    judges = np.random.default_rng(0).permutation(len(texts))[1::2]
+    tokens = Tokenizer(tiny_tokenizer(tmp_path))([texts[i] for i in judges], None, 16)
+    answers = Engine(model).layer_logits(tokens).argmax(-1)  # (L, n)
+    truth = [model.config.label_names.index(labels[i]) for i in judges]
+    assert summary["dev_rows"] == len(judges) == 1000
+    assert summary["dev_accuracy_by_layer"] == pytest.approx((answers == truth).mean(1), abs=1e-4)
+    name = model.config.default_operating_point
+    assert name == summary["operating_point"]["name"] == "max-disagreement-0.01"
+    evidence = model.config.operating_points[name]["evidence"]
+    assert evidence["rows"] == 1000
+    assert evidence["bound"] <= 0.01
+
+
+@pytest.mark.integration
 def test_two_workers_train_one_model(tmp_path, monkeypatch):
-    """With places below the folder that the command was given in, where workers are not."""
+    """In folders of Ray's, not in that of the command."""
     os.environ.pop("RAY_ADDRESS", None)
     monkeypatch.chdir(tmp_path)
-    tiny_classifier().base_model.save_pretrained(tmp_path / "backbone")
-    tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "backbone")
-    texts = random_texts(40, longest=6)
-    labels = ["red" if "red" in text else "other" for text in texts]
-    write_shard(tmp_path / "in" / "a.parquet", texts, label=labels)
-    settings = TrainSettings(
-        train=("in",),
-        dev=("in",),
-        output="model",
-        backbone="backbone",
-        epochs=1,
-        distil_epochs=1,
-        batch_size=4,
-        max_length=16,
-        workers=2,
-    )
-    summary = train(settings)
-    assert (summary["rows"], summary["workers"]) == (40, 2)
-    model = load_model(Path(tmp_path / "model"))
-    assert model.config.label_names == ["other", "red"]
-    tokens = Tokenizer(tiny_tokenizer(tmp_path))(texts, None, 16)
-    found = model.config.label_names
-    says = Engine(model).layer_logits(tokens).argmax(-1)  # (L, n)
-    right = [
-        sum(found[i] == label for i, label in zip(layer, labels, strict=True)) / 40
-        for layer in says
-    ]
-    assert summary["dev_accuracy"] == pytest.approx(right, abs=1e-4)
+    corpus(tmp_path, 40, 9)
+    summary = train(settings(epochs=1, distil_epochs=1, batch_size=4, workers=2))
+    assert (summary["rows"], summary["workers"], summary["dev_rows"]) == (40, 2, 4)
+    assert "operating_point" not in summary  # four rows prove nothing
+    assert load_model(tmp_path / "model").config.label_names == ["other", "red"]

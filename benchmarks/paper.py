@@ -80,19 +80,18 @@ def options_of(
 def command_of(name: str, options: dict[str, Any]) -> str:
     """The same as a command; a folder is called by its name."""
     words = [f"python jobs/train.py --train {name}/train.parquet --output models/{name}"]
-    for key, value in (options | backbone_of(options)).items():
+    if "backbone" in options:
+        options = options | {"backbone": named(options["backbone"])}
+    for key, value in options.items():
         option = f"--{key.replace('_', '-')}"
         words.append(option if value is True else f"{option} {value:g}" if isinstance(value, float)
                      else f"{option} {value}")  # fmt: skip
     return " ".join(words)
 
 
-def backbone_of(options: dict[str, Any]) -> dict[str, str]:
-    """The backbone where it is not the default, without the folder that it lies in."""
-    named: str | None = options.get("backbone")
-    if named is None:
-        return {}
-    return {"backbone": Path(named).name if Path(named).is_dir() else named}
+def named(backbone: str) -> str:
+    """A backbone without the folder that it lies in, or its id on the hub."""
+    return Path(backbone).name if Path(backbone).is_dir() else backbone
 
 
 def fixed_depth(outputs: LayerOutputs, cost: CostModel, layer: int, truth: np.ndarray) -> Any:
@@ -177,7 +176,7 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
     return {
         "command": command_of(name, options),
         "machine": machine(),
-        "backbone": backbone_of(options).get("backbone", TrainSettings.backbone),
+        "backbone": named(options.get("backbone", TrainSettings.backbone)),
         "layers": cost.layers,
         "train_rows": pq.read_metadata(files[0]).num_rows,
         "rows": len(rows),

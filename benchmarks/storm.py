@@ -24,7 +24,7 @@ AT_START, AT_END = 0.25, 0.6
 #: Runs without an own kill that may fail one after the other on a bad store; then it rests.
 PATIENCE = 5
 #: Seconds without a commit after which a run hangs, and those that its processes have to go away.
-HANG_LIMIT, GONE_LIMIT = 180.0, 5.0
+HANG_LIMIT, GONE_LIMIT = 600.0, 5.0
 #: Share of kills that follow the one before them at once.
 TOGETHER = 0.3
 TICK = 0.01

@@ -184,11 +184,14 @@ class Guard:
         return ray.get_actor(self.actor)
 
     @contextmanager
-    def attempt(self, what: str, stage: str) -> Iterator[int]:
-        """An attempt at `what`; gives how many before it have ended their process."""
+    def attempt(self, what: str, stage: str, at_least: float = 0.0) -> Iterator[int]:
+        """An attempt at `what`; gives how many before it have ended their process.
+
+        It has `timeout` seconds, or `at_least` so many.
+        """
         failed: int = ray.get(self.attempts.begin.remote(what, stage))
         # A thread of C: it works while Python hangs in a call that does not let go of it.
-        faulthandler.dump_traceback_later(self.timeout, exit=True)
+        faulthandler.dump_traceback_later(max(self.timeout, at_least), exit=True)
         try:
             yield failed
         finally:
@@ -208,7 +211,8 @@ class OnBlocks(ABC):
     def __init__(self, guard: Guard, *arguments: Any) -> None:
         self.guard = guard
         me = ray.get_runtime_context().get_actor_id()  # the same when Ray starts it again
-        with guard.attempt(f"the start of {me}", self.doing) as failed:
+        # A model takes its time to load, however small the slices.
+        with guard.attempt(f"the start of {me}", self.doing, at_least=_STARTING) as failed:
             if failed >= guard.limit:
                 raise RuntimeError(f"the process for {self.doing} died {failed} times at its start")
             self.stage = self.make(*arguments)

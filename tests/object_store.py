@@ -25,7 +25,7 @@ from pathlib import Path
 
 SWIFT_REQUIREMENT = "swift==2.38.3"
 DEFAULT_VENV = Path(__file__).resolve().parents[1] / ".cache" / "swift"
-START_DEADLINE = 60.0
+START_DEADLINE = 600.0
 REGION = "us-east-1"
 HOST = "127.0.0.1"
 STORAGE_SERVERS = ("account", "container", "object")

@@ -66,7 +66,7 @@ def running_head(cpus: int = 4, **environment: str) -> Iterator[Head]:
     node = subprocess.Popen(command, env=environment, **quiet)
     address = f"http://127.0.0.1:{dashboard}"
     ask = [BIN / "ray", "job", "list", "--address", address]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     try:
         while subprocess.run(ask, env=environment, **quiet).returncode:
             assert node.poll() is None, "ray start has failed"
@@ -88,7 +88,7 @@ def running_worker(head: Head, cpus: int = 4) -> Iterator[subprocess.Popen]:
     ]  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     node = subprocess.Popen(command, env=head.environment, **quiet)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     try:
         while nodes(head) <= before:
             assert node.poll() is None, "ray start has failed"

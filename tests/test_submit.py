@@ -75,7 +75,7 @@ def committed(output: Path) -> int:
 
 def wait_until_counted(head, **expected: int) -> None:
     """Until Prometheus reads these counters so; the cluster passes them on every few seconds."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while (found := {name: counted(head, name) for name in expected}) != expected:
         assert time.monotonic() < deadline, f"found {found}, expected {expected}"
         time.sleep(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import figures
 import paper_results
-from performance import FOLDER, load, performance_page, where
+from performance import load, performance_page, where
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,13 +73,17 @@ def results_page() -> str:
     news = load("ag_news")
     equal = load("ag_news_labelled")
     machine = news["machine"]
-    sections = {"promises": paper_section, "recipes": training_section}
-    measured = [write() for name, write in sections.items() if (FOLDER / f"{name}.json").exists()]
     return f"""# Results
 
 Generated, figures included, from the JSON files in `benchmarks/` by `python benchmarks/tables.py`.
 
-{"".join(f"{section}{chr(10)}{chr(10)}" for section in measured)}## AG News, speed by speed
+{paper_section()}
+
+{parts_section()}
+
+{training_section()}
+
+## AG News, speed by speed
 
 Backbone all-MiniLM-L6-v2 (6 layers, 22 M parameters); fine-tuned and self-distilled on {news["train_rows"]:,} rows, a subset
 of the original 120,000, so not comparable with the paper's cell; tested on the original {news["rows"]:,} test rows. Speed-ups
@@ -165,7 +169,7 @@ Times fewer FLOPs on the rows that the promise is about, the mean over {promises
 
 {paper_results.promises_verdict(promises, found)}
 
-{without_section(found)}### Are promises kept?
+### Are promises kept?
 
 Each of the {promises["splits"]} splits makes a promise at 95 % confidence and looks at the other rows. At most one in twenty may be broken.
 
@@ -176,23 +180,25 @@ Each of the {promises["splits"]} splits makes a promise at 95 % confidence and l
 ```"""
 
 
-def without_section(found: dict) -> str:
-    """Table 3, once the sets it needs are trained without self-distillation, too."""
+def parts_section() -> str:
+    """Table 3: the model without some of its parts."""
     joint = paper_results.results(".joint")
-    if not set(paper_results.ABLATED) <= joint.keys():
-        return ""
-    commands = "\n".join(joint[name]["command"] for name in paper_results.ABLATED)
+    commands = "\n".join(result["command"] for result in joint.values())
+    sets = "".join(f" --sets {name}" for name in joint)
     return f"""## What each part is worth: the paper's Table 3
 
-Accuracy in per cent (times fewer FLOPs). *No self-distillation*: all branches learn from the labels along with the backbone.
+Accuracy in per cent (times fewer FLOPs: of at most 11.75 in the paper, of 5.9 here). *No self-distillation*: all branches learn
+from the labels along with the backbone. The book reviews are the paper's rows with another backbone, Yelp is a stand-in.
 
-{paper_results.ablation_table(found, joint)}
+{paper_results.ablation_table(paper_results.results(), joint)}
+
+With self-distillation, rows leave earlier at speed 0.7, as on the paper's book reviews. A fixed depth costs less accuracy than in
+the paper: the first of these six layers is nearly as right as the last, which only a threshold can prove row by row.
 
 ```
 {commands}
-```
-
-"""
+python benchmarks/paper.py --data DATA --work WORK --output benchmarks/paper --recipe joint{sets}
+```"""
 
 
 def training_section() -> str:

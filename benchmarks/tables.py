@@ -193,7 +193,7 @@ from the labels along with the backbone. The book reviews are the paper's rows w
 {paper_results.ablation_table(paper_results.results(), joint)}
 
 With self-distillation, rows leave earlier at speed 0.7, as on the paper's book reviews. A fixed depth costs less accuracy than in
-the paper: the first of these six layers is nearly as right as the last, which only a threshold can prove row by row.
+the paper: the first of these six layers is nearly as right as the last.
 
 ```
 {commands}

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fastbert.configuration import FastBertConfig
-from fastbert.errors import InputError, first_line
+from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import open_url, shown
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
@@ -51,8 +51,8 @@ def fetch_checkpoint(url: str, expected: str | None = None) -> Path:
     if expected is not None and (found := fingerprint(folder)) != expected:
         raise InputError(
             f"the checkpoint at '{shown(url)}' has changed since the run began (it has the "
-            f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept, run "
-            "it again"
+            f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept: put "
+            "the old one back and run again, or label all with the new one by --relabel"
         )
     return folder
 
@@ -120,6 +120,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside the weights in `folder`."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except FastBertError:  # somebody stops the run meanwhile
+        raise
     except Exception as error:  # the tokenizers library raises nothing more exact
         raise InputError(f"no tokenizer in {folder}: {first_line(error)}") from error
     return tokenizer

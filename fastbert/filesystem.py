@@ -34,7 +34,7 @@ def shown(url: str) -> str:
     that are no UTF-8 are escaped.
     """
     if "://" in url and not url.startswith("file://"):  # a local path has neither
-        url = re.sub(r"(?<=://)[^/@]*:[^/@]*@", "", url)
+        url = re.sub(r"(?<=://)[^/]*:[^/]*@", "", url)
         url = re.sub(r"\?[^?]*=.*", "", url)  # not the wildcard of a glob
     return url.encode("utf-8", "backslashreplace").decode()
 

@@ -1,5 +1,6 @@
 """Whole tables in memory, for training and evaluation."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +88,9 @@ def _texts(tables: list[pa.Table], name: str) -> tuple[list[str], list[str | Non
 
 def _labels(tables: list[pa.Table], name: str) -> list[str | None]:
     """The values of a column as strings, whatever their types."""
+    with contextlib.suppress(pa.ArrowException):  # 0.5 is 0.50 where one type can hold both
+        columns = [table.select([name]) for table in tables]
+        tables = [pa.concat_tables(columns, promote_options="permissive")]
     values: list[str | None] = []
     for table in tables:
         try:

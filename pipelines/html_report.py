@@ -80,9 +80,9 @@ def _promise(audits: pd.DataFrame) -> str:
     most, found, low, high = (f"{float(share):.3g} %" for share in differ)
     verdict = "the promise may be kept or not; a higher --audit-rate would tell"
     if differ.iloc[2] > differ.iloc[0]:
-        verdict = "the promise is broken"
+        verdict = "this audit speaks against the promise"
     elif differ.iloc[3] <= differ.iloc[0]:
-        verdict = "the promise is kept"
+        verdict = "this audit confirms the promise"
     return (
         f"The last audited run promises that at most {most} of its labels differ from those of the "
         f"same model at full depth. Of {cell(last['audited'])} audited rows {found} do, so that of "

@@ -31,22 +31,19 @@ from fastbert.filesystem import absolute, shown
 from fastbert.operating_point import OperatingPoint
 from pipelines.audit import audit
 from pipelines.commit import Commit
-from pipelines.ledger import Ledger, Record
+from pipelines.ledger import Ledger, Record, table_path
 from pipelines.lock import RunLock
 from pipelines.plan import Plan, make_plan
 from pipelines.progress import counting
 from pipelines.schema import SCHEMA_VERSION, InputColumns
 from pipelines.settings import LabelSettings, resolve_precision
-from pipelines.shards import find_shards
+from pipelines.shards import Shard, find_shards
 from pipelines.storage import Storage
 
 if TYPE_CHECKING:
     from pipelines.ray_stages import Share
 
 log = logging.getLogger(__name__)
-
-#: How many folders deep labels are imagined, when a glob is asked whether it would match them.
-_FOLDERS = 8
 
 
 def label(settings: LabelSettings) -> dict[str, Any]:
@@ -126,6 +123,7 @@ class Job:
         """Compare input and ledger."""
         settings = self.settings
         shards = find_shards(list(settings.input))
+        check_apart(settings, shards)
         plan = make_plan(
             shards,
             self.ledger.committed(),
@@ -283,31 +281,35 @@ def stopped_by_sigterm() -> Iterator[None]:
 def with_absolute_places(settings: LabelSettings) -> LabelSettings:
     """The settings with every local path absolute: the stages run in other folders.
 
-    Raises InputError for places that other processes cannot see, and for an output inside the
-    input, which would label itself the next time.
+    Raises InputError for places that other processes cannot see.
     """
-    inputs = tuple(absolute(url) for url in settings.input)
-    output = absolute(settings.output)
-    for url in inputs:
-        if _takes_in(url, output):
-            raise InputError(
-                f"--output {shown(output)} lies inside --input {shown(url)}, which would take "
-                "labels for texts; put it beside the input"
-            )
-    return replace(settings, input=inputs, output=output, model=absolute(settings.model))
+    return replace(
+        settings,
+        input=tuple(absolute(url) for url in settings.input),
+        output=absolute(settings.output),
+        model=absolute(settings.model),
+    )
 
 
-def _takes_in(url: str, output: str) -> bool:
-    """Whether an input, a folder or a glob, covers labels that will be below the output."""
+def check_apart(settings: LabelSettings, shards: list[Shard]) -> None:
+    """Raises InputError if the input covers labels of these shards, there or to come: the next run
+    would take them for texts."""
     # Without `..` and links. URLs look odd after that, but lie in each other as before.
-    place, table = os.path.realpath(url), f"{os.path.realpath(output)}/table"
-    try:
-        pattern = re.compile(glob_translate(place))
-    except ValueError as error:
-        raise InputError(f"--input {shown(url)}: {error}") from error
-    name = re.sub(r"[*?]+", "a", os.path.basename(place).removesuffix(".parquet"))
-    labels = (f"{table}/{'a/' * depth}{name}.{0:012d}.parquet" for depth in range(_FOLDERS))
-    return f"{table}/".startswith(f"{place}/") or any(map(pattern.match, labels))
+    root = os.path.realpath(settings.output)
+    table = f"{root}/table/"
+    labels = [f"{root}/{table_path(shard.name, 0)}" for shard in shards]
+    folders = {os.path.dirname(shard.url) for shard in shards}
+    taken_in = any(f"{os.path.realpath(absolute(f))}/".startswith(table) for f in folders)
+    for url in settings.input:
+        place = os.path.realpath(url)
+        matched = False
+        if not os.path.exists(place):  # a glob
+            matched = any(map(re.compile(glob_translate(place)).match, labels))
+        if taken_in or table.startswith(f"{place}/") or matched:
+            raise InputError(
+                f"--output {shown(settings.output)} lies inside --input {shown(url)}, which would "
+                "take labels for texts; put it beside the input"
+            )
 
 
 def totals(records: list[Record]) -> dict[str, Any]:

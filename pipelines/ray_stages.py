@@ -63,10 +63,11 @@ def run_stages(
             max_tasks_in_flight_per_actor=_SLICES_PER_ACTOR,
         )
 
-    # Ray kills a whole job without progress; here a slice that hangs is ended before that.
+    # Ray kills a whole job without progress; here what hangs is ended before that.
     tries = settings.slice_attempts
-    DataContext.get_current().execution_no_progress_timeout_s = _STARTING + (
-        settings.slice_timeout * (2 * tries + 2)
+    longest_start = max(settings.slice_timeout, _STARTING)
+    DataContext.get_current().execution_no_progress_timeout_s = (
+        tries * longest_start + (2 * tries + 2) * settings.slice_timeout
     )
     attempts = f"attempts of {commit.run_id}"
     counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)

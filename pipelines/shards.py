@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import fsspec
@@ -82,7 +84,10 @@ def _expand(url: str) -> list[Shard]:
     fs.invalidate_cache()
     patience = Patience()
     if any(wildcard in path for wildcard in "*?[") and not patience(fs.exists, path):
-        files = patience(fs.glob, path, detail=True)
+        try:
+            files = patience(fs.glob, path, detail=True)
+        except ValueError as error:
+            raise InputError(f"--input {shown(url)}: {error}") from error
         root = posixpath.dirname(path[: min(path.find(w) for w in "*?[" if w in path)])
     elif patience(fs.isfile, path):
         files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)
@@ -107,17 +112,23 @@ def _expand(url: str) -> list[Shard]:
 
 
 def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
-    """Every file below a folder. Raises InputError where a folder cannot be listed: `find` of local
-    file systems passes over those, and their shards would be taken for removed."""
+    """Every file below a folder, also behind links to folders: each folder once, under its own
+    name rather than a link's, and none that the first one lies in. Raises InputError where a folder
+    cannot be listed: `find` of local file systems passes over those, and their shards would be
+    taken for removed."""
     if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
         found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
         return found
     files: dict[str, dict[str, Any]] = {}
-    folders = [path]
-    while folders:
-        folder = folders.pop()
+    seen = set(map(str, Path(path).resolve().parents))
+    folders, links = [path], list[str]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        if (place := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(place)
         try:
-            entries = fs.ls(folder, detail=True)
+            entries = sorted(fs.ls(folder, detail=True), key=itemgetter("name"))
         except FileNotFoundError:
             continue  # removed in this moment
         except PermissionError as error:
@@ -127,17 +138,13 @@ def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]
             ) from error
         for entry in entries:
             name = entry["name"]
-            if entry["type"] == "directory" or (entry.get("islink") and _leads_on(fs, name)):
+            if entry["type"] == "directory":
                 folders.append(name)
+            elif entry.get("islink") and fs.isdir(name):
+                links.append(name)
             else:
                 files[name] = entry
     return files
-
-
-def _leads_on(fs: LocalFileSystem, link: str) -> bool:
-    """Whether a link leads to a folder, and not back to one that it lies in."""
-    inside = f"{os.path.realpath(os.path.dirname(link))}/"
-    return fs.isdir(link) and not inside.startswith(f"{os.path.realpath(link).rstrip('/')}/")
 
 
 def _target(fs: fsspec.AbstractFileSystem, path: str, link: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         order = np.random.default_rng(settings.seed).permutation(len(known)).tolist()
         dev, judges = known.take(order[::2]), known.take(order[1::2])
     corpus = _join(examples, _unlabelled(settings.unlabeled, columns))
+    if judges:
+        judges = _unseen(judges, corpus)
     set_seed(settings.seed)
     model = FastBertForSequenceClassification.from_backbone(
         settings.backbone, labels, max_length=settings.max_length
@@ -136,6 +138,22 @@ def _join(first: Examples, second: Examples | None) -> Examples:
     return Examples(first.texts + second.texts, pairs, labels)
 
 
+def _unseen(rows: Examples, corpus: Examples) -> Examples:
+    """The rows whose texts are not in the corpus: with the others a model shows what it has learnt
+    by heart."""
+    known = set(zip(corpus.texts, corpus.pairs or corpus.texts, strict=True))
+    texts = zip(rows.texts, rows.pairs or rows.texts, strict=True)
+    new = [i for i, key in enumerate(texts) if key not in known]
+    if len(new) < len(rows):
+        log.warning(
+            "%d of the %d rows of --dev that judge the model are in --train or --unlabeled, too: "
+            "left out",
+            len(rows) - len(new),
+            len(rows),
+        )
+    return rows.take(new)
+
+
 def _check_length(model: FastBertForSequenceClassification, max_length: int) -> None:
     config = model.config.backbone_config()
     limit = longest_input(config)
@@ -163,7 +181,11 @@ def _judge(
     try:
         point = proven_point(asked, outputs, None, CostModel.of(model.config), precision)
     except InputError as error:
-        log.warning("not calibrated, jobs/calibrate.py can do it later: %s", error)
+        log.warning(
+            "not calibrated, for which half of --dev is used; pass more rows there, or to "
+            "jobs/calibrate.py others than these: %s",
+            error,
+        )
         return found
     store_point(point, model.config, settings.output)
     return found | {"operating_point": asdict(point)}

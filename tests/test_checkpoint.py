@@ -7,10 +7,11 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+import transformers
 from conftest import tiny_classifier, tiny_fastbert, tiny_tokenizer
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_tokenizer
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError
 from fastbert.weights import load_classifier, load_model, save_checkpoint
 
 
@@ -64,7 +65,7 @@ def test_a_checkpoint_that_is_replaced_during_a_run(copy, checkpoint):
     expected = fingerprint(copy)
     assert fetch_checkpoint(str(copy), expected) == copy
     save_checkpoint(tiny_fastbert(seed=5), load_tokenizer(copy), str(copy))
-    with pytest.raises(InputError, match=r"has changed since the run began.*run it again"):
+    with pytest.raises(InputError, match=r"has changed since the run began.*--relabel"):
         fetch_checkpoint(str(copy), expected)
 
 
@@ -75,6 +76,15 @@ def test_a_checkpoint_of_links(copy, tmp_path):
     for path in copy.iterdir():
         (links / path.name).symlink_to(path)
     assert fingerprint(fetch_checkpoint(str(links))) == fingerprint(copy)
+
+
+def test_a_run_that_is_stopped_while_it_loads_is_not_a_bad_checkpoint(copy, monkeypatch):
+    def stopped(*_):
+        raise FastBertError("stopped")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", stopped)
+    with pytest.raises(FastBertError, match="^stopped$"):
+        load_tokenizer(copy)
 
 
 def test_not_a_fastbert(tmp_path):

@@ -1,5 +1,7 @@
 """Training tables in memory."""
 
+import decimal
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -38,6 +40,17 @@ def test_integer_labels_are_names(tmp_path):
     examples, names = read_examples([str(tmp_path)], Columns(label="label"))
     assert names == ["3", "7"]
     assert examples.labels == [1, 0]
+
+
+def test_labels_of_several_types(tmp_path):
+    """One class where one type holds both, else as each type writes them."""
+    half = decimal.Decimal("0.5")
+    write_shard(tmp_path / "in" / "a.parquet", ["one"], label=pa.array([half], pa.decimal128(4, 1)))
+    write_shard(tmp_path / "in" / "b.parquet", ["two"], label=pa.array([half], pa.decimal128(4, 2)))
+    assert read_examples([str(tmp_path / "in")], Columns(label="label"))[1] == ["0.50"]
+    write_shard(tmp_path / "in" / "c.parquet", ["three"], label=["half"])
+    names = read_examples([str(tmp_path / "in")], Columns(label="label"))[1]
+    assert names == ["0.5", "0.50", "half"]
 
 
 def test_pairs(tmp_path):

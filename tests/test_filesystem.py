@@ -12,6 +12,7 @@ from fastbert.filesystem import open_url, shown
         ("s3://bucket/a b/part-?.parquet", "s3://bucket/a b/part-?.parquet"),
         ("s3://KEY:SECRET@bucket/x", "s3://bucket/x"),
         ("https://user:pass@host:8080/x.parquet", "https://host:8080/x.parquet"),
+        ("https://user:p@ss@host/x.parquet", "https://host/x.parquet"),
         ("https://host/x.parquet?X-Amz-Signature=SECRET&v=1", "https://host/x.parquet"),
         ("abfs://container@account.dfs.core.windows.net/x", None),
         ("file:///data/dt=2026-11-24/x.parquet", None),

@@ -103,9 +103,19 @@ def test_label_refuses_an_output_that_would_label_itself(corpus, checkpoint):
     refused(inside, "lies inside --input", "beside the input")
     detour = corpus / ".." / corpus.name
     refused(invoke("label", "--input", detour, "--output", corpus / "x", *common), "lies inside")
-    for pattern in ("**/*.parquet", "**", "*/*/*.parquet"):
+    write_shard(corpus / "raw" / "dt=1" / "part-1.parquet", random_texts(3))
+    for pattern in ("**/*.parquet", "**", "**/dt=*/*.parquet", "**/part-[0-9]*.parquet"):
         glob = invoke("label", "--input", corpus / pattern, "--output", corpus / "x", *common)
         refused(glob, "lies inside --input")
+    (corpus / "raw" / "linked").symlink_to(corpus / "labels")
+    write_shard(corpus / "labels" / "table" / "raw" / "b.000000000000.parquet", random_texts(3))
+    link = invoke("label", "--input", corpus / "raw", "--output", corpus / "labels", *common)
+    refused(link, "lies inside --input")
+    (corpus / "raw" / "linked").unlink()
+    # Labels of `dt=1/part-1` would lie deeper than this looks.
+    deeper = ["--input", corpus / "*" / "*" / "*.parquet", "--output", corpus / "y", "--dry-run"]
+    beside = invoke("label", *deeper, *common)
+    assert beside.exit_code == 0, beside.output
     memory = invoke("label", "--input", corpus, "--output", "memory://out", *common)
     refused(memory, "memory://out", "use another file system")
 

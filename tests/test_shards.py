@@ -86,6 +86,24 @@ def test_a_link_is_the_file_it_leads_to(corpus, tmp_path_factory):
     assert before.version != after.version
 
 
+def test_each_folder_once_whatever_links_lead_there(tmp_path):
+    """Links that make circles, repeat a folder, or lead to one around the input."""
+    write_shard(tmp_path / "beside.parquet", ["not asked for"])
+    for year in ("2024", "2025"):
+        write_shard(tmp_path / "in" / year / "a.parquet", ["the red river"])
+    for link, leads in {
+        "2024/next": "../2025", "2025/prev": "../2024", "2024/first": "../2025",
+        "0latest": "2025", "2025/all": "..", "2025/more": "../..",
+    }.items():  # fmt: skip
+        (tmp_path / "in" / link).symlink_to(leads)
+    assert names(tmp_path / "in") == ["2024/a", "2025/a"]
+
+
+def test_an_impossible_glob(tmp_path):
+    with pytest.raises(InputError, match="can only be an entire path component"):
+        find_shards([f"{tmp_path}/**x/*.parquet"])
+
+
 @pytest.mark.parametrize("url", ["s4://bucket/x", "nonsense://x"])
 def test_unknown_file_systems(url):
     with pytest.raises(InputError, match="expected a local path or a URL that fsspec knows"):

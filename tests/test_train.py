@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
 
@@ -37,17 +38,28 @@ def test_dev_rows_judge_every_layer_and_prove_a_point(tmp_path, monkeypatch):
     texts, labels = corpus(tmp_path, 400, 2000)
     summary = train(settings(epochs=3, learning_rate=1e-2, batch_size=8, distil_epochs=2))
     model = load_model(tmp_path / "model")
+    seen = set(pq.read_table("train/a.parquet")["text"].to_pylist())
     judges = np.random.default_rng(0).permutation(len(texts))[1::2]
+    judges = [i for i in judges if texts[i] not in seen]
     tokens = Tokenizer(tiny_tokenizer(tmp_path))([texts[i] for i in judges], None, 16)
     answers = Engine(model).layer_logits(tokens).argmax(-1)  # (L, n)
     truth = [model.config.label_names.index(labels[i]) for i in judges]
-    assert summary["dev_rows"] == len(judges) == 1000
+    assert 300 < len(judges) == summary["dev_rows"] < 1000
     assert summary["dev_accuracy_by_layer"] == pytest.approx((answers == truth).mean(1), abs=1e-4)
     name = model.config.default_operating_point
     assert name == summary["operating_point"]["name"] == "max-disagreement-0.01"
     evidence = model.config.operating_points[name]["evidence"]
-    assert evidence["rows"] == 1000
+    assert evidence["rows"] == len(judges)
     assert evidence["bound"] <= 0.01
+
+
+def test_rows_that_were_trained_on_prove_nothing(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    corpus(tmp_path, 20, 700)
+    asked = settings(epochs=0.1, distil_epochs=0.1, unlabeled=("dev",))
+    summary = train(asked)
+    assert not {"dev_rows", "operating_point"} & summary.keys()
+    assert "350 of the 350 rows of --dev" in caplog.text
 
 
 @pytest.mark.integration

@@ -171,6 +171,7 @@ def describe(point: OperatingPoint) -> str:
         harm = "lose the right label"
     text = (
         f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
-        f"{evidence.rows} rows {harm}, at most {evidence.bound:.3%} of all"
+        f"{evidence.rows} rows {harm}, with this or a slower setting, so that at most "
+        f"{evidence.bound:.3%} of all do"
     )
     return text + (f" with confidence {point.promise.confidence:g}" if point.promise else "")

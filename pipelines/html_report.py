@@ -78,7 +78,10 @@ def _promise(audits: pd.DataFrame) -> str:
     last = judged.iloc[-1]
     differ = 100 - last[["promised_percent", "agreement_percent", "upper_percent", "lower_percent"]]
     most, found, low, high = (f"{float(share):.3g} %" for share in differ)
-    verdict = "the promise may be kept or not; a higher --audit-rate would tell"
+    verdict = (
+        "too few rows to tell whether the promise is kept. A higher --audit-rate will, in runs to "
+        "come; what is labelled is not audited again"
+    )
     if differ.iloc[2] > differ.iloc[0]:
         verdict = "this audit speaks against the promise"
     elif differ.iloc[3] <= differ.iloc[0]:

@@ -68,7 +68,10 @@ class InputColumns:
         repeated = {name for name, times in Counter(schema.names).items() if times > 1}
         for name in [*self.texts, *(self.carry or ())]:
             if name not in schema.names:
-                raise ShardError(f"has no column '{name}'; its columns are {_listed(schema.names)}")
+                raise ShardError(
+                    f"has no column '{name}'; its columns are {_listed(schema.names)}; name "
+                    "another one with --text-column, --pair-column or --carry"
+                )
             if name in repeated:
                 raise ShardError(f"has more than one column '{name}'")
         for name in self.texts:

@@ -171,7 +171,8 @@ class CalibrateSettings:
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
                 raise InputError(
-                    f"--{name.replace('_', '-')} is {share}, expected a number between 0 and 1"
+                    f"--{name.replace('_', '-')} is {share}, expected a share, more than 0 and "
+                    "less than 1: 0.01 is 1 %"
                 )
         _check_positive(self, "speedup", "promise_rows", "rows")
         if self.speedup is not None and "auto" in (self.criterion, self.shape):
@@ -220,7 +221,7 @@ class LabelSettings:
         "named like one of the output's own is copied as input_NAME.",
         (),
     )
-    audit_rate: float = setting("Share of rows that also run to full depth, 0 to 1.", 0.0)
+    audit_rate: float = setting("Share of this run's rows that go to full depth, too, 0 to 1.", 0.0)
     slice_rows: int = setting("Rows per slice, the unit of work, of memory and of commit.", 16384)
     replicas: str = setting("Number of model replicas, N or MIN:MAX.", "1")
     gpus_per_replica: float | None = setting(

@@ -104,7 +104,7 @@ def test_accuracy_and_speedup(model, corpus):
     [
         ([], ["pass one of --max-disagreement"]),
         (["--speedup", 2, "--max-disagreement", 0.1], ["pass one of --max-disagreement"]),
-        (["--max-disagreement", 1.5], ["--max-disagreement is 1.5", "between 0 and 1"]),
+        (["--max-disagreement", 1.5], ["--max-disagreement is 1.5", "less than 1: 0.01 is 1 %"]),
         (["--max-disagreement", 0.01, "--confidence", 1], ["--confidence is 1"]),
         (["--speedup", 2, "--criterion", "auto"], ["--speedup wants a --criterion"]),
         (["--speedup", 30], ["--speedup is 30", f"number of layers, {LAYERS}"]),

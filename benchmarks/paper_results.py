@@ -125,9 +125,11 @@ def shape_of_table_two(found: dict[str, dict[str, Any]]) -> str:
                for a, b in zip(result["speeds"], result["speeds"][1:], strict=False))
     ]  # fmt: skip
     within = sum(loss <= 0.3 for loss in losses.values())
+    rows = found[worst]["rows"]
     return (
         f"* At speed 0.1, accuracy is within 0.3 points of full depth on {within} of {len(found)} "
-        f"sets; the most is lost on {SETS[worst][0]}, {losses[worst]:.2f} points.\n"
+        f"sets; the most is lost on {SETS[worst][0]}, {losses[worst]:.2f} points "
+        f"({losses[worst] * rows / 100:.0f} of {rows:,} rows).\n"
         f"* FLOPs fall with speed on {len(rising)} of {len(found)}."
     )
 

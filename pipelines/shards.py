@@ -87,7 +87,7 @@ def _expand(url: str) -> list[Shard]:
         try:
             files = patience(fs.glob, path, detail=True)
         except ValueError as error:
-            raise InputError(f"--input {shown(url)}: {error}") from error
+            raise InputError(f"'{shown(url)}' is not a glob: {error}") from error
         root = posixpath.dirname(path[: min(path.find(w) for w in "*?[" if w in path)])
     elif patience(fs.isfile, path):
         files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)

@@ -21,13 +21,13 @@ from measure import interleaved, machine, ratio
 from torch import nn
 from torch.nn import functional
 
-from fastbert import linear
-from fastbert.backbone import additive_mask
-from fastbert.batching import Group, groups
 from fastbert.checkpoint import load_tokenizer
-from fastbert.engine import Engine
+from fastbert.encoders.pretrained import additive_mask
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokens import Tokens, sample, tokenize
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokens import Tokens, sample, tokenize
+from fastbert.packed import linear
+from fastbert.packed.batching import Group, groups
 from fastbert.weights import load_model
 
 
@@ -200,7 +200,7 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
             engines["all"].classify(half, limits)
 
     def any_size() -> None:
-        with patch("fastbert.engine._ROUND", 1):
+        with patch("fastbert.inference.engine._ROUND", 1):
             engines["all"].classify(tokens, limits)
 
     runs["sizes of batches repeat"] = any_size

@@ -17,9 +17,9 @@ import click
 import pyarrow.parquet as pq
 from measure import machine
 
-from pipelines.evaluate import evaluate
+from pipelines.checkpoints.evaluate import evaluate
+from pipelines.checkpoints.train import train
 from pipelines.settings import EvaluateSettings, TrainSettings
-from pipelines.train import train
 
 TRAINING = {"epochs": 1.0, "learning_rate": 5e-5}
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)

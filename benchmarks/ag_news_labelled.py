@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from check_against_reference import compare
-from object_store import ObjectStore
-from ray_head import running_head
+from support.object_store import ObjectStore
+from support.ray_head import running_head
 
 SHARDS, SPEED = 8, 0.5
 

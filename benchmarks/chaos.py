@@ -53,7 +53,7 @@ from storm import ROOT, Storm, Tally, Weather
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import random_texts, tiny_fastbert, tiny_tokenizer, write_shard
-from object_store import REGION, ObjectStore
+from support.object_store import REGION, ObjectStore
 
 from fastbert.weights import save_checkpoint
 

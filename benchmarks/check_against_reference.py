@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from reference import all_layers, answer
+from support.reference import all_layers, answer
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
-from fastbert.tokens import tokenize
+from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model
-from pipelines.shards import find_shards
-from pipelines.storage import Storage
+from pipelines.input.shards import find_shards
+from pipelines.output.storage import Storage
 
 
 def labelled_rows(output: str, shard: str) -> list[dict[str, Any]]:

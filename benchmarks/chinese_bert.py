@@ -31,8 +31,8 @@ from transformers import (
     set_seed,
 )
 
-from fastbert.training import Examples, trains_in_bf16
-from pipelines.corpus import Columns, read_examples
+from fastbert.training.trainer import Examples, trains_in_bf16
+from pipelines.input.examples import Columns, read_examples
 
 CONFIG = {
     "num_hidden_layers": 6,

@@ -26,14 +26,14 @@ from peers import official, padded
 from torch.nn import functional
 from transformers import pipeline
 
-from fastbert.batching import groups, pools
+from fastbert.calibration.evaluation import layer_outputs, outcome
 from fastbert.checkpoint import load_tokenizer
-from fastbert.engine import DTYPES, Engine
-from fastbert.evaluation import layer_outputs, outcome
-from fastbert.flops import CostModel
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.flops import CostModel
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokenizer import Tokenizer
-from fastbert.tokens import Tokens
+from fastbert.packed.batching import groups, pools
 from fastbert.weights import load_model
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)

@@ -23,13 +23,13 @@ from measure import interleaved, machine, ratio
 from peers import official, padded
 from transformers import BertConfig, BertForSequenceClassification
 
-from fastbert.batching import Group
-from fastbert.engine import Engine
-from fastbert.evaluation import exit_layers, layer_outputs
-from fastbert.flops import CostModel
+from fastbert.calibration.evaluation import exit_layers, layer_outputs
+from fastbert.encoders.bert import PackedLayer
+from fastbert.inference.engine import Engine
+from fastbert.inference.flops import CostModel
+from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed import PackedLayer
-from fastbert.tokens import Tokens
+from fastbert.packed.batching import Group
 
 SIZES = {
     "BERT-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12),

@@ -38,16 +38,16 @@ import ray
 from measure import machine
 
 from fastbert.checkpoint import load_config
-from fastbert.operating_point import OperatingPoint
-from pipelines import label as job
-from pipelines.plan import Slice
-from pipelines.predict import Label, tokens_of
-from pipelines.ray_stages import share_of_cluster
-from pipelines.read import ReadTokenize
-from pipelines.schema import InputColumns
+from fastbert.exits.operating_point import OperatingPoint
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import find_shards
+from pipelines.input.slices import Slice
+from pipelines.labelling import job
+from pipelines.labelling.classify import Label, tokens_of
+from pipelines.labelling.read import ReadTokenize
+from pipelines.labelling.work import ERROR, Work
+from pipelines.running.ray_data import share_of_cluster
 from pipelines.settings import LabelSettings
-from pipelines.shards import find_shards
-from pipelines.work import ERROR, Work
 
 
 def write_corpus(data: Path, folder: Path, rows: int) -> Path:

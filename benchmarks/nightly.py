@@ -32,9 +32,9 @@ from measure import machine
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 from corpus import ASIDES, SUBJECTS, ticket
-from ray_head import running_head
+from support.ray_head import running_head
 
-from pipelines import analytics
+from pipelines.reports import analytics
 
 ROOT = Path(__file__).resolve().parents[1]
 NIGHTS, SHARDS, ROWS, SLICE_ROWS = 30, 2, 400, 200

@@ -27,10 +27,10 @@ import torch
 from measure import machine
 
 from fastbert.checkpoint import load_tokenizer
-from fastbert.engine import Engine
-from fastbert.tokenizer import Tokenizer
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
-from pipelines.convert import convert
+from pipelines.checkpoints.convert import convert
 from pipelines.settings import ConvertSettings
 
 SPEEDS = (0.1, 0.5, 0.8)

@@ -28,24 +28,24 @@ import numpy as np
 import pyarrow.parquet as pq
 from measure import machine
 
-from fastbert.calibration import keep_promise
-from fastbert.checkpoint import load_tokenizer
-from fastbert.engine import Engine
-from fastbert.evaluation import (
+from fastbert.calibration.evaluation import (
     LayerOutputs,
     exit_layers,
     layer_outputs,
     outcome,
     realised_speedups,
 )
-from fastbert.flops import CostModel
-from fastbert.operating_point import OperatingPoint, Promise
-from fastbert.tokenizer import Tokenizer
-from fastbert.tokens import Tokens
+from fastbert.calibration.promises import keep_promise
+from fastbert.checkpoint import load_tokenizer
+from fastbert.exits.operating_point import OperatingPoint, Promise
+from fastbert.inference.engine import Engine
+from fastbert.inference.flops import CostModel
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.inference.tokens import Tokens
 from fastbert.weights import load_model
-from pipelines.corpus import Columns, read_examples
+from pipelines.checkpoints.train import train
+from pipelines.input.examples import Columns, read_examples
 from pipelines.settings import TrainSettings
-from pipelines.train import train
 
 #: Passes over the labels: small sets and many classes want more. Everything else is one recipe.
 EPOCHS = {"ag_news": 1, "banking77": 8, "imdb": 1, "mrpc": 4, "sms_spam": 4, "yahoo_2of10": 4}

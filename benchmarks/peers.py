@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from fastbert.backbone import additive_mask
+from fastbert.encoders.pretrained import additive_mask
+from fastbert.exits.criteria import normalised_entropy
+from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokens import Tokens
-from fastbert.uncertainty import normalised_entropy
 
 
 def padded(tokens: Tokens, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

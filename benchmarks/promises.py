@@ -21,12 +21,12 @@ import click
 import numpy as np
 from measure import machine
 
-from fastbert.calibration import Shape, keep_promise
+from fastbert.calibration.evaluation import LayerOutputs, exit_layers
+from fastbert.calibration.promises import Shape, keep_promise
 from fastbert.checkpoint import load_config
-from fastbert.evaluation import LayerOutputs, exit_layers
-from fastbert.flops import CostModel
-from fastbert.operating_point import Promise
-from fastbert.uncertainty import CRITERION_NAMES
+from fastbert.exits.criteria import CRITERION_NAMES
+from fastbert.exits.operating_point import Promise
+from fastbert.inference.flops import CostModel
 
 CONFIDENCE = 0.95
 #: What may be chosen from, by a name for the table.

@@ -23,15 +23,15 @@ import click
 from measure import machine
 from transformers import AutoTokenizer, set_seed
 
-from fastbert.backbone import locate_backbone
-from fastbert.calibration import furthest_exits, uniform_path
-from fastbert.engine import Engine
-from fastbert.evaluation import layer_outputs
-from fastbert.flops import CostModel
+from fastbert.calibration.evaluation import layer_outputs
+from fastbert.calibration.promises import furthest_exits, uniform_path
+from fastbert.encoders.pretrained import locate_backbone
+from fastbert.inference.engine import Engine
+from fastbert.inference.flops import CostModel
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokenizer import Tokenizer
-from fastbert.training import Examples, Recipe, finetune, self_distil
-from pipelines.corpus import Columns, read_examples
+from fastbert.training.trainer import Examples, Recipe, finetune, self_distil
+from pipelines.input.examples import Columns, read_examples
 from pipelines.settings import TrainSettings
 
 #: Passes over the labels; small sets and many classes want more.

@@ -20,7 +20,7 @@ import click
 from measure import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from made_up_history import write_history
+from support.made_up_history import write_history
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -37,7 +37,7 @@ from measure import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import random_texts, write_shard
-from object_store import ObjectStore
+from support.object_store import ObjectStore
 
 BUCKET, ROWS = "moment", 12
 
@@ -96,26 +96,26 @@ def contender(
     logging.basicConfig(level=logging.ERROR)
     from test_hostile_corpus import in_process
 
-    import pipelines.label
-    import pipelines.ray_stages
+    import pipelines.labelling.job
+    import pipelines.running.ray_data
     from fastbert.errors import FastBertError
-    from pipelines.ray_stages import Share
+    from pipelines.running.ray_data import Share
     from pipelines.settings import LabelSettings
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(3)
         return in_process(*arguments)
 
-    pipelines.ray_stages.run_stages = slowly
-    pipelines.ray_stages.share_of_cluster = lambda _: Share(0, 1, 1, 0.5)
-    pipelines.label.RunLock = partial(pipelines.label.RunLock, beat=0.5)
+    pipelines.running.ray_data.run_stages = slowly
+    pipelines.running.ray_data.share_of_cluster = lambda _: Share(0, 1, 1, 0.5)
+    pipelines.labelling.job.RunLock = partial(pipelines.labelling.job.RunLock, beat=0.5)
     for number in range(tries):
         settings = LabelSettings(
             input=(f"{work}/in",), output=f"{root}/{number}", model=f"{work}/checkpoint", speed=0.5
         )
         barrier.wait()
         try:
-            code = pipelines.label.label(settings)["exit_code"]
+            code = pipelines.labelling.job.label(settings)["exit_code"]
         except FastBertError as error:
             code = error.exit_code
         codes.put((number, code))
@@ -125,7 +125,7 @@ def ids_in(output: str) -> list[int]:
     """The ids of all labelled rows of an output."""
     import pyarrow as pa
 
-    from pipelines.storage import Storage
+    from pipelines.output.storage import Storage
 
     storage = Storage(output)
     found = storage.read(sorted(storage.paths("table", ".parquet"))).values()

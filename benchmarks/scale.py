@@ -43,16 +43,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import WORDS, tiny_fastbert, tiny_tokenizer
 
 from fastbert.weights import save_checkpoint
-from pipelines import label as job
-from pipelines import ray_stages
-from pipelines.plan import Slice
-from pipelines.predict import Label
-from pipelines.ray_cluster import start_ray
-from pipelines.read import SliceReader
-from pipelines.schema import InputColumns
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import find_shards
+from pipelines.input.slices import Slice, SliceReader
+from pipelines.labelling import job
+from pipelines.labelling.classify import Label
+from pipelines.labelling.work import Work
+from pipelines.running import ray_data as ray_stages
+from pipelines.running.cluster import start_ray
 from pipelines.settings import LabelSettings
-from pipelines.shards import find_shards
-from pipelines.work import Work
 
 Seconds = dict[str, float]
 

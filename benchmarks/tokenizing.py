@@ -31,10 +31,10 @@ import pyarrow.parquet as pq
 from measure import interleaved, machine, ratio
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fastbert.backbone import DEFAULT_BACKBONE, locate_backbone
-from fastbert.tokenizer import Tokenizer
-from fastbert.tokens import Tokens, tokenize
-from pipelines.read import decode
+from fastbert.encoders.pretrained import DEFAULT_BACKBONE, locate_backbone
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.inference.tokens import Tokens, tokenize
+from pipelines.input.texts import decode
 
 SLICE_ROWS = 16_384
 

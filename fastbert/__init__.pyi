@@ -1,10 +1,10 @@
 from .configuration import FastBertConfig as FastBertConfig
-from .engine import Engine as Engine
-from .engine import Predictions as Predictions
 from .errors import FastBertError as FastBertError
 from .errors import InputError as InputError
+from .inference.engine import Engine as Engine
+from .inference.engine import Predictions as Predictions
+from .inference.tokens import Tokens as Tokens
+from .inference.tokens import tokenize as tokenize
 from .model import FastBertForSequenceClassification as FastBertForSequenceClassification
-from .tokens import Tokens as Tokens
-from .tokens import tokenize as tokenize
 
 __version__: str

@@ -1,7 +1,7 @@
 """FastBERT as a Hugging Face model: a backbone with one classifier per layer.
 
 Importing this module registers the model with the Auto classes. Used as any sequence classifier
-(`forward`, `transformers.pipeline`) it runs at full depth; `fastbert.engine` makes it adaptive.
+(`forward`, `transformers.pipeline`) it runs at full depth; `inference.engine` makes it adaptive.
 
 Letters: B batch, T tokens, H hidden size, L layers, N classes.
 """
@@ -15,10 +15,17 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from fastbert.backbone import additive_mask, embed, family, layers, load_backbone, new_backbone
-from fastbert.branches import Branch, PooledHead
 from fastbert.configuration import FastBertConfig, label_names
+from fastbert.encoders.pretrained import (
+    additive_mask,
+    embed,
+    family,
+    layers,
+    load_backbone,
+    new_backbone,
+)
 from fastbert.errors import InputError
+from fastbert.exits.heads import Branch, PooledHead
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pipelines.settings import CalibrateSettings
 
 
 def run(settings: CalibrateSettings) -> dict[str, Any]:
-    from pipelines.calibrate import calibrate
+    from pipelines.checkpoints.calibrate import calibrate
 
     return calibrate(settings)
 

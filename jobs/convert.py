@@ -11,7 +11,7 @@ from pipelines.settings import ConvertSettings
 
 
 def run(settings: ConvertSettings) -> dict[str, Any]:
-    from pipelines.convert import convert
+    from pipelines.checkpoints.convert import convert
 
     return convert(settings)
 

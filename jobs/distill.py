@@ -10,7 +10,7 @@ from pipelines.settings import DistilSettings
 
 
 def run(settings: DistilSettings) -> dict[str, Any]:
-    from pipelines.train import distil
+    from pipelines.checkpoints.train import distil
 
     return distil(settings)
 

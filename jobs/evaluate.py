@@ -11,7 +11,7 @@ from pipelines.settings import EvaluateSettings
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    from pipelines.evaluate import evaluate
+    from pipelines.checkpoints.evaluate import evaluate
 
     return evaluate(settings)
 

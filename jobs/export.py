@@ -11,7 +11,7 @@ from pipelines.settings import ExportSettings
 
 
 def run(settings: ExportSettings) -> dict[str, Any]:
-    from pipelines.export import export
+    from pipelines.export.job import export
 
     return export(settings)
 

@@ -15,7 +15,7 @@ from pipelines.settings import LabelSettings
 
 
 def run(settings: LabelSettings) -> dict[str, Any]:
-    from pipelines.label import label
+    from pipelines.labelling.job import label
 
     return label(settings)
 

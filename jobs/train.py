@@ -11,7 +11,7 @@ from pipelines.settings import TrainSettings
 
 
 def run(settings: TrainSettings) -> dict[str, Any]:
-    from pipelines.train import train
+    from pipelines.checkpoints.train import train
 
     return train(settings)
 

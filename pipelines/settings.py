@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 from fastbert.errors import InputError
 
-#: `fastbert.uncertainty.CRITERION_NAMES`, and the choice among them.
+#: Those of `fastbert.exits.criteria`, and the choice among them.
 Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin", "patience"]
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 
 def resolve_precision(precision: Precision, device: str) -> str:
-    """The precision to use, a key of `fastbert.engine.DTYPES`: "auto" is bf16 on a GPU, else fp32.
+    """The precision to use, a key of `inference.engine.DTYPES`: "auto" is bf16 on a GPU, else fp32.
 
     Raises InputError for int8 on a GPU.
     """

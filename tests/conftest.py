@@ -23,8 +23,8 @@ from transformers import (
     RobertaTokenizer,
 )
 
+from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tokens import Tokens
 from fastbert.weights import save_checkpoint
 
 torch.set_num_threads(1)  # tiny models gain nothing from a second one

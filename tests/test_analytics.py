@@ -12,20 +12,20 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import RECIPE, write_shard
-from made_up_history import write_history
 from rich.console import Console
+from support.made_up_history import write_history
 from test_ledger import record
 from test_stages import TEXTS, run
 
 from fastbert.errors import InputError
-from pipelines import analytics, questions
-from pipelines.commit import Commit
-from pipelines.label import totals
-from pipelines.ledger import Ledger
-from pipelines.report import report, show
+from pipelines.input.shards import find_shards
+from pipelines.labelling.commit import Commit
+from pipelines.labelling.job import totals
+from pipelines.output.ledger import Ledger
+from pipelines.output.storage import Storage
+from pipelines.reports import analytics, questions
+from pipelines.reports.terminal import report, show
 from pipelines.settings import ReportSettings
-from pipelines.shards import find_shards
-from pipelines.storage import Storage
 
 GOOD = len(TEXTS) - 3
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbert.batching import groups, longest_first, pools
+from fastbert.packed.batching import groups, longest_first, pools
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40).map(lambda x: np.array(x, np.int64))
 

@@ -2,9 +2,9 @@
 
 import torch
 from conftest import BRANCH, CLASSES, HIDDEN, make_noisy
-from reference import branch_logits
+from support.reference import branch_logits
 
-from fastbert.branches import Branch
+from fastbert.exits.heads import Branch
 
 
 def branch() -> Branch:

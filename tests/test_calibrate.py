@@ -10,12 +10,12 @@ from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer, write_
 from test_jobs import invoke, refused
 
 from fastbert.checkpoint import fingerprint, load_config, load_tokenizer, save_config
-from fastbert.engine import Engine
 from fastbert.errors import InputError
-from fastbert.operating_point import OperatingPoint
-from fastbert.tokenizer import Tokenizer
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model, save_checkpoint
-from pipelines.corpus import Columns, read_examples
+from pipelines.input.examples import Columns, read_examples
 
 ROWS = 700
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import tiny_fastbert
 
-from fastbert.bounds import interval, upper_bound
-from fastbert.calibration import (
+from fastbert.calibration.bounds import interval, upper_bound
+from fastbert.calibration.evaluation import LayerOutputs, exit_layers
+from fastbert.calibration.promises import (
     Path,
     allowed_failures,
     breaking_steps,
@@ -18,10 +19,9 @@ from fastbert.calibration import (
     rows_needed,
     uniform_path,
 )
-from fastbert.evaluation import LayerOutputs, exit_layers
-from fastbert.flops import CostModel
-from fastbert.operating_point import Promise
-from fastbert.uncertainty import CRITERION_NAMES
+from fastbert.exits.criteria import CRITERION_NAMES
+from fastbert.exits.operating_point import Promise
+from fastbert.inference.flops import CostModel
 
 LAYERS, CLASSES = 4, 7
 ONE_PERCENT = Promise(0.01, 0.95)

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_shard
 
 from fastbert.errors import InputError
-from pipelines.corpus import Columns, read_examples
+from pipelines.input.examples import Columns, read_examples
 
 
 @pytest.fixture

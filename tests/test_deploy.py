@@ -220,7 +220,14 @@ def mounted_sources() -> set[str]:
 def test_nodes_get_all_that_pip_needs(sources):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = {"pyproject.toml", "constraints.txt", project["project"]["readme"]}
-    assert needed | set(project["tool"]["setuptools"]["packages"]) <= sources()
+    assert (
+        needed
+        | {
+            name.rstrip("*")
+            for name in project["tool"]["setuptools"]["packages"]["find"]["include"]
+        }
+        <= sources()
+    )
     assert all((ROOT / source).exists() for source in sources())
 
 

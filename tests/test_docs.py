@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from made_up_history import write_history
+from support.made_up_history import write_history
 
-from pipelines import analytics
+from pipelines.reports import analytics
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [

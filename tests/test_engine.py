@@ -12,12 +12,12 @@ import torch
 from conftest import FAMILIES, LAYERS, random_tokens, tiny_fastbert
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import all_layers, answer, gap_threshold
+from support.reference import all_layers, answer, gap_threshold
 
-from fastbert.batching import Group
-from fastbert.engine import DTYPES, Engine
-from fastbert.evaluation import layer_outputs
-from fastbert.tokens import Tokens
+from fastbert.calibration.evaluation import layer_outputs
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.tokens import Tokens
+from fastbert.packed.batching import Group
 
 LENGTHS = st.lists(st.integers(2, 23), min_size=1, max_size=17)
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from conftest import LAYERS, random_tokens, tiny_fastbert
 
-from fastbert.engine import Engine
-from fastbert.evaluation import (
+from fastbert.calibration.evaluation import (
     LayerOutputs,
     exit_layers,
     layer_outputs,
     outcome,
     realised_speedups,
 )
-from fastbert.flops import CostModel
-from fastbert.operating_point import OperatingPoint
-from fastbert.uncertainty import CRITERION_NAMES
+from fastbert.exits.criteria import CRITERION_NAMES
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.engine import Engine
+from fastbert.inference.flops import CostModel
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,15 @@ from test_ledger import record
 
 from fastbert.errors import FastBertError, InputError
 from jobs.export import main
-from pipelines import delta, export_rows
-from pipelines.delta import Delta
-from pipelines.export import export
-from pipelines.export_rows import LINEAGE, OutputChanged
-from pipelines.ledger import Ledger, Record, table_path
-from pipelines.lock import LOCK
+from pipelines.export import delta
+from pipelines.export import rows as export_rows
+from pipelines.export.delta import Delta
+from pipelines.export.job import export
+from pipelines.export.rows import LINEAGE, OutputChanged
+from pipelines.output.ledger import Ledger, Record, table_path
+from pipelines.output.lock import LOCK
+from pipelines.output.storage import Storage
 from pipelines.settings import ExportSettings
-from pipelines.storage import Storage
 
 #: Rows per slice, unless a test says otherwise.
 ROWS = 7
@@ -655,7 +656,7 @@ def test_the_command(output):
 
 def test_without_the_package_the_extra_is_named(output, monkeypatch):
     output.label(("a", 0))
-    monkeypatch.delitem(sys.modules, "pipelines.delta")
+    monkeypatch.delitem(sys.modules, "pipelines.export.delta")
     monkeypatch.setitem(sys.modules, "deltalake", None)
     with pytest.raises(InputError, match=r"pip install 'fastbert-ray\[delta\]'"):
         output.export()

@@ -15,14 +15,15 @@ from conftest import WORDS, random_texts, write_shard
 from test_label import label_command, settings, table_of
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
-from pipelines import ray_stages
-from pipelines.attempts import Attempts
-from pipelines.label import label
-from pipelines.ledger import Ledger
-from pipelines.lock import read_lock
-from pipelines.predict import Label
-from pipelines.read import ReadTokenize, SliceReader
-from pipelines.storage import Storage
+from pipelines.input.slices import SliceReader
+from pipelines.labelling.classify import Label
+from pipelines.labelling.job import label
+from pipelines.labelling.read import ReadTokenize
+from pipelines.output.ledger import Ledger
+from pipelines.output.lock import read_lock
+from pipelines.output.storage import Storage
+from pipelines.running import ray_data as ray_stages
+from pipelines.running.guard import Attempts
 
 pytestmark = pytest.mark.integration
 
@@ -114,7 +115,7 @@ class PoisonedReadTokenizeActor(ray_stages.ReadTokenizeActor):
 def local_ray():
     import ray
 
-    from pipelines.ray_cluster import start_ray
+    from pipelines.running.cluster import start_ray
 
     os.environ.pop("RAY_ADDRESS", None)
     start_ray()

@@ -6,7 +6,7 @@ import torch
 from conftest import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastbert.flops import CostModel
+from fastbert.inference.flops import CostModel
 from fastbert.model import FastBertForSequenceClassification
 
 

@@ -23,13 +23,14 @@ from hypothesis import strategies as st
 from test_ledger import record
 
 from fastbert.errors import InputError
-from pipelines.ledger import Committed, Ledger, Record, Stray, statistics, table_path
-from pipelines.plan import Plan, Slice, make_plan
-from pipelines.read import ReadTokenize
-from pipelines.schema import InputColumns
-from pipelines.shards import Shard, ShardError, find_shards
-from pipelines.storage import Storage
-from pipelines.work import Work
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import Shard, ShardError, find_shards
+from pipelines.input.slices import Slice
+from pipelines.labelling.plan import Plan, make_plan
+from pipelines.labelling.read import ReadTokenize
+from pipelines.labelling.work import Work
+from pipelines.output.ledger import Committed, Ledger, Record, Stray, statistics, table_path
+from pipelines.output.storage import Storage
 
 #: Of the time that `--fuzz-minutes` gives, what each of the three gets.
 SHARES = {"plan": 0.25, "ledger": 0.25, "file": 0.5}
@@ -435,7 +436,7 @@ class Reader:
     """`serve`, in a new process whenever one has died."""
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.read"])
+    context.set_forkserver_preload(["pipelines.labelling.read"])
 
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint

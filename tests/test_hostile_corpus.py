@@ -28,21 +28,22 @@ import pyarrow.parquet.encryption as pe
 import pytest
 from conftest import random_texts, write_shard
 
-import pipelines.label
-import pipelines.ray_stages
+import pipelines.labelling.job
+import pipelines.running.ray_data
 from fastbert.errors import InputError
-from fastbert.operating_point import OperatingPoint
-from pipelines.label import label
-from pipelines.ledger import Committed, Record
-from pipelines.lock import RunLock
-from pipelines.plan import make_plan
-from pipelines.predict import Label
-from pipelines.ray_stages import Share
-from pipelines.read import ReadTokenize
-from pipelines.schema import OUTPUT, InputColumns
+from fastbert.exits.operating_point import OperatingPoint
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import find_shards
+from pipelines.labelling.classify import Label
+from pipelines.labelling.job import label
+from pipelines.labelling.plan import make_plan
+from pipelines.labelling.read import ReadTokenize
+from pipelines.labelling.work import Work
+from pipelines.output.ledger import Committed, Record
+from pipelines.output.lock import RunLock
+from pipelines.output.schema import OUTPUT
+from pipelines.running.ray_data import Share
 from pipelines.settings import LabelSettings
-from pipelines.shards import find_shards
-from pipelines.work import Work
 
 GOOD = random_texts(8, seed=1)
 TEXTS = random_texts(20, seed=2)
@@ -122,8 +123,8 @@ def in_process(
 def job(tmp_path, checkpoint, monkeypatch):
     """Labels `in` to `out`; `meanwhile` happens between plan and read."""
     share = Share(0, 1, 1, 0.5)
-    monkeypatch.setattr(pipelines.ray_stages, "run_stages", in_process)
-    monkeypatch.setattr(pipelines.label, "RunLock", lambda s, r: RunLock(s, r, settle=0))
+    monkeypatch.setattr(pipelines.running.ray_data, "run_stages", in_process)
+    monkeypatch.setattr(pipelines.labelling.job, "RunLock", lambda s, r: RunLock(s, r, settle=0))
 
     def run(meanwhile=None, inputs=("in",), **settings) -> dict[str, Any]:
         def share_of_cluster(_):
@@ -131,7 +132,7 @@ def job(tmp_path, checkpoint, monkeypatch):
                 meanwhile()
             return share
 
-        monkeypatch.setattr(pipelines.ray_stages, "share_of_cluster", share_of_cluster)
+        monkeypatch.setattr(pipelines.running.ray_data, "share_of_cluster", share_of_cluster)
         defaults = dict(speed=0.5, max_bad_rows=1.0, slice_rows=1000)
         return label(
             LabelSettings(
@@ -1082,11 +1083,11 @@ def test_keys_of_object_stores(key, monkeypatch):
 
 MEMORY = """
 import sys, threading, psutil, time
-from pipelines.plan import Slice
-from pipelines.read import ReadTokenize
-from pipelines.schema import InputColumns
-from pipelines.shards import find_shards
-from pipelines.work import Work
+from pipelines.input.slices import Slice
+from pipelines.labelling.read import ReadTokenize
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import find_shards
+from pipelines.labelling.work import Work
 
 def watch():
     while True:

@@ -11,11 +11,11 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_history import LABELS, ROWS, write_history
+from support.made_up_history import LABELS, ROWS, write_history
 
-from pipelines import analytics, questions
-from pipelines.html_report import _promise
-from pipelines.report import report
+from pipelines.reports import analytics, questions
+from pipelines.reports.html import _promise
+from pipelines.reports.terminal import report
 from pipelines.settings import ReportSettings
 
 NIGHTS, SLICES = 20, 3

@@ -5,10 +5,10 @@ from conftest import random_texts, write_shard
 from test_hostile_corpus import in_process
 from test_label import settings
 
-import pipelines.ray_stages
-from pipelines.label import label
-from pipelines.ray_stages import Share
-from pipelines.shards import Shard
+import pipelines.running.ray_data
+from pipelines.input.shards import Shard
+from pipelines.labelling.job import label
+from pipelines.running.ray_data import Share
 
 SHARDS = 1000
 
@@ -28,8 +28,10 @@ def opened(monkeypatch) -> list[str]:
 
 
 def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, monkeypatch, opened):
-    monkeypatch.setattr(pipelines.ray_stages, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5))
-    monkeypatch.setattr(pipelines.ray_stages, "run_stages", in_process)
+    monkeypatch.setattr(
+        pipelines.running.ray_data, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5)
+    )
+    monkeypatch.setattr(pipelines.running.ray_data, "run_stages", in_process)
     for k in range(SHARDS):
         write_shard(tmp_path / "in" / f"day={k % 7}" / f"{k}.parquet", random_texts(2, seed=k))
     night = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5)
@@ -41,12 +43,16 @@ def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, monkeypatch, o
     before = {path: path.stat().st_mtime_ns for path in table.rglob("*.parquet")}
 
     opened.clear()
-    monkeypatch.setattr(pipelines.ray_stages, "share_of_cluster", lambda _: pytest.fail("no model"))
+    monkeypatch.setattr(
+        pipelines.running.ray_data, "share_of_cluster", lambda _: pytest.fail("no model")
+    )
     again = label(night)
     assert (again["slices_labelled"], again["slices_up_to_date"]) == (0, SHARDS)
     assert opened == []
 
-    monkeypatch.setattr(pipelines.ray_stages, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5))
+    monkeypatch.setattr(
+        pipelines.running.ray_data, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5)
+    )
     changed = write_shard(tmp_path / "in" / "day=3" / "500.parquet", random_texts(5, seed=SHARDS))
     third = label(night)
     assert (third["slices_labelled"], third["rows"]) == (1, 5)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.isolate import isolate
+from pipelines.labelling.isolate import isolate
 
 
 class Panic(BaseException):

@@ -13,8 +13,8 @@ import torch
 from click.testing import CliRunner
 from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
 
-from fastbert.engine import Engine
-from fastbert.tokens import tokenize
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model
 
 JOBS = ["train", "distill", "convert", "calibrate", "evaluate", "label", "report"]

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import LAYERS, random_texts, write_shard
-from object_store import ObjectStore
-from reference import all_layers, answer, gap_threshold
+from support.object_store import ObjectStore
+from support.reference import all_layers, answer, gap_threshold
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
-from fastbert.tokens import tokenize
+from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model
-from pipelines.label import label
-from pipelines.ledger import Ledger
-from pipelines.ray_stages import Share, share_out
+from pipelines.labelling.job import label
+from pipelines.output.ledger import Ledger
+from pipelines.output.storage import Storage
+from pipelines.running.ray_data import Share, share_out
 from pipelines.settings import LabelSettings
-from pipelines.storage import Storage
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ MEASURED = ("read_seconds", "tokenize_seconds", "device_seconds", "commit_second
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    from pipelines.ray_cluster import start_ray
+    from pipelines.running.cluster import start_ray
 
     os.environ.pop("RAY_ADDRESS", None)
     start_ray()
@@ -146,7 +146,7 @@ def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monke
     output, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
     monkeypatch.setattr(
-        "pipelines.ray_stages.run_stages", lambda *_: pytest.fail("a stage was run")
+        "pipelines.running.ray_data.run_stages", lambda *_: pytest.fail("a stage was run")
     )
     summary = label(settings(corpus, output, checkpoint, speed=speed))
     assert summary["slices_labelled"] == 0

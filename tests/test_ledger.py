@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ledger import Ledger, Record, Stray, slice_id, statistics
-from pipelines.storage import Storage
+from pipelines.output.ledger import Ledger, Record, Stray, slice_id, statistics
+from pipelines.output.storage import Storage
 
 
 def record(shard: str = "a", first_row: int = 0, rows: int = 10, **changes) -> Record:

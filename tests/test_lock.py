@@ -9,11 +9,11 @@ import time
 import pytest
 from conftest import RECIPE
 
-from pipelines.commit import Commit
-from pipelines.lock import LOCK, OutputHeld, RunLock, holds, read_lock
-from pipelines.plan import Slice
-from pipelines.shards import Shard
-from pipelines.storage import Storage
+from pipelines.input.shards import Shard
+from pipelines.input.slices import Slice
+from pipelines.labelling.commit import Commit
+from pipelines.output.lock import LOCK, OutputHeld, RunLock, holds, read_lock
+from pipelines.output.storage import Storage
 
 QUICK = {"beat": 0.05, "expiry": 0.5, "settle": 0.02}
 
@@ -76,8 +76,8 @@ def test_an_owner_elsewhere_that_beats_is_left_alone(storage):
 def test_a_dead_process_of_this_machine_is_replaced_at_once(storage):
     """The owner is killed while it holds the lock; no expiry is waited for."""
     code = (
-        "import sys, os, signal; from pipelines.lock import RunLock;"
-        "from pipelines.storage import Storage;"
+        "import sys, os, signal; from pipelines.output.lock import RunLock;"
+        "from pipelines.output.storage import Storage;"
         f"RunLock(Storage({storage.url!r}), 'night-1').__enter__();"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -159,7 +159,7 @@ def test_nothing_is_committed_without_the_lock(storage):
     """A commit of a run that was replaced, and does not know it yet."""
     import pyarrow as pa
 
-    from pipelines.work import Work
+    from pipelines.labelling.work import Work
 
     put_lock(storage)
     work = Work(Slice(Shard("file:///x.parquet", "x", "v"), 1, 0, 1), pa.table({"a": [1]}))

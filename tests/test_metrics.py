@@ -7,8 +7,8 @@ from pathlib import Path
 
 from test_ledger import record
 
-from pipelines import metrics
-from pipelines.metrics import Metrics
+from pipelines.running import metrics
+from pipelines.running.metrics import Metrics
 
 DASHBOARD = Path(__file__).resolve().parents[1] / "deploy" / "grafana.json"
 

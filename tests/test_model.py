@@ -21,7 +21,7 @@ from transformers import (
     pipeline,
 )
 
-from fastbert.backbone import additive_mask
+from fastbert.encoders.pretrained import additive_mask
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
 

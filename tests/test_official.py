@@ -12,8 +12,8 @@ from test_jobs import invoke, refused
 from torch import nn
 
 from fastbert.checkpoint import load_tokenizer
-from fastbert.engine import Engine
-from fastbert.tokenizer import Tokenizer
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
 
 VOCABULARY, HIDDEN, HEADS, LAYERS, INNER, POSITIONS, CLASSES, BRANCH = 120, 36, 3, 3, 52, 64, 3, 14

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from test_ledger import record
 
 from fastbert.errors import InputError
-from pipelines.ledger import Committed, Ledger, Record, Stray
-from pipelines.plan import Plan, Slice, make_plan
-from pipelines.schema import InputColumns
-from pipelines.shards import Shard, ShardError, find_shards
-from pipelines.storage import Storage
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import Shard, ShardError, find_shards
+from pipelines.input.slices import Slice
+from pipelines.labelling.plan import Plan, make_plan
+from pipelines.output.ledger import Committed, Ledger, Record, Stray
+from pipelines.output.storage import Storage
 
 RECIPE = {"checkpoint": "x", "thresholds": [0.5, 0.5]}
 

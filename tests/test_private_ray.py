@@ -61,7 +61,7 @@ print(json.dumps({{
 }}), flush=True)
 sys.stdin.read()
 """
-PRIVATE = "from pipelines.ray_cluster import start_ray; start_ray()"
+PRIVATE = "from pipelines.running.cluster import start_ray; start_ray()"
 EXPOSED = "ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)"
 SUBMIT = """
 import sys

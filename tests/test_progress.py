@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipelines import progress
-from pipelines.progress import counting
+from pipelines.labelling import progress
+from pipelines.labelling.progress import counting
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.plan import Slice
-from pipelines.read import SliceReader
-from pipelines.schema import InputColumns
-from pipelines.shards import Shard, ShardError, find_shards
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import Shard, ShardError, find_shards
+from pipelines.input.slices import Slice, SliceReader
 
 ROWS = 50
 TABLE = pa.table({"id": range(ROWS), "text": [f"text {i}" for i in range(ROWS)]})
@@ -41,7 +40,7 @@ def small_batches(monkeypatch):
             decoded.append(batch.num_rows)
             yield batch
 
-    monkeypatch.setattr("pipelines.read._BATCH_ROWS", 4)
+    monkeypatch.setattr("pipelines.input.slices.BATCH_ROWS", 4)
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     return decoded
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fastbert.errors import InputError
-from pipelines.retry import Patience, passes
+from pipelines.output.retry import Patience, passes
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from conftest import write_shard
 
 from fastbert.errors import InputError
-from pipelines.shards import find_shards
+from pipelines.input.shards import find_shards
 
 
 @pytest.fixture

@@ -9,24 +9,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import LAYERS, RECIPE, random_texts, write_shard
-from reference import all_layers, answer, gap_threshold
+from support.reference import all_layers, answer, gap_threshold
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
-from fastbert.flops import CostModel
-from fastbert.operating_point import OperatingPoint
-from fastbert.tokens import tokenize
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.flops import CostModel
+from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
-from pipelines.commit import Commit
-from pipelines.ledger import Ledger
-from pipelines.plan import Slice
-from pipelines.predict import Label, audit_rows
-from pipelines.read import ReadTokenize, SliceReader, decode
-from pipelines.schema import OUTPUT, InputColumns
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import ShardError, find_shards
+from pipelines.input.slices import Slice, SliceReader
+from pipelines.input.texts import decode
+from pipelines.labelling.classify import Label, audit_rows
+from pipelines.labelling.commit import Commit
+from pipelines.labelling.read import ReadTokenize
+from pipelines.labelling.work import Work
+from pipelines.output.ledger import Ledger
+from pipelines.output.schema import OUTPUT
+from pipelines.output.storage import Storage
 from pipelines.settings import resolve_precision
-from pipelines.shards import ShardError, find_shards
-from pipelines.storage import Storage
-from pipelines.work import Work
 
 MAX_LENGTH = 32
 TEXTS = [None, *random_texts(20, seed=3), "", "  \t", *random_texts(9, seed=4)]

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from fastbert.errors import InputError
-from pipelines.storage import Storage
+from pipelines.output.storage import Storage
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from conftest import random_texts, write_shard
-from ray_head import kill_node, processes, running_head, running_worker
+from support.ray_head import kill_node, processes, running_head, running_worker
 from test_label import settings, table_of
 
-from pipelines.label import label
+from pipelines.labelling.job import label
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import BertProcessing, RobertaProcessing
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from fastbert import tokenizer as module
-from fastbert.tokenizer import Tokenizer
-from fastbert.tokens import Tokens, tokenize
+from fastbert.inference import tokenizer as module
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.inference.tokens import Tokens, tokenize
 
 SPACES = [chr(c) for c in range(0x3001) if chr(c).isspace()]
 CONTROLS = [chr(c) for c in (*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x200B, 0x200D, 0xFEFF)]

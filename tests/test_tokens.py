@@ -3,7 +3,7 @@
 import numpy as np
 from conftest import random_texts, random_tokens, tiny_tokenizer
 
-from fastbert.tokens import sample, tokenize
+from fastbert.inference.tokens import sample, tokenize
 
 
 def test_rows_equal_the_tokenizers(tmp_path):

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
 
-from fastbert.engine import Engine
-from fastbert.tokenizer import Tokenizer
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
+from pipelines.checkpoints.train import train
 from pipelines.settings import TrainSettings
-from pipelines.train import train
 
 
 def corpus(folder: Path, train_rows: int, dev_rows: int) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer
 
-from fastbert.training import (
+from fastbert.training.trainer import (
     NO_LABEL,
     Examples,
     Recipe,

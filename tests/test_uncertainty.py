@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastbert.uncertainty import CRITERIA, normalised_entropy
+from fastbert.exits.criteria import CRITERIA, normalised_entropy
 
 P = torch.tensor([0.6, 0.2, 0.1, 0.05, 0.03, 0.02], dtype=torch.float64)
 

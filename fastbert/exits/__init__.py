@@ -1,0 +1,1 @@
+"""Where a row may leave the network, and when."""

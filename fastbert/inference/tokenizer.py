@@ -1,0 +1,130 @@
+"""Token ids at memory speed: WordPiece by nanotoken, all else by Hugging Face's tokenizer.
+
+A GPU labels rows faster than a dozen cores tokenize them with Hugging Face's tokenizer. nanotoken
+gives the same ids many times as fast (docs/benchmarks.md). It is young, so it is optional, and
+checked against Hugging Face's before it is used.
+"""
+
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fastbert.inference.tokens import Tokens, tokenize
+
+log = logging.getLogger(__name__)
+
+_Lengths = np.ndarray[Any, np.dtype[np.int64]]
+
+#: Texts on which tokenizers that are not the same part ways.
+PROBES = (
+    "",
+    "The QUICK brown fox -- isn't it? -- costs $9.99 (today), e.g.\tat\r\nhttp://a.b/c?d=e_f",
+    "nai\u0308ve CAF\u00c9 \u0130stanbul stra\u00dfe \u212aelvin \u03a3\u03ac\u03c2 \ufb01n \u226f",
+    "\u4e2d\u6587 and \u65e5\u672c\u8a9e, \ud55c\uad6d\uc5b4\u3002 \U0001f468\u200d\U0001f469",
+    "a\x00b\x0bc\x1cd\x85e\xa0f\xadg\u200bh\u2028i\u3000j\ufeffk\ufffdl",
+    "before [SEP] between [CLS][MASK] [sep] after </s> <s> <mask>",
+    "a" * 100 + " " + "b" * 101,
+)
+#: Maximum lengths the probes are cut to: one that cuts most of them, one that cuts none.
+_PROBE_LENGTHS = (9, 512)
+
+
+class Tokenizer:
+    """`tokens.tokenize` of one Hugging Face tokenizer: the same tokens, sooner.
+
+    Sooner if nanotoken is installed, it is a fast tokenizer and nanotoken knows all its parts, as
+    it does for BERT and its kin; `fast` tells. The tokenizer is read once, here: later changes to
+    it may go unseen. Words are remembered from call to call, in at most some 160 MiB.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._wordpiece: Any = None
+        if not isinstance(tokenizer, PreTrainedTokenizerFast) or not find_spec("nanotoken"):
+            return
+        from nanotoken import UnsupportedTokenizerError, WordPieceTokenizer
+
+        try:
+            self._wordpiece = WordPieceTokenizer.from_json(tokenizer.backend_tokenizer.to_str())
+        except UnsupportedTokenizerError as error:
+            log.info("nanotoken does not know this tokenizer, Hugging Face's tokenizes: %s", error)
+            return
+        if not self._agrees():
+            self._wordpiece = None
+            log.warning(
+                "nanotoken and %s differ on the probes, Hugging Face's tokenizes: "
+                "expected only of unusual settings (truncation_side, split_special_tokens)",
+                type(tokenizer).__name__,
+            )
+
+    @property
+    def fast(self) -> bool:
+        """Whether nanotoken tokenizes."""
+        return self._wordpiece is not None
+
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    ) -> Tokens:
+        """Texts, or pairs of texts, to token ids with special tokens, as `tokens.tokenize`."""
+        specials = self.tokenizer.num_special_tokens_to_add(pair=pairs is not None)
+        if self._wordpiece is None or not texts or max_length < specials:
+            return tokenize(self.tokenizer, texts, pairs, max_length)
+        if pairs is None:
+            return self._encode(texts, max_length=max_length)
+        first, second = (self._encode(side, add_special_tokens=False) for side in (texts, pairs))
+        return _pair(self.tokenizer, first, second, max_length - specials)
+
+    def _encode(self, texts: Sequence[str], **options: Any) -> Tokens:
+        # Readers run side by side, one core each: no threads.
+        ids, offsets = self._wordpiece.encode_batch(texts, parallel=False, **options)
+        return Tokens(ids.view(np.int32), offsets)
+
+    def _agrees(self) -> bool:
+        """Whether both ways give the same tokens of the probes.
+
+        nanotoken reads the tokenizer's backend only: this shows what its Python class adds.
+        """
+        for pairs in (None, PROBES[::-1]):
+            for max_length in _PROBE_LENGTHS:
+                found = self(PROBES, pairs, max_length)
+                expected = tokenize(self.tokenizer, PROBES, pairs, max_length)
+                arrays = zip(vars(found).values(), vars(expected).values(), strict=True)
+                if not all(np.array_equal(a, b) for a, b in arrays):
+                    return False
+        return True
+
+
+def _pair(tokenizer: PreTrainedTokenizerBase, first: Tokens, second: Tokens, room: int) -> Tokens:
+    """Row i of both between their special tokens, at most `room` tokens a row without those."""
+    template = tokenizer("a", "a", return_token_type_ids=True)
+    types = np.array(template["token_type_ids"], np.int8)
+    sides = template.sequence_ids(0)  # of its tokens: 0, 1 or, if special, None
+    a, b = sides.index(0), sides.index(1)
+    after_a, after_b = (len(sides) - sides[::-1].index(side) for side in (0, 1))
+    # A row is five runs of one array: specials, first text, specials, second text, specials.
+    ids = np.concatenate([np.array(template["input_ids"], np.int32), first.ids, second.ids])
+    types = np.concatenate([types, np.repeat(types[[a, b]], [len(first.ids), len(second.ids)])])
+    starts = np.empty((len(first), 5), np.int64)
+    starts[:, [0, 2, 4]] = 0, after_a, after_b
+    starts[:, 1] = len(sides) + first.offsets[:-1]
+    starts[:, 3] = len(sides) + len(first.ids) + second.offsets[:-1]
+    lengths = np.empty_like(starts)
+    lengths[:, [0, 2, 4]] = a, b - after_a, len(sides) - after_b
+    lengths[:, 1], lengths[:, 3] = _longest_first(first.lengths, second.lengths, room)
+    ends = np.cumsum(lengths).reshape(lengths.shape)
+    index = np.arange(ends[-1, -1]) + np.repeat(starts - (ends - lengths), lengths.ravel())
+    return Tokens(ids[index], np.concatenate([[0], ends[:, -1]]), types[index])
+
+
+def _longest_first(a: _Lengths, b: _Lengths, room: int) -> tuple[_Lengths, _Lengths]:
+    """Tokens kept of each text, int64 (n,): Hugging Face's truncation strategy of this name."""
+    short, long = np.minimum(a, b), np.maximum(a, b)
+    # The longer one is cut first; once both are as short, they share, the longer one the odd token.
+    half = room // 2
+    kept_short = np.minimum(short, half)
+    kept_long = np.minimum(long, room - kept_short)
+    return np.where(a > b, kept_long, kept_short), np.where(a > b, kept_short, kept_long)

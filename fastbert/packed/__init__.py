@@ -1,0 +1,1 @@
+"""Arithmetic over rows that lie one behind the other, without padding."""

@@ -1,0 +1,103 @@
+"""The evaluation job: a checkpoint and Parquet in, one line per speed out."""
+
+import logging
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastbert.calibration.evaluation import Outcome, layer_outputs, outcome, realised_speedups
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.filesystem import shown
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.flops import CostModel
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.inference.tokens import sample
+from fastbert.weights import load_model
+from pipelines.input.examples import Columns, read_examples
+from pipelines.labelling.progress import counting
+from pipelines.settings import EvaluateSettings, resolve_precision
+
+log = logging.getLogger(__name__)
+
+#: Rows that the clock sees, spread evenly over the data: full depth is run on them several times.
+_TIMED_ROWS = 1000
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Evaluate and print a table; returns the summary. Speed 0, full depth, is always included,
+    and so are the operating points that the checkpoint holds."""
+    folder = fetch_checkpoint(settings.model)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    columns = Columns(
+        settings.text_column,
+        settings.pair_column,
+        settings.label_column if settings.labels else None,
+    )
+    examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
+    truth = None if examples.labels is None else np.asarray(examples.labels)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = resolve_precision(settings.precision, device)
+    engine = Engine(model, device, DTYPES[precision])
+    tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
+    config = model.config
+    speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
+    points = [OperatingPoint.of_speed(speed, config) for speed in speeds]
+    points += [OperatingPoint.of_checkpoint(config, n) for n in config.operating_points or {}]
+    log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
+    with counting(len(tokens)) as counter:
+        outputs = layer_outputs(engine, tokens, counter.advance)
+    cost = CostModel.of(config)
+    outcomes = [
+        outcome(outputs, cost, np.array(point.thresholds), truth, point.criterion)
+        for point in points
+    ]
+    realised: list[float | None] = [None] * len(points)
+    if settings.timing:
+        realised = [*realised_speedups(engine, sample(tokens, _TIMED_ROWS), points)]
+    if not settings.json:
+        print_outcomes(points, outcomes, realised)
+    found = [
+        asdict(out) | {"realised_speedup": clock}
+        for out, clock in zip(outcomes, realised, strict=True)
+    ]
+    return {
+        "model": shown(settings.model),
+        "rows": len(tokens),
+        "timed_rows": min(len(tokens), _TIMED_ROWS) if settings.timing else 0,
+        "tokens": int(tokens.lengths.sum()),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "precision": precision,
+        "full_depth_flops": int(cost.full_flops(outputs.lengths).sum()),
+        "speeds": [{"speed": s} | each for s, each in zip(speeds, found, strict=False)],
+        "operating_points": {
+            point.name: each
+            for point, each in zip(points[len(speeds) :], found[len(speeds) :], strict=True)
+        },
+    }
+
+
+def print_outcomes(
+    points: list[OperatingPoint], outcomes: list[Outcome], realised: list[float | None]
+) -> None:
+    """One line per point, on stderr."""
+    table = Table(title="speed-ups are against full depth without branches")
+    names = ("point", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
+    for name in names:
+        table.add_column(name, justify="right")
+    for point, found, clock in zip(points, outcomes, realised, strict=True):
+        table.add_row(
+            point.name,
+            "" if found.accuracy is None else f"{found.accuracy:.4f}",
+            f"{found.agreement:.4f}",
+            f"{found.mean_layers:.2f}",
+            f"{found.flops_speedup:.2f}x",
+            "" if clock is None else f"{clock:.2f}x",
+            " ".join(map(str, found.exits)),
+        )
+    Console(file=sys.stderr, width=110).print(table)

@@ -1,0 +1,121 @@
+"""A Delta table that mirrors a labelled output.
+
+Its files are its own. Delta could also list files of `table/` where they lie, without copying them,
+but labelling writes over these and removes them, which would break the older versions that Delta
+promises to keep; it could not compact them; and they do not say which slice a row is of.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from fastbert.errors import InputError
+from fastbert.filesystem import shown
+from pipelines.export.plan import Change, Held
+
+#: Table property that says of which output the table is.
+OUTPUT = "fastbert.output"
+
+#: Delta lets only one of two transactions of an application happen that began at one version.
+APPLICATION = "fastbert-ray"
+
+_HELD = """
+    select slice_id, shard, min(row) as first_row, max(row) as last_row, run_id, committed_at
+    from exported where slice_id is not null group by slice_id, shard, run_id, committed_at
+"""
+
+
+class Overtaken(Exception):
+    """Another writer has changed the table meanwhile; nothing was written."""
+
+
+class Delta:
+    """The table at `url`, which need not exist yet, for the output at another URL.
+
+    Credentials and endpoints are taken from the environment: AWS_*, GOOGLE_* or AZURE_*.
+    """
+
+    def __init__(self, url: str, output: str) -> None:
+        self.url, self.output = url, output
+        self._table: DeltaTable | None = None
+
+    def held(self) -> list[Held]:
+        """What the newest version holds; later calls are about this version, up to the next."""
+        try:
+            self._table = DeltaTable(self.url) if DeltaTable.is_deltatable(self.url) else None
+        except (DeltaError, OSError, ValueError) as error:
+            raise self._unusable(error) from error
+        if self._table is None:
+            return []
+        of = self._table.metadata().configuration.get(OUTPUT)
+        if of != self.output:
+            raise InputError(
+                f"the Delta table {shown(self.url)} is of {of or 'somebody else'}, expected "
+                f"{self.output}; export to another one, or, if the output has moved, change the "
+                f"table's property {OUTPUT}"
+            )
+        reader = QueryBuilder().register("exported", self._table).execute(_HELD)
+        return [Held(**row) for row in pa.table(reader).to_pylist()]
+
+    @property
+    def version(self) -> int | None:
+        """The version that is known; None if there is no table."""
+        return None if self._table is None else self._table.version()
+
+    def schema(self) -> pa.Schema:
+        """Its columns; none if there is no table."""
+        return pa.schema([] if self._table is None else self._table.schema().to_arrow())
+
+    def commit(self, change: Change, rows: pa.RecordBatchReader) -> None:
+        """Write the next version: without the removed slices and with the rows, or nothing at all.
+
+        Raises Overtaken if the table is no longer at the version that was looked at.
+        """
+        try:
+            if self._table is None:
+                self._table = self._create(rows.schema)
+            self._write(self._table, change, rows)
+        except TableNotFoundError as error:
+            raise self._unusable(error) from error
+        except DeltaError as error:
+            # Conflicts have many names, and other faults some of these.
+            there = DeltaTable.is_deltatable(self.url)
+            if there and DeltaTable(self.url).version() != self.version:
+                raise Overtaken(str(error)) from error
+            raise
+
+    def _create(self, schema: pa.Schema) -> DeltaTable:
+        # A version of its own: where two create a table with rows, Delta would keep both's rows.
+        return DeltaTable.create(
+            self.url,
+            schema,
+            configuration={OUTPUT: self.output},
+            raise_if_key_not_exists=False,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+
+    def _write(self, table: DeltaTable, change: Change, rows: pa.RecordBatchReader) -> None:
+        how: dict[str, Any] = {"mode": "append"}
+        if change.removed:  # else no file need be looked at
+            slices = change.removed | {record.slice_id for record in change.added}
+            listed = ", ".join(f"'{each}'" for each in sorted(slices))
+            how = {"mode": "overwrite", "predicate": f"slice_id in ({listed})"}
+        last = table.transaction_version(APPLICATION) or 0
+        write_deltalake(
+            table,
+            rows,
+            schema_mode="merge",
+            commit_properties=CommitProperties(
+                custom_metadata={"run_id": change.run_id},
+                app_transactions=[Transaction(APPLICATION, last + 1)],
+            ),
+            **how,
+        )
+
+    def _unusable(self, error: Exception) -> InputError:
+        return InputError(
+            f"cannot open the Delta table {shown(self.url)}: {error}; expected a folder, or a URL "
+            "of s3://, gs:// or abfs:// with credentials in the environment"
+        )

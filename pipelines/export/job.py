@@ -1,0 +1,110 @@
+"""The export job: brings a Delta table up to date with a labelled output, run by run."""
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from fastbert.errors import FastBertError, InputError
+from fastbert.filesystem import shown
+from pipelines.export.plan import Change, Labelled, next_change, pending
+from pipelines.export.rows import Rows, columns_of, fitting
+from pipelines.labelling.progress import counting
+from pipelines.output.ledger import Ledger
+from pipelines.output.storage import Storage
+from pipelines.settings import ExportSettings
+
+if TYPE_CHECKING:
+    from pipelines.export.delta import Delta
+
+log = logging.getLogger(__name__)
+
+#: Times in a row that other writers of the table may be faster.
+_TRIES = 10
+
+
+def export(settings: ExportSettings) -> dict[str, Any]:
+    """Bring the table up to date with the output. Returns the summary.
+
+    Raises InputError for places and columns that cannot be exported, and OutputChanged if slices
+    are labelled again while they are exported.
+    """
+    try:
+        from pipelines.export.delta import Delta, Overtaken
+    except ModuleNotFoundError as error:
+        if error.name != "deltalake":
+            raise
+        raise InputError(
+            "Delta tables are written by the package deltalake, which is missing; "
+            "pip install 'fastbert-ray[delta]'"
+        ) from error
+    ledger = Ledger(Storage(settings.output))
+    _check_places(settings, ledger.storage)
+    root = ledger.storage.fs.unstrip_protocol(ledger.storage.root)
+    table = Delta(settings.delta, shown(root))
+    done: list[Change] = []
+    output: Labelled | None = None
+    columns, version, overtaken = pa.schema([]), None, 0
+    while True:
+        held = table.held()
+        if output is None or table.version != version:
+            # Another export has been here, and may have seen a newer ledger: look at it after the
+            # table, or what it has added would be taken for gone.
+            output = Labelled.of(ledger)
+            columns = columns_of(ledger.storage, pending(output, held))
+        change = next_change(output, held)
+        if change is None:
+            break
+        try:
+            _commit(table, change, ledger, fitting(columns, table.schema()))
+        except Overtaken as error:
+            overtaken += 1
+            if overtaken == _TRIES:
+                raise FastBertError(
+                    f"other writers changed {shown(settings.delta)} each of the {_TRIES} times "
+                    f"that this one tried to ({error}); stop them, and export again"
+                ) from error
+            log.info("another writer was faster, looking again: %s", error)
+            continue
+        done.append(change)
+        version, overtaken = table.version, 0
+    return {
+        "output": shown(settings.output),
+        "delta": shown(settings.delta),
+        "version": table.version,
+        "runs": [change.run_id for change in done if change.run_id is not None],
+        "slices_added": sum(len(change.added) for change in done),
+        "rows_added": sum(change.rows for change in done),
+        "slices_removed": sum(len(change.removed) for change in done),
+        "unfinished_run": output.unfinished,
+    }
+
+
+def _commit(table: "Delta", change: Change, ledger: Ledger, schema: pa.Schema) -> None:
+    with counting(change.rows) as counter:
+        rows = Rows(ledger, change.added, schema, counter.advance)
+        try:
+            table.commit(change, pa.RecordBatchReader.from_batches(schema, iter(rows)))
+        except Exception:
+            if rows.failure is not None:
+                raise rows.failure from None
+            raise
+    log.info(
+        "run %s: %d slices with %d rows added, %d slices removed",
+        *(change.run_id, len(change.added), change.rows, len(change.removed)),
+    )
+
+
+def _check_places(settings: ExportSettings, storage: Storage) -> None:
+    output, delta = os.path.realpath(settings.output), os.path.realpath(settings.delta)
+    if f"{delta}/".startswith(f"{output}/"):
+        raise InputError(
+            f"--delta {shown(settings.delta)} lies inside --output {shown(settings.output)}, "
+            "where only labelling may write; put it beside the output"
+        )
+    if not storage.paths("stats", ".parquet"):
+        raise InputError(
+            f"no run has ended at '{shown(settings.output)}'; expected the --output of "
+            "jobs/label.py, after its first run"
+        )

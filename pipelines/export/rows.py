@@ -1,0 +1,220 @@
+"""Labelled rows as an exported table has them: with their lineage, in types that it knows."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fastbert.errors import FastBertError, InputError
+from pipelines.output.ledger import Ledger, Record
+from pipelines.output.storage import Storage
+
+#: Added after the columns of `table/`: where a row is from. A column that is called like one of
+#: these is exported as `input_NAME`.
+LINEAGE = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("row", pa.int64()),  # its place in the shard, from 0: the table has no order of its own
+        ("slice_id", pa.string()),  # as in ledger/ and stats/
+        ("run_id", pa.string()),
+        ("committed_at", pa.string()),  # of the slice; UTC, ISO 8601
+    ]
+)
+
+#: What stands for types that the tables do not have: the nearest one that holds all values.
+_NEAREST = {
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.decimal128(20, 0),
+    pa.float16(): pa.float32(),
+    pa.large_string(): pa.string(),
+    pa.string_view(): pa.string(),
+    pa.large_binary(): pa.binary(),
+    pa.binary_view(): pa.binary(),
+}
+
+_NULL = pa.null()
+
+#: Footers read at the same time; each waits for the store, not for a core.
+_FOOTER_THREADS = 32
+
+
+class OutputChanged(FastBertError):
+    """The output is not what its ledger said when the export began (exit code 1)."""
+
+
+def columns_of(storage: Storage, records: list[Record]) -> pa.Schema:
+    """The columns of these commits together, and the lineage; InputError if they contradict.
+
+    All slices of a shard have the same columns. One without a type, as no shard has a value of it,
+    is left out.
+    """
+    shards = {record.shard: record for record in records}
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        schemas = list(pool.map(lambda record: _schema(storage, record), shards.values()))
+    try:
+        together = pa.unify_schemas([*schemas, LINEAGE], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the output's shards do not fit into one table: {error}; expected the same type in "
+            "all, so label those with another one into another output"
+        ) from error
+    return pa.schema([field for field in together if not pa.types.is_null(field.type)])
+
+
+def fitting(columns: pa.Schema, table: pa.Schema) -> pa.Schema:
+    """The columns of an exported table, and those that are new to it after them.
+
+    Raises InputError where the table could not hold all values of a column.
+    """
+    types = {field.name: field.type for field in columns}
+    for field in table:
+        kind = types.pop(field.name, field.type)
+        if not _holds(field.type, kind):
+            raise InputError(
+                f"column '{field.name}' is {kind} in the output, and {field.type} in the exported "
+                "table, which would lose values; export to another table"
+            )
+    # Lists without any element have no type of it: it is taken for a string.
+    new = [pa.field(name, _storable(kind, pa.string())) for name, kind in types.items()]
+    together = [*table, *new]
+    times = Counter(field.name.casefold() for field in together)
+    if twice := [field.name for field in together if times[field.name.casefold()] > 1]:
+        raise InputError(
+            f"columns {', '.join(twice)} differ in case only, which tables do not tell apart; "
+            "rename one in the input, or leave it out with --carry of label.py"
+        )
+    return pa.schema(together)
+
+
+class Rows:
+    """The rows of commits, slice by slice: no more than one of them is in memory.
+
+    Keeps the exception that ends it, as writers in other languages pass on its text only.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        records: list[Record],
+        schema: pa.Schema,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.ledger, self.records, self.schema, self.advance = ledger, records, schema, advance
+        self.failure: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for record in self.records:
+                yield from self._rows(record).to_batches()
+                self.advance(record.rows)
+            self._check()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _rows(self, record: Record) -> pa.Table:
+        data = self.ledger.storage.read([record.path]).get(record.path)
+        table = None if data is None else pq.read_table(pa.BufferReader(data))
+        if table is None or table.num_rows != record.rows:
+            raise _changed(record)
+        columns = dict(zip(_names(table.schema), table.columns, strict=True))
+        for name in set(LINEAGE.names) - {"row"}:
+            columns[name] = pa.repeat(getattr(record, name), record.rows)
+        columns["row"] = pa.array(range(record.first_row, record.first_row + record.rows))
+        return pa.table([_cast(columns, f, record) for f in self.schema], schema=self.schema)
+
+    def _check(self) -> None:
+        """Raise OutputChanged unless all records still say what they said.
+
+        A slice's record is withdrawn before its rows are replaced. If it is the same after its
+        rows were read, they are its rows: no run needs to be locked out while others export.
+        """
+        now = {r.slice_id: r for r in self.ledger.records([r.path for r in self.records])}
+        for record in self.records:
+            if now.get(record.slice_id) != record:
+                raise _changed(record)
+
+
+def _cast(columns: dict[str, pa.Array], field: pa.Field, record: Record) -> pa.Array:
+    """A column in the type of the exported table; nulls if there is none."""
+    if field.name not in columns:
+        return pa.nulls(record.rows, field.type)
+    # Times of nanoseconds become such of microseconds: the tables have no others.
+    options = pc.CastOptions(field.type, allow_time_truncate=True)
+    try:
+        return pc.cast(columns[field.name], options=options)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"column '{field.name}' of {record.path} cannot be exported as {field.type}: {error}; "
+            "leave it out with --carry of label.py"
+        ) from error
+
+
+def _changed(record: Record) -> OutputChanged:
+    return OutputChanged(
+        f"{record.path} is not what the ledger said when the export began; nothing of run "
+        f"{record.run_id} was exported: export again when no run is at work"
+    )
+
+
+def _schema(storage: Storage, record: Record) -> pa.Schema:
+    """The columns of a slice under the names and in the types that they are exported in."""
+    try:
+        schema = storage.patience(_footer, storage, record.path)
+    except FileNotFoundError as error:
+        raise _changed(record) from error
+    names = _names(schema)
+    return pa.schema([(name, _storable(f.type)) for name, f in zip(names, schema, strict=True)])
+
+
+def _footer(storage: Storage, path: str) -> pa.Schema:
+    with storage.fs.open(f"{storage.root}/{path}") as file:
+        return pq.read_schema(file)
+
+
+def _names(schema: pa.Schema) -> list[str]:
+    return [f"input_{name}" if name in LINEAGE.names else name for name in schema.names]
+
+
+def _storable(kind: pa.DataType, untyped: pa.DataType = _NULL) -> pa.DataType:
+    """The type that stands for `kind` in an exported table."""
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return _storable(kind.storage_type, untyped)
+    if types.is_dictionary(kind):
+        return _storable(kind.value_type, untyped)
+    if types.is_null(kind):
+        return untyped
+    if types.is_timestamp(kind):
+        return pa.timestamp("us", "UTC" if kind.tz else None)
+    if types.is_date(kind):
+        return pa.date32()
+    if types.is_time(kind):
+        return pa.string()
+    if types.is_duration(kind):
+        return pa.int64()
+    if types.is_fixed_size_binary(kind):
+        return pa.binary()
+    if types.is_decimal(kind):
+        return pa.decimal128(kind.precision, kind.scale) if kind.precision <= 38 else pa.string()
+    if types.is_map(kind):
+        return pa.map_(_storable(kind.key_type, untyped), _storable(kind.item_type, untyped))
+    if types.is_struct(kind):
+        return pa.struct([(f.name, _storable(f.type, untyped)) for f in kind])
+    if types.is_nested(kind) and kind.num_fields == 1:  # lists of any kind
+        return pa.list_(pa.field("element", _storable(kind.value_type, untyped)))
+    return _NEAREST.get(kind, kind)
+
+
+def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:
+    """Whether each value of type `narrow` is also one of `wide`."""
+    schemas = [pa.schema([("x", kind)]) for kind in (wide, narrow)]
+    try:
+        return bool(pa.unify_schemas(schemas, promote_options="permissive").field("x").type == wide)
+    except pa.ArrowException:
+        return False

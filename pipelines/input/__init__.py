@@ -1,0 +1,1 @@
+"""Shards, their columns and their texts."""

@@ -1,0 +1,103 @@
+"""Columns: which of a shard are read and copied, and under which names."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.input.shards import Shard, ShardError
+from pipelines.output.retry import passes
+from pipelines.output.schema import OUTPUT
+
+#: What Arrow raises on files that are not, or not any more, what they should be.
+UNREADABLE = (pa.ArrowException, OSError, UnicodeError)
+
+
+@dataclass(frozen=True)
+class InputColumns:
+    """Which columns of a shard are texts and which are copied to the output."""
+
+    text: str = "text"
+    pair: str | None = None
+    #: None: all but the texts.
+    carry: tuple[str, ...] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The text column, or both of a pair."""
+        return [self.text] if self.pair is None else [self.text, self.pair]
+
+    def check(self, shard: Shard) -> int:
+        """The shard's number of rows, from its footer.
+
+        Raises ShardError if it cannot be labelled, and the store's own error if that may pass.
+        """
+        try:
+            with shard.open() as file:
+                parquet = pq.ParquetFile(file)
+                self.carried(parquet.schema_arrow)
+                return _rows(parquet.metadata)
+        except UNREADABLE as error:
+            if passes(error):
+                raise
+            raise ShardError(f"cannot be read as Parquet: {error}") from error
+
+    def carried(self, schema: pa.Schema) -> dict[str, str]:
+        """Input name -> output name of every column to copy.
+
+        A column named like one of ours is copied as `input_NAME`. Raises ShardError for missing
+        columns, texts that are not strings, and names that still collide.
+        """
+        repeated = {name for name, times in Counter(schema.names).items() if times > 1}
+        for name in [*self.texts, *(self.carry or ())]:
+            if name not in schema.names:
+                raise ShardError(
+                    f"has no column '{name}'; its columns are {_listed(schema.names)}; name "
+                    "another one with --text-column, --pair-column or --carry"
+                )
+            if name in repeated:
+                raise ShardError(f"has more than one column '{name}'")
+        for name in self.texts:
+            kind = schema.field(name).type
+            if not _is_string(kind):
+                raise ShardError(f"column '{name}' is of type {kind}, expected string")
+        names = self.carry
+        if names is None:
+            names = tuple(name for name in schema.names if name not in self.texts)
+            if found := [name for name in names if name in repeated or "\0" in name]:
+                raise ShardError(
+                    f"columns cannot be told apart: {_listed(found)}; choose with --carry"
+                )
+        # SQL does not tell `Label` from `label`.
+        ours = {name for name in names if name.casefold() in OUTPUT.names}
+        renamed = {name: f"input_{name}" if name in ours else name for name in names}
+        if len(set(renamed.values())) < len(names):
+            twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)
+            raise ShardError(
+                f"two carried columns would be called '{renamed[twice]}'; choose with --carry"
+            )
+        return renamed
+
+
+def _rows(footer: pq.FileMetaData) -> int:
+    """The number of rows; a footer that contradicts itself would lose some in silence."""
+    rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:
+        raise ShardError(
+            f"its footer says {footer.num_rows} rows, its row groups hold {sum(rows)}; "
+            "write it again"
+        )
+    return int(footer.num_rows)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )

@@ -1,0 +1,198 @@
+"""Input shards: finding Parquet files on any file system, and telling one version from another."""
+
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from fastbert.errors import FastBertError, InputError
+from fastbert.filesystem import open_url, shown
+from pipelines.output.retry import Patience, passes
+
+Result = TypeVar("Result")
+
+
+class ShardError(FastBertError):
+    """One shard cannot be labelled; the message says why. The job goes on without it."""
+
+
+def read_patiently(patience: Patience, read: Callable[..., Result], *arguments: Any) -> Result:
+    """The result of a call that reads a shard; ShardError if faults of the store do not pass."""
+    try:
+        return patience(read, *arguments)
+    except Exception as error:
+        if not passes(error):
+            raise
+        raise ShardError(f"cannot be read, tried {patience.tries} times: {error}") from error
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of the input."""
+
+    #: Where it is: an fsspec URL.
+    url: str
+    #: Its path below the input root, without `.parquet`; names its output.
+    name: str
+    #: Changes when the content does: the store's etag, else size and time of change.
+    version: str
+    #: Why it cannot be labelled, if that is plain without opening it.
+    problem: str | None = None
+
+    def open(self) -> AbstractContextManager[IO[bytes]]:
+        """The file, for reading at random places."""
+        opened: AbstractContextManager[IO[bytes]] = fsspec.open(self.url, "rb")
+        return opened
+
+
+def find_shards(urls: list[str]) -> list[Shard]:
+    """The Parquet files under `urls`, sorted by name.
+
+    A URL is a file, a folder (searched recursively for `*.parquet`) or a glob. Names are relative
+    to the folder, to the glob's part before its first wildcard, or to the file's parent. Raises
+    InputError where nothing is found and where two files would share a name.
+    """
+    found: dict[str, Shard] = {}
+    names: dict[str, str] = {}
+    for url in urls:
+        for shard in _expand(url):
+            other = found.setdefault(shard.name, shard)
+            if other.url != shard.url:
+                raise InputError(
+                    f"{shown(other.url)} and {shown(shard.url)} would both be labelled as "
+                    f"'{shard.name}'; pass their common parent folder, or label them to different "
+                    "outputs"
+                )
+            if names.setdefault(shard.url, shard.name) != shard.name:
+                raise InputError(
+                    f"{shown(shard.url)} is in --input twice, and would be labelled both as "
+                    f"'{names[shard.url]}' and as '{shard.name}'; pass it once"
+                )
+    return [found[name] for name in sorted(found)]
+
+
+def _expand(url: str) -> list[Shard]:
+    fs, path = open_url(url)
+    fs.invalidate_cache()
+    patience = Patience()
+    if any(wildcard in path for wildcard in "*?[") and not patience(fs.exists, path):
+        try:
+            files = patience(fs.glob, path, detail=True)
+        except ValueError as error:
+            raise InputError(f"'{shown(url)}' is not a glob: {error}") from error
+        root = posixpath.dirname(path[: min(path.find(w) for w in "*?[" if w in path)])
+    elif patience(fs.isfile, path):
+        files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)
+    else:
+        files, root = patience(_find, fs, path), path.rstrip("/")
+        files = {name: info for name, info in files.items() if name.endswith(".parquet")}
+    # A listing describes links, not what they lead to.
+    files = {n: _target(fs, n, info) if info.get("islink") else info for n, info in files.items()}
+    shards = []
+    for path, info in files.items():
+        if info["type"] != "directory":
+            name = _relative(path, root)
+            shards.append(
+                Shard(fs.unstrip_protocol(path), name, _version(info), _problem(name, info))
+            )
+    if not shards:
+        raise InputError(
+            f"no Parquet file at '{shown(url)}'; expected a .parquet file, a folder with some, or "
+            "a glob"
+        )
+    return shards
+
+
+def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
+    """Every file below a folder, also behind links to folders: each folder once, under its own
+    name rather than a link's, and none that the first one lies in. Raises InputError where a folder
+    cannot be listed: `find` of local file systems passes over those, and their shards would be
+    taken for removed."""
+    if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
+        found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+        return found
+    files: dict[str, dict[str, Any]] = {}
+    seen = set(map(str, Path(path).resolve().parents))
+    folders, links = [path], list[str]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        if (place := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(place)
+        try:
+            entries = sorted(fs.ls(folder, detail=True), key=itemgetter("name"))
+        except FileNotFoundError:
+            continue  # removed in this moment
+        except PermissionError as error:
+            raise InputError(
+                f"cannot list '{shown(folder)}': {error.strerror}; expected a folder that can be "
+                "read, or else its shards would be taken for removed"
+            ) from error
+        for entry in entries:
+            name = entry["name"]
+            if entry["type"] == "directory":
+                folders.append(name)
+            elif entry.get("islink") and fs.isdir(name):
+                links.append(name)
+            else:
+                files[name] = entry
+    return files
+
+
+def _target(fs: fsspec.AbstractFileSystem, path: str, link: dict[str, Any]) -> dict[str, Any]:
+    """What a link leads to."""
+    try:
+        info: dict[str, Any] = fs.info(path)
+        return info
+    except OSError as error:
+        if passes(error):
+            raise
+        return link | {"type": "link to nothing"}
+
+
+def _relative(path: str, root: str) -> str:
+    return path[len(root) :].lstrip("/").removesuffix(".parquet")
+
+
+#: Longest name of a file, in bytes, that all file systems take.
+_LONGEST_NAME = 255
+
+
+def _problem(name: str, info: dict[str, Any]) -> str | None:
+    """Why a shard of this name cannot be labelled. Names become paths of the output: they must
+    stay inside it, and no two may become one."""
+    if info["type"] != "file":
+        what = ", but a link to nothing" if info["type"] == "link to nothing" else ""
+        return f"is not a regular file{what}; remove it or put a file there"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    size = len(posixpath.basename(name).encode())
+    if {"", ".", ".."} & set(name.split("/")):
+        return (
+            "its path has an empty part, '.' or '..', which would lead out of the output; rename it"
+        )
+    if "::" in name or "\0" in name:
+        return "its path has '::' or a NUL, which cannot be opened; rename it"
+    if re.search(r"\.\d{12,}\.parquet/", name):
+        return "a folder of its path is called like a file of the output; rename it"
+    if size > _LONGEST_NAME - len(".000000000000.parquet"):
+        return f"its name is too long: {size} bytes without .parquet, expected at most 234"
+    return None
+
+
+def _version(info: dict[str, Any]) -> str:
+    for key in ("ETag", "etag", "md5Hash", "content_md5"):
+        if info.get(key):
+            return f"{key.lower()}:{str(info[key]).strip(chr(34))}"
+    changed = next((info[k] for k in ("mtime", "LastModified", "created") if info.get(k)), None)
+    return f"size:{info['size']} changed:{changed}"

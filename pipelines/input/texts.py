@@ -1,0 +1,48 @@
+"""Texts out of Arrow columns: the one reading of them that all jobs share."""
+
+import pyarrow as pa
+
+
+def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
+    """Texts, and for each row without usable text why ("" stands in for its text)."""
+    if pa.types.is_dictionary(column.type):
+        return _decode_dictionaries(column)
+    raw = column.cast(pa.large_binary())
+    try:
+        # Through bytes and back: Arrow does not check that its strings are UTF-8, but a cast does.
+        texts = raw.cast(pa.large_string()).to_pylist()
+    except pa.ArrowInvalid:
+        # One text that is not UTF-8 must cost its own row only.
+        rows = [_decode(value) for value in raw.to_pylist()]
+        return [text or "" for text, _ in rows], [error for _, error in rows]
+    return [text or "" for text in texts], [_unusable(text) for text in texts]
+
+
+def _decode_dictionaries(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
+    """`decode`, with each value in memory once, however often it is there."""
+    texts: list[str] = []
+    errors: list[str | None] = []
+    values = None
+    for chunk in column.chunks:
+        if values is None or not chunk.dictionary.equals(values):
+            values = chunk.dictionary
+            known = [*zip(*decode(pa.chunked_array([values])), strict=True), ("", _unusable(None))]
+        for i in chunk.indices.to_pylist():
+            text, error = known[-1 if i is None else i]
+            texts.append(text)
+            errors.append(error)
+    return texts, errors
+
+
+def _decode(raw: bytes | None) -> tuple[str | None, str | None]:
+    try:
+        text = None if raw is None else raw.decode()
+    except UnicodeDecodeError as error:
+        return None, f"text is not UTF-8: {error.reason} at byte {error.start}"
+    return text, _unusable(text)
+
+
+def _unusable(text: str | None) -> str | None:
+    if text is None:
+        return "text is null"
+    return "text is empty" if not text or text.isspace() else None

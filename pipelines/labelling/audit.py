@@ -1,0 +1,84 @@
+"""What the rows of a run say about the promise they were labelled under.
+
+Two alarms, each with a chance of `FALSE_ALARM` at most to go off in a night on which nothing is
+wrong: audited rows disagree with full depth more often than was promised, or rows leave the network
+elsewhere than when it was calibrated. The second needs no audit and sees a change of the corpus
+that does no harm, too.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import binom, chi2_contingency
+
+from fastbert.calibration.bounds import interval
+from fastbert.exits.operating_point import OperatingPoint
+
+FALSE_ALARM = 0.001
+
+#: Confidence of the intervals in summaries.
+CONFIDENCE = 0.95
+
+#: Expected rows of a cell from which on the chi-squared test's distribution is close enough.
+_EXPECTED = 5.0
+
+
+def audit(
+    point: OperatingPoint, exits: Sequence[int], audited: int, agreements: int
+) -> dict[str, Any]:
+    """The audit's part of a run's summary.
+
+    `exits` counts the run's rows by layer; of `audited` rows `agreements` have full depth's label.
+    """
+    found: dict[str, Any] = {
+        "audit_rows": audited,
+        "audit_agreement": agreements / audited if audited else None,
+        "audit_interval": interval(agreements, audited, CONFIDENCE) if audited else None,
+    }
+    alarms = []
+    promise, evidence = point.promise, point.evidence
+    if promise and promise.harm == "disagreement":
+        found["promised_agreement"] = 1 - promise.share
+        chance = float(binom.sf(audited - agreements - 1, audited, promise.share))
+        if chance < FALSE_ALARM:
+            alarms.append(
+                f"{audited - agreements} of {audited} audited rows do not have full depth's label, "
+                f"'{point.name}' promises at most {promise.share:.2%}; calibrate it again on this "
+                "corpus"
+            )
+    if evidence and sum(exits) and sum(evidence.exits):
+        found["exit_drift"], found["exit_drift_p"] = drift(evidence.exits, exits)
+        if found["exit_drift_p"] < FALSE_ALARM:
+            alarms.append(
+                f"{found['exit_drift']:.1%} of the rows leave at other layers than when "
+                f"'{point.name}' was calibrated; the corpus is not the one it was"
+            )
+    return found | {"alarms": alarms}
+
+
+def drift(before: Sequence[int], now: Sequence[int]) -> tuple[float, float]:
+    """How far two counts by layer lie apart, and how likely so far if nothing has changed.
+
+    The first is the total variation distance of the two distributions. The second is the p-value
+    of Pearson's chi-squared test of homogeneity, neighbouring layers taken together until at least
+    5 rows are expected of each.
+    """
+    counts = np.array([before, now], float)  # (2, L)
+    shares = counts / counts.sum(1, keepdims=True)
+    distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
+    least = counts.sum(0) * (counts.sum(1).min() / counts.sum())  # expected in the smaller sample
+    cells: list[np.ndarray[Any, Any]] = [np.zeros(2)]
+    expected = 0.0
+    for column, more in zip(counts.T, least, strict=True):
+        if expected >= _EXPECTED:
+            cells.append(np.zeros(2))
+            expected = 0.0
+        cells[-1] = cells[-1] + column
+        expected += more
+    if expected < _EXPECTED and len(cells) > 1:
+        last = cells.pop()
+        cells[-1] = cells[-1] + last
+    if len(cells) < 2:
+        return distance, 1.0
+    return distance, float(chi2_contingency(np.array(cells).T, correction=False).pvalue)

@@ -1,0 +1,140 @@
+"""The output folder on any file system: whole objects, written in one atomic step."""
+
+import contextlib
+import os
+import posixpath
+import uuid
+
+from fsspec.core import has_magic
+from fsspec.implementations.local import LocalFileSystem
+
+from fastbert.errors import InputError
+from fastbert.filesystem import open_url, shown
+from pipelines.output.retry import Patience
+
+#: Where files of a local output are written before they appear under their names.
+STAGING = "staging"
+
+
+class Storage:
+    """Objects by path below one root URL. What fails for a passing reason is tried again."""
+
+    def __init__(self, url: str) -> None:
+        """InputError if the URL cannot be reached, or is a pattern."""
+        self.url = url.rstrip("/")
+        self.fs, root = open_url(self.url)
+        self.root = root.rstrip("/")
+        if has_magic(self.root):  # fsspec and DuckDB would take other folders for it, too
+            raise InputError(
+                f"'{shown(url)}' is a pattern; expected a folder without any of * ? [ in its path"
+            )
+        self.patience = Patience()
+
+    def put(self, path: str, data: bytes) -> None:
+        """Publish `data` at `path`, whole or not at all, over whatever was there.
+
+        Object stores publish an upload when it is complete. A local disk needs a temporary file,
+        which lies outside `table/` because readers take every file there for data, and a rename;
+        both are synced, so what is visible after a power cut is complete.
+        """
+        target = posixpath.join(self.root, path)
+        if isinstance(self.fs, LocalFileSystem):
+            os.replace(self._staged(target, data), target)
+            _sync_folder(os.path.dirname(target))
+        else:
+            self.patience(self.fs.pipe_file, target, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Publish `data` at `path` as `put` does, but only if nothing is there; whether it was.
+
+        Of several at the same time one succeeds, where the store can do that: see `lock.py`.
+        """
+        target = posixpath.join(self.root, path)
+        if isinstance(self.fs, LocalFileSystem):
+            temporary = self._staged(target, data)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+            return True
+        try:
+            self.patience(self.fs.pipe_file, target, data, mode="create")
+        except OSError:  # the reason is named differently by each store
+            self.fs.invalidate_cache()
+            if not self.patience(self.fs.exists, target):
+                raise
+            return False
+        return True
+
+    def _staged(self, target: str, data: bytes) -> str:
+        """A synced temporary file with `data`, on the same disk as `target`."""
+        staging = os.path.join(self.root, STAGING)
+        os.makedirs(staging, exist_ok=True)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = os.path.join(staging, uuid.uuid4().hex)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+    def clear_staging(self) -> None:
+        """Remove temporary files of writers that were killed; nobody may be writing."""
+        if isinstance(self.fs, LocalFileSystem):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.scandir(os.path.join(self.root, STAGING)):
+                    os.unlink(entry.path)
+
+    def paths(self, folder: str, suffix: str) -> set[str]:
+        """Paths, relative to the root, of all objects below `folder` that end in `suffix`.
+
+        Raises InputError if this user may not list them.
+        """
+        place = posixpath.join(self.root, folder)
+        self.fs.invalidate_cache()
+        find = _files if isinstance(self.fs, LocalFileSystem) else self.fs.find
+        try:
+            found = self.patience(find, place)
+        except PermissionError as error:
+            raise InputError(f"'{shown(self.url)}/{folder}' cannot be listed: {error}") from error
+        return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
+
+    def read(self, paths: list[str]) -> dict[str, bytes]:
+        """The objects at `paths`; those that do not exist any more are left out."""
+        full = {posixpath.join(self.root, path): path for path in paths}
+        found = self.patience(self._read, list(full)) if full else {}
+        return {full[path]: data for path, data in found.items()}
+
+    def _read(self, paths: list[str]) -> dict[str, bytes]:
+        found = self.fs.cat(paths, on_error="return")
+        for data in found.values():
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise data
+        return {path: data for path, data in found.items() if isinstance(data, bytes)}
+
+    def remove(self, path: str) -> None:
+        """Delete the object at `path` if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            self.patience(self.fs.rm_file, posixpath.join(self.root, path))
+
+
+def _files(place: str) -> list[str]:
+    """All files below a local folder. fsspec's `find` asks for the size of each, and passes over
+    folders that may not be listed."""
+
+    def complain(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # vanished meanwhile, or not there yet
+            raise error
+
+    found = os.walk(place, onerror=complain)
+    return [posixpath.join(folder, name) for folder, _, names in found for name in names]
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,164 @@
+"""What a report asks of an output, by title: SQL over the views of `analytics`.
+
+All of it comes from statistics but accuracy, for which `accuracy_by_layer` scans the table.
+"""
+
+from fastbert.errors import InputError
+from pipelines.output.schema import OUTPUT
+
+EXIT_LAYERS = """
+    select exit_layer as layer, sum(rows)::bigint as rows,
+           round(100.0 * sum(rows) / sum(sum(rows)) over (), 1) as percent,
+           round(sum(tokens) / nullif(sum(rows), 0), 1) as mean_tokens,
+           round(sum(flops) / nullif(sum(rows), 0) / 1e6, 1) as mflops_per_row,
+           coalesce(sum(audit_rows), 0)::bigint as audited,
+           round(100.0 * sum(audit_agreements) / nullif(sum(audit_rows), 0), 2)
+               as audit_agreement_percent
+    from exits where current and exit_layer is not null
+    group by exit_layer order by exit_layer
+"""
+
+LABELS = """
+    select label, sum(n)::bigint as rows,
+           round(100.0 * sum(n) / sum(sum(n)) over (), 1) as percent,
+           round(sum(n * exit_layer) / sum(n), 2) as mean_layer
+    from (select exit_layer, unnest(map_keys(labels)) as label, unnest(map_values(labels)) as n
+          from exits where current)
+    group by label order by rows desc, label
+"""
+
+EXITS_BY_LABEL = """
+    select label, exit_layer as layer, sum(n)::bigint as rows
+    from (select exit_layer, unnest(map_keys(labels)) as label, unnest(map_values(labels)) as n
+          from exits where current)
+    group by label, exit_layer order by sum(sum(n)) over (partition by label) desc, label, layer
+"""
+
+#: Shares of [0, 1] by layer: where the rows of a layer were when they left.
+UNCERTAINTY = """
+    select exit_layer as layer, (bin - 1) / 20 as from_uncertainty, bin / 20 as to_uncertainty,
+           sum(n)::bigint as rows
+    from (select exit_layer, unnest(uncertainties) as n,
+                 generate_subscripts(uncertainties, 1) as bin
+          from exits where current)
+    group by exit_layer, bin having sum(n) > 0 order by exit_layer, bin
+"""
+
+#: The most frequent reasons; the ledger counts twenty of a slice, what is left has no name.
+ERRORS = """
+    with named as (
+        select error, sum(n) as rows
+        from (select unnest(map_keys(errors)) as error, unnest(map_values(errors)) as n
+              from exits where current)
+        group by error order by rows desc, error limit 20
+    )
+    select error, rows::bigint as rows from named
+    union all
+    select '(other reasons)', rows from (
+        select (coalesce(sum(rows), 0) - (select coalesce(sum(rows), 0) from named))::bigint as rows
+        from exits where current and exit_layer is null
+    ) where rows > 0
+"""
+
+RUNS = """
+    select run_id, started_at, operating_point, left(checkpoint, 8) as checkpoint,
+           slices_labelled as slices, rows, error_rows as errors,
+           round(mean_exit_layer, 2) as mean_layer,
+           round(full_flops / nullif(flops, 0), 2) as flops_speedup,
+           round(rows / nullif(seconds, 0), 1) as rows_per_second,
+           coalesce(cardinality(bad_shards), 0) as bad_shards,
+           coalesce(len(alarms), 0) as alarms, exit_code
+    from runs order by started_at nulls first, run_id
+"""
+
+LAST_MODEL = """
+    select model, operating_point from runs where model is not null
+    order by started_at desc nulls last, run_id desc limit 1
+"""
+
+#: Prices where runs were told what an hour of a replica costs. Full depth by its FLOPs; of the time
+#: spent, the audit's part is left in.
+COSTS = """
+    select run_id, started_at, rows, round(device_seconds, 1) as device_seconds,
+           round(1e6 * device_seconds / nullif(rows, 0), 1) as seconds_per_million,
+           round(1e6 * device_seconds / nullif(rows, 0) * times_fewer, 1)
+               as full_depth_seconds_per_million,
+           round(price, 4) as price, round(price_per_million_rows, 4) as price_per_million,
+           round(price_per_million_rows * times_fewer, 4) as full_depth_price_per_million
+    from (select *, full_flops / nullif(flops + coalesce(audit_flops, 0), 0) as times_fewer
+          from runs)
+    where finished order by started_at nulls first, run_id
+"""
+
+EXITS_BY_RUN = """
+    select run_id, any_value(started_at) as started_at, exit_layer as layer,
+           sum(exits.rows)::bigint as rows,
+           100.0 * sum(exits.rows) / sum(sum(exits.rows)) over (partition by run_id) as percent
+    from exits join runs using (run_id) where exit_layer is not null
+    group by run_id, exit_layer order by any_value(started_at) nulls first, run_id, exit_layer
+"""
+
+LABELS_BY_RUN = """
+    select run_id, started_at, unnest(map_keys(labels)) as label,
+           unnest(map_values(labels)) as rows
+    from runs order by started_at nulls first, run_id, rows desc
+"""
+
+AUDITS = """
+    select run_id, started_at, audit_rows as audited,
+           round(100 * audit_agreement, 3) as agreement_percent,
+           round(100 * audit_interval[1], 3) as lower_percent,
+           round(100 * audit_interval[2], 3) as upper_percent,
+           100 * promised_agreement as promised_percent,
+           round(exit_drift, 4) as drift, exit_drift_p as drift_p
+    from runs where finished and (audit_rows > 0 or exit_drift is not null)
+    order by started_at nulls first, run_id
+"""
+
+TIMES = """
+    select run_id, sum(rows)::bigint as rows, round(sum(read_seconds), 1) as read_seconds,
+           round(sum(tokenize_seconds), 1) as tokenize_seconds,
+           round(sum(device_seconds), 1) as device_seconds,
+           round(sum(commit_seconds), 1) as commit_seconds,
+           round(sum(rows) / nullif(sum(device_seconds), 0)) as rows_per_device_second
+    from slices group by run_id order by min(committed_at), run_id
+"""
+
+SLOWEST_SLICES = """
+    select shard, first_row, rows, round(mean_exit_layer, 2) as mean_layer,
+           round(tokens / nullif(rows, 0), 1) as mean_tokens,
+           round(read_seconds + tokenize_seconds, 2) as host_seconds,
+           round(device_seconds, 2) as device_seconds, round(commit_seconds, 2) as commit_seconds,
+           retries, quarantined, run_id
+    from slices order by read_seconds + tokenize_seconds + device_seconds + commit_seconds desc
+    limit 10
+"""
+
+BAD_SHARDS = """
+    select run_id, unnest(map_keys(bad_shards)) as shard, unnest(map_values(bad_shards)) as reason
+    from runs order by started_at desc nulls last, shard limit 50
+"""
+
+ALARMS = """
+    select run_id, unnest(alarms) as alarm from runs order by started_at desc nulls last limit 50
+"""
+
+
+def accuracy_by_layer(truth: str) -> str:
+    """Accuracy and calibration of each exit layer, where the table carries the true labels.
+
+    Raises InputError for a column that is not carried, but the job's own.
+    """
+    if truth.casefold() in OUTPUT.names:
+        raise InputError(
+            f"--truth-column is '{truth}', which is the model's own; true labels that were called "
+            f"so in the input are carried as input_{truth}"
+        )
+    column = '"' + truth.replace('"', '""') + '"'
+    return f"""
+        select exit_layer as layer, count(*) as rows,
+               round(100.0 * avg((label = {column}::varchar)::int), 2) as accuracy_percent,
+               round(100.0 * avg(score), 2) as mean_score_percent
+        from rows where label is not null and {column} is not null
+        group by exit_layer order by exit_layer
+    """

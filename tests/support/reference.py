@@ -1,0 +1,75 @@
+"""The slow, obvious implementation that every fast path is compared with.
+
+One row at a time, no padding, no re-batching; hidden states from Hugging Face's own forward pass;
+the branch as the paper draws it, with attention between all tokens.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fastbert.exits.heads import Branch, PooledHead
+from fastbert.inference.tokens import Tokens
+from fastbert.model import FastBertForSequenceClassification
+
+
+@dataclass
+class Answer:
+    label: int
+    score: float
+    exit_layer: int
+    uncertainty: float
+
+
+def branch_logits(branch: Branch | PooledHead, hidden: torch.Tensor) -> torch.Tensor:
+    """(1, T, H) to (N,)."""
+    if isinstance(branch, PooledHead):
+        return branch.classifier(branch.activation(branch.dense(hidden[0, 0])))
+    x = torch.tanh(branch.narrow(hidden))
+    attention = torch.nn.MultiheadAttention(x.shape[-1], branch.heads, batch_first=True).to(x.dtype)
+    projections = (branch.query, branch.key, branch.value)
+    attention.in_proj_weight.data = torch.cat([p.weight for p in projections])
+    biases = [branch.query.bias, torch.zeros_like(branch.value.bias), branch.value.bias]
+    attention.in_proj_bias.data = torch.cat(biases)
+    attention.out_proj.load_state_dict(branch.output.state_dict())
+    x = attention(x, x, x, need_weights=False)[0]  # (1, T, D): every token looks at every token
+    return branch.classifier(torch.tanh(branch.dense(x)))[0, 0]
+
+
+@torch.no_grad()
+def all_layers(model: FastBertForSequenceClassification, tokens: Tokens, row: int) -> np.ndarray:
+    """The probabilities of every layer for one row, float64 (L, N)."""
+    span = slice(tokens.offsets[row], tokens.offsets[row + 1])
+    inputs = {"input_ids": torch.tensor(tokens.ids[span][None]).long()}
+    if tokens.types is not None and model.backbone.config.model_type != "distilbert":
+        inputs["token_type_ids"] = torch.tensor(tokens.types[span][None]).long()
+    states = model.backbone(**inputs, output_hidden_states=True).hidden_states[1:]
+    pairs = zip(model.branches, states, strict=True)
+    logits = torch.stack([branch_logits(branch, state) for branch, state in pairs])
+    return logits.double().softmax(-1).numpy()
+
+
+def answer(probabilities: np.ndarray, thresholds: np.ndarray) -> Answer:
+    """One row's (L, N) to its answer, by the rule of the paper (equation 7, section 3.3)."""
+    layers, classes = probabilities.shape
+    for layer in range(1, layers + 1):
+        p = probabilities[layer - 1]
+        uncertainty = float((p * np.log(p)).sum() / np.log(1 / classes))
+        if layer == layers or uncertainty < thresholds[layer - 1]:
+            return Answer(int(p.argmax()), float(p.max()), layer, uncertainty)
+    raise AssertionError("the last layer answers everybody")
+
+
+def gap_threshold(probabilities: list[np.ndarray], quantile: float) -> float:
+    """A threshold that about this share of all uncertainties lies below, in a gap between two.
+
+    Floating point differs in the last bit between batch shapes, so a row exactly on a threshold
+    may leave at either layer; tests must not stand there.
+    """
+    p = np.stack(probabilities)  # (n, L, N)
+    seen = np.sort((p * np.log(p)).sum(-1).ravel() / np.log(1 / p.shape[-1]))
+    edges = np.concatenate([[0.0], seen, [1.0]])
+    middles = (edges[1:] + edges[:-1]) / 2
+    middles = middles[np.diff(edges) > 1e-5]
+    return float(middles[np.abs(middles - np.quantile(edges, quantile)).argmin()])

@@ -24,7 +24,7 @@ from pipelines.labelling.job import totals
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
-from pipelines.reports.terminal import report, show
+from pipelines.reports.job import report, show
 from pipelines.settings import ReportSettings
 
 GOOD = len(TEXTS) - 3

@@ -20,7 +20,8 @@ HEAVY = {
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
         "pipelines/reports/analytics.py",
-        "pipelines/reports/terminal.py",
+        "pipelines/reports/cells.py",
+        "pipelines/reports/job.py",
         "pipelines/reports/html.py",
         "pipelines/reports/figures.py",
     },
@@ -63,7 +64,7 @@ def test_control_the_scan_sees_imports_inside_functions(tmp_path):
 def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.report", "jobs.export", "pipelines.reports.analytics",
-             "pipelines.reports.terminal", "pipelines.reports.html", "pipelines.export.job",
+             "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
              "pipelines.running.ray_data"]  # fmt: skip
     script = (
         f"import sys, {', '.join(light)}; print({{'torch', 'transformers'}} & {{*sys.modules}})"

@@ -14,7 +14,7 @@ HEAVY = {
         "pipelines/running/ray_data.py",
         "pipelines/running/cluster.py",
         "pipelines/running/metrics.py",
-        "pipelines/checkpoints/train.py",
+        "pipelines/checkpoints/workers.py",
     },
     "duckdb": {"pipelines/reports/analytics.py"},
     "matplotlib": {"pipelines/reports/figures.py"},

@@ -32,7 +32,8 @@ from transformers import (
 )
 
 from fastbert.training.trainer import Examples, trains_in_bf16
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 
 CONFIG = {
     "num_hidden_layers": 6,
@@ -69,7 +70,9 @@ def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None
     texts = [
         text
         for name in sets
-        for text in read_examples([str(data / name / "train.parquet")], Columns("text"))[0].texts
+        for text in read_examples([str(data / name / "train.parquet")], InputColumns("text"))[
+            0
+        ].texts
     ]
     dataset = Examples(texts).tokenize(tokenizer, MAX_LENGTH)
     model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **CONFIG))

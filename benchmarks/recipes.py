@@ -31,7 +31,8 @@ from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.trainer import Examples, Recipe, finetune, self_distil
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 from pipelines.settings import TrainSettings
 
 #: Passes over the labels; small sets and many classes want more.
@@ -71,7 +72,7 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
 
 def run_set(name: str, data: Path, train_rows: int, test_rows: int) -> dict[str, Any]:
     """All recipes on one set."""
-    columns = Columns("text", None, "label")
+    columns = InputColumns(label="label")
     train, labels = read_examples([str(data / name / "train.parquet")], columns, sample=train_rows)
     test, _ = read_examples([str(data / name / "test.parquet")], columns, labels, sample=test_rows)
     backbone = TrainSettings.backbone

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +25,9 @@ from test_ledger import record
 
 from fastbert.errors import InputError
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import Shard, ShardError, find_shards
-from pipelines.input.slices import Slice
+from pipelines.input.shards import Shard, find_shards
+from pipelines.input.slices import Slice, count_rows
+from pipelines.input.unreadable import ShardError
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.work import Work
@@ -93,16 +95,16 @@ commits = st.lists(
 )
 
 
-class Known(InputColumns):
-    """Columns of shards that are never opened."""
+def plan_of(rows: dict[str, int | None], shards: list[Shard], *arguments: Any) -> Plan:
+    """That of shards that are never opened, with so many rows, or None: spoiled."""
 
-    rows: dict[str, int | None] = {}
-
-    def check(self, shard: Shard) -> int:
-        rows = self.rows[shard.name]
-        if rows is None:
+    def count_rows(shard: Shard, columns: InputColumns) -> int:
+        if (found := rows[shard.name]) is None:
             raise ShardError("spoiled")
-        return rows
+        return found
+
+    with mock.patch("pipelines.labelling.plan.count_rows", count_rows):
+        return make_plan(shards, *arguments)
 
 
 def url(name: str) -> str:
@@ -111,9 +113,7 @@ def url(name: str) -> str:
 
 def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Record], Committed]:
     """The plan of a random history; every record lies inside what its version of the shard had."""
-    columns = Known()
-    columns.__dict__["rows"] = {name: rows for name, (_, rows) in shards.items()}
-    records = []
+    columns, records = InputColumns(), []
     for (name, first), rows, version, recipe, quarantined in commits:
         total = shards[name][1] if name in shards and shards[name][0] == version else 60
         if total is None or first >= max(total, 1) or (total and not rows):
@@ -138,7 +138,9 @@ def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Reco
     }
     found = [Shard(url(name), name, version) for name, (version, _) in sorted(shards.items())]
     output = Committed(records, stray)
-    return make_plan(found, output, RECIPES[0], columns, slice_rows, True, retry), records, output
+    rows = {name: rows for name, (_, rows) in shards.items()}
+    plan = plan_of(rows, found, output, RECIPES[0], columns, slice_rows, True, retry)
+    return plan, records, output
 
 
 @given(
@@ -302,9 +304,8 @@ def ledger_reader_takes_only_records(document, other):
     assert found.stray.keys() == stray
     # What the reader takes, the plan and the statistics can use.
     shards = [Shard(RECORD.source, "a", "etag:1"), Shard(sane.source, "sane", "etag:1")]
-    columns = Known()
-    columns.__dict__["rows"] = {"a": 10, "sane": 10}
-    plan = make_plan(shards, found, sane.recipe, columns, 4, True)
+    rows = {"a": 10, "sane": 10}
+    plan = plan_of(rows, shards, found, sane.recipe, InputColumns(), 4, True)
     kept = plan.up_to_date + plan.superseded + plan.replaced + plan.vanished
     assert len(kept) == len(found.records)
     assert statistics(found.records).num_rows
@@ -412,7 +413,7 @@ def serve(connection: Any, checkpoint: str) -> None:
     while path := connection.recv():
         try:
             (shard,) = find_shards([path])
-            rows = InputColumns().check(shard)
+            rows = count_rows(shard, InputColumns())
             connection.send(rows)
             connection.send(read_slices(read, shard, rows))
         except ShardError as error:

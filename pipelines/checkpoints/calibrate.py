@@ -15,7 +15,8 @@ from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
 from pipelines.settings import CalibrateSettings, resolve_precision
 
@@ -30,10 +31,10 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     """
     goal = Goal(**{field.name: getattr(settings, field.name) for field in fields(Goal)})
     folder = fetch_checkpoint(settings.model)
-    columns = Columns(
+    columns = InputColumns(
         settings.text_column,
         settings.pair_column,
-        settings.label_column if goal.max_accuracy_loss is not None else None,
+        label=settings.label_column if goal.max_accuracy_loss is not None else None,
     )
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     examples, _ = read_examples(

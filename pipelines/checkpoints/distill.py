@@ -9,7 +9,8 @@ from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import load_classifier
 from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import on_workers
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 from pipelines.settings import DistilSettings
 
 
@@ -29,7 +30,7 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
         classifier, max_length=settings.max_length
     )
     check_length(model, settings.max_length)
-    columns = Columns(settings.text_column, settings.pair_column)
+    columns = InputColumns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
     teach(model, tokenizer, corpus, settings)
     return save(model, tokenizer, settings.output, len(corpus), started)

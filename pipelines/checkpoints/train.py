@@ -20,7 +20,8 @@ from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.trainer import FINETUNE, NO_LABEL, Examples, finetune
 from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 from pipelines.settings import TrainSettings, resolve_precision
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 
 def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
-    columns = Columns(settings.text_column, settings.pair_column, settings.label_column)
+    columns = InputColumns(settings.text_column, settings.pair_column, label=settings.label_column)
     examples, labels = read_examples(list(settings.train), columns)
     dev = judges = None
     if settings.dev:  # rows that have picked the epoch can neither judge nor prove any more
@@ -73,7 +74,7 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     return summary
 
 
-def _unlabelled(urls: tuple[str, ...], columns: Columns) -> Examples | None:
+def _unlabelled(urls: tuple[str, ...], columns: InputColumns) -> Examples | None:
     return read_examples(list(urls), replace(columns, label=None))[0] if urls else None
 
 

@@ -275,7 +275,7 @@ def test_distilled_from_a_fine_tuned_classifier(family, tmp_path):
     tokens = tokenize(tokenizer, texts, None, 32)
     with torch.no_grad():
         expected = teacher(**batch).logits
-    found = torch.from_numpy(Engine(model).layer_logits(tokens)[-1])
+    found = torch.from_numpy(Engine(model).exit_logits(tokens)[-1])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     fast = Engine(model).classify(tokens, np.full(2, 0.5))
     assert (fast.exit_layer < 3).mean() > 0.5

@@ -140,7 +140,7 @@ def test_logits_of_every_layer_are_theirs(uer, vocabulary, prefix):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["classes"] == ["x", "y", "z"]
     tokens = Tokenizer(load_tokenizer(output))(TEXTS, None, 30)
-    found = Engine(load_model(output)).layer_logits(tokens)
+    found = Engine(load_model(output)).exit_logits(tokens)
     tokens_of = vocabulary.read_text().split("\n").index
     for row in range(len(TEXTS)):
         ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist()
@@ -159,7 +159,7 @@ def test_texts_are_tokenized_their_way(uer, vocabulary):
     assert [tokens[i] for i in pair.ids] == ["[CLS]", "the", "red", "[SEP]", "stone", "[SEP]"]
     assert pair.types is not None
     assert pair.types.tolist() == [0, 0, 0, 0, 1, 1]
-    found = Engine(load_model(output)).layer_logits(pair)
+    found = Engine(load_model(output)).exit_logits(pair)
     expected = uer(pair.ids.tolist(), [1, 1, 1, 1, 2, 2])
     np.testing.assert_allclose(found[:, 0], expected, atol=2e-5)
 

@@ -14,7 +14,7 @@ from support.reference import all_layers, answer, gap_threshold
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.inference.flops import CostModel
+from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.columns import InputColumns
@@ -59,7 +59,7 @@ def test_labels_equal_the_slow_reference(shard, checkpoint):
     thresholds = [gap_threshold([p[[k]] for p in probabilities], 0.5) for k in range(LAYERS - 1)]
     table = run(shard, checkpoint, thresholds=thresholds, audit=0.5).table
     rows = table.to_pylist()
-    cost = CostModel.of(model.config)
+    cost = CostModel(model)
     assert {rows[i]["exit_layer"] for i in good} == {1, 2, 3}
     audited = audit_rows(shard.name, 0, len(TEXTS), 0.5)
     assert 5 < audited.sum() < 25

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert.calibration.evaluation import LayerOutputs, layer_outputs
+from fastbert.calibration.evaluation import ExitOutputs, exit_outputs
 from fastbert.calibration.promises import Choice, Shape, keep_promise, reach_speedup, rows_needed
 from fastbert.checkpoint import fetch_checkpoint, load_config, load_tokenizer, save_config
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
-from fastbert.exits.criteria import CRITERION_NAMES
+from fastbert.exits.criteria import CRITERIA
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.filesystem import shown
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
 from pipelines.input.examples import Columns, read_examples
@@ -51,16 +51,16 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
         engine = Engine(model, device, DTYPES[precision])
-        outputs = layer_outputs(engine, tokens, counter.advance)
+        outputs = exit_outputs(engine, tokens, counter.advance)
     truth = None if examples.labels is None else np.asarray(examples.labels)
-    point = proven_point(settings, outputs, truth, CostModel.of(model.config), precision)
+    point = proven_point(settings, outputs, truth, CostModel(model), precision)
     store_point(point, load_config(folder), settings.model)  # the configuration as it is on disk
     return {"model": shown(settings.model), "operating_point": asdict(point)}
 
 
 def proven_point(
     settings: CalibrateSettings,
-    outputs: LayerOutputs,
+    outputs: ExitOutputs,
     truth: Array | None,
     cost: CostModel,
     precision: str,
@@ -104,25 +104,26 @@ def promised(settings: CalibrateSettings) -> Promise | None:
     return None
 
 
-def harmed(outputs: LayerOutputs, truth: Array | None) -> Array:
-    """Where a row's answer would do harm, bool (L, n): it is not full depth's, or, if the `truth`
+def harmed(outputs: ExitOutputs, truth: Array | None) -> Array:
+    """Where a row's answer would do harm, bool (E, n): it is not full depth's, or, if the `truth`
     (n,) is known, it is wrong and full depth's is right."""
     if truth is None:
-        truth = outputs.labels[-1]
-    fails: Array = (outputs.labels != truth) & (outputs.labels[-1] == truth)
+        return outputs.differs(outputs.answers[-1])
+    wrong = outputs.differs(outputs.task.truth(truth))
+    fails: Array = wrong & ~wrong[-1]
     return fails
 
 
 def choose(
     settings: CalibrateSettings,
-    outputs: LayerOutputs,
+    outputs: ExitOutputs,
     fails: Array,
     cost: CostModel,
     promise: Promise | None,
 ) -> Choice:
     """The fastest thresholds that do what is asked; InputError if there are none."""
     rows = len(outputs.lengths)
-    criteria = CRITERION_NAMES if settings.criterion == "auto" else (settings.criterion,)
+    criteria = tuple(CRITERIA) if settings.criterion == "auto" else (settings.criterion,)
     if promise is None:
         assert settings.speedup is not None
         found = reach_speedup(

@@ -12,23 +12,18 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
-from fastbert.calibration.evaluation import layer_outputs
-from fastbert.encoders.pretrained import locate_backbone, longest_input
+from fastbert.calibration.evaluation import exit_outputs
+from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
 from fastbert.filesystem import absolute, shown
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.training.trainer import (
-    DISTIL,
-    FINETUNE,
-    NO_LABEL,
-    Examples,
-    Recipe,
-    finetune,
-    self_distil,
-)
+from fastbert.tasks.task import NO_LABEL
+from fastbert.training.examples import Examples
+from fastbert.training.recipes import DISTIL, FINETUNE, Recipe
+from fastbert.training.trainer import finetune, self_distil
 from fastbert.weights import load_classifier, save_checkpoint
 from pipelines.checkpoints.calibrate import proven_point, store_point
 from pipelines.input.examples import Columns, read_examples
@@ -90,7 +85,7 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     )
     finetune(model, tokenizer, examples, dev, recipe)
     if settings.distil_epochs:
-        log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
+        log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
         recipe = replace(_distillation(settings), hard_labels=settings.hard_labels)
         self_distil(model, tokenizer, corpus, recipe)
     summary = _save(model, tokenizer, settings.output, len(corpus), started)
@@ -109,7 +104,7 @@ def _distil(settings: DistilSettings) -> dict[str, Any]:
     _check_length(model, settings.max_length)
     columns = Columns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
-    log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
+    log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
     self_distil(model, tokenizer, corpus, _distillation(settings))
     return _save(model, tokenizer, settings.output, len(corpus), started)
 
@@ -155,8 +150,7 @@ def _unseen(rows: Examples, corpus: Examples) -> Examples:
 
 
 def _check_length(model: FastBertForSequenceClassification, max_length: int) -> None:
-    config = model.config.backbone_config()
-    limit = longest_input(config)
+    limit = model.encoder.longest
     if not 3 <= max_length <= limit:
         raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
 
@@ -171,15 +165,15 @@ def _judge(
     tokens = Tokenizer(tokenizer)(judges.texts, judges.pairs, model.config.max_length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision("auto", device)
-    outputs = layer_outputs(Engine(model, device, DTYPES[precision]), tokens)
-    right = outputs.labels == np.asarray(judges.labels)  # (L, n)
+    outputs = exit_outputs(Engine(model, device, DTYPES[precision]), tokens)
+    right = ~outputs.differs(outputs.task.truth(np.asarray(judges.labels)))  # (E, n)
     found: dict[str, Any] = {
         "dev_rows": len(judges),
         "dev_accuracy_by_layer": [round(float(share), 4) for share in right.mean(1)],
     }
     asked = CalibrateSettings(model=settings.output, corpus=settings.dev, max_disagreement=PROMISED)
     try:
-        point = proven_point(asked, outputs, None, CostModel.of(model.config), precision)
+        point = proven_point(asked, outputs, None, CostModel(model), precision)
     except InputError as error:
         log.warning(
             "not calibrated, for which half of --dev is used; pass more rows there, or to "
@@ -207,7 +201,7 @@ def _save(
     return {
         "output": shown(output),
         "classes": model.config.label_names,
-        "layers": len(model.layers),
+        "layers": model.encoder.depth,
         "rows": rows,
         "seconds": round(time.monotonic() - started, 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import tiny_fastbert
+from support.models import tiny_fastbert
 
 from fastbert.calibration.bounds import interval, upper_bound
 from fastbert.calibration.evaluation import ExitOutputs, exit_layers

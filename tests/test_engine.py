@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, random_tokens, tiny_fastbert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import FAMILIES, LAYERS, random_tokens, tiny_fastbert
 from support.reference import all_layers, answer, gap_threshold
 
 from fastbert.calibration.evaluation import exit_outputs

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import LAYERS, random_tokens, tiny_fastbert
+from support.models import LAYERS, random_tokens, tiny_fastbert
 
 from fastbert.calibration.evaluation import (
     ExitOutputs,

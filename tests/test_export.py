@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
-from test_ledger import record
+from support.records import record
 
 from fastbert.errors import FastBertError, InputError
 from jobs.export import main

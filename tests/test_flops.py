@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
+from support.models import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastbert.inference.cost import CostModel

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import random_texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_ledger import record
+from support.records import record
+from support.shards import random_texts
 
 from fastbert.errors import InputError
 from pipelines.input.columns import InputColumns

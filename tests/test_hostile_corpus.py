@@ -4,17 +4,15 @@ Each kind is one hostile shard, or folder of them, beside a good one. No Ray: th
 process, with the same trips between processes.
 """
 
-import json
 import os
 import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -26,20 +24,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
-from conftest import random_texts, write_shard
+from support.shards import random_texts, write_shard
+from support.stages import in_process
 
 import pipelines.labelling.job
 import pipelines.running.ray_data
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import OperatingPoint
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import find_shards
-from pipelines.labelling.classify import Label
 from pipelines.labelling.job import label
 from pipelines.labelling.plan import make_plan
-from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import Work
-from pipelines.output.ledger import Committed, Record
+from pipelines.output.ledger import Committed
 from pipelines.output.lock import RunLock
 from pipelines.output.schema import OUTPUT
 from pipelines.running.ray_data import Share
@@ -90,33 +85,6 @@ def kinds(name: str, parameters: dict[str, Any]) -> Callable[[Callable[..., Expe
 
 
 # --- running
-
-
-@cache
-def labeller(checkpoint: str, thresholds: tuple[float, ...]) -> Label:
-    """The replica, loaded once."""
-    return Label(checkpoint, OperatingPoint("", list(thresholds)), 0.0, "fp32", threads=1)
-
-
-@cache
-def reader(checkpoint: str, max_length: int, columns: InputColumns) -> ReadTokenize:
-    """The reader, loaded once; it keeps its place between jobs, as actors do between slices."""
-    return ReadTokenize(checkpoint, max_length, columns)
-
-
-def in_process(
-    slices, settings, point, max_length, columns, commit, share
-) -> Iterator[Record | Work]:
-    """`run_stages` without Ray."""
-    read = reader(settings.model, max_length, columns)
-    model = labeller(settings.model, tuple(point.thresholds))
-    for piece in slices:
-        block = Work(piece).to_block()
-        for stage in (read, model):
-            block = stage(Work.from_block(block)).to_block()
-        work = Work.from_block(block)
-        record = commit(work)
-        yield work if record is None else Record(**json.loads(json.dumps(asdict(record))))
 
 
 @pytest.fixture

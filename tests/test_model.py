@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from conftest import (
+from support.models import (
     CLASSES,
     FAMILIES,
     HIDDEN,
     LAYERS,
-    random_texts,
     tiny_classifier,
     tiny_fastbert,
     tiny_tokenizer,
 )
+from support.shards import random_texts
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
+from support.models import tiny_classifier, tiny_tokenizer
+from support.shards import random_texts, write_shard
 
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer
+from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
+from support.shards import random_texts
 
 from fastbert.tasks.task import NO_LABEL
 from fastbert.training.examples import Examples

@@ -11,7 +11,7 @@ from fastbert.weights import save_checkpoint
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--fuzz-minutes", type=float, default=0, help="How long test_fuzz.py goes on, in all."
+        "--fuzz-minutes", type=float, default=0, help="How long tests/fuzz goes on, in all."
     )
 
 

@@ -52,8 +52,9 @@ from processes import KINDS, Family
 from storm import ROOT, Storm, Tally, Weather
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import random_texts, tiny_fastbert, tiny_tokenizer, write_shard
+from support.models import tiny_fastbert, tiny_tokenizer
 from support.object_store import REGION, ObjectStore
+from support.shards import random_texts, write_shard
 
 from fastbert.weights import save_checkpoint
 

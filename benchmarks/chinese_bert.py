@@ -31,7 +31,8 @@ from transformers import (
     set_seed,
 )
 
-from fastbert.training.trainer import Examples, trains_in_bf16
+from fastbert.training.examples import Examples
+from fastbert.training.trainer import trains_in_bf16
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 

@@ -26,10 +26,10 @@ from peers import official, padded
 from torch.nn import functional
 from transformers import pipeline
 
-from fastbert.calibration.evaluation import layer_outputs, outcome
+from fastbert.calibration.evaluation import exit_outputs, outcome
 from fastbert.checkpoint import load_tokenizer
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
@@ -171,11 +171,11 @@ def main(
     texts = pq.read_table(data)["text"].to_pylist()
     fast_tokenizer = Tokenizer(tokenizer)
     tokens = fast_tokenizer(texts, None, model.config.max_length)
-    cost = CostModel.of(model.config)
+    cost = CostModel(model)
     engine = Engine(load_model(folder))
     small = Engine(load_model(folder), dtype=DTYPES["int8"])
     half = Engine(load_model(folder), dtype=DTYPES["bf16"])
-    outputs = layer_outputs(engine, tokens)
+    outputs = exit_outputs(engine, tokens)
     speeds = np.arange(0, 1.001, 0.01)
     speed = max(s for s in speeds if outcome(outputs, cost, s).agreement >= 0.99)
     chosen = outcome(outputs, cost, speed)
@@ -237,7 +237,7 @@ def main(
         extra = pq.read_table(more)["text"].to_pylist()[: slice_rows - len(texts)]
         texts = (texts + extra)[:slice_rows]
         tokens = fast_tokenizer(texts, None, model.config.max_length)
-        outputs = layer_outputs(engine, tokens)
+        outputs = exit_outputs(engine, tokens)
     runs: dict[str, Any] = {"full depth": lambda: engine.full_depth(tokens)}
     for s in SPEEDS:
         runs[f"{s:g}"] = lambda s=s: engine.classify(tokens, np.full(cost.layers - 1, s))

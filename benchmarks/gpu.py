@@ -23,10 +23,10 @@ from measure import interleaved, machine, ratio
 from peers import official, padded
 from transformers import BertConfig, BertForSequenceClassification
 
-from fastbert.calibration.evaluation import exit_layers, layer_outputs
+from fastbert.calibration.evaluation import exit_layers, exit_outputs
 from fastbert.encoders.bert import PackedLayer
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group
@@ -59,7 +59,7 @@ def random_rows(lengths: np.ndarray, seed: int = 0) -> Tokens:
 def thresholds_for(engine: Engine, tokens: Tokens, mean_layers: float) -> np.ndarray:
     """Thresholds (L - 1,) at which these rows take about `mean_layers`: the same share of those
     that are left leaves at each layer."""
-    uncertainties = layer_outputs(engine, tokens).uncertainties()
+    uncertainties = exit_outputs(engine, tokens).uncertainties()
     layers = len(uncertainties)
     best: tuple[float, np.ndarray] = (np.inf, np.zeros(layers - 1))
     for share in np.linspace(0.05, 0.95, 37):
@@ -158,7 +158,7 @@ def throughput(device: str, size: str, width: int, mixed: bool, rows: int, round
         runs["two layers, varlen"] = lambda: other.classify(tokens, limits)
     found = engine.classify(tokens, limits)
     seconds = interleaved({k: lambda r=r: finished(r, device) for k, r in runs.items()}, rounds)
-    cost = CostModel.of(plain.config)
+    cost = CostModel(plain)
     full, early = cost.full_flops(lengths).sum(), cost.row_flops(lengths, found.exit_layer).sum()
     best = peak(device, dtype, 8192 if device == "cuda" else 256)
     result = {

@@ -118,14 +118,14 @@ def compare(code: Path, vocabulary: Path, texts: list[str], sizes: dict[str, int
         ours, our_tokenizer = load_model(Path(folder, "ours")), load_tokenizer(Path(folder, "ours"))
     tokens = Tokenizer(our_tokenizer)(texts, None, LENGTH)
     engine = Engine(ours)
-    logits = engine.layer_logits(tokens)  # (L, n, N)
+    logits = engine.exit_logits(tokens)  # (L, n, N)
     exits = {
         speed: engine.classify(tokens, np.full(len(logits) - 1, speed)).exit_layer
         for speed in SPEEDS
     }
     exact, exact_logits = (
         deepcopy(model).double(),
-        Engine(deepcopy(ours), dtype=torch.float64).layer_logits(tokens),
+        Engine(deepcopy(ours), dtype=torch.float64).exit_logits(tokens),
     )
     worst, exact_worst, other_tokens = 0.0, 0.0, 0
     different = dict.fromkeys(SPEEDS, 0)

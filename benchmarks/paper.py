@@ -29,17 +29,17 @@ import pyarrow.parquet as pq
 from measure import machine
 
 from fastbert.calibration.evaluation import (
-    LayerOutputs,
+    ExitOutputs,
     exit_layers,
-    layer_outputs,
+    exit_outputs,
     outcome,
     realised_speedups,
 )
 from fastbert.calibration.promises import keep_promise
 from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint, Promise
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.weights import load_model
@@ -95,7 +95,7 @@ def named(backbone: str) -> str:
     return Path(backbone).name if Path(backbone).is_dir() else backbone
 
 
-def fixed_depth(outputs: LayerOutputs, cost: CostModel, layer: int, truth: np.ndarray) -> Any:
+def fixed_depth(outputs: ExitOutputs, cost: CostModel, layer: int, truth: np.ndarray) -> Any:
     """Everybody leaves at one layer, and no other branch is computed."""
     lengths = outputs.lengths
     flops = layer * cost.layer_flops(lengths) + cost.branch_flops(lengths)
@@ -107,7 +107,7 @@ def fixed_depth(outputs: LayerOutputs, cost: CostModel, layer: int, truth: np.nd
     }
 
 
-def certainty_bins(outputs: LayerOutputs, truth: np.ndarray) -> list[list[list[float]]]:
+def certainty_bins(outputs: ExitOutputs, truth: np.ndarray) -> list[list[list[float]]]:
     """Figure 4: of each layer and tenth of uncertainty, rows and accuracy (0 without rows)."""
     found = []
     for labels, uncertainties in zip(outputs.labels, outputs.uncertainties(), strict=True):
@@ -121,7 +121,7 @@ def certainty_bins(outputs: LayerOutputs, truth: np.ndarray) -> list[list[list[f
 
 
 def promised_point(
-    outputs: LayerOutputs, cost: CostModel, truth: np.ndarray, engine: Engine, tokens: Tokens
+    outputs: ExitOutputs, cost: CostModel, truth: np.ndarray, engine: Engine, tokens: Tokens
 ) -> dict[str, Any] | None:
     """The point that half of the rows promise, on the other half; None if they are too few."""
     order = np.random.default_rng(0).permutation(len(truth))
@@ -167,7 +167,7 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
     truth = np.array([label for examples in known for label in examples.labels or []])
     tokens = Tokenizer(tokenizer)(texts, pairs or None, config.max_length)
     engine, cost = Engine(model), CostModel.of(config)
-    all_outputs = layer_outputs(engine, tokens)
+    all_outputs = exit_outputs(engine, tokens)
     np.savez_compressed(
         folder / "outputs.npz", log_p=all_outputs.log_p.astype(np.float16), lengths=tokens.lengths,
         truth=truth,

@@ -21,12 +21,12 @@ import click
 import numpy as np
 from measure import machine
 
-from fastbert.calibration.evaluation import LayerOutputs, exit_layers
+from fastbert.calibration.evaluation import ExitOutputs, exit_layers
 from fastbert.calibration.promises import Shape, keep_promise
 from fastbert.checkpoint import load_config
 from fastbert.exits.criteria import CRITERION_NAMES
 from fastbert.exits.operating_point import Promise
-from fastbert.inference.flops import CostModel
+from fastbert.inference.cost import CostModel
 
 CONFIDENCE = 0.95
 #: What may be chosen from, by a name for the table.
@@ -37,15 +37,15 @@ OFFERS: dict[str, tuple[tuple[str, ...], tuple[Shape, ...]]] = {
 } | {"auto": (CRITERION_NAMES, ("uniform", "per-layer"))}
 
 
-def load_outputs(folder: Path) -> tuple[LayerOutputs, CostModel]:
+def load_outputs(folder: Path) -> tuple[ExitOutputs, CostModel]:
     """The answers that paper.py has stored for a data set, and what its rows cost."""
     with np.load(folder / "outputs.npz") as file:
-        outputs = LayerOutputs(file["log_p"].astype(np.float32), file["lengths"].astype(np.int64))
+        outputs = ExitOutputs(file["log_p"].astype(np.float32), file["lengths"].astype(np.int64))
     return outputs, CostModel.of(load_config(folder / "model"))
 
 
 def cover(
-    outputs: LayerOutputs,
+    outputs: ExitOutputs,
     cost: CostModel,
     share: float,
     offer: tuple[tuple[str, ...], tuple[Shape, ...]],

@@ -23,14 +23,16 @@ import click
 from measure import machine
 from transformers import AutoTokenizer, set_seed
 
-from fastbert.calibration.evaluation import layer_outputs
+from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.promises import furthest_exits, uniform_path
 from fastbert.encoders.pretrained import locate_backbone
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.training.trainer import Examples, Recipe, finetune, self_distil
+from fastbert.training.examples import Examples
+from fastbert.training.recipes import Recipe
+from fastbert.training.trainer import finetune, self_distil
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.settings import TrainSettings
@@ -55,7 +57,7 @@ SHARE = 0.01
 def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Examples) -> Any:
     """Accuracy and agreement of each layer, and FLOPs at 1 % of other labels by criterion."""
     tokens = Tokenizer(tokenizer)(test.texts, None, model.config.max_length)
-    outputs, cost = layer_outputs(Engine(model), tokens), CostModel.of(model.config)
+    outputs, cost = exit_outputs(Engine(model), tokens), CostModel(model)
     fails = outputs.labels != outputs.labels[-1]
 
     def speedup(criterion: str) -> float:

@@ -36,8 +36,8 @@ from chaos import write_checkpoint
 from measure import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import random_texts, write_shard
 from support.object_store import ObjectStore
+from support.shards import random_texts, write_shard
 
 BUCKET, ROWS = "moment", 12
 
@@ -94,7 +94,7 @@ def contender(
     """One of the two: an exit code per try."""
     os.environ |= environment
     logging.basicConfig(level=logging.ERROR)
-    from test_hostile_corpus import in_process
+    from support.stages import in_process
 
     import pipelines.labelling.job
     import pipelines.running.ray_data

@@ -40,7 +40,8 @@ from measure import interleaved, machine, ratio
 from ray.data import ActorPoolStrategy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import WORDS, tiny_fastbert, tiny_tokenizer
+from support.models import tiny_fastbert, tiny_tokenizer
+from support.shards import WORDS
 
 from fastbert.weights import save_checkpoint
 from pipelines.input.columns import InputColumns

@@ -11,11 +11,11 @@ import fsspec
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import RECIPE, write_shard
 from rich.console import Console
 from support.made_up_history import write_history
-from test_ledger import record
-from test_stages import TEXTS, run
+from support.records import RECIPE, record
+from support.shards import write_shard
+from support.stages import TEXTS, run
 
 from fastbert.errors import InputError
 from pipelines.input.shards import find_shards

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer, write_shard
-from test_jobs import invoke, refused
+from support.jobs import invoke, refused
+from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
+from support.shards import random_texts, write_shard
 
 from fastbert.checkpoint import fingerprint, load_config, load_tokenizer, save_config
 from fastbert.errors import InputError

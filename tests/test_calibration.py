@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import tiny_fastbert
+from support.models import tiny_fastbert
 
 from fastbert.calibration.bounds import interval, upper_bound
-from fastbert.calibration.evaluation import LayerOutputs, exit_layers
+from fastbert.calibration.evaluation import ExitOutputs, exit_layers
 from fastbert.calibration.promises import (
     Path,
     allowed_failures,
@@ -21,7 +21,7 @@ from fastbert.calibration.promises import (
 )
 from fastbert.exits.criteria import CRITERION_NAMES
 from fastbert.exits.operating_point import Promise
-from fastbert.inference.flops import CostModel
+from fastbert.inference.cost import CostModel
 
 LAYERS, CLASSES = 4, 7
 ONE_PERCENT = Promise(0.01, 0.95)
@@ -32,7 +32,7 @@ def cost() -> CostModel:
     return replace(CostModel.of(tiny_fastbert().config), layers=LAYERS)
 
 
-def random_outputs(rows: int, seed: int) -> LayerOutputs:
+def random_outputs(rows: int, seed: int) -> ExitOutputs:
     """Layers that get surer and agree more with the last one, on rows of all difficulties."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(CLASSES, size=rows)
@@ -41,10 +41,10 @@ def random_outputs(rows: int, seed: int) -> LayerOutputs:
     for layer in range(LAYERS):
         logits[layer, np.arange(rows), truth] += ease * (layer + 2)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return LayerOutputs(log_p.astype(np.float32), rng.integers(3, 60, rows))
+    return ExitOutputs(log_p.astype(np.float32), rng.integers(3, 60, rows))
 
 
-def disagreement(outputs: LayerOutputs) -> np.ndarray:
+def disagreement(outputs: ExitOutputs) -> np.ndarray:
     return outputs.labels != outputs.labels[-1]
 
 

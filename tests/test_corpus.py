@@ -5,7 +5,7 @@ import decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_shard
+from support.shards import write_shard
 
 from fastbert.errors import InputError
 from pipelines.input.columns import InputColumns

@@ -9,12 +9,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, random_tokens, tiny_fastbert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import FAMILIES, LAYERS, random_tokens, tiny_fastbert
 from support.reference import all_layers, answer, gap_threshold
 
-from fastbert.calibration.evaluation import layer_outputs
+from fastbert.calibration.evaluation import exit_outputs
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokens import Tokens
 from fastbert.packed.batching import Group
@@ -85,7 +85,7 @@ def check_a_row_alone_equals_the_row_in_a_slice(
 
 def check_every_row_is_answered_once(engine: Engine, tokens: Tokens, share: float) -> None:
     """Counts the answers that leave the network, instead of trusting the result arrays."""
-    uncertainties = layer_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties()
+    uncertainties = exit_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties()
     thresholds = np.full(LAYERS - 1, np.quantile(uncertainties, share))
     answered = np.zeros(len(tokens), int)
     real_walk = engine._walk
@@ -229,7 +229,7 @@ def test_rows_leave_at_every_layer():
     """Otherwise the properties above would test less than they say."""
     for family in FAMILIES:
         tokens = random_tokens(np.full(60, 9), seed=2)
-        middle = np.median(layer_outputs(engine(family), tokens).uncertainties()[:-1], axis=1)
+        middle = np.median(exit_outputs(engine(family), tokens).uncertainties()[:-1], axis=1)
         assert set(engine(family).classify(tokens, middle).exit_layer) == {1, 2, 3}, family
 
 
@@ -326,7 +326,7 @@ def test_one_row_that_does_not_fit_is_an_error():
 def test_full_depth_is_the_last_of_all_layers():
     tokens = random_tokens([7, 3, 12, 7])
     np.testing.assert_allclose(
-        engine("bert").full_depth(tokens), engine("bert").layer_logits(tokens)[-1], atol=1e-6
+        engine("bert").full_depth(tokens), engine("bert").exit_logits(tokens)[-1], atol=1e-6
     )
 
 
@@ -349,7 +349,7 @@ def test_wrong_number_of_thresholds():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_through_the_fast_kernels_equals_the_reference(family):
     """The properties above are checked in float64, which goes other ways through the hardware."""
-    found = torch.from_numpy(Engine(tiny_fastbert(family)).layer_logits(TOKENS)).softmax(-1)
+    found = torch.from_numpy(Engine(tiny_fastbert(family)).exit_logits(TOKENS)).softmax(-1)
     for i in range(len(TOKENS)):
         expected = all_layers(tiny_fastbert(family), TOKENS, i)
         np.testing.assert_allclose(found[:, i], expected, atol=1e-5)
@@ -358,8 +358,8 @@ def test_float32_through_the_fast_kernels_equals_the_reference(family):
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_low_precision_agrees_where_answers_are_clear(precision):
     tokens = random_tokens(np.arange(2, 42), seed=3)
-    full = Engine(tiny_fastbert()).layer_logits(tokens)[-1]
-    half = Engine(tiny_fastbert(), dtype=DTYPES[precision]).layer_logits(tokens)[-1]
+    full = Engine(tiny_fastbert()).exit_logits(tokens)[-1]
+    half = Engine(tiny_fastbert(), dtype=DTYPES[precision]).exit_logits(tokens)[-1]
     assert not np.array_equal(full, half)  # control: it is another precision
     top = np.sort(full, -1)
     clear = top[:, -1] - top[:, -2] > 0.5
@@ -372,6 +372,6 @@ def test_low_precision_agrees_where_answers_are_clear(precision):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cuda_equals_the_reference(family):
     on_gpu = Engine(tiny_fastbert(family), "cuda", batch_tokens=50, pool_tokens=130)
-    found = on_gpu.layer_logits(TOKENS)
-    here = engine(family).layer_logits(TOKENS)
+    found = on_gpu.exit_logits(TOKENS)
+    here = engine(family).exit_logits(TOKENS)
     np.testing.assert_allclose(found, here, atol=1e-3)

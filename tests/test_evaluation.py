@@ -2,19 +2,19 @@
 
 import numpy as np
 import pytest
-from conftest import LAYERS, random_tokens, tiny_fastbert
+from support.models import LAYERS, random_tokens, tiny_fastbert
 
 from fastbert.calibration.evaluation import (
-    LayerOutputs,
+    ExitOutputs,
     exit_layers,
-    layer_outputs,
+    exit_outputs,
     outcome,
     realised_speedups,
 )
 from fastbert.exits.criteria import CRITERION_NAMES
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
-from fastbert.inference.flops import CostModel
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def engine() -> Engine:
 @pytest.mark.parametrize("quantile", [0.0, 0.2, 0.5, 0.9])
 def test_outcome_equals_the_engine(engine, quantile):
     tokens = random_tokens(np.arange(2, 25), seed=7)
-    outputs = layer_outputs(engine, tokens)
+    outputs = exit_outputs(engine, tokens)
     speed = float(np.quantile(outputs.uncertainties(), quantile)) * 1.001 * (quantile > 0)
     truth = outputs.labels[1]
     found = outcome(outputs, CostModel.of(tiny_fastbert().config), speed, truth)
@@ -48,7 +48,7 @@ def between(values: np.ndarray) -> float:
 def test_one_pass_knows_where_the_engine_leaves(criterion):
     engine = Engine(tiny_fastbert(seed=5), batch_tokens=60)  # half of its rows change their label
     tokens = random_tokens(np.arange(2, 40), seed=3)
-    outputs = layer_outputs(engine, tokens)
+    outputs = exit_outputs(engine, tokens)
     uncertainties = outputs.uncertainties(criterion)
     thresholds = np.array([between(values) for values in uncertainties[:-1]])
     real = engine.classify(tokens, thresholds, criterion=criterion)
@@ -65,7 +65,7 @@ def test_one_pass_knows_where_the_engine_leaves(criterion):
 def test_patience_by_hand():
     answers = np.array([[0, 1, 2], [0, 1, 0], [0, 2, 0], [0, 2, 0]])
     log_p = np.log(np.eye(3)[answers] * 0.9 + 0.1 / 3).astype(np.float32)
-    found = LayerOutputs(log_p, np.ones(3)).uncertainties("patience")
+    found = ExitOutputs(log_p, np.ones(3)).uncertainties("patience")
     streaks = [[1, 1, 1], [2, 2, 1], [3, 1, 2], [4, 2, 3]]
     np.testing.assert_allclose(found, 1 - np.array(streaks) / 4, atol=1e-7)
 
@@ -79,7 +79,7 @@ def test_exit_layers_by_hand():
 
 def test_speed_zero_agrees_with_itself(engine):
     tokens = random_tokens([3, 9, 12])
-    found = outcome(layer_outputs(engine, tokens), CostModel.of(tiny_fastbert().config), 0.0)
+    found = outcome(exit_outputs(engine, tokens), CostModel.of(tiny_fastbert().config), 0.0)
     assert found.agreement == 1.0
     assert found.accuracy is None
     assert found.flops_speedup < 1  # the branches cost and bring nothing

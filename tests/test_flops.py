@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
+from support.models import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastbert.inference.flops import CostModel
+from fastbert.inference.cost import CostModel
 from fastbert.model import FastBertForSequenceClassification
 
 
@@ -34,7 +34,7 @@ def test_closed_form_equals_the_counter(family, tokens, exit_layer):
             hidden = layer(hidden, None)
             branch(hidden)
 
-    cost = CostModel.of(model.config)
+    cost = CostModel(model)
     found = cost.row_flops(np.array([tokens]), np.array([exit_layer]))
     assert found.tolist() == [counted(run)]
 

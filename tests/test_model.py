@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from conftest import (
+from support.models import (
     CLASSES,
     FAMILIES,
     HIDDEN,
     LAYERS,
-    random_texts,
     tiny_classifier,
     tiny_fastbert,
     tiny_tokenizer,
 )
+from support.shards import random_texts
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -71,9 +71,9 @@ def test_saved_and_loaded_with_the_auto_class(family, tmp_path):
     assert isinstance(loaded, FastBertForSequenceClassification)
     assert loaded.config.backbone_config().model_type == family
     given = inputs(family)
-    first, second = model(**given, all_layers=True), loaded(**given, all_layers=True)
-    assert torch.equal(first.layer_logits, second.layer_logits)
-    assert first.layer_logits.shape == (LAYERS, 2, CLASSES)
+    first, second = model(**given, all_exits=True), loaded(**given, all_exits=True)
+    assert torch.equal(first.exit_logits, second.exit_logits)
+    assert first.exit_logits.shape == (LAYERS, 2, CLASSES)
 
 
 def test_transformers_pipeline_answers_at_full_depth(tmp_path):
@@ -115,7 +115,7 @@ def test_a_frozen_teacher_has_neither_gradients_nor_dropout():
     model.freeze_teacher()
     model.train()
     given = inputs("bert")
-    first, second = model(**given, all_layers=True), model(**given, all_layers=True)
+    first, second = model(**given, all_exits=True), model(**given, all_exits=True)
     assert torch.equal(first.logits, second.logits)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trainable

@@ -7,10 +7,10 @@ from unittest import mock
 
 import fsspec
 import pytest
-from conftest import write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_ledger import record
+from support.records import record
+from support.shards import write_shard
 
 from fastbert.errors import InputError
 from pipelines.input.columns import InputColumns

@@ -8,13 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import LAYERS, RECIPE, random_texts, write_shard
+from support.models import LAYERS
+from support.records import RECIPE
 from support.reference import all_layers, answer, gap_threshold
+from support.shards import random_texts, write_shard
+from support.stages import MAX_LENGTH, TEXTS, run
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.inference.flops import CostModel
+from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.columns import InputColumns
@@ -31,8 +34,6 @@ from pipelines.output.schema import OUTPUT
 from pipelines.output.storage import Storage
 from pipelines.settings import resolve_precision
 
-MAX_LENGTH = 32
-TEXTS = [None, *random_texts(20, seed=3), "", "  \t", *random_texts(9, seed=4)]
 BAD = {0: "text is null", 21: "text is empty", 22: "text is empty"}
 
 
@@ -40,16 +41,6 @@ BAD = {0: "text is null", 21: "text is empty", 22: "text is empty"}
 def shard(tmp_path):
     write_shard(tmp_path / "in" / "dt=1" / "a.parquet", TEXTS, label=["x"] * len(TEXTS))
     return find_shards([str(tmp_path / "in")])[0]
-
-
-ROWS = len(TEXTS)
-
-
-def run(shard, checkpoint, first=0, rows=ROWS, thresholds=(0.5, 0.5), audit=0.0) -> Work:
-    piece = Slice(shard, len(TEXTS), first, rows)
-    read = ReadTokenize(checkpoint, MAX_LENGTH, InputColumns())
-    label = Label(checkpoint, OperatingPoint("", list(thresholds)), audit, "fp32", threads=1)
-    return label(Work.from_block(read(Work(piece)).to_block()))
 
 
 def test_labels_equal_the_slow_reference(shard, checkpoint):
@@ -60,7 +51,7 @@ def test_labels_equal_the_slow_reference(shard, checkpoint):
     thresholds = [gap_threshold([p[[k]] for p in probabilities], 0.5) for k in range(LAYERS - 1)]
     table = run(shard, checkpoint, thresholds=thresholds, audit=0.5).table
     rows = table.to_pylist()
-    cost = CostModel.of(model.config)
+    cost = CostModel(model)
     assert {rows[i]["exit_layer"] for i in good} == {1, 2, 3}
     audited = audit_rows(shard.name, 0, len(TEXTS), 0.5)
     assert 5 < audited.sum() < 25

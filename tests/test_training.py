@@ -6,16 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer
+from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
+from support.shards import random_texts
 
-from fastbert.training.trainer import (
-    NO_LABEL,
-    Examples,
-    Recipe,
-    distillation_loss,
-    finetune,
-    self_distil,
-)
+from fastbert.tasks.task import NO_LABEL
+from fastbert.training.examples import Examples
+from fastbert.training.losses import distillation_loss
+from fastbert.training.recipes import Recipe
+from fastbert.training.trainer import finetune, self_distil
 
 FAST = Recipe(epochs=20, learning_rate=3e-3, batch_size=8)
 
@@ -59,7 +57,7 @@ def test_joint_fine_tuning_teaches_every_layer(tmp_path):
     data = examples()
     finetune(model, tokenizer, data, dev=data, recipe=replace(FAST, joint=True))
     batch = tokenizer(data.texts, padding=True, return_tensors="pt")
-    answers = model(**batch, all_layers=True).layer_logits.argmax(-1)
+    answers = model(**batch, all_exits=True).exit_logits.argmax(-1)
     right = (answers == torch.tensor(data.labels)).float().mean(-1)
     assert (right > 0.9).all()
 
@@ -70,7 +68,7 @@ def test_labels_teach_students_that_the_teacher_would_mislead(tmp_path):
     data = examples()
     self_distil(model, tokenizer, data, replace(FAST, hard_labels=1.0))
     batch = tokenizer(data.texts, padding=True, return_tensors="pt")
-    answers = model(**batch, all_layers=True).layer_logits.argmax(-1)
+    answers = model(**batch, all_exits=True).exit_logits.argmax(-1)
     right = (answers == torch.tensor(data.labels)).float().mean(-1)
     assert (right[:-1] > 0.9).all()
     assert right[-1] < 0.9
@@ -91,7 +89,7 @@ def test_self_distillation_moves_students_only_and_towards_the_teacher(tmp_path)
 
     def loss() -> float:
         with torch.no_grad():
-            logits = model(**batch, all_layers=True).layer_logits
+            logits = model(**batch, all_exits=True).exit_logits
             return distillation_loss(logits[:-1], logits[-1]).item()
 
     loss_before = loss()

@@ -1,26 +1,26 @@
 """What an operating point is to reach, and the point that a sample proves to reach it.
 
-Letters: n rows, L layers.
+Letters: n rows, E exits.
 """
 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbert.calibration.evaluation import LayerOutputs
+from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.promises import Choice, Shape, keep_promise, reach_speedup, rows_needed
 from fastbert.checkpoint import save_config
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
-from fastbert.exits.criteria import CRITERION_NAMES, DEFAULT_CRITERION
+from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.filesystem import shown
-from fastbert.inference.flops import CostModel
+from fastbert.inference.cost import CostModel
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Goal:
     confidence: float = 0.95
     #: How many rows the promise is about; None: all that could ever come.
     promise_rows: int | None = None
-    #: Of `CRITERION_NAMES`; "auto" takes the fastest.
+    #: Of `CRITERIA`; "auto" takes the fastest.
     criterion: str = DEFAULT_CRITERION
     shape: Shape | Literal["auto"] = "uniform"
     #: Of the point; None: what is asked for, in short.
@@ -95,15 +95,15 @@ class Goal:
 
 def proven_point(
     goal: Goal,
-    outputs: LayerOutputs,
-    truth: NDArray[np.integer] | None,
+    outputs: ExitOutputs,
+    truth: NDArray[Any] | None,
     cost: CostModel,
     corpus: Iterable[str],
     precision: str,
 ) -> OperatingPoint:
     """The fastest point that reaches the goal, with its evidence; InputError if there is none.
 
-    `truth` (n,) are the right class indices, which only `max_accuracy_loss` needs. The URLs of the
+    `truth` (n,) are the task's targets, which only `max_accuracy_loss` needs. The URLs of the
     `corpus` and the `precision` that the outputs come from become part of the evidence.
     """
     fails = harmed(outputs, truth)
@@ -124,16 +124,17 @@ def proven_point(
     return OperatingPoint(goal.title, chosen.thresholds, chosen.criterion, goal.promise, evidence)
 
 
-def harmed(outputs: LayerOutputs, truth: NDArray[np.integer] | None) -> NDArray[np.bool_]:
-    """Where a row's answer would do harm, bool (L, n): it is not full depth's, or, if the `truth`
-    (n,) is known, it is wrong and full depth's is right."""
+def harmed(outputs: ExitOutputs, truth: NDArray[Any] | None) -> NDArray[np.bool_]:
+    """Where a row's answer would do harm, (E, n): it is not full depth's, or, if the `truth` (n,)
+    is known, it is wrong and full depth's is right."""
     if truth is None:
-        truth = outputs.labels[-1]
-    fails: NDArray[np.bool_] = (outputs.labels != truth) & (outputs.labels[-1] == truth)
+        return outputs.differs(outputs.answers[-1])
+    wrong = outputs.differs(outputs.task.truth(truth))
+    fails: NDArray[np.bool_] = wrong & ~wrong[-1]
     return fails
 
 
-def _fast(goal: Goal, outputs: LayerOutputs, fails: NDArray[np.bool_], cost: CostModel) -> Choice:
+def _fast(goal: Goal, outputs: ExitOutputs, fails: NDArray[np.bool_], cost: CostModel) -> Choice:
     """The slowest thresholds that are fast enough; InputError if there are none."""
     assert goal.speedup is not None
     found = reach_speedup(outputs, fails, cost, goal.speedup, goal.confidence, goal.criterion)
@@ -148,12 +149,12 @@ def _fast(goal: Goal, outputs: LayerOutputs, fails: NDArray[np.bool_], cost: Cos
 def _safe(
     goal: Goal,
     promise: Promise,
-    outputs: LayerOutputs,
+    outputs: ExitOutputs,
     fails: NDArray[np.bool_],
     cost: CostModel,
 ) -> Choice:
     """The fastest thresholds that keep the promise; InputError if there are none."""
-    criteria = CRITERION_NAMES if goal.criterion == "auto" else (goal.criterion,)
+    criteria = tuple(CRITERIA) if goal.criterion == "auto" else (goal.criterion,)
     shapes: tuple[Shape, ...] = ("uniform", "per-layer") if goal.shape == "auto" else (goal.shape,)
     found = keep_promise(outputs, fails, cost, promise, criteria, shapes, goal.seed)
     if found is None:

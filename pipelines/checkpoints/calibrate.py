@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert.calibration.evaluation import layer_outputs
+from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.goal import Goal, proven_point, store_point
 from fastbert.checkpoint import fetch_checkpoint, load_config, load_tokenizer
 from fastbert.filesystem import shown
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
 from pipelines.input.columns import InputColumns
@@ -46,9 +46,9 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
         engine = Engine(model, device, DTYPES[precision])
-        outputs = layer_outputs(engine, tokens, counter.advance)
+        outputs = exit_outputs(engine, tokens, counter.advance)
     truth = None if examples.labels is None else np.asarray(examples.labels)
-    cost = CostModel.of(model.config)
+    cost = CostModel(model)
     point = proven_point(goal, outputs, truth, cost, settings.corpus, precision)
     store_point(point, load_config(folder), settings.model)  # the configuration as it is on disk
     return {"model": shown(settings.model), "operating_point": asdict(point)}

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastbert.calibration.evaluation import Outcome, layer_outputs, outcome, realised_speedups
+from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import shown
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import sample
 from fastbert.weights import load_model
@@ -52,12 +52,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     points += [OperatingPoint.of_checkpoint(config, n) for n in config.operating_points or {}]
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
-        outputs = layer_outputs(engine, tokens, counter.advance)
-    cost = CostModel.of(config)
-    outcomes = [
-        outcome(outputs, cost, np.array(point.thresholds), truth, point.criterion)
-        for point in points
-    ]
+        outputs = exit_outputs(engine, tokens, counter.advance)
+    cost = CostModel(model)
+    outcomes = [outcome(outputs, cost, point.rule(), truth) for point in points]
     realised: list[float | None] = [None] * len(points)
     if settings.timing:
         realised = [*realised_speedups(engine, sample(tokens, _TIMED_ROWS), points)]

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fastbert.encoders.pretrained import longest_input
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.training.trainer import DISTIL, Examples, self_distil
+from fastbert.training.examples import Examples
+from fastbert.training.recipes import DISTIL
+from fastbert.training.trainer import self_distil
 from fastbert.weights import save_checkpoint
 from pipelines.checkpoints.workers import is_first_worker
 from pipelines.settings import DistilSettings, TrainSettings
@@ -22,8 +23,7 @@ log = logging.getLogger(__name__)
 
 def check_length(model: FastBertForSequenceClassification, max_length: int) -> None:
     """Raises InputError for inputs that the backbone cannot take."""
-    config = model.config.backbone_config()
-    limit = longest_input(config)
+    limit = model.encoder.longest
     if not 3 <= max_length <= limit:
         raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
 
@@ -36,7 +36,7 @@ def teach(
     hard_labels: float = 0.0,
 ) -> None:
     """Self-distil; `hard_labels` is the weight of the corpus's own labels."""
-    log.info("self-distilling %d branches on %d rows", len(model.layers) - 1, len(corpus))
+    log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
     recipe = replace(
         DISTIL,
         epochs=settings.distil_epochs,
@@ -62,7 +62,7 @@ def save(
     return {
         "output": shown(output),
         "classes": model.config.label_names,
-        "layers": len(model.layers),
+        "layers": model.encoder.depth,
         "rows": rows,
         "seconds": round(time.monotonic() - started, 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

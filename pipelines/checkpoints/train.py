@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
-from fastbert.calibration.evaluation import layer_outputs
+from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.goal import Goal, proven_point, store_point
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.training.trainer import FINETUNE, NO_LABEL, Examples, finetune
+from fastbert.tasks.task import NO_LABEL
+from fastbert.training.examples import Examples
+from fastbert.training.recipes import FINETUNE
+from fastbert.training.trainer import finetune
 from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns
@@ -113,13 +116,13 @@ def _judge(
     tokens = Tokenizer(tokenizer)(judges.texts, judges.pairs, model.config.max_length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision("auto", device)
-    outputs = layer_outputs(Engine(model, device, DTYPES[precision]), tokens)
-    right = outputs.labels == np.asarray(judges.labels)  # (L, n)
+    outputs = exit_outputs(Engine(model, device, DTYPES[precision]), tokens)
+    right = ~outputs.differs(outputs.task.truth(np.asarray(judges.labels)))  # (E, n)
     found: dict[str, Any] = {
         "dev_rows": len(judges),
         "dev_accuracy_by_layer": [round(float(share), 4) for share in right.mean(1)],
     }
-    goal, cost = Goal(max_disagreement=PROMISED), CostModel.of(model.config)
+    goal, cost = Goal(max_disagreement=PROMISED), CostModel(model)
     try:
         point = proven_point(goal, outputs, None, cost, settings.dev, precision)
     except InputError as error:

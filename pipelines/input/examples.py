@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
-from fastbert.training.trainer import Examples
+from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
 from pipelines.input.texts import decode

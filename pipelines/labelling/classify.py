@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from fastbert.inference.flops import CostModel
 
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import DTYPES, Engine, Predictions
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokens import Tokens
 from fastbert.weights import load_model
 from pipelines.labelling.isolate import Rows, isolate

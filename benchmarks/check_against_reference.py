@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from support.reference import all_layers, answer
+from support.reference import all_exits, answer
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.inference.tokens import tokenize
@@ -59,7 +59,7 @@ def compare(source: str, outputs: list[str], model: str, speed: float) -> list[d
             result["shards"] += 1
             result["different"] += abs(len(rows) - len(texts))
         for i in range(len(texts)):
-            probabilities = all_layers(network, tokens, i)
+            probabilities = all_exits(network, tokens, i)
             expected = answer(probabilities, thresholds)
             seen = probabilities[: expected.exit_layer]
             uncertainty = (seen * np.log(seen)).sum(-1) / np.log(1 / seen.shape[-1])

@@ -13,7 +13,7 @@ import pytest
 from support.labelling import label_command, settings, table_of
 from support.models import LAYERS
 from support.object_store import ObjectStore
-from support.reference import all_layers, answer, gap_threshold
+from support.reference import all_exits, answer, gap_threshold
 from support.shards import random_texts, write_shard
 
 from fastbert.checkpoint import load_tokenizer
@@ -63,7 +63,7 @@ def reference_probabilities(corpus: Path, checkpoint: str) -> list[tuple[str, np
     model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
     texts = [t for t in texts_of(corpus) if t]
     tokens = tokenize(tokenizer, texts, None, model.config.max_length)
-    return [(text, all_layers(model, tokens, i)) for i, text in enumerate(texts)]
+    return [(text, all_exits(model, tokens, i)) for i, text in enumerate(texts)]
 
 
 def texts_of(corpus: Path) -> list[str | None]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.models import LAYERS
 from support.records import RECIPE
-from support.reference import all_layers, answer, gap_threshold
+from support.reference import all_exits, answer, gap_threshold
 from support.shards import random_texts, write_shard
 from support.stages import MAX_LENGTH, TEXTS, run
 
@@ -47,7 +47,7 @@ def test_labels_equal_the_slow_reference(shard, checkpoint):
     model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
     good = [i for i in range(len(TEXTS)) if i not in BAD]
     tokens = tokenize(tokenizer, [TEXTS[i] for i in good], None, MAX_LENGTH)
-    probabilities = [all_layers(model, tokens, i) for i in range(len(good))]
+    probabilities = [all_exits(model, tokens, i) for i in range(len(good))]
     thresholds = [gap_threshold([p[[k]] for p in probabilities], 0.5) for k in range(LAYERS - 1)]
     table = run(shard, checkpoint, thresholds=thresholds, audit=0.5).table
     rows = table.to_pylist()
@@ -121,7 +121,7 @@ def test_pairs_equal_the_slow_reference(tmp_path, checkpoint):
     model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
     tokens = tokenize(tokenizer, first, second, MAX_LENGTH)
     for i, row in enumerate(rows):
-        last = all_layers(model, tokens, i)[-1]
+        last = all_exits(model, tokens, i)[-1]
         assert row["label"] == model.config.id2label[int(last.argmax())]
         assert row["score"] == pytest.approx(last.max(), abs=1e-5)
 

@@ -56,6 +56,10 @@ class Threshold:
         """From numbers of any kind; they are compared as float32, as uncertainties are."""
         return cls(np.asarray(thresholds, np.float32), criterion)
 
+    @property
+    def exits(self) -> int:
+        return len(self.thresholds) + 1
+
     def decide(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> NDArray[np.bool_]:
         if exit == len(self.thresholds):  # also where the uncertainty is not a number
             return np.ones(len(rows), bool)

@@ -56,11 +56,14 @@ def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) 
 
 
 def tiny_fastbert(
-    family: str = "bert", seed: int = 0, labels: int = CLASSES
+    family: str = "bert", seed: int = 0, labels: int = CLASSES, **settings
 ) -> FastBertForSequenceClassification:
-    """A FastBERT around a tiny classifier, whose rows leave at all layers."""
+    """A FastBERT around a tiny classifier, whose rows leave at all exits."""
     model = FastBertForSequenceClassification.from_classifier(
-        tiny_classifier(family, seed, labels), branch_size=BRANCH, max_length=POSITIONS - 9
+        tiny_classifier(family, seed, labels),
+        branch_size=BRANCH,
+        max_length=POSITIONS - 9,
+        **settings,
     )
     make_noisy(model.branches, seed + 1)
     return model.eval()
@@ -75,12 +78,14 @@ def make_noisy(module: torch.nn.Module, seed: int):
     return module.eval()
 
 
-def random_tokens(lengths, seed: int = 0, pairs: bool = False) -> Tokens:
-    """Rows of these lengths, of ids that are not special."""
+def random_tokens(lengths, seed: int = 0, pairs: bool = False, special: bool = False) -> Tokens:
+    """Rows of these lengths, of ids that are not special, or, with `special`, may be."""
     generator = np.random.default_rng(seed)
     lengths = np.asarray(lengths, np.int64)
     total = int(lengths.sum())
-    ids = generator.integers(5, VOCABULARY, total).astype(np.int32)
+    ids = generator.integers(0 if special else 5, VOCABULARY, total).astype(np.int32)
+    if special:  # every third is, so that rows have several
+        ids[::3] %= 5
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     types = generator.integers(0, 2, total).astype(np.int8) if pairs else None
     return Tokens(ids, offsets, types)

@@ -65,14 +65,32 @@ def command(
     return result
 
 
-def _fields(settings: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(settings)
+def _fields(settings: Any) -> list[dataclasses.Field[Any]]:
+    """First those without a default, and those of its own before those that it shares."""
+    own = settings.__annotations__
+    order = lambda f: (f.default is not dataclasses.MISSING, f.name not in own)  # noqa: E731
+    return sorted(dataclasses.fields(settings), key=order)
+
+
+class _Choice(click.Choice[str]):
+    """One of some values; of others that once were, it says what became of them."""
+
+    def __init__(self, choices: typing.Sequence[str], gone: dict[str, str]) -> None:
+        super().__init__(choices)
+        self.gone = gone
+
+    def convert(self, value: Any, param: click.Parameter | None, context: Any) -> str:
+        if value in self.gone:
+            self.fail(f"'{value}': {self.gone[value]}.", param, context)
+        return super().convert(value, param, context)
 
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
     flag = field.name.replace("_", "-")
     many = typing.get_origin(hint) is tuple
     kind = _click_type(hint)
+    if isinstance(kind, click.Choice):
+        kind = _Choice(kind.choices, field.metadata["gone"])
     required = field.default is dataclasses.MISSING
     options: dict[str, Any] = {"help": field.metadata["help"], "required": required}
     if not required:

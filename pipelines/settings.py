@@ -11,7 +11,11 @@ from typing import Any, Literal
 from fastbert.errors import InputError
 
 #: Those of `fastbert.exits.criteria`, and the choice among them.
-Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin", "patience"]
+Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin"]
+_GONE = {
+    "patience": "it is gone, because it was never the fastest; calibrate with another criterion: "
+    "entropy, the default, or auto, which takes the fastest"
+}
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
@@ -28,9 +32,10 @@ def resolve_precision(precision: Precision, device: str) -> str:
     return precision
 
 
-def setting(help: str, default: Any = MISSING) -> Any:
-    """A field with its help text; without a default it must be given."""
-    return field(default=default, metadata={"help": help})
+def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = None) -> Any:
+    """A field with its help text; without a default it must be given. `gone` are values that once
+    were, and what to say to those who pass them."""
+    return field(default=default, metadata={"help": help, "gone": gone or {}})
 
 
 def _check_positive(settings: Any, *names: str) -> None:
@@ -41,11 +46,62 @@ def _check_positive(settings: Any, *names: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class Texts:
+    """Of which columns the input's texts are."""
+
+    text_column: str = setting("Column of the text.", "text")
+    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTexts(Texts):
+    """Texts whose classes are known, too."""
+
+    label_column: str = setting("Column of the class.", "label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference(Texts):
+    """What runs texts through a model."""
+
+    model: str = setting("A FastBERT checkpoint, a folder.")
+    precision: Precision = setting(
+        "Arithmetic; auto is that of the operating point, if there is one, else bf16 where the "
+        "hardware multiplies it, else fp32. int8, on CPUs, changes a few labels.",
+        "auto",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewCheckpoint:
+    """What makes a checkpoint."""
+
+    output: str = setting("Where to write the checkpoint, a folder.")
+    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfDistillation(Texts, NewCheckpoint):
+    """What makes a checkpoint by self-distillation."""
+
+    distil_epochs: float = setting("Passes over the data when self-distilling.", 5.0)
+    distil_learning_rate: float = setting(
+        "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
+    )
+    temperature: float = setting("Softens answers before students are compared with them.", 1.0)
+    batch_size: int = setting("Rows per optimizer step and worker.", 32)
+    workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
+    seed: int = setting("Seed of initial weights and shuffling.", 0)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "distil_learning_rate", "temperature", "batch_size", "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(SelfDistillation, LabelledTexts):
     """`jobs/train.py`."""
 
     train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
-    output: str = setting("Where to write the checkpoint, a folder.")
     dev: tuple[str, ...] = setting(
         "Labelled Parquet: half of it picks the best epoch, the rest judges and calibrates.", ()
     )
@@ -55,28 +111,19 @@ class TrainSettings:
         "DistilBERT.",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
-    text_column: str = setting("Column of the text.", "text")
-    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
-    label_column: str = setting("Column of the class.", "label")
-    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
     epochs: float = setting("Passes over the data when fine-tuning.", 3.0)
     learning_rate: float = setting("Peak learning rate when fine-tuning.", 2e-5)
-    distil_epochs: float = setting("Passes over the data when self-distilling; may be 0.", 5.0)
-    distil_learning_rate: float = setting(
-        "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
+    joint: bool = setting(
+        "Let all branches learn from the labels when fine-tuning; --distil-epochs may then be 0.",
+        False,
     )
-    joint: bool = setting("Let all branches learn from the labels when fine-tuning.", False)
-    temperature: float = setting("Softens answers before students are compared with them.", 1.0)
     hard_labels: float = setting(
         "Weight of the labels when self-distilling, 0 to 1; the rest is the teacher's.", 0.0
     )
-    batch_size: int = setting("Rows per optimizer step and worker.", 32)
-    workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
-    seed: int = setting("Seed of initial weights and shuffling.", 0)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "epochs", "learning_rate", "temperature")
-        _check_positive(self, "distil_learning_rate", "batch_size", "workers")
+        super().__post_init__()
+        _check_positive(self, "epochs", "learning_rate")
         if self.distil_epochs < 0:
             raise InputError(f"--distil-epochs is {self.distil_epochs}, expected 0 or more")
         if not self.distil_epochs and not self.joint:
@@ -86,51 +133,38 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilSettings:
+class DistilSettings(SelfDistillation):
     """`jobs/distill.py`."""
 
     teacher: str = setting("A Hugging Face sequence classifier, a hub id or a folder.")
     corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
-    output: str = setting("Where to write the checkpoint, a folder.")
-    text_column: str = setting("Column of the text.", "text")
-    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
-    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
-    distil_epochs: float = setting("Passes over the corpus.", 5.0)
-    distil_learning_rate: float = setting("Peak learning rate.", 1e-3)
-    temperature: float = setting("Softens answers before students are compared with them.", 1.0)
-    batch_size: int = setting("Rows per optimizer step and worker.", 32)
-    workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
-    seed: int = setting("Seed of initial weights and shuffling.", 0)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "distil_epochs", "distil_learning_rate", "batch_size", "workers")
-        _check_positive(self, "temperature")
+        super().__post_init__()
+        _check_positive(self, "distil_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertSettings:
+class ConvertSettings(NewCheckpoint):
     """`jobs/convert.py`."""
 
     checkpoint: str = setting("The authors' .bin file.")
     vocabulary: str = setting("The vocabulary it was trained with, a token per line.")
-    output: str = setting("Where to write the checkpoint, a folder.")
     label: tuple[str, ...] = setting(
         "Class name, once for each class and in their order. Default: 0, 1, ...", ()
     )
     heads: int | None = setting(
         "Attention heads of a layer. Default: the hidden size by 64, as in BERT.", None
     )
-    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
 
     def __post_init__(self) -> None:
         _check_positive(self, "heads", "max_length")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateSettings:
+class CalibrateSettings(Inference, LabelledTexts):
     """`jobs/calibrate.py`."""
 
-    model: str = setting("A FastBERT checkpoint, a folder; the point is stored in it.")
     corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
     max_disagreement: float | None = setting(
         "Largest share of labels that may differ from full depth's.", None
@@ -144,20 +178,13 @@ class CalibrateSettings:
         "How many rows the promise is about. Default: all that could ever come.", None
     )
     criterion: Criterion = setting(
-        "What a threshold is compared with; auto takes the fastest.", "entropy"
+        "What a threshold is compared with; auto takes the fastest.", "entropy", gone=_GONE
     )
     shape: Literal["auto", "uniform", "per-layer"] = setting(
         "One threshold for all layers, or each its own.", "uniform"
     )
     rows: int = setting("Rows to calibrate on, drawn from the corpus.", 20000)
     name: str | None = setting("Name of the point. Default: what is asked for.", None)
-    text_column: str = setting("Column of the text.", "text")
-    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
-    label_column: str = setting("Column of the class, for --max-accuracy-loss.", "label")
-    precision: Precision = setting(
-        "Arithmetic; calibrate with the one that labels. auto is bf16 on a GPU and fp32 on CPU.",
-        "auto",
-    )
     seed: int = setting("Seed of drawing and dividing the rows.", 0)
 
     def __post_init__(self) -> None:
@@ -165,10 +192,9 @@ class CalibrateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(Inference, LabelledTexts):
     """`jobs/evaluate.py`."""
 
-    model: str = setting("A FastBERT checkpoint, a folder.")
     data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
     speeds: tuple[float, ...] = setting(
         "Thresholds on the normalised entropy, 0 (full depth) to 1; may be repeated.",
@@ -176,31 +202,21 @@ class EvaluateSettings:
     )
     labels: bool = setting("Compare with labels; without, only with full depth.", True)
     timing: bool = setting("Also run each speed and full depth against the clock.", True)
-    text_column: str = setting("Column of the text.", "text")
-    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
-    label_column: str = setting("Column of the class.", "label")
-    precision: Precision = setting(
-        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
-        "auto",
-    )
     json: bool = setting("Print only the JSON summary, no table.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSettings:
+class LabelSettings(Inference):
     """`jobs/label.py`."""
 
     input: tuple[str, ...] = setting("Parquet to label: files, folders or globs, any fsspec URL.")
     output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
-    model: str = setting("A FastBERT checkpoint, a folder.")
     speed: float | None = setting(
         "Exit as soon as the normalised entropy is below this: 0 is full depth, 1 is fastest.", None
     )
     operating_point: str | None = setting(
         "Use these thresholds of the checkpoint, by name, instead of --speed.", None
     )
-    text_column: str = setting("Column of the text.", "text")
-    pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
     carry: tuple[str, ...] = setting(
         "Input column to copy to the output; may be repeated. Default: all but the text. A column "
         "named like one of the output's own is copied as input_NAME.",
@@ -214,10 +230,6 @@ class LabelSettings:
     )
     cpus_per_replica: int | None = setting(
         "CPU cores each replica holds. Default: 1 with a GPU, else the machine's share.", None
-    )
-    precision: Precision = setting(
-        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
-        "auto",
     )
     run_id: str | None = setting("Name of this run in the ledger. Default: UTC time.", None)
     prune: bool = setting("Remove the output of shards that are no longer in the input.", False)

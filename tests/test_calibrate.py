@@ -82,7 +82,7 @@ def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
 def test_every_criterion_and_shape(model, corpus):
     for options in (
         ("--criterion", "margin"),
-        ("--criterion", "patience", "--shape", "per-layer"),
+        ("--criterion", "top-entropy", "--shape", "per-layer"),
         ("--criterion", "auto", "--shape", "auto", "--name", "best", "--promise-rows", 500),
     ):
         point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9, *options), model)
@@ -109,6 +109,7 @@ def test_accuracy_and_speedup(model, corpus):
         (["--max-disagreement", 1.5], ["--max-disagreement is 1.5", "less than 1: 0.01 is 1 %"]),
         (["--max-disagreement", 0.01, "--confidence", 1], ["--confidence is 1"]),
         (["--speedup", 2, "--criterion", "auto"], ["--speedup wants a --criterion"]),
+        (["--speedup", 2, "--criterion", "patience"], ["'patience': it is gone", "entropy"]),
         (["--speedup", 30], ["--speedup is 30", f"number of layers, {LAYERS}"]),
         (["--max-disagreement", 0.004], ["699 rows", "at least 748", "--rows"]),
         (["--max-disagreement", 0.01], ["nothing faster than full depth", "allow more"]),

@@ -16,7 +16,7 @@ from fastbert.training.recipes import DISTIL
 from fastbert.training.trainer import self_distil
 from fastbert.weights import save_checkpoint
 from pipelines.checkpoints.workers import is_first_worker
-from pipelines.settings import DistilSettings, TrainSettings
+from pipelines.settings import SelfDistillation
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def teach(
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     corpus: Examples,
-    settings: TrainSettings | DistilSettings,
+    settings: SelfDistillation,
     hard_labels: float = 0.0,
 ) -> None:
     """Self-distil; `hard_labels` is the weight of the corpus's own labels."""

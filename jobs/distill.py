@@ -10,9 +10,9 @@ from pipelines.settings import DistilSettings
 
 
 def run(settings: DistilSettings) -> dict[str, Any]:
-    from pipelines.checkpoints.train import distil
+    from pipelines.checkpoints.distill import distill
 
-    return distil(settings)
+    return distill(settings)
 
 
 main = command(

@@ -11,7 +11,7 @@ from pipelines.settings import ReportSettings
 
 
 def run(settings: ReportSettings) -> dict[str, Any]:
-    from pipelines.reports.terminal import report
+    from pipelines.reports.job import report
 
     return report(settings)
 

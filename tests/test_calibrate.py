@@ -16,7 +16,8 @@ from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model, save_checkpoint
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 
 ROWS = 700
 
@@ -68,7 +69,7 @@ def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
     assert fingerprint(model) == before
     # What the evidence says, by the engine itself.
     network, tokenizer = load_model(model), load_tokenizer(model)
-    examples, _ = read_examples([str(corpus)], Columns())
+    examples, _ = read_examples([str(corpus)], InputColumns())
     tokens = Tokenizer(tokenizer)(examples.texts, None, network.config.max_length)
     found = Engine(network).classify(
         tokens, np.array(point.thresholds), np.ones(len(tokens), bool), point.criterion
@@ -122,7 +123,7 @@ def test_refusals_leave_the_checkpoint_alone(model, corpus, options, parts):
 
 
 def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
-    columns = Columns(label="label")
+    columns = InputColumns(label="label")
     everything, names = read_examples([str(corpus)], columns)
     some, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)
     again, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)

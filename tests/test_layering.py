@@ -42,13 +42,14 @@ HEAVY = {
         "pipelines/running/ray_data.py",
         "pipelines/running/cluster.py",
         "pipelines/running/metrics.py",
-        "pipelines/checkpoints/train.py",
+        "pipelines/checkpoints/workers.py",
     },
     "duckdb": {"pipelines/reports/analytics.py"},
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
         "pipelines/reports/analytics.py",
-        "pipelines/reports/terminal.py",
+        "pipelines/reports/cells.py",
+        "pipelines/reports/job.py",
         "pipelines/reports/html.py",
         "pipelines/reports/figures.py",
     },
@@ -201,7 +202,7 @@ def test_control_a_new_room_needs_its_place(tree):
 def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.report", "jobs.export", "pipelines.reports.analytics",
-             "pipelines.reports.terminal", "pipelines.reports.html", "pipelines.export.job",
+             "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
              "pipelines.running.ray_data"]  # fmt: skip
     script = (
         f"import sys, {', '.join(light)}; print({{'torch', 'transformers'}} & {{*sys.modules}})"

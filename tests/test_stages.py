@@ -21,9 +21,10 @@ from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import ShardError, find_shards
+from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.texts import decode
+from pipelines.input.unreadable import ShardError
 from pipelines.labelling.classify import Label, audit_rows
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize

@@ -14,8 +14,7 @@ from fastbert.tasks.task import NO_LABEL
 from fastbert.training.examples import Examples
 from fastbert.training.losses import distillation_loss
 from fastbert.training.recipes import Recipe
-from fastbert.training.trainer import finetune
-from fastbert.training.trainer import self_distil
+from fastbert.training.trainer import finetune, self_distil
 
 TASK = SingleLabel(["a", "b", "c", "d"])
 FAST = Recipe(epochs=20, learning_rate=3e-3, batch_size=8)

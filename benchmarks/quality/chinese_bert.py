@@ -4,7 +4,7 @@ For machines that have no pre-trained Chinese weights at hand. Whoever has, pass
 `paper.py --backbone bert-base-chinese` instead; what this makes is a stand-in that knows no more
 than the texts of a few data sets.
 
-    python -m benchmarks.quality.chinese_bert --data DATA --output WORK/chinese_bert \\
+    python benchmarks/chinese_bert.py --data DATA --output WORK/chinese_bert \\
         --sets chnsenticorp --sets douban_book_review
 
 DATA holds a folder per set, with train.parquet, and vocab/bert-base-chinese.vocab.txt.
@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import torch
+from measure import machine
 from torch import nn
 from transformers import (
     BertConfig,
@@ -30,10 +31,10 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.support.measure import machine
 from fastbert.training.examples import Examples
 from fastbert.training.trainer import trains_in_bf16
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 
 CONFIG = {
     "num_hidden_layers": 6,
@@ -70,7 +71,9 @@ def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None
     texts = [
         text
         for name in sets
-        for text in read_examples([str(data / name / "train.parquet")], Columns("text"))[0].texts
+        for text in read_examples([str(data / name / "train.parquet")], InputColumns("text"))[
+            0
+        ].texts
     ]
     dataset = Examples(texts).tokenize(tokenizer, MAX_LENGTH)
     model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **CONFIG))

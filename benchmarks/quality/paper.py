@@ -40,13 +40,14 @@ from fastbert.calibration.evaluation import (
 from fastbert.calibration.promises import keep_promise
 from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint, Promise
-from fastbert.inference.engine import Engine
 from fastbert.inference.cost import CostModel
+from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.weights import load_model
 from pipelines.checkpoints.train import train
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 from pipelines.settings import TrainSettings
 
 #: Passes over the labels: small sets and many classes want more. Everything else is one recipe.
@@ -158,7 +159,7 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
         train(TrainSettings(train=(files[0],), output=str(folder / "model"), **options))
     model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
     config = model.config
-    columns = Columns("text", options.get("pair_column"), "label")
+    columns = InputColumns("text", options.get("pair_column"), label="label")
     test, _ = read_examples([files[1]], columns, config.label_names, MOST_TEST_ROWS)
     known = [test]
     if Path(files[2]).exists():

@@ -29,8 +29,8 @@ from benchmarks.speed.peers import official, padded
 from benchmarks.support.measure import interleaved, machine, ratio
 from fastbert.calibration.evaluation import exit_outputs, outcome
 from fastbert.checkpoint import load_tokenizer
-from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.cost import CostModel
+from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification

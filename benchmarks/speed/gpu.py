@@ -25,8 +25,8 @@ from benchmarks.speed.peers import official, padded
 from benchmarks.support.measure import interleaved, machine, ratio
 from fastbert.calibration.evaluation import exit_layers, exit_outputs
 from fastbert.encoders.bert import PackedLayer
-from fastbert.inference.engine import Engine
 from fastbert.inference.cost import CostModel
+from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group

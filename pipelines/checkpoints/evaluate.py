@@ -19,7 +19,8 @@ from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import sample
 from fastbert.weights import load_model
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
 from pipelines.settings import EvaluateSettings, resolve_precision
 
@@ -34,10 +35,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     and so are the operating points that the checkpoint holds."""
     folder = fetch_checkpoint(settings.model)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    columns = Columns(
+    columns = InputColumns(
         settings.text_column,
         settings.pair_column,
-        settings.label_column if settings.labels else None,
+        label=settings.label_column if settings.labels else None,
     )
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)

@@ -1,9 +1,14 @@
 """Examples of properties, and shards that are never opened."""
 
+from typing import Any
+from unittest import mock
+
 from hypothesis import HealthCheck, settings
 
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import Shard, ShardError
+from pipelines.input.shards import Shard
+from pipelines.input.unreadable import ShardError
+from pipelines.labelling.plan import Plan, make_plan
 
 
 def examples(number: int) -> settings:
@@ -16,13 +21,13 @@ def examples(number: int) -> settings:
     )
 
 
-class Known(InputColumns):
-    """Columns of shards that are never opened."""
+def plan_of(rows: dict[str, int | None], shards: list[Shard], *arguments: Any) -> Plan:
+    """That of shards that are never opened, with so many rows, or None: spoiled."""
 
-    rows: dict[str, int | None] = {}
-
-    def check(self, shard: Shard) -> int:
-        rows = self.rows[shard.name]
-        if rows is None:
+    def count_rows(shard: Shard, columns: InputColumns) -> int:
+        if (found := rows[shard.name]) is None:
             raise ShardError("spoiled")
-        return rows
+        return found
+
+    with mock.patch("pipelines.labelling.plan.count_rows", count_rows):
+        return make_plan(shards, *arguments)

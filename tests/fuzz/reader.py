@@ -5,8 +5,9 @@ import resource
 from typing import Any
 
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import Shard, ShardError, find_shards
-from pipelines.input.slices import Slice
+from pipelines.input.shards import Shard, find_shards
+from pipelines.input.slices import Slice, count_rows
+from pipelines.input.unreadable import ShardError
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.work import Work
 
@@ -21,7 +22,7 @@ def serve(connection: Any, checkpoint: str) -> None:
     while path := connection.recv():
         try:
             (shard,) = find_shards([path])
-            rows = InputColumns().check(shard)
+            rows = count_rows(shard, InputColumns())
             connection.send(rows)
             connection.send(read_slices(read, shard, rows))
         except ShardError as error:

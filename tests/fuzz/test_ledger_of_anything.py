@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.records import record
 
-from fuzz.properties import Known, examples
+from fuzz.properties import examples, plan_of
+from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
-from pipelines.labelling.plan import make_plan
 from pipelines.output.ledger import Ledger, Record, statistics, table_path
 from pipelines.output.storage import Storage
 
@@ -120,9 +120,8 @@ def ledger_reader_takes_only_records(document, other):
     assert found.stray.keys() == stray
     # What the reader takes, the plan and the statistics can use.
     shards = [Shard(RECORD.source, "a", "etag:1"), Shard(sane.source, "sane", "etag:1")]
-    columns = Known()
-    columns.__dict__["rows"] = {"a": 10, "sane": 10}
-    plan = make_plan(shards, found, sane.recipe, columns, 4, True)
+    rows = {"a": 10, "sane": 10}
+    plan = plan_of(rows, shards, found, sane.recipe, InputColumns(), 4, True)
     kept = plan.up_to_date + plan.superseded + plan.replaced + plan.vanished
     assert len(kept) == len(found.records)
     assert statistics(found.records).num_rows

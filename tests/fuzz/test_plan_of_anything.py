@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from support.records import record
 
 from fastbert.errors import InputError
-from fuzz.properties import Known, examples
+from fuzz.properties import examples, plan_of
+from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
-from pipelines.labelling.plan import Plan, make_plan
+from pipelines.labelling.plan import Plan
 from pipelines.output.ledger import Committed, Record, Stray, table_path
 
 RECIPES = [{"checkpoint": "x"}, {"checkpoint": "y"}]
@@ -47,9 +48,7 @@ def url(name: str) -> str:
 
 def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Record], Committed]:
     """The plan of a random history; every record lies inside what its version of the shard had."""
-    columns = Known()
-    columns.__dict__["rows"] = {name: rows for name, (_, rows) in shards.items()}
-    records = []
+    columns, records = InputColumns(), []
     for (name, first), rows, version, recipe, quarantined in commits:
         total = shards[name][1] if name in shards and shards[name][0] == version else 60
         if total is None or first >= max(total, 1) or (total and not rows):
@@ -74,7 +73,9 @@ def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Reco
     }
     found = [Shard(url(name), name, version) for name, (version, _) in sorted(shards.items())]
     output = Committed(records, stray)
-    return make_plan(found, output, RECIPES[0], columns, slice_rows, True, retry), records, output
+    rows = {name: rows for name, (_, rows) in shards.items()}
+    plan = plan_of(rows, found, output, RECIPES[0], columns, slice_rows, True, retry)
+    return plan, records, output
 
 
 @given(

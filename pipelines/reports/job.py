@@ -1,5 +1,6 @@
 """The report job: tables about a labelled output, on the terminal, as HTML or as a file."""
 
+import posixpath
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastbert.errors import InputError
 from fastbert.filesystem import open_url, shown
 from pipelines.reports import analytics, questions
 from pipelines.reports.analytics import Analytics
+from pipelines.reports.cells import cell, shortened
 from pipelines.settings import ReportSettings
 
 #: In the order of the terminal, which ends with what matters most.
@@ -31,8 +33,6 @@ _QUESTIONS = {
 _SHOWN = 30
 #: Columns of text where there is no terminal to fit into: cells are not to be cut.
 _WIDTH = 1_000
-#: Tables whose last rows matter most: one per run, in the order of time.
-_BY_RUN = {"runs", "costs", "audits"}
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
@@ -48,8 +48,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
     for title, sql in asked.items():
         frames[title] = found.query(sql)
         if len(frames[title]):
-            some = frames[title].tail if title in _BY_RUN else frames[title].head
-            show(console, title, some(_SHOWN).dropna(axis="columns", how="all"))
+            show(console, title, shortened(frames[title], title, _SHOWN))
     summary: dict[str, Any] = {"output": shown(settings.output)}
     if settings.html is not None:
         from pipelines.reports.html import html_report
@@ -57,7 +56,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
         page = html_report(found, settings.output, frames)
         fs, path = open_url(settings.html)
         try:
-            fs.makedirs(fs._parent(path), exist_ok=True)
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
             fs.pipe_file(path, page.encode())
         except OSError as error:
             raise InputError(f"cannot write '{shown(settings.html)}': {error}") from error
@@ -84,21 +83,6 @@ def show(console: Console, title: str, frame: pd.DataFrame) -> None:
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(cell(value)) for value in row))  # not markup
     console.print(table)
-
-
-def cell(value: Any) -> str:
-    """A value as people read it."""
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, pd.Timestamp):
-        return f"{value:%Y-%m-%d %H:%M}"
-    if isinstance(value, float):
-        if 0 < abs(value) < 1e-3:
-            return f"{value:.2g}"
-        return f"{value:,.4f}".rstrip("0").rstrip(".")
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:

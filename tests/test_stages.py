@@ -12,7 +12,6 @@ from conftest import LAYERS, RECIPE, random_texts, write_shard
 from support.reference import all_layers, answer, gap_threshold
 
 from fastbert.checkpoint import load_tokenizer
-from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.flops import CostModel
 from fastbert.inference.tokens import tokenize
@@ -28,7 +27,6 @@ from pipelines.labelling.work import Work
 from pipelines.output.ledger import Ledger
 from pipelines.output.schema import OUTPUT
 from pipelines.output.storage import Storage
-from pipelines.settings import resolve_precision
 
 MAX_LENGTH = 32
 TEXTS = [None, *random_texts(20, seed=3), "", "  \t", *random_texts(9, seed=4)]
@@ -231,9 +229,3 @@ def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
         pytest.skip("this machine has a GPU")
     with pytest.raises(RuntimeError, match="given a GPU, but torch"):
         Label(checkpoint, OperatingPoint("", [0.5, 0.5]), 0.0, "auto", threads=1, cuda=True)
-
-
-def test_int8_on_a_gpu_is_refused():
-    with pytest.raises(InputError, match="use bf16"):
-        resolve_precision("int8", "cuda")
-    assert resolve_precision("int8", "cpu") == "int8"

@@ -15,7 +15,6 @@ from support.shards import random_texts, write_shard
 from support.stages import MAX_LENGTH, TEXTS, run
 
 from fastbert.checkpoint import load_tokenizer
-from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.flops import CostModel
 from fastbert.inference.tokens import tokenize
@@ -31,7 +30,6 @@ from pipelines.labelling.work import Work
 from pipelines.output.ledger import Ledger
 from pipelines.output.schema import OUTPUT
 from pipelines.output.storage import Storage
-from pipelines.settings import resolve_precision
 
 BAD = {0: "text is null", 21: "text is empty", 22: "text is empty"}
 
@@ -222,9 +220,3 @@ def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
         pytest.skip("this machine has a GPU")
     with pytest.raises(RuntimeError, match="given a GPU, but torch"):
         Label(checkpoint, OperatingPoint("", [0.5, 0.5]), 0.0, "auto", threads=1, cuda=True)
-
-
-def test_int8_on_a_gpu_is_refused():
-    with pytest.raises(InputError, match="use bf16"):
-        resolve_precision("int8", "cuda")
-    assert resolve_precision("int8", "cpu") == "int8"

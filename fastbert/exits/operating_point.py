@@ -92,6 +92,11 @@ class OperatingPoint:
                 "again or pass --speed"
             ) from error
 
+    @property
+    def proven_in(self) -> str | None:
+        """The precision that the evidence was found in."""
+        return self.evidence.precision if self.evidence else None
+
     def _fitting(self, config: FastBertConfig) -> "OperatingPoint":
         if len(self.thresholds) != _layers(config) - 1:
             raise ValueError(

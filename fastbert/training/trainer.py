@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
+from fastbert.inference.precision import device, supports
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
@@ -108,11 +109,6 @@ class TokenDataset(Dataset[dict[str, Any]]):
         if self.labels is not None:
             item["labels"] = self.labels[row]
         return item
-
-
-def trains_in_bf16() -> bool:
-    """Whether this machine multiplies bf16 in hardware: on a GPU, or a CPU with AMX."""
-    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def finetune(
@@ -283,8 +279,8 @@ def _run(
             weight_decay=recipe.weight_decay,
             seed=recipe.seed,
             train_sampling_strategy="group_by_length",
-            bf16=trains_in_bf16(),
-            use_cpu=not torch.cuda.is_available(),
+            bf16=supports("bf16", device()),
+            use_cpu=device() == "cpu",
             logging_steps=0.1,  # ten lines a step
             eval_strategy="epoch" if dev else "no",
             save_strategy="best" if dev else "no",
@@ -293,7 +289,7 @@ def _run(
             load_best_model_at_end=dev is not None,
             metric_for_best_model="accuracy" if dev else None,
             remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_pin_memory=device() == "cuda",
             disable_tqdm=True,
             report_to=[],
         )

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import torch
 
 from fastbert.calibration.evaluation import LayerOutputs, layer_outputs
 from fastbert.calibration.promises import Choice, Shape, keep_promise, reach_speedup, rows_needed
@@ -18,11 +17,12 @@ from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.filesystem import shown
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.flops import CostModel
+from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
 from pipelines.input.examples import Columns, read_examples
 from pipelines.labelling.progress import counting
-from pipelines.settings import CalibrateSettings, resolve_precision
+from pipelines.settings import CalibrateSettings
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,10 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         list(settings.corpus), columns, model.config.label_names, settings.rows, settings.seed
     )
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = resolve_precision(settings.precision, device)
+    precision = resolve(settings.precision, device())
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
-        engine = Engine(model, device, DTYPES[precision])
+        engine = Engine(model, device(), DTYPES[precision])
         outputs = layer_outputs(engine, tokens, counter.advance)
     truth = None if examples.labels is None else np.asarray(examples.labels)
     point = proven_point(settings, outputs, truth, CostModel.of(model.config), precision)

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from fastbert.calibration.evaluation import layer_outputs
@@ -18,6 +17,7 @@ from fastbert.errors import InputError
 from fastbert.filesystem import absolute, shown
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.flops import CostModel
+from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.trainer import (
@@ -32,12 +32,7 @@ from fastbert.training.trainer import (
 from fastbert.weights import load_classifier, save_checkpoint
 from pipelines.checkpoints.calibrate import proven_point, store_point
 from pipelines.input.examples import Columns, read_examples
-from pipelines.settings import (
-    CalibrateSettings,
-    DistilSettings,
-    TrainSettings,
-    resolve_precision,
-)
+from pipelines.settings import CalibrateSettings, DistilSettings, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -169,9 +164,8 @@ def _judge(
 ) -> dict[str, Any]:
     """Accuracy by layer on rows that training has not seen, and the operating point they prove."""
     tokens = Tokenizer(tokenizer)(judges.texts, judges.pairs, model.config.max_length)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = resolve_precision("auto", device)
-    outputs = layer_outputs(Engine(model, device, DTYPES[precision]), tokens)
+    precision = resolve("auto", device())
+    outputs = layer_outputs(Engine(model, device(), DTYPES[precision]), tokens)
     right = outputs.labels == np.asarray(judges.labels)  # (L, n)
     found: dict[str, Any] = {
         "dev_rows": len(judges),
@@ -210,7 +204,7 @@ def _save(
         "layers": len(model.layers),
         "rows": rows,
         "seconds": round(time.monotonic() - started, 1),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(device()),
     }
 
 

@@ -15,13 +15,14 @@ from fastbert.checkpoint import fetch_checkpoint
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import DTYPES, Engine, Predictions
 from fastbert.inference.flops import CostModel
+from fastbert.inference.precision import device_name, resolve
 from fastbert.inference.tokens import Tokens
 from fastbert.weights import load_model
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.work import ERROR, IDS, TYPES, Work
 from pipelines.output.ledger import UNCERTAINTY_BINS
 from pipelines.output.schema import OUTPUT
-from pipelines.settings import Precision, resolve_precision
+from pipelines.settings import Precision
 
 Array = np.ndarray[Any, Any]
 _PRIVATE = (IDS, TYPES, ERROR)
@@ -54,14 +55,14 @@ class Label:
                 "a CUDA build of torch on the workers, or pass --gpus-per-replica 0"
             )
         device = "cuda" if cuda else "cpu"
-        resolved = resolve_precision(precision, device)
+        resolved = resolve(precision, device, point.proven_in)
         self.engine = Engine(model, device, DTYPES[resolved])
         self.cost = CostModel.of(model.config)
         self.names = pa.array(model.config.label_names)
         self.point, self.thresholds = point, np.asarray(point.thresholds)
         self.audit_rate = audit_rate
         self.facts = {
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "device": device_name(device),
             "precision": resolved,
         }
 

@@ -39,7 +39,7 @@ from pipelines.output.ledger import Ledger, Record, table_path
 from pipelines.output.lock import RunLock
 from pipelines.output.schema import SCHEMA_VERSION
 from pipelines.output.storage import Storage
-from pipelines.settings import LabelSettings, resolve_precision
+from pipelines.settings import LabelSettings
 
 if TYPE_CHECKING:
     from pipelines.running.ray_data import Share
@@ -168,13 +168,12 @@ class Job:
         if plan.todo:  # all that can be refused, before anything is changed
             check_weights(self.checkpoint)
             load_tokenizer(self.checkpoint)
+            from fastbert.inference.precision import resolve
             from pipelines.running.ray_data import share_of_cluster
 
             share = share_of_cluster(settings)
-            check_precision(
-                self.point,
-                resolve_precision(settings.precision, "cuda" if share.replica_gpus else "cpu"),
-            )
+            device = "cuda" if share.replica_gpus else "cpu"
+            check_precision(self.point, resolve(settings.precision, device, self.point.proven_in))
         removed = plan.superseded + (plan.vanished if settings.prune else [])
         ledger.storage.clear_staging()
         ledger.sweep(plan.leftovers)

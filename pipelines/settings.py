@@ -14,6 +14,8 @@ from fastbert.errors import InputError
 Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin", "patience"]
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
+#: Bytes of a run's name: file systems allow 255 for those of its files.
+_LONGEST_NAME = 200
 
 
 def setting(help: str, default: Any = MISSING) -> Any:
@@ -258,6 +260,13 @@ class LabelSettings:
         if self.run_id is not None and not re.fullmatch(r"[\w.:+-]+", self.run_id):
             raise InputError(
                 f"--run-id is '{self.run_id}', expected letters, digits and _ . : + - only"
+            )
+        if self.run_id is not None and (
+            not self.run_id.strip(".") or len(self.run_id.encode()) > _LONGEST_NAME
+        ):
+            raise InputError(
+                f"--run-id is '{self.run_id}', expected the name of a file: not of dots only, and "
+                f"at most {_LONGEST_NAME} bytes"
             )
         _check_positive(self, "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()

@@ -13,6 +13,7 @@ HEAVY = {
     "ray": {
         "pipelines/running/ray_data.py",
         "pipelines/running/cluster.py",
+        "pipelines/running/guard.py",
         "pipelines/running/metrics.py",
         "pipelines/checkpoints/train.py",
     },
@@ -64,7 +65,7 @@ def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.report", "jobs.export", "pipelines.reports.analytics",
              "pipelines.reports.terminal", "pipelines.reports.html", "pipelines.export.job",
-             "pipelines.running.ray_data"]  # fmt: skip
+             "pipelines.running.ray_data", "pipelines.running.executor"]  # fmt: skip
     script = (
         f"import sys, {', '.join(light)}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     )

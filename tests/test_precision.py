@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import Evidence, OperatingPoint
 from fastbert.inference import precision
-from pipelines.labelling.classify import Label
 
 
 @pytest.fixture
@@ -62,13 +60,3 @@ def test_what_is_asked_for_is_used(machine):
     assert precision.resolve("int8", "cpu") == "int8"
     with pytest.raises(InputError, match="use bf16"):
         precision.resolve("int8", "cuda")
-
-
-def test_labelling_follows_the_point(checkpoint):
-    """Whatever this processor is good at."""
-    evidence = Evidence(9, 0, 0.1, [3, 3, 3], 2.0, "corpus", "fp32", "2026-01-01")
-    for proven in ("fp32", "int8"):
-        point = OperatingPoint(
-            "p", [0.5, 0.5], evidence=Evidence(**vars(evidence) | {"precision": proven})
-        )
-        assert Label(checkpoint, point, 0.0, "auto", threads=1).facts["precision"] == proven

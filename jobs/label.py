@@ -16,8 +16,9 @@ from pipelines.settings import LabelSettings
 
 def run(settings: LabelSettings) -> dict[str, Any]:
     from pipelines.labelling.job import label
+    from pipelines.running.executor import RayExecutor
 
-    return label(settings)
+    return label(settings, RayExecutor())
 
 
 main = command(

@@ -18,18 +18,8 @@ _GONE = {
 }
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-
-
-def resolve_precision(precision: Precision, device: str) -> str:
-    """The precision to use, a key of `inference.engine.DTYPES`: "auto" is bf16 on a GPU, else fp32.
-
-    Raises InputError for int8 on a GPU.
-    """
-    if precision == "int8" and device == "cuda":
-        raise InputError("--precision int8 is for CPUs; on a GPU use bf16")
-    if precision == "auto":
-        return "bf16" if device == "cuda" else "fp32"
-    return precision
+#: Bytes of a run's name: file systems allow 255 for those of its files.
+_LONGEST_NAME = 200
 
 
 def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = None) -> Any:
@@ -66,7 +56,7 @@ class Inference(Texts):
 
     model: str = setting("A FastBERT checkpoint, a folder.")
     precision: Precision = setting(
-        "Arithmetic; auto is that of the operating point, if there is one, else bf16 where the "
+        "Arithmetic; auto is what the operating point was calibrated in, else bf16 where the "
         "hardware multiplies it, else fp32. int8, on CPUs, changes a few labels.",
         "auto",
     )
@@ -264,6 +254,13 @@ class LabelSettings(Inference):
         if self.run_id is not None and not re.fullmatch(r"[\w.:+-]+", self.run_id):
             raise InputError(
                 f"--run-id is '{self.run_id}', expected letters, digits and _ . : + - only"
+            )
+        if self.run_id is not None and (
+            not self.run_id.strip(".") or len(self.run_id.encode()) > _LONGEST_NAME
+        ):
+            raise InputError(
+                f"--run-id is '{self.run_id}', expected the name of a file: not of dots only, and "
+                f"at most {_LONGEST_NAME} bytes"
             )
         _check_positive(self, "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()

@@ -71,18 +71,16 @@ def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
     network, tokenizer = load_model(model), load_tokenizer(model)
     examples, _ = read_examples([str(corpus)], InputColumns())
     tokens = Tokenizer(tokenizer)(examples.texts, None, network.config.max_length)
-    found = Engine(network).classify(
-        tokens, np.array(point.thresholds), np.ones(len(tokens), bool), point.criterion
-    )
-    exits = np.bincount(found.exit_layer, minlength=LAYERS + 1)[1:]
-    assert exits.tolist() == point.evidence.exits
-    assert (found.label != found.deep_label).sum() <= point.evidence.broken
+    found = Engine(network).classify(tokens, point.rule(), np.ones(len(tokens), bool))
+    assert np.bincount(found.exit, minlength=LAYERS).tolist() == point.evidence.exits
+    assert point.exit_depths == point.evidence.exit_depths == [1, 2, 3]
+    assert (found.answer["label"] != found.deep["label"]).sum() <= point.evidence.broken
 
 
 def test_every_criterion_and_shape(model, corpus):
     for options in (
         ("--criterion", "margin"),
-        ("--criterion", "top-entropy", "--shape", "per-layer"),
+        ("--criterion", "max-probability", "--shape", "per-layer"),
         ("--criterion", "auto", "--shape", "auto", "--name", "best", "--promise-rows", 500),
     ):
         point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9, *options), model)
@@ -110,7 +108,7 @@ def test_accuracy_and_speedup(model, corpus):
         (["--max-disagreement", 0.01, "--confidence", 1], ["--confidence is 1"]),
         (["--speedup", 2, "--criterion", "auto"], ["--speedup wants a --criterion"]),
         (["--speedup", 2, "--criterion", "patience"], ["'patience': it is gone", "entropy"]),
-        (["--speedup", 30], ["--speedup is 30", f"number of layers, {LAYERS}"]),
+        (["--speedup", 30], ["--speedup is 30", f"that is {LAYERS} at most"]),
         (["--max-disagreement", 0.004], ["699 rows", "at least 748", "--rows"]),
         (["--max-disagreement", 0.01], ["nothing faster than full depth", "allow more"]),
         (["--max-accuracy-loss", 0.1, "--label-column", "x"], ["no column 'x'", "text, id, label"]),
@@ -142,8 +140,10 @@ def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
     [
         ({"thresholds": [0.5]}, "1 thresholds, expected 2"),
         ({"thresholds": [0.5, 0.5], "criterion": "mood"}, "criterion is 'mood'"),
-        ({"thresholds": [0.5, 0.5], "hope": 1}, "hope"),
-        ({"thresholds": ["a", "b"]}, "'a'"),
+        ({"thresholds": [0.5, 0.5], "hope": 1}, "'hope', which this release"),
+        ({"thresholds": ["a", "b"]}, "got `str`"),
+        ({"thresholds": [0.5, 0.5], "exit_depths": [1, 2, 4]}, r"depths \[1, 2, 4\]"),
+        ({"thresholds": [0.5, 0.5], "criterion": "patience"}, "jobs/calibrate.py"),
     ],
 )
 def test_points_that_cannot_be_used(model, point, message):

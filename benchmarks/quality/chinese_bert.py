@@ -4,7 +4,7 @@ For machines that have no pre-trained Chinese weights at hand. Whoever has, pass
 `paper.py --backbone bert-base-chinese` instead; what this makes is a stand-in that knows no more
 than the texts of a few data sets.
 
-    python -m benchmarks.quality.chinese_bert --data DATA --output WORK/chinese_bert \\
+    python benchmarks/chinese_bert.py --data DATA --output WORK/chinese_bert \\
         --sets chnsenticorp --sets douban_book_review
 
 DATA holds a folder per set, with train.parquet, and vocab/bert-base-chinese.vocab.txt.
@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import torch
+from measure import machine
 from torch import nn
 from transformers import (
     BertConfig,
@@ -30,9 +31,8 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.support.measure import machine
+from fastbert.inference.precision import device, supports
 from fastbert.training.examples import Examples
-from fastbert.training.trainer import trains_in_bf16
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 
@@ -88,8 +88,8 @@ def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None
                 warmup_steps=0.1,
                 weight_decay=0.01,
                 train_sampling_strategy="group_by_length",
-                bf16=trains_in_bf16(),
-                use_cpu=not torch.cuda.is_available(),
+                bf16=supports("bf16", device()),
+                use_cpu=device() == "cpu",
                 logging_steps=0.02,
                 save_strategy="no",
                 remove_unused_columns=False,

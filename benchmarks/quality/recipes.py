@@ -3,8 +3,7 @@
 Hypothesis: the paper's learning rate and epochs leave students half-trained; a higher rate is worth
 more than temperature, labels or joint training.
 
-    python -m benchmarks.quality.recipes --data DATA \\
-        --output benchmarks/results/recipes.json --sets banking77
+    python benchmarks/recipes.py --data DATA --output benchmarks/recipes.json --sets banking77
 
 Each set is fine-tuned once; every way of self-distilling starts from these weights. `joint`, the
 paper's ablation, trains all branches on the labels instead. Judged on the test rows by accuracy at
@@ -21,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from measure import machine
 from transformers import AutoTokenizer, set_seed
 
-from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.promises import furthest_exits, uniform_path
 from fastbert.encoders.pretrained import locate_backbone
@@ -122,8 +121,7 @@ def main(data: Path, output: Path, sets: tuple[str, ...], train_rows: int, test_
         found["sets"][name] = run_set(name, data, train_rows, test_rows)
         found["machine"] = machine()
         found["program"] = (
-            "python -m benchmarks.quality.recipes --data DATA "
-            "--output benchmarks/results/recipes.json "
+            "python benchmarks/recipes.py --data DATA --output benchmarks/recipes.json "
             + " ".join(f"--sets {name}" for name in found["sets"])
             + f" --train-rows {train_rows} --test-rows {test_rows}"
         )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ class Goal:
 def proven_point(
     goal: Goal,
     outputs: ExitOutputs,
-    truth: NDArray[Any] | None,
+    truth: NDArray[np.integer] | None,
     cost: CostModel,
     corpus: Iterable[str],
     precision: str,
@@ -111,6 +111,7 @@ def proven_point(
         chosen = _fast(goal, outputs, fails, cost)
     else:
         chosen = _safe(goal, goal.promise, outputs, fails, cost)
+    depths = [each.depth for each in cost.exits]
     evidence = Evidence(
         rows=chosen.rows,
         broken=chosen.broken,
@@ -120,13 +121,16 @@ def proven_point(
         corpus=", ".join(map(shown, corpus)),
         precision=precision,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        exit_depths=depths,
     )
-    return OperatingPoint(goal.title, chosen.thresholds, chosen.criterion, goal.promise, evidence)
+    return OperatingPoint(
+        goal.title, chosen.thresholds, chosen.criterion, goal.promise, evidence, depths
+    )
 
 
-def harmed(outputs: ExitOutputs, truth: NDArray[Any] | None) -> NDArray[np.bool_]:
-    """Where a row's answer would do harm, (E, n): it is not full depth's, or, if the `truth` (n,)
-    is known, it is wrong and full depth's is right."""
+def harmed(outputs: ExitOutputs, truth: NDArray[np.integer] | None) -> NDArray[np.bool_]:
+    """Where a row's answer would do harm, bool (E, n): it is not full depth's, or, if the `truth`
+    (n,) is known, it is wrong and full depth's is right."""
     if truth is None:
         return outputs.differs(outputs.answers[-1])
     wrong = outputs.differs(outputs.task.truth(truth))
@@ -140,8 +144,9 @@ def _fast(goal: Goal, outputs: ExitOutputs, fails: NDArray[np.bool_], cost: Cost
     found = reach_speedup(outputs, fails, cost, goal.speedup, goal.confidence, goal.criterion)
     if found is None:
         raise InputError(
-            f"--speedup is {goal.speedup:g}, more than leaving at the first layer brings; "
-            f"expected less than the number of layers, {len(fails)}"
+            f"--speedup is {goal.speedup:g}, more than leaving at the first exit brings; "
+            f"expected less: without an exit before the first layer, that is {cost.encoder.depth} "
+            "at most"
         )
     return found
 

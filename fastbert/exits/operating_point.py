@@ -1,7 +1,7 @@
 """Operating points: where rows leave the network, and what has been promised about it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -88,12 +88,20 @@ class OperatingPoint:
                 f"{', '.join(points) or 'none'}; --speed needs none"
             )
         try:
-            return msgspec.convert({**points[name], "name": name}, cls)._fitting(config.exit_list)
+            values = {**points[name], "name": name}
+            if unknown := values.keys() - {each.name for each in fields(cls)}:
+                raise ValueError(f"it has '{min(unknown)}', which this release does not know")
+            return msgspec.convert(values, cls)._fitting(config.exit_list)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"the checkpoint's operating point '{name}' cannot be used: {error}; make one "
                 "again with jobs/calibrate.py, or pass --speed"
             ) from error
+
+    @property
+    def proven_in(self) -> str | None:
+        """The precision that the evidence was found in."""
+        return self.evidence.precision if self.evidence else None
 
     def _fitting(self, exits: Sequence[Exit]) -> "OperatingPoint":
         """Itself, with its depths; ValueError where it is not a point on these exits."""

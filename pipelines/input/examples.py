@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
@@ -16,7 +17,6 @@ from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
 from pipelines.input.texts import decode
 
-Array = np.ndarray[Any, Any]
 Result = TypeVar("Result")
 
 
@@ -31,7 +31,7 @@ def _opened(shard: Shard, read: Callable[[pq.ParquetFile], Result]) -> Result:
         raise InputError(f"{shown(shard.url)} cannot be read as Parquet: {error}") from error
 
 
-def _draw(counts: list[int], sample: int, seed: int) -> list[Array]:
+def _draw(counts: list[int], sample: int, seed: int) -> list[NDArray[np.int64]]:
     """Row numbers, ascending, of a random sample of all rows, by shard."""
     ends = np.cumsum(counts)
     total = int(ends[-1])
@@ -41,7 +41,7 @@ def _draw(counts: list[int], sample: int, seed: int) -> list[Array]:
     return [part - start for part, start in zip(parts, [0, *ends[:-1]], strict=True)]
 
 
-def _rows(file: pq.ParquetFile, columns: list[str], rows: Array | None) -> pa.Table:
+def _rows(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64] | None) -> pa.Table:
     """Some columns of all rows, or of those with these numbers; only their row groups are read."""
     missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
@@ -110,7 +110,7 @@ def read_examples(
     """
     wanted = columns.texts + ([] if columns.label is None else [columns.label])
     shards = find_shards(urls)
-    drawn: Sequence[Array | None] = [None] * len(shards)
+    drawn: Sequence[NDArray[np.int64] | None] = [None] * len(shards)
     if sample is not None:
         drawn = _draw([_opened(s, lambda f: f.metadata.num_rows) for s in shards], sample, seed)
     tables = [

@@ -35,6 +35,15 @@ def _check_positive(settings: Any, *names: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
 
 
+def _check_share(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(
+                f"--{name.replace('_', '-')} is {value}, expected a number from 0 to 1"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Texts:
     """Of which columns the input's texts are."""
@@ -118,8 +127,7 @@ class TrainSettings(SelfDistillation, LabelledTexts):
             raise InputError(f"--distil-epochs is {self.distil_epochs}, expected 0 or more")
         if not self.distil_epochs and not self.joint:
             raise InputError("--distil-epochs 0 leaves branches untrained; pass --joint as well")
-        if not 0 <= self.hard_labels <= 1:
-            raise InputError(f"--hard-labels is {self.hard_labels}, expected a number from 0 to 1")
+        _check_share(self, "hard_labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +250,7 @@ class LabelSettings(Inference):
     def __post_init__(self) -> None:
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
-        if self.speed is not None and not 0 <= self.speed <= 1:
-            raise InputError(f"--speed is {self.speed}, expected a number from 0 to 1")
-        for name, share in (("audit-rate", self.audit_rate), ("max-bad-rows", self.max_bad_rows)):
-            if not 0 <= share <= 1:
-                raise InputError(f"--{name} is {share}, expected a share from 0 to 1")
-        if self.slice_rows < 1:
-            raise InputError(f"--slice-rows is {self.slice_rows}, expected at least 1")
+        _check_share(self, "speed", "audit_rate", "max_bad_rows")
         if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
             raise InputError(f"--gpus-per-replica is {self.gpus_per_replica}, expected 0 or more")
         if self.run_id is not None and not re.fullmatch(r"[\w.:+-]+", self.run_id):
@@ -262,7 +264,7 @@ class LabelSettings(Inference):
                 f"--run-id is '{self.run_id}', expected the name of a file: not of dots only, and "
                 f"at most {_LONGEST_NAME} bytes"
             )
-        _check_positive(self, "cpus_per_replica", "slice_attempts", "slice_timeout")
+        _check_positive(self, "slice_rows", "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()
 
     def replica_range(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from fastbert.checkpoint import save_config
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
 from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
-from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
+from fastbert.exits.operating_point import Evidence, Harm, OperatingPoint, Promise
 from fastbert.filesystem import shown
 from fastbert.inference.cost import CostModel
 
@@ -32,23 +32,15 @@ class Goal:
     Raises InputError for none or several of them, and for shares outside of (0, 1).
     """
 
-    #: Largest share of rows whose label may differ from full depth's.
-    max_disagreement: float | None = None
-    #: Largest share of rows that may be wrong where full depth is right; needs labels.
-    max_accuracy_loss: float | None = None
-    #: Times fewer FLOPs than full depth; no promise.
-    speedup: float | None = None
-    #: Probability with which the promise, or the bound on what a speed-up costs, holds.
-    confidence: float = 0.95
-    #: How many rows the promise is about; None: all that could ever come.
-    promise_rows: int | None = None
-    #: Of `CRITERIA`; "auto" takes the fastest.
-    criterion: str = DEFAULT_CRITERION
+    max_disagreement: float | None = None  # share of rows whose answer may not be full depth's
+    max_accuracy_loss: float | None = None  # of rows that are wrong where full depth is right
+    speedup: float | None = None  # times fewer FLOPs than full depth; no promise
+    confidence: float = 0.95  # of the promise, or of the bound on what a speed-up costs
+    promise_rows: int | None = None  # that the promise is about; None: all that could ever come
+    criterion: str = DEFAULT_CRITERION  # "auto" takes the fastest of `CRITERIA`
     shape: Shape | Literal["auto"] = "uniform"
-    #: Of the point; None: what is asked for, in short.
-    name: str | None = None
-    #: Of dividing the rows into those that choose and those that prove.
-    seed: int = 0
+    name: str | None = None  # of the point; None: what is asked for, in short
+    seed: int = 0  # of dividing the rows into those that choose and those that prove
 
     def __post_init__(self) -> None:
         if len(self._asked()) != 1:
@@ -64,8 +56,7 @@ class Goal:
                     "less than 1: 0.01 is 1 %"
                 )
         for name in ("speedup", "promise_rows"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
+            if (value := getattr(self, name)) is not None and value <= 0:
                 raise InputError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
         if self.speedup is not None and "auto" in (self.criterion, self.shape):
             raise InputError("--speedup wants a --criterion, and --shape uniform")
@@ -79,13 +70,9 @@ class Goal:
     @property
     def promise(self) -> Promise | None:
         """What is to be kept; None for a speed-up."""
-        if self.max_disagreement is not None:
-            return Promise(self.max_disagreement, self.confidence, self.promise_rows)
-        if self.max_accuracy_loss is not None:
-            return Promise(
-                self.max_accuracy_loss, self.confidence, self.promise_rows, "accuracy-loss"
-            )
-        return None
+        harm: Harm = "disagreement" if self.max_accuracy_loss is None else "accuracy-loss"
+        share = self.max_disagreement or self.max_accuracy_loss
+        return Promise(share, self.confidence, self.promise_rows, harm) if share else None
 
     def _asked(self) -> dict[str, float]:
         names = ("max_disagreement", "max_accuracy_loss", "speedup")
@@ -106,11 +93,7 @@ def proven_point(
     `truth` (n,) are the task's targets, which only `max_accuracy_loss` needs. The URLs of the
     `corpus` and the `precision` that the outputs come from become part of the evidence.
     """
-    fails = harmed(outputs, truth)
-    if goal.promise is None:
-        chosen = _fast(goal, outputs, fails, cost)
-    else:
-        chosen = _safe(goal, goal.promise, outputs, fails, cost)
+    chosen = _choose(goal, outputs, harmed(outputs, truth), cost)
     depths = [each.depth for each in cost.exits]
     evidence = Evidence(
         rows=chosen.rows,
@@ -138,27 +121,19 @@ def harmed(outputs: ExitOutputs, truth: NDArray[np.integer] | None) -> NDArray[n
     return fails
 
 
-def _fast(goal: Goal, outputs: ExitOutputs, fails: NDArray[np.bool_], cost: CostModel) -> Choice:
-    """The slowest thresholds that are fast enough; InputError if there are none."""
-    assert goal.speedup is not None
-    found = reach_speedup(outputs, fails, cost, goal.speedup, goal.confidence, goal.criterion)
-    if found is None:
-        raise InputError(
-            f"--speedup is {goal.speedup:g}, more than leaving at the first exit brings; "
-            f"expected less: without an exit before the first layer, that is {cost.encoder.depth} "
-            "at most"
-        )
-    return found
-
-
-def _safe(
-    goal: Goal,
-    promise: Promise,
-    outputs: ExitOutputs,
-    fails: NDArray[np.bool_],
-    cost: CostModel,
-) -> Choice:
-    """The fastest thresholds that keep the promise; InputError if there are none."""
+def _choose(goal: Goal, outputs: ExitOutputs, fails: NDArray[np.bool_], cost: CostModel) -> Choice:
+    """The thresholds that reach the goal; InputError if there are none."""
+    if goal.speedup is not None:
+        found = reach_speedup(outputs, fails, cost, goal.speedup, goal.confidence, goal.criterion)
+        if found is None:
+            raise InputError(
+                f"--speedup is {goal.speedup:g}, more than leaving at the first exit brings; "
+                "expected less: without an exit before the first layer, that is "
+                f"{cost.encoder.depth} at most"
+            )
+        return found
+    promise = goal.promise
+    assert promise is not None
     criteria = tuple(CRITERIA) if goal.criterion == "auto" else (goal.criterion,)
     shapes: tuple[Shape, ...] = ("uniform", "per-layer") if goal.shape == "auto" else (goal.shape,)
     found = keep_promise(outputs, fails, cost, promise, criteria, shapes, goal.seed)

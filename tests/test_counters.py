@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,8 @@ from support import ROOT
 from support.records import record
 from support.shards import random_texts, write_shard
 
-from pipelines.labelling.classify import Answers, statistics_of
+from fastbert.inference.engine import Predictions
+from pipelines.labelling.classify import statistics_of
 from pipelines.labelling.summary import RUNS, totals
 from pipelines.output.ledger import STATISTICS
 from pipelines.output.statistics import MEASURES, SliceStats
@@ -24,8 +26,8 @@ DECLARED = """\
                                           by_exit=True, exported=True)
 """
 MEASURED = """\
-        odd_rows=int((answers.lengths % 2).sum()),
-        exit_odd_rows=by_exit(answers.lengths % 2),
+        odd_rows=int((lengths % 2).sum()),
+        exit_odd_rows=by_exit(lengths % 2),
 """
 #: Labels, and looks wherever a counter belongs.
 SCRIPT = """
@@ -129,24 +131,26 @@ def test_sums_are_those_of_the_slices():
 
 def test_statistics_of_answers():
     """Three rows that leave at the first of two exits, and one at the last."""
-    answers = Answers(
+    answers = Predictions(
         label=np.array([0, 1, 1, 1]),
         score=np.ones(4, np.float32),
-        exit=np.array([0, 0, 1, 0], np.int8),
+        exit_layer=np.array([1, 1, 2, 1], np.int8),
         uncertainty=np.array([0.01, 0.02, 0.99, 1.0], np.float32),
-        audited=np.array([True, True, True, False]),
-        deep=np.array([0, 0, 1, -1]),
-        lengths=np.array([3, 4, 5, 6]),
-        flops=np.array([30, 40, 100, 60]),
-        full_flops=np.array([60, 80, 100, 120]),
-        audit_flops=np.array([35, 45, 0, 65]),
+        deep_label=np.array([0, 0, 1, -1]),
     )
-    found = statistics_of(SliceStats(read_seconds=0.5), answers, ["no", "yes"], 2)
+    cost = SimpleNamespace(
+        layers=2,
+        row_flops=lambda lengths, layers: lengths * (10 * layers - 1),
+        full_flops=lambda lengths: lengths * 20,
+    )
+    audited, lengths = np.array([True, True, True, False]), np.array([3, 4, 5, 6])
+    read = SliceStats(read_seconds=0.5)
+    found = statistics_of(read, answers, audited, lengths, cost, ["no", "yes"])
     assert (found.tokens, found.full_flops, found.read_seconds) == (18, 360, 0.5)
-    assert (found.exits, found.exit_tokens, found.exit_flops) == ([3, 1], [13, 5], [130, 100])
+    assert (found.exits, found.exit_tokens, found.exit_flops) == ([3, 1], [13, 5], [117, 95])
     assert found.exit_labels == [{"yes": 2, "no": 1}, {"yes": 1}]
     assert (found.exit_audit_rows, found.exit_audit_agreements) == ([2, 1], [1, 1])
-    assert (found.audit_rows, found.audit_agreements, found.audit_flops) == (3, 2, 80)
+    assert (found.audit_rows, found.audit_agreements, found.audit_flops) == (3, 2, 70)
     assert [sum(bins) for bins in found.exit_uncertainties] == [3, 1]
     assert found.exit_uncertainties[0][-1] == found.exit_uncertainties[1][-1] == 1
 

@@ -98,7 +98,7 @@ class PoisonedReadTokenize(ReadTokenize):
 
     def __init__(self, run) -> None:
         super().__init__(run)
-        self.rows = PoisonedReader(run.columns)
+        self.rows = PoisonedReader(self.columns)
         real = self.tokenize
 
         def tokenize(texts, *rest):

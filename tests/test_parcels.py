@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import stages
 from support.labelling import settings, table_of
 from support.records import identity, record
 from support.shards import random_texts, write_shard
@@ -134,7 +135,9 @@ def processor(monkeypatch):
     monkeypatch.setattr(precisions, "supports", supports)
     monkeypatch.setattr(classify, "supports", supports)
     monkeypatch.setattr(classify, "DTYPES", dict.fromkeys(("fp32", "bf16", "int8"), torch.float32))
-    return able
+    stages._replica.cache_clear()
+    yield able
+    stages._replica.cache_clear()
 
 
 def night(tmp_path, checkpoint, **changes) -> set[str]:

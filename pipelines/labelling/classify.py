@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,22 +31,6 @@ _PRIVATE = (IDS, TYPES, ERROR)
 _MOST_REASONS = 20
 #: Labels that it counts per exit: all, but where classes are so many that records would grow.
 _MOST_LABELS = 256
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What is known of the n rows of a slice that have an answer."""
-
-    label: Array  # int32 (n,), class index
-    score: Array  # float32 (n,), probability of `label`
-    exit: Array  # int8 (n,), index of the exit
-    uncertainty: Array  # float32 (n,), at the exit
-    audited: Array  # bool (n,)
-    deep: Array  # int32 (n,), full depth's class where audited, else -1
-    lengths: Array  # int64 (n,), tokens
-    flops: Array  # int64 (n,), up to the exit
-    full_flops: Array  # int64 (n,), without early exits
-    audit_flops: Array  # int64 (n,), behind the exit, if it is audited
 
 
 class Classify:
@@ -76,7 +60,6 @@ class Classify:
         self.cost = CostModel.of(model.config)
         self.names = pa.array(model.config.label_names)
         self.run = run
-        self.depths = run.identity.exit_depths
         self.device = device_name(device)
 
     def __call__(self, work: Work) -> Work:
@@ -99,15 +82,16 @@ class Classify:
                 f"the model failed: {why}" if why else "the model's answer is not a number"
             )
         good[good] = answered  # from here on: the rows that have a label
-        answers = self._answers(found, tokens.lengths, audited, answered)
+        found = Predictions(**{name: values[answered] for name, values in vars(found).items()})
+        lengths, audited = tokens.lengths[answered], audited[answered]
         kept = [name for name in table.column_names if name not in _PRIVATE]
         result = table.select(kept)
-        columns = self.answer(answers, good) | {"error": pa.array(errors, pa.string())}
+        columns = self.answer(found, lengths, good) | {"error": pa.array(errors, pa.string())}
         for field in OUTPUT:
             result = result.append_column(field, columns[field.name])
         stats = replace(
-            statistics_of(work.stats, answers, self.names.to_pylist(), len(self.depths)),
-            exit_depths=self.depths,
+            statistics_of(work.stats, found, audited, lengths, self.cost, self.names.to_pylist()),
+            exit_depths=self.run.identity.exit_depths,
             error_rows=int((~good).sum()),
             errors=dict(Counter(error for error in errors if error).most_common(_MOST_REASONS)),
             device=self.device,
@@ -116,36 +100,18 @@ class Classify:
         )
         return replace(work, table=result, stats=stats)
 
-    def _answers(self, found: Predictions, lengths: Array, audited: Array, kept: Array) -> Answers:
-        """Those of the rows that are kept, and what they cost."""
-        lengths, layers = lengths[kept], found.exit_layer[kept]
-        flops = self.cost.row_flops(lengths, layers)
-        deepest = self.cost.row_flops(lengths, np.full_like(layers, self.cost.layers))
-        return Answers(
-            label=found.label[kept],
-            score=found.score[kept],
-            exit=layers - 1,
-            uncertainty=found.uncertainty[kept],
-            audited=audited[kept],
-            deep=found.deep_label[kept],
-            lengths=lengths,
-            flops=flops,
-            full_flops=self.cost.full_flops(lengths),
-            audit_flops=deepest - flops,
-        )
-
-    def answer(self, answers: Answers, good: Array) -> dict[str, pa.Array]:
-        """The output's columns but the error, for all rows of the slice; `good` ones, bool (N,),
-        have an answer."""
-        depths = np.asarray(self.depths, np.int8)
+    def answer(self, found: Predictions, lengths: Array, good: Array) -> dict[str, pa.Array]:
+        """The output's columns but the error, for all rows of the slice; those that are `good`,
+        bool (N,), have an answer."""
+        depths = np.asarray(self.run.identity.exit_depths, np.int8)
         return {
-            "label": _spread(good, answers.label, self.names),
-            "score": _spread(good, answers.score),
-            "exit_layer": _spread(good, depths[answers.exit]),
-            "uncertainty": _spread(good, answers.uncertainty),
-            "tokens": _spread(good, answers.lengths.astype(np.int32)),
-            "flops": _spread(good, answers.flops),
-            "audit_label": _spread(good, answers.deep, self.names),
+            "label": _spread(good, found.label, self.names),
+            "score": _spread(good, found.score),
+            "exit_layer": _spread(good, depths[found.exit_layer - 1]),
+            "uncertainty": _spread(good, found.uncertainty),
+            "tokens": _spread(good, lengths.astype(np.int32)),
+            "flops": _spread(good, self.cost.row_flops(lengths, found.exit_layer)),
+            "audit_label": _spread(good, found.deep_label, self.names),
         }
 
     def give_up(self, work: Work, reason: str) -> Work:
@@ -205,32 +171,40 @@ class Classify:
                 os._exit(1)
 
 
-def statistics_of(stats: SliceStats, answers: Answers, names: list[str], exits: int) -> SliceStats:
-    """`stats` with what the answers add to it. `names` are those of the classes; `exits` is how
-    many there are."""
-    left = [answers.exit == k for k in range(exits)]
-    agreed = answers.audited & (answers.deep == answers.label)
+def statistics_of(
+    stats: SliceStats,
+    found: Predictions,
+    audited: Array,
+    lengths: Array,
+    cost: CostModel,
+    names: list[str],
+) -> SliceStats:
+    """`stats` with what the answers of n rows add to it. `audited`: bool (n,); `lengths`: tokens,
+    int64 (n,); `names`: of the classes."""
+    left = [found.exit_layer == k for k in range(1, cost.layers + 1)]
+    flops = cost.row_flops(lengths, found.exit_layer)
+    deepest = cost.row_flops(lengths, np.full_like(found.exit_layer, cost.layers))
+    agreed = audited & (found.deep_label == found.label)
 
     def by_exit(values: Array) -> list[int]:
         return [int(values[at].sum()) for at in left]
 
     return replace(
         stats,
-        tokens=int(answers.lengths.sum()),
+        tokens=int(lengths.sum()),
         exits=[int(at.sum()) for at in left],
-        exit_tokens=by_exit(answers.lengths),
-        exit_flops=by_exit(answers.flops),
-        exit_labels=[_by_label(answers.label[at], names) for at in left],
+        exit_tokens=by_exit(lengths),
+        exit_flops=by_exit(flops),
+        exit_labels=[_by_label(found.label[at], names) for at in left],
         exit_uncertainties=[
-            np.histogram(answers.uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist()
-            for at in left
+            np.histogram(found.uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
         ],
-        exit_audit_rows=by_exit(answers.audited),
+        exit_audit_rows=by_exit(audited),
         exit_audit_agreements=by_exit(agreed),
-        full_flops=int(answers.full_flops.sum()),
-        audit_rows=int(answers.audited.sum()),
+        full_flops=int(cost.full_flops(lengths).sum()),
+        audit_rows=int(audited.sum()),
         audit_agreements=int(agreed.sum()),
-        audit_flops=int(answers.audit_flops[answers.audited].sum()),
+        audit_flops=int((deepest - flops)[audited].sum()),
     )
 
 

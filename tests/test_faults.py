@@ -9,13 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from support.labelling import label_command, settings, table_of
 from support.shards import WORDS, random_texts, write_shard
+from support.stages import a_run
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
-from pipelines.input.slices import SliceReader
+from fastbert.errors import InputError
+from jobs.label import main
+from pipelines.input.shards import find_shards
+from pipelines.input.slices import Slice, SliceReader
 from pipelines.labelling.classify import Classify
 from pipelines.labelling.job import label
 from pipelines.labelling.read import ReadTokenize
@@ -92,7 +98,7 @@ class PoisonedReadTokenize(ReadTokenize):
 
     def __init__(self, run) -> None:
         super().__init__(run)
-        self.rows = PoisonedReader(run.columns)
+        self.rows = PoisonedReader(self.columns)
         real = self.tokenize
 
         def tokenize(texts, *rest):
@@ -194,6 +200,53 @@ def test_a_model_that_kills_its_process_ends_the_job(tmp_path, checkpoint, local
     with pytest.raises(Exception, match="died 2 times at its start"):
         label(asked, RayExecutor())
     assert read_lock(Storage(str(tmp_path / "out"))) is None
+
+
+def refuse(self, *_):
+    raise InputError("the checkpoint has changed")
+
+
+class Refuses(ray_stages.ClassifyActor):
+    make = refuse
+
+
+class RefusesToCommit(ray_stages.CommitActor):
+    make = refuse
+
+
+@pytest.mark.parametrize("stage", [Refuses, RefusesToCommit])
+def test_what_a_worker_refuses_is_one_line(tmp_path, checkpoint, local_ray, monkeypatch, stage):
+    """With its exit code, and no traceback of Ray's."""
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(25))
+    monkeypatch.setattr(ray_stages, stage.__bases__[0].__name__, stage)
+    command = label_command(tmp_path / "in", tmp_path / "out", checkpoint, 0.5)
+    result = CliRunner().invoke(main, command[2:])
+    assert result.exit_code == 2
+    assert "Error: the checkpoint has changed" in result.stderr.splitlines()
+    assert "Traceback" not in result.stderr
+    assert read_lock(Storage(str(tmp_path / "out"))) is None
+
+
+def test_closing_the_stages_ends_their_processes(tmp_path, checkpoint, local_ray):
+    """Not only when the garbage is collected."""
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(200))
+    executor = RayExecutor()
+    asked = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5)
+    shard = find_shards([str(tmp_path / "in")])[0]
+    slices = [Slice(shard, 200, first, 2) for first in range(0, 200, 2)]
+    outcomes = executor.run(a_run(checkpoint, asked.output), slices, executor.resources(asked))
+    next(outcomes)
+    assert stages_at_work()
+    outcomes.close()
+    deadline = time.monotonic() + 20
+    while stages_at_work():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def stages_at_work() -> list[str]:
+    names = [child.name() for child in psutil.Process().children(recursive=True)]
+    return [name for name in names if name.startswith("ray::MapWorker")]
 
 
 class SlowToStart(ray_stages.OnBlocks):

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.models import LAYERS
 from support.records import identity
 from support.reference import all_exits, answer, gap_threshold
@@ -188,6 +190,14 @@ def test_audit_rows_are_a_fixed_share_of_the_shard():
     assert not np.array_equal(whole, audit_rows("b", 0, 20_000, 0.1))
     assert not audit_rows("a", 0, 1000, 0.0).any()
     assert audit_rows("a", 0, 1000, 1.0).all()
+
+
+@given(st.integers(0, 3000), st.integers(0, 300), st.integers(0, 40), st.floats(0, 1))
+def test_a_slice_cut_elsewhere_audits_the_same_rows(first, rows, before, rate):
+    """Which rows depends on shard and row number only."""
+    first += before
+    wide = audit_rows("a", first - before, before + rows, rate)
+    assert np.array_equal(wide[before:], audit_rows("a", first, rows, rate))
 
 
 def test_work_survives_the_trip_between_processes(shard):

@@ -93,28 +93,25 @@ def contender(
     """One of the two: an exit code per try."""
     os.environ |= environment
     logging.basicConfig(level=logging.ERROR)
-    from support.stages import in_process
+    from support.stages import InProcess
 
     import pipelines.labelling.job
-    import pipelines.running.ray_data
     from fastbert.errors import FastBertError
-    from pipelines.running.ray_data import Share
     from pipelines.settings import LabelSettings
 
-    def slowly(*arguments: Any) -> Any:
-        time.sleep(3)
-        return in_process(*arguments)
-
-    pipelines.running.ray_data.run_stages = slowly
-    pipelines.running.ray_data.share_of_cluster = lambda _: Share(0, 1, 1, 0.5)
+    slowly = InProcess(lambda: time.sleep(3))
     pipelines.labelling.job.RunLock = partial(pipelines.labelling.job.RunLock, beat=0.5)
     for number in range(tries):
         settings = LabelSettings(
-            input=(f"{work}/in",), output=f"{root}/{number}", model=f"{work}/checkpoint", speed=0.5
+            input=(f"{work}/in",),
+            output=f"{root}/{number}",
+            model=f"{work}/checkpoint",
+            speed=0.5,
+            precision="fp32",
         )
         barrier.wait()
         try:
-            code = pipelines.labelling.job.label(settings)["exit_code"]
+            code = pipelines.labelling.job.label(settings, slowly)["exit_code"]
         except FastBertError as error:
             code = error.exit_code
         codes.put((number, code))

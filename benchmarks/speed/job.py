@@ -37,16 +37,17 @@ import pyarrow.parquet as pq
 import ray
 
 from benchmarks.support.measure import machine
-from fastbert.checkpoint import load_config
+from fastbert.checkpoint import fingerprint, load_config
 from fastbert.exits.operating_point import OperatingPoint
-from pipelines.input.columns import InputColumns
 from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice
 from pipelines.labelling import job
-from pipelines.labelling.classify import Label, tokens_of
+from pipelines.labelling.classify import Classify, tokens_of
 from pipelines.labelling.read import ReadTokenize
+from pipelines.labelling.run import Run
 from pipelines.labelling.work import ERROR, Work
-from pipelines.running.ray_data import share_of_cluster
+from pipelines.output.identity import Identity
+from pipelines.running.executor import RayExecutor
 from pipelines.settings import LabelSettings
 
 
@@ -69,7 +70,26 @@ class EngineAlone:
         self.thresholds = np.asarray(point.thresholds)
         shard = find_shards(list(settings.input))[0]
         rows = pq.read_metadata(shard.url.removeprefix("file://")).num_rows
-        read = ReadTokenize(settings.model, config.max_length, InputColumns())
+        run = Run(
+            model=settings.model,
+            output=settings.output,
+            run_id="engine",
+            identity=Identity(
+                checkpoint=fingerprint(Path(settings.model)),
+                criterion=point.criterion,
+                thresholds=point.thresholds,
+                exit_depths=list(range(1, len(point.thresholds) + 2)),
+                text_column=settings.text_column,
+                pair_column=None,
+                carry=None,
+                max_length=config.max_length,
+            ),
+            operating_point=point.name,
+            audit_rate=0.0,
+            precision=settings.precision,
+            emulated=True,
+        )
+        read = ReadTokenize(run)
         self.tokens = []
         for first in range(0, rows, settings.slice_rows):
             piece = Slice(shard, rows, first, min(settings.slice_rows, rows - first))
@@ -77,8 +97,7 @@ class EngineAlone:
             assert table is not None
             good = table[ERROR].is_null().to_numpy()
             self.tokens.append(tokens_of(table.combine_chunks(), good))
-        replica = Label(settings.model, point, 0.0, settings.precision, threads)
-        self.engine = replica.engine
+        self.engine = Classify(run, threads).engine
         self.engine.classify(self.tokens[0], self.thresholds)  # warm-up
 
     def __call__(self) -> dict[str, float]:
@@ -93,7 +112,7 @@ class EngineAlone:
 def whole_job(settings: LabelSettings) -> dict[str, float]:
     """Rows per second in steady state, and the share of that time in which the replica worked."""
     shutil.rmtree(settings.output, ignore_errors=True)
-    job.label(settings)
+    job.label(settings, RayExecutor())
     files = Path(settings.output, "ledger", "slices").iterdir()
     commits = sorted((file.stat().st_mtime_ns, file) for file in files)
     seconds = (commits[-1][0] - commits[0][0]) / 1e9
@@ -171,9 +190,12 @@ def main(
         model=str(model.absolute()),
         speed=speed,
         slice_rows=slice_rows,
+        precision="fp32",
     )
     few = write_corpus(data, work / "few", recipe_rows)
-    threads = share_of_cluster(settings).replica_cpus
+    executor = RayExecutor()
+    executor.start()
+    threads = executor.resources(settings).replica_cpus
     contenders = {
         "engine": EngineAlone(settings, threads),
         "job": lambda: whole_job(settings),

@@ -26,6 +26,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,10 +47,12 @@ from pipelines.input.columns import InputColumns
 from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.labelling import job
-from pipelines.labelling.classify import Label
+from pipelines.labelling.classify import Classify
 from pipelines.labelling.work import Work
+from pipelines.output.statistics import SliceStats
 from pipelines.running import ray_data as ray_stages
 from pipelines.running.cluster import start_ray
+from pipelines.running.executor import RayExecutor
 from pipelines.settings import LabelSettings
 
 Seconds = dict[str, float]
@@ -62,28 +65,25 @@ class NullRead:
         self.table = pa.table({"id": [0]})
 
     def __call__(self, work: Work) -> Work:
-        return work.with_table(self.table, read_seconds=0.0, tokenize_seconds=0.0)
+        return replace(work, table=self.table)
 
 
-class NullLabel:
-    """`Label` without a model."""
+class NullClassify:
+    """`Classify` without a model."""
 
     def __init__(self, *_: Any) -> None:
-        counts = dict.fromkeys(("exits", "exit_tokens", "exit_flops"), [1])
-        names = ("error_rows", "full_flops", "audit_rows", "audit_agreements", "audit_flops")
-        self.measured = counts | dict.fromkeys(names, 0) | {"tokens": 1, "device_seconds": 0.0}
+        self.stats = SliceStats(tokens=1, exits=[1], exit_tokens=[1], exit_flops=[1])
 
     def __call__(self, work: Work) -> Work:
-        assert work.table is not None
-        return work.with_table(work.table, device="none", precision="none", **self.measured)
+        return replace(work, stats=self.stats)
 
 
-class NullReadActor(ray_stages.OnBlocks):
+class NullReadActor(ray_stages.ReadTokenizeActor):
     make = NullRead
 
 
-class NullLabelActor(ray_stages.OnBlocks):
-    make = NullLabel
+class NullClassifyActor(ray_stages.ClassifyActor):
+    make = NullClassify
 
 
 class Return:
@@ -123,7 +123,7 @@ def empty_plan(slices: int, as_we_do: bool = False) -> Seconds:
             compute=ActorPoolStrategy(
                 min_size=1,
                 max_size=1,
-                max_tasks_in_flight_per_actor=job._SLICES_PER_ACTOR if as_we_do else None,
+                max_tasks_in_flight_per_actor=ray_stages._SLICES_PER_ACTOR if as_we_do else None,
             ),
         )
     times = [time.perf_counter() for _ in data.iter_rows()]
@@ -149,12 +149,12 @@ def null_job(corpus: Path, output: Path, checkpoint: str) -> Seconds:
 
     with (
         patch.object(ray_stages, "ReadTokenizeActor", NullReadActor),
-        patch.object(ray_stages, "LabelActor", NullLabelActor),
+        patch.object(ray_stages, "ClassifyActor", NullClassifyActor),
         patch.object(ray_stages, "run_stages", run_stages),
         patch.object(ray.data, "from_items", from_items),
     ):
         started = time.perf_counter()
-        job.label(null_settings(corpus, output, checkpoint))
+        job.label(null_settings(corpus, output, checkpoint), RayExecutor())
         ended = time.perf_counter()
         before, first, last = marks[0] - started, marks[1], marks[-1]
     return {"before": before, "stages": last - first, "after": ended - last}
@@ -282,8 +282,8 @@ def compare(ours: list[Seconds], theirs: list[Seconds]) -> float:
     return round(median(sum(a.values()) / sum(b.values()) for a, b in pairs), 3)
 
 
-class WatchedLabel(Label):
-    """`Label` that writes down its process's memory after each slice."""
+class WatchedClassify(Classify):
+    """`Classify` that writes down its process's memory after each slice."""
 
     journal = ""
     slices = 0
@@ -311,8 +311,8 @@ def shared_memory() -> float:
     return int(next(line for line in lines if line.startswith("Shmem:")).split()[1]) / 1024
 
 
-class WatchedLabelActor(ray_stages.OnBlocks):
-    make = WatchedLabel
+class WatchedClassifyActor(ray_stages.ClassifyActor):
+    make = WatchedClassify
 
 
 @measured
@@ -329,8 +329,8 @@ def memory(work: Path, rows: tuple[int, ...], slice_rows: int) -> dict[str, Any]
         shutil.rmtree(work / "out", ignore_errors=True)
         journal = work / "memory.txt"
         journal.unlink(missing_ok=True)
-        WatchedLabel.journal = str(journal)
-        with patch.object(ray_stages, "LabelActor", WatchedLabelActor):
+        WatchedClassify.journal = str(journal)
+        with patch.object(ray_stages, "ClassifyActor", WatchedClassifyActor):
             summary = job.label(
                 LabelSettings(
                     input=(str(corpus),),
@@ -338,7 +338,8 @@ def memory(work: Path, rows: tuple[int, ...], slice_rows: int) -> dict[str, Any]
                     model=checkpoint,
                     speed=0.5,
                     slice_rows=slice_rows,
-                )
+                ),
+                RayExecutor(),
             )
         assert summary["rows"] == n
         peaks = np.loadtxt(journal, ndmin=2) / 1024

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,6 @@ _MOST_REASONS = 20
 _MOST_LABELS = 256
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """The n rows of a slice that have an answer, and what they cost."""
-
-    found: Predictions
-    lengths: Array  # int64 (n,), tokens
-    flops: Array  # int64 (n,), up to the exit
-    full_flops: Array  # int64 (n,), without early exits
-    audit_flops: Array  # int64 (n,), behind the exit, if it is audited
-
-
 class Classify:
     """A replica of the model: adds the output's columns to a slice."""
 
@@ -73,7 +62,6 @@ class Classify:
         self.cost = CostModel(model)
         self.run = run
         self.rule = Threshold.of(run.identity.thresholds, run.identity.criterion)
-        self.depths = run.identity.exit_depths
         self.device = device_name(device)
 
     def __call__(self, work: Work) -> Work:
@@ -96,15 +84,15 @@ class Classify:
                 f"the model failed: {why}" if why else "the model's answer is not a number"
             )
         good[good] = answered  # from here on: the rows that have a label
-        labelled = self._costs(found.take(answered), tokens.lengths[answered])
+        found, lengths = found.take(answered), tokens.lengths[answered]
         kept = [name for name in table.column_names if name not in _PRIVATE]
         result = table.select(kept)
-        columns = self.answer(labelled, good) | {"error": pa.array(errors, pa.string())}
+        columns = self.answer(found, lengths, good) | {"error": pa.array(errors, pa.string())}
         for field in OUTPUT:
             result = result.append_column(field, columns[field.name])
         stats = replace(
-            statistics_of(work.stats, labelled, self.engine.task, len(self.depths)),
-            exit_depths=self.depths,
+            statistics_of(work.stats, found, lengths, self.cost, self.engine.task),
+            exit_depths=self.run.identity.exit_depths,
             error_rows=int((~good).sum()),
             errors=dict(Counter(error for error in errors if error).most_common(_MOST_REASONS)),
             device=self.device,
@@ -113,25 +101,19 @@ class Classify:
         )
         return replace(work, table=result, stats=stats)
 
-    def _costs(self, found: Predictions, lengths: Array) -> Labelled:
-        """With what the rows cost, of these lengths (n,)."""
-        flops = self.cost.row_flops(lengths, found.exit)
-        deepest = self.cost.row_flops(lengths, np.full_like(found.exit, len(self.depths) - 1))
-        return Labelled(found, lengths, flops, self.cost.full_flops(lengths), deepest - flops)
-
-    def answer(self, labelled: Labelled, good: Array) -> dict[str, pa.Array]:
-        """The output's columns but the error, for all rows of the slice; `good` ones, bool (N,),
-        have an answer."""
-        found, task = labelled.found, self.engine.task
+    def answer(self, found: Predictions, lengths: Array, good: Array) -> dict[str, pa.Array]:
+        """The output's columns but the error, for all rows of the slice; those that are `good`,
+        bool (N,), have an answer."""
+        task = self.engine.task
         audited = np.zeros_like(good)
         audited[good] = found.audited
-        depths = np.asarray(self.depths, np.int8)
+        depths = np.asarray(self.run.identity.exit_depths, np.int8)
         return {
             **task.write(_spread(good, found.answer), good),
             "exit_layer": _column(good, depths[found.exit]),
             "uncertainty": _column(good, found.uncertainty),
-            "tokens": _column(good, labelled.lengths.astype(np.int32)),
-            "flops": _column(good, labelled.flops),
+            "tokens": _column(good, lengths.astype(np.int32)),
+            "flops": _column(good, self.cost.row_flops(lengths, found.exit)),
             "audit_label": task.write(_spread(good, found.deep), audited)["label"],
         }
 
@@ -179,10 +161,14 @@ class Classify:
                 os._exit(1)
 
 
-def statistics_of(stats: SliceStats, labelled: Labelled, task: Task, exits: int) -> SliceStats:
-    """`stats` with what the labelled rows add to it; `exits` is how many there are."""
-    found = labelled.found
-    left = [found.exit == k for k in range(exits)]
+def statistics_of(
+    stats: SliceStats, found: Predictions, lengths: Array, cost: CostModel, task: Task
+) -> SliceStats:
+    """`stats` with what the answers of n rows add to it; `lengths`: tokens, int64 (n,)."""
+    last = len(cost.exits) - 1
+    left = [found.exit == k for k in range(last + 1)]
+    flops = cost.row_flops(lengths, found.exit)
+    deepest = cost.row_flops(lengths, np.full_like(found.exit, last))
     agreed = found.audited & ~task.differs(found.answer, found.deep)
 
     def by_exit(values: Array) -> list[int]:
@@ -190,20 +176,20 @@ def statistics_of(stats: SliceStats, labelled: Labelled, task: Task, exits: int)
 
     return replace(
         stats,
-        tokens=int(labelled.lengths.sum()),
+        tokens=int(lengths.sum()),
         exits=[int(at.sum()) for at in left],
-        exit_tokens=by_exit(labelled.lengths),
-        exit_flops=by_exit(labelled.flops),
+        exit_tokens=by_exit(lengths),
+        exit_flops=by_exit(flops),
         exit_labels=[_most(task.count(found.answer[at])) for at in left],
         exit_uncertainties=[
             np.histogram(found.uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
         ],
         exit_audit_rows=by_exit(found.audited),
         exit_audit_agreements=by_exit(agreed),
-        full_flops=int(labelled.full_flops.sum()),
+        full_flops=int(cost.full_flops(lengths).sum()),
         audit_rows=int(found.audited.sum()),
         audit_agreements=int(agreed.sum()),
-        audit_flops=int(labelled.audit_flops[found.audited].sum()),
+        audit_flops=int((deepest - flops)[found.audited].sum()),
     )
 
 

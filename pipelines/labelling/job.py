@@ -25,7 +25,7 @@ from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart, with_absolute_places
 from pipelines.labelling.plan import Plan, make_plan, newest
 from pipelines.labelling.progress import counting
-from pipelines.labelling.run import Executor, Resources, Run
+from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import stopped_by_sigterm
 from pipelines.labelling.summary import Summary, prices, totals
 from pipelines.labelling.work import Failed
@@ -101,21 +101,6 @@ class Job:
             max_length=self.config.max_length,
         )
 
-    def parcel(self, precision: str, lock: str | None = None) -> Run:
-        """What the stages get to know."""
-        settings = self.settings
-        return Run(
-            model=settings.model,
-            output=settings.output,
-            run_id=self.run_id,
-            identity=self.identity,
-            operating_point=self.point.name,
-            audit_rate=settings.audit_rate,
-            precision=precision,
-            emulated=settings.precision == precision,
-            lock=lock,
-        )
-
     def plan(self) -> Plan:
         """Compare input and ledger."""
         settings = self.settings
@@ -125,7 +110,7 @@ class Job:
             shards,
             self.ledger.committed(),
             self.identity,
-            self.parcel("").columns,
+            columns_of(self.identity),
             settings.slice_rows,
             settings.relabel,
             settings.retry_quarantined,
@@ -218,7 +203,18 @@ class Job:
         else:
             precision = resolve(asked, resources.device, self.point.proven_in)
         check_precision(self.point, precision)
-        return self.parcel(precision, lock.token), resources
+        run = Run(
+            model=self.settings.model,
+            output=self.settings.output,
+            run_id=self.run_id,
+            identity=self.identity,
+            operating_point=self.point.name,
+            audit_rate=self.settings.audit_rate,
+            precision=precision,
+            emulated=asked == precision,
+            lock=lock.token,
+        )
+        return run, resources
 
     def _label(
         self, plan: Plan, executor: Executor, run: Run, resources: Resources, lock: RunLock

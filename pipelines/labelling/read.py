@@ -18,7 +18,7 @@ from pipelines.input.slices import BATCH_BYTES, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
-from pipelines.labelling.run import Run
+from pipelines.labelling.run import Run, columns_of
 from pipelines.labelling.work import ERROR, IDS, TYPES, Work
 from pipelines.output.retry import Patience
 
@@ -32,7 +32,7 @@ class ReadTokenize:
         checkpoint = fetch_checkpoint(run.model, run.identity.checkpoint)
         self.tokenize = Tokenizer(load_tokenizer(checkpoint))
         self.max_length = run.identity.max_length
-        self.columns = run.columns
+        self.columns = columns_of(run.identity)
         self.rows = SliceReader(self.columns)
 
     def __call__(self, work: Work) -> Work:

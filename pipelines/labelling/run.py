@@ -12,6 +12,12 @@ from pipelines.output.ledger import Record
 from pipelines.settings import LabelSettings
 
 
+def columns_of(identity: Identity) -> InputColumns:
+    """What is read of the input."""
+    carry = None if identity.carry is None else tuple(identity.carry)
+    return InputColumns(identity.text_column, identity.pair_column, carry)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What every stage of one run knows."""
@@ -28,13 +34,6 @@ class Run:
     emulated: bool = False
     #: The run's token in the output's lock; without, the lock is not looked at.
     lock: str | None = None
-
-    @property
-    def columns(self) -> InputColumns:
-        """What is read of the input."""
-        identity = self.identity
-        carry = None if identity.carry is None else tuple(identity.carry)
-        return InputColumns(identity.text_column, identity.pair_column, carry)
 
 
 @dataclass(frozen=True, kw_only=True)

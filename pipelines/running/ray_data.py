@@ -3,8 +3,7 @@
     slices -> ReadTokenize (CPU) -> Classify (model replicas) -> Commit (CPU) -> records
 
 The driver sees records, never rows. Processes may die at any moment: Ray runs their slice again in
-another one. A slice that does so every time is given up after some attempts. What a stage refuses
-travels to the driver as a value, since Ray would wrap it in tracebacks.
+another one. A slice that does so every time is given up after some attempts.
 """
 
 import pickle
@@ -12,10 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from fastbert.errors import FastBertError
 from fastbert.filesystem import shown
@@ -34,8 +32,9 @@ from pipelines.running.metrics import Metrics
 _SLICES_PER_ACTOR = 4
 #: Seconds that processes may take to begin, each time that one has died; busy machines need them.
 _STARTING = 300
-#: The columns of blocks for what a stage has refused, instead of a slice, and for outcomes.
-_REFUSED, _RECORD, _FAILED = "refused", "record", "failed"
+#: The column for what becomes of a slice, pickled: a FastBertError, too, because one that is raised
+#: reaches the driver inside tracebacks of Ray's.
+_OUTCOME = "outcome"
 
 
 def run_stages(
@@ -57,52 +56,42 @@ def run_stages(
     guard = Guard(name, tries, timeout)
     metrics = Metrics(shown(run.output))
 
-    def pool(low: int, high: int, start: int) -> ActorPoolStrategy:
-        return ActorPoolStrategy(
-            min_size=low,
-            max_size=high,
-            initial_size=start,
-            max_tasks_in_flight_per_actor=_SLICES_PER_ACTOR,
-        )
-
-    shape: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    stages: list[tuple[type, tuple[Any, ...], float, tuple[int, int, int]]] = [
+        (ReadTokenizeActor, (), resources.reader_cpus, (1, resources.readers, 1)),
+        (
+            ClassifyActor,
+            (resources.replica_cpus, resources.device == "cuda"),
+            resources.replica_cpus,
+            (low, high, high),
+        ),
+        (CommitActor, (), COMMIT_CPUS, (1, high, 1)),
+    ]
     # Not `from_arrow`: it runs a task per block.
     rows = [Work(piece).to_row() for piece in slices]
-    data = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(
-            ReadTokenizeActor,
-            fn_constructor_args=(guard, run),
-            num_cpus=resources.reader_cpus,
-            compute=pool(1, resources.readers, 1),
-            **shape,
+    data: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    for stage, arguments, cpus, (least, most, first) in stages:
+        data = data.map_batches(
+            stage,
+            fn_constructor_args=(guard, run, *arguments),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=cpus,
+            num_gpus=(resources.replica_gpus or None) if stage is ClassifyActor else None,
+            compute=ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                initial_size=first,
+                max_tasks_in_flight_per_actor=_SLICES_PER_ACTOR,
+            ),
         )
-        .map_batches(
-            ClassifyActor,
-            fn_constructor_args=(guard, run, resources.replica_cpus, resources.device == "cuda"),
-            num_cpus=resources.replica_cpus,
-            num_gpus=resources.replica_gpus or None,
-            compute=pool(low, high, high),
-            **shape,
-        )
-        .map_batches(
-            CommitActor,
-            fn_constructor_args=(guard, run),
-            num_cpus=COMMIT_CPUS,
-            compute=pool(1, high, 1),
-            **shape,
-        )
-    )
     try:
         for row in data.iter_rows():
-            if row[_REFUSED]:
-                raise pickle.loads(row[_REFUSED])
-            if row[_FAILED]:
-                yield msgspec.json.decode(row[_FAILED], type=Failed)
-            else:
-                record = msgspec.json.decode(row[_RECORD], type=Record)
-                metrics.add(record)
-                yield record
+            outcome = pickle.loads(row[_OUTCOME])
+            if isinstance(outcome, FastBertError):
+                raise outcome
+            if isinstance(outcome, Record):
+                metrics.add(outcome)
+            yield outcome
     finally:
         ray.kill(attempts)
 
@@ -137,7 +126,7 @@ class OnBlocks(ABC):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One slice in, one slice out, or what was refused."""
-        if _REFUSED in block.column_names:
+        if _OUTCOME in block.column_names:
             return block
         if self.refused is None:
             work = Work.from_block(block)
@@ -146,7 +135,7 @@ class OnBlocks(ABC):
                     return self.done(work, failed)
                 except FastBertError as error:
                     self.refused = error
-        return pa.table({_REFUSED: [pickle.dumps(self.refused)]})
+        return pa.table({_OUTCOME: [pickle.dumps(self.refused)]})
 
     def done(self, work: Work, failed: int) -> pa.Table:
         """The block of a slice after this stage, and `failed` attempts at it."""
@@ -198,17 +187,6 @@ class CommitActor(OnBlocks):
     def make(self, *arguments: Any) -> Any:
         return Commit(*arguments)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """The same columns whatever the outcome."""
-        found = super().__call__(block)
-        columns = (_REFUSED, _RECORD, _FAILED)
-        return pa.table(
-            {
-                name: found[name] if name in found.column_names else pa.array([None], pa.binary())
-                for name in columns
-            }
-        )
-
     def done(self, work: Work, failed: int) -> pa.Table:
         """The outcome of a slice."""
         if failed >= self.guard.limit:
@@ -216,9 +194,7 @@ class CommitActor(OnBlocks):
                 f"publishing {work.slice.path} ended the process {failed} times (a crash, too "
                 f"little memory, or more than {self.guard.timeout:g} s): is the store there?"
             )
-        outcome = self.stage(work.retried(failed))
-        name = _FAILED if isinstance(outcome, Failed) else _RECORD
-        return pa.table({name: [msgspec.json.encode(outcome)]})
+        return pa.table({_OUTCOME: [pickle.dumps(self.stage(work.retried(failed)))]})
 
 
 def name_of(piece: Slice) -> str:

@@ -76,7 +76,7 @@ class InProcess:
         )  # fmt: skip
 
     def run(self, run, slices, resources) -> Generator[Record | Failed, None, None]:
-        key = (run.model, str(run.identity), run.audit_rate, run.precision)
+        key = (run.model, str(run.identity), run.audit_rate, run.precision, run.emulated)
         _runs[key] = run
         for piece in slices:
             block = Work(piece).to_block()

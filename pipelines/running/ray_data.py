@@ -27,6 +27,7 @@ from pipelines.labelling.work import Work
 from pipelines.output.ledger import Record, slice_id
 from pipelines.running.cluster import cluster_resources, cores
 from pipelines.running.guard import Attempts
+from pipelines.running.quiet import quiet_transformers
 from pipelines.settings import LabelSettings
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ class OnBlocks(ABC):
         with guard.attempt(f"the start of {me}", self.doing, at_least=_STARTING) as failed:
             if failed >= guard.limit:
                 raise RuntimeError(f"the process for {self.doing} died {failed} times at its start")
+            quiet_transformers()
             self.stage = self.make(*arguments)
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
 from fastbert.exits.exit import Exit, read_exits, standard_exits
@@ -63,8 +62,3 @@ def label_names(config: PreTrainedConfig) -> list[str]:
 
 
 AutoConfig.register("fastbert", FastBertConfig)
-
-# A checkpoint is loaded in every worker, and what its loading report would list is checked in
-# checkpoint.py anyway.
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()

@@ -1,6 +1,7 @@
 """URLs to file systems, with errors a user can act on."""
 
 import re
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -11,13 +12,13 @@ from fastbert.errors import InputError
 #: Clients try again by themselves, but not for an hour: a request without an answer ends after
 #: half a minute. What the user has configured for fsspec comes first.
 _S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
-fsspec.config.conf.setdefault("s3", {}).setdefault("config_kwargs", _S3_CLIENT)
+_S3 = ("s3", "s3a")
 
 
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `url` and the path in it; InputError if there is no way to reach it."""
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(url, **_options(url))
     except (ImportError, ValueError) as error:
         raise InputError(
             f"cannot open '{shown(url)}': {error}; expected a local path or a URL that fsspec "
@@ -25,6 +26,13 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
             "([azure])"
         ) from error
     return fs, path
+
+
+def _options(url: str) -> dict[str, dict[str, Any]]:
+    """By protocol, how file systems that occur in `url` (`zip://x::s3://bucket/y`) are opened."""
+    configured = any("config_kwargs" in fsspec.config.conf.get(name, {}) for name in _S3)
+    used = [name for name in _S3 if re.search(rf"(^|::){name}://", url)]
+    return {} if configured else {name: {"config_kwargs": _S3_CLIENT} for name in used}
 
 
 def shown(url: str) -> str:

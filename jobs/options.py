@@ -13,6 +13,7 @@ import click
 import yaml
 
 from fastbert.errors import FastBertError
+from pipelines.running.quiet import quiet_transformers
 
 Settings = TypeVar("Settings")
 
@@ -34,6 +35,7 @@ def command(
         )
         for noisy in ("ray", "httpx", "transformers", "fsspec", "botocore", "aiobotocore"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        quiet_transformers()
         try:
             summary = run(settings(**options))
         except FastBertError as error:

@@ -1,9 +1,17 @@
-"""URLs as they may be shown."""
+"""URLs: as they may be shown, and how they are opened; and what importing the library does."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
 import pytest
 
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, shown
+from pipelines.input.shards import Shard
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -27,3 +35,59 @@ def test_not_in_errors_either():
     with pytest.raises(InputError) as found:
         open_url("nothing://user:SECRET@host/x?sig=SECRET")
     assert "SECRET" not in str(found.value)
+
+
+def test_requests_to_s3_end_without_an_answer(monkeypatch):
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    for url in ("s3://bucket/x.parquet", "s3a://bucket/*.parquet"):
+        assert open_url(url)[0].config_kwargs["read_timeout"] == 30
+    fs = open_url("simplecache::s3://bucket/x.parquet")[0]
+    assert fs.fs.config_kwargs["read_timeout"] == 30
+
+
+def test_what_the_user_has_configured_for_s3_comes_first(monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 7}})
+    assert open_url("s3://bucket/x")[0].config_kwargs == {"read_timeout": 7}
+
+
+def test_shards_are_opened_like_that(monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "s3fs.S3FileSystem.open", lambda fs, path, mode: opened.append(fs.config_kwargs)
+    )
+    Shard("s3://bucket/x.parquet", "x", "").open()
+    assert opened[0]["read_timeout"] == 30
+
+
+STATE = """
+import importlib, logging, os, pkgutil, sys, warnings
+import accelerate, duckdb, fsspec.config, matplotlib.figure, pandas, ray.data, ray.train.torch
+import s3fs, scipy.stats, torch, transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
+
+def state():
+    return {
+        "verbosity": transformers.logging.get_verbosity(),
+        "bars": transformers.logging.is_progress_bar_enabled(),
+        "warnings": list(warnings.filters),
+        "fsspec": repr(fsspec.config.conf),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "environment": dict(os.environ),
+        "logging": (logging.getLogger().level, len(logging.getLogger().handlers)),
+    }
+
+before = state()
+import fastbert, jobs, pipelines
+for package in (fastbert, pipelines, jobs):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+after = state()
+print({name: (before[name], after[name]) for name in before if before[name] != after[name]})
+"""
+
+
+def test_importing_the_library_changes_nothing_in_the_process():
+    done = subprocess.run(
+        [sys.executable, "-c", STATE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "{}\n"

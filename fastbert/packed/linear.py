@@ -8,8 +8,9 @@ here directly, because a compiler on every worker is much to ask for.
 Letters: N tokens, K inputs, M outputs.
 """
 
-import warnings
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,41 +23,105 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 #: Activations that oneDNN fuses, by their name in Hugging Face: (operation, algorithm).
 _FUSED = {"gelu": ("gelu", "none"), "relu": ("relu", ""), "tanh": ("tanh", "")}
 
+#: Rows of the products that are tried before 8-bit ones are trusted.
+_PROBES = 64
+
 
 def prepared(maps: list[nn.Linear], activation: str | None = None, int8: bool = False) -> Map:
     """One map that gives the outputs of `maps`, side by side, with `activation` applied to them.
 
-    With `int8` the weights are quantised per output, and the inputs per call as they come; inputs
-    and outputs stay float32. The linear maps need not be kept.
+    With `int8` weights are quantised per output and inputs per token, so that a token's result does
+    not depend on the others; inputs and outputs stay float32. The linear maps need not be kept.
     """
     weight = torch.cat([part.weight.detach() for part in maps])  # (M, K)
-    bias = torch.cat([part.bias.detach() for part in maps])
+    bias = None
+    if any(part.bias is not None for part in maps):
+        zeros = [part.weight.new_zeros(part.out_features) for part in maps]
+        bias = torch.cat(
+            [
+                none if part.bias is None else part.bias.detach()
+                for part, none in zip(maps, zeros, strict=True)
+            ]
+        )
     if int8:
         return _then(_quantised(weight, bias), activation)
-    if not _onednn(weight):
+    packed = _packed(weight)
+    if packed is None:
         return _then(lambda x: functional.linear(x, weight, bias), activation)
     operation, algorithm = _FUSED.get(activation or "", ("none", ""))
     multiply = torch.ops.mkldnn._linear_pointwise
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     unfused = None if activation in _FUSED else activation
     return _then(lambda x: multiply(x, packed, bias, operation, [], algorithm), unfused)
 
 
-def _onednn(weight: torch.Tensor) -> bool:
+def _packed(weight: torch.Tensor) -> torch.Tensor | None:
+    """The weight as oneDNN wants it; None where it cannot multiply it."""
     on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    return on_cpu and torch.backends.mkldnn.is_available()
+    if not on_cpu or not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    except RuntimeError:  # bf16 on a processor without AVX-512
+        return None
+    return packed
 
 
-def _quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
-    scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)
-    zeros = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch wants its users to move to another package
-        warnings.simplefilter("ignore")
-        int8 = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(int8, bias)
-    # Sums of two products overflow 16 bits on processors without VNNI: one bit less there.
-    reduce_range = not torch.cpu._is_vnni_supported()
-    return lambda x: torch.ops.quantized.linear_dynamic(x, packed, reduce_range)
+def _quantised(weight: torch.Tensor, bias: torch.Tensor | None) -> Map:
+    """x (N, K) -> (N, M) by 8-bit weights, and inputs of 2 * levels + 1 values a token."""
+    scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
+    rounded = (weight / scales[:, None]).round()  # (M, K), -127 to 127
+    levels = _exact_levels(*weight.shape)
+    if levels is None:
+        levels, product = 127, _float_product(rounded, scales, 127)
+    else:
+        product = _integer_product(rounded, scales, levels)
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        steps = (x.abs().amax(1, keepdim=True) / levels).clamp_min(1e-30)  # (N, 1)
+        # Shifted to be positive, and by a half to be rounded by the cut: 1 to 2 * levels + 1.
+        quantised = (x * steps.reciprocal()).add_(levels + 1.5).to(torch.uint8)
+        sums = product(quantised)
+        return sums.mul_(steps) if bias is None else torch.addcmul(bias, sums, steps)
+
+    return multiply
+
+
+def _integer_product(rounded: torch.Tensor, scales: torch.Tensor, levels: int) -> Map:
+    """oneDNN's product of inputs shifted by `levels` + 1, uint8 (N, K), and 8-bit weights."""
+    packed = torch.ops.onednn.qlinear_prepack(rounded.to(torch.int8), None)
+    zeros = torch.zeros(len(rounded), dtype=torch.long)
+    multiply = torch.ops.onednn.qlinear_pointwise
+    output: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")  # unscaled, and nothing fused
+    return lambda x: multiply(x, 1.0, levels + 1, packed, scales, zeros, None, *output)
+
+
+def _float_product(rounded: torch.Tensor, scales: torch.Tensor, levels: int) -> Map:
+    """The same in float32, where whole numbers up to 2^24 are exact."""
+    return lambda x: functional.linear(x.float() - (levels + 1), rounded) * scales
+
+
+@cache
+def _exact_levels(outputs: int, inputs: int) -> int | None:
+    """How far inputs may go from 0 for products of this size to be exact here; None: no way.
+
+    Without VNNI processors add pairs of products in 16 bits, which saturate: there it is 63. Which
+    instructions oneDNN takes is its own affair, so the largest products are tried.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (outputs, inputs), generator=generator).float()
+    weight[0], weight[-1] = 127, -127
+    for levels in (127, 63):
+        x = torch.randint(-levels, levels + 1, (_PROBES, inputs), generator=generator).float()
+        x[0], x[-1] = levels, -levels
+        shifted, ones = (x + levels + 1).to(torch.uint8), torch.ones(outputs)
+        expected = x.double() @ weight.double().T
+        try:
+            found = _integer_product(weight, ones, levels)(shifted)
+        except (AttributeError, RuntimeError):  # another torch, or one without oneDNN
+            return None
+        if torch.allclose(found.double(), expected, rtol=1e-6, atol=0):
+            return levels
+    return None
 
 
 def _then(first: Map, activation: str | None) -> Map:

@@ -23,9 +23,14 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
     from ray.train.torch import TorchTrainer
 
     from pipelines.running.cluster import cluster_resources
+    from pipelines.running.quiet import quiet_transformers
 
     resources = cluster_resources()
-    loop: Any = run  # Ray's types know no settings but dicts, and no return values
+
+    def loop(settings: Any) -> Any:
+        quiet_transformers()
+        return run(settings)
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
             loop,

@@ -32,7 +32,8 @@ class Shard:
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
         """The file, for reading at random places."""
-        opened: AbstractContextManager[IO[bytes]] = fsspec.open(self.url, "rb")
+        fs, path = open_url(self.url)
+        opened: AbstractContextManager[IO[bytes]] = fs.open(path, "rb")
         return opened
 
 

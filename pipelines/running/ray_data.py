@@ -25,6 +25,7 @@ from pipelines.output.ledger import Record, slice_id
 from pipelines.running.executor import COMMIT_CPUS
 from pipelines.running.guard import Attempts, Guard
 from pipelines.running.metrics import Metrics
+from pipelines.running.quiet import quiet_transformers
 
 #: Slices an actor works on or has waiting. Ray's default, 2, leaves it idle for the length of one
 #: scheduling round whenever a slice takes less time than that; more would hold back slices that
@@ -111,6 +112,7 @@ class OnBlocks(ABC):
         me = ray.get_runtime_context().get_actor_id()  # the same when Ray starts it again
         # A model takes its time to load, however small the slices.
         with guard.attempt(f"the start of {me}", self.doing, at_least=_STARTING) as failed:
+            quiet_transformers()
             try:
                 if failed >= guard.limit:
                     raise FastBertError(

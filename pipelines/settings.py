@@ -42,7 +42,7 @@ def _check_positive(settings: Any, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """`jobs/train.py`."""
+    """`fastbert train`."""
 
     train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
     output: str = setting("Where to write the checkpoint, a folder.")
@@ -87,7 +87,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DistilSettings:
-    """`jobs/distill.py`."""
+    """`fastbert distill`."""
 
     teacher: str = setting("A Hugging Face sequence classifier, a hub id or a folder.")
     corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
@@ -109,7 +109,7 @@ class DistilSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
-    """`jobs/convert.py`."""
+    """`fastbert convert`."""
 
     checkpoint: str = setting("The authors' .bin file.")
     vocabulary: str = setting("The vocabulary it was trained with, a token per line.")
@@ -128,7 +128,7 @@ class ConvertSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateSettings:
-    """`jobs/calibrate.py`."""
+    """`fastbert calibrate`."""
 
     model: str = setting("A FastBERT checkpoint, a folder; the point is stored in it.")
     corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
@@ -181,7 +181,7 @@ class CalibrateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """`jobs/evaluate.py`."""
+    """`fastbert evaluate`."""
 
     model: str = setting("A FastBERT checkpoint, a folder.")
     data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
@@ -203,7 +203,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings:
-    """`jobs/label.py`."""
+    """`fastbert label`."""
 
     input: tuple[str, ...] = setting("Parquet to label: files, folders or globs, any fsspec URL.")
     output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
@@ -285,17 +285,17 @@ class LabelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """`jobs/export.py`."""
+    """`fastbert export`."""
 
-    output: str = setting("Root of a labelled output, as given to label.py.")
+    output: str = setting("Root of a labelled output, as given to fastbert label.")
     delta: str = setting("The Delta table to bring up to date; made if there is none.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """`jobs/report.py`."""
+    """`fastbert report`."""
 
-    output: str = setting("Root of a labelled output, as given to label.py.")
+    output: str = setting("Root of a labelled output, as given to fastbert label.")
     sql: str | None = setting(
         "Run this query instead; the views are rows, slices, exits and runs.", None
     )

@@ -26,7 +26,7 @@ HEAVY = {
     },
     "deltalake": {"pipelines/export/delta.py"},
     "nanotoken": {"fastbert/inference/tokenizer.py"},
-    "click": {"jobs/options.py"},
+    "click": {"jobs/options.py", "jobs/__main__.py"},
 }
 FILES = [p for top in ("fastbert", "pipelines", "jobs") for p in sorted((ROOT / top).rglob("*.py"))]
 
@@ -62,7 +62,7 @@ def test_control_the_scan_sees_imports_inside_functions(tmp_path):
 
 def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
-    light = ["jobs.report", "jobs.export", "pipelines.reports.analytics",
+    light = ["jobs.__main__", "pipelines.reports.analytics",
              "pipelines.reports.terminal", "pipelines.reports.html", "pipelines.export.job",
              "pipelines.running.ray_data"]  # fmt: skip
     script = (

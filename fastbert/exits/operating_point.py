@@ -70,7 +70,7 @@ class OperatingPoint:
         if name is None:
             raise InputError(
                 "the checkpoint has no default operating point; pass --speed (0 is full depth, 1 "
-                "is fastest) or --operating-point, or make one with jobs/calibrate.py"
+                "is fastest) or --operating-point, or make one with fastbert calibrate"
             )
         if name not in points:
             raise InputError(

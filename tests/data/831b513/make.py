@@ -21,7 +21,8 @@ CLASSES = {
     "tree": ["oak", "ash", "pine", "elm"],
     "tool": ["saw", "axe", "rake", "file"],
 }
-FILLERS = "the a old red blue near under quiet runs stands saw sees tall bridge river".split()
+FILLERS = ["the", "a", "old", "red", "blue", "near", "under", "quiet", "runs", "stands"]
+FILLERS += ["saw", "sees", "tall", "bridge", "river"]
 TURN = "rather"  # what stands behind it counts
 MODIFIED = 1_760_000_000  # part of a shard's version
 
@@ -92,11 +93,11 @@ def patience() -> None:
 
 def answers() -> None:
     import numpy as np
-
-    from fastbert.checkpoint import fingerprint, load_tokenizer
     from fastbert.engine import Engine
     from fastbert.operating_point import OperatingPoint
     from fastbert.tokens import tokenize
+
+    from fastbert.checkpoint import fingerprint, load_tokenizer
     from fastbert.weights import load_model
 
     folder = Path("checkpoint")

@@ -1,9 +1,11 @@
-"""Configuration of a FastBERT checkpoint: the backbone, its branches and its operating points."""
+"""Configuration of a FastBERT checkpoint: the backbone, its exits and its operating points."""
 
 from typing import Any
 
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
+
+from fastbert.exits.exit import Exit, read_exits, standard_exits
 
 
 class FastBertConfig(PreTrainedConfig):
@@ -21,12 +23,15 @@ class FastBertConfig(PreTrainedConfig):
     branch_size: int = 128
     #: Attention heads of a branch; must divide `branch_size` (the official code: 2).
     branch_heads: int = 2
+    #: Where rows may leave, in order, as `{"depth": 1, "head": "branch"}`; None: after every layer,
+    #: with the adopted head at the last one if there is a `teacher_activation`.
+    exits: list[dict[str, Any]] | None = None
     #: Activation of an adopted classifier's own head ("tanh", "gelu", "relu"); None: the last
-    #: layer has a branch like every other, as in the paper.
+    #: exit has a branch like every other, as in the paper.
     teacher_activation: str | None = None
     #: Longest input in tokens, special tokens included; longer texts are truncated.
     max_length: int = 128
-    #: name -> {"thresholds": one per layer but the last, ...}
+    #: name -> {"thresholds": one per exit but the last, "exit_depths": of all, ...}
     operating_points: dict[str, Any] | None = None
     #: The operating point used where none is asked for.
     default_operating_point: str | None = None
@@ -36,6 +41,14 @@ class FastBertConfig(PreTrainedConfig):
         settings = dict(self.backbone or {})
         config: PreTrainedConfig = AutoConfig.for_model(settings.pop("model_type"), **settings)
         return config
+
+    @property
+    def exit_list(self) -> tuple[Exit, ...]:
+        """Where rows may leave, by index; InputError where `exits` makes no sense."""
+        layers: int = self.backbone_config().num_hidden_layers
+        if self.exits is not None:
+            return read_exits(self.exits, layers)
+        return standard_exits(layers, "adopted" if self.teacher_activation else "branch")
 
     @property
     def label_names(self) -> list[str]:

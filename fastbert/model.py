@@ -1,13 +1,13 @@
-"""FastBERT as a Hugging Face model: a backbone with one classifier per layer.
+"""FastBERT as a Hugging Face model: a backbone with a classifier at every exit.
 
 Importing this module registers the model with the Auto classes. Used as any sequence classifier
 (`forward`, `transformers.pipeline`) it runs at full depth; `inference.engine` makes it adaptive.
 
-Letters: B batch, T tokens, H hidden size, L layers, N classes.
+Letters: B batch, T tokens, E exits, N classes.
 """
 
+import inspect
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,29 +16,25 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from fastbert.configuration import FastBertConfig, label_names
-from fastbert.encoders.pretrained import (
-    additive_mask,
-    embed,
-    family,
-    layers,
-    load_backbone,
-    new_backbone,
-)
+from fastbert.encoders import encoder_for
+from fastbert.encoders.pretrained import load_backbone, new_backbone
 from fastbert.errors import InputError
-from fastbert.exits.heads import Branch, PooledHead
+from fastbert.exits.exit import Exit
+from fastbert.exits.heads import Branch, Head, PooledHead
+from fastbert.tasks.single_label import SingleLabel
 
 
 @dataclass
 class FastBertOutput(ModelOutput):
     """What `forward` returns."""
 
-    loss: torch.Tensor | None = None  # cross entropy of the last layer, if labels were given
-    logits: torch.Tensor | None = None  # (B, N) of the last layer
-    layer_logits: torch.Tensor | None = None  # (L, B, N) of every layer, if asked for
+    loss: torch.Tensor | None = None  # of the last exit, mean over rows, if labels were given
+    logits: torch.Tensor | None = None  # (B, N) of the last exit
+    exit_logits: torch.Tensor | None = None  # (E, B, N) of every exit, if asked for
 
 
 class FastBertForSequenceClassification(PreTrainedModel):
-    """A backbone and L classifiers; the last one is the teacher, the others its students."""
+    """A backbone and E classifiers; the last one is the teacher, the others its students."""
 
     config: FastBertConfig
     config_class = FastBertConfig
@@ -54,15 +50,13 @@ class FastBertForSequenceClassification(PreTrainedModel):
         self.num_labels = config.num_labels
         backbone = config.backbone_config()
         self.backbone = new_backbone(backbone, config._attn_implementation)
-        students = backbone.num_hidden_layers - (config.teacher_activation is not None)
-        self.branches = nn.ModuleList(
-            Branch(backbone.hidden_size, config.branch_size, config.branch_heads, self.num_labels)
-            for _ in range(students)
-        )
-        if config.teacher_activation is not None:
-            self.branches.append(
-                PooledHead(backbone.hidden_size, self.num_labels, config.teacher_activation)
-            )
+        self.encoder = encoder_for(backbone)
+        self.exits = config.exit_list
+        self.task = SingleLabel(config.label_names)
+        #: One per exit.
+        self.branches = nn.ModuleList(self._new_head(each) for each in self.exits)
+        # DistilBERT knows no types of tokens.
+        self._takes_types = "token_type_ids" in inspect.signature(self.backbone.forward).parameters
         self._teacher_frozen = False
         self.post_init()
 
@@ -70,7 +64,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def from_backbone(
         cls, name: str, labels: list[str], **settings: Any
     ) -> "FastBertForSequenceClassification":
-        """Pre-trained weights `name` with L new branches, to be fine-tuned.
+        """Pre-trained weights `name` with new branches, to be fine-tuned.
 
         `labels` are the class names by index; `settings` are fields of FastBertConfig.
         """
@@ -80,21 +74,20 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def from_classifier(
         cls, classifier: PreTrainedModel, **settings: Any
     ) -> "FastBertForSequenceClassification":
-        """An existing sequence classifier with L - 1 new branches; at full depth it is unchanged.
+        """An existing sequence classifier with new branches; at full depth it is unchanged.
 
         Raises InputError for other families, multi-label and regression models, and for models
         whose head is not the family's own.
         """
         config = classifier.config
-        parts = family(config)
+        encoder = encoder_for(config)
         if (config.problem_type or "single_label_classification") != "single_label_classification":
             raise InputError(
                 f"the teacher's problem type is '{config.problem_type}'; "
                 "only single-label classifiers can exit early"
             )
         try:
-            dense = attrgetter(parts.head_dense)(classifier)
-            output = attrgetter(parts.head_output)(classifier)
+            theirs = encoder.head_of(classifier)
         except AttributeError as error:
             raise InputError(
                 f"{type(classifier).__name__} has no classification head ({error}); "
@@ -102,12 +95,12 @@ class FastBertForSequenceClassification(PreTrainedModel):
             ) from error
         backbone: Any = classifier.base_model
         model = cls._around(
-            backbone, label_names(config), teacher_activation=parts.head_activation, **settings
+            backbone, label_names(config), teacher_activation=theirs.activation, **settings
         )
         head = model.branches[-1]
         assert isinstance(head, PooledHead)
-        head.dense.load_state_dict(dense.state_dict())
-        head.classifier.load_state_dict(output.state_dict())
+        head.dense.load_state_dict(theirs.dense.state_dict())
+        head.classifier.load_state_dict(theirs.output.state_dict())
         return model
 
     @classmethod
@@ -136,15 +129,21 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return model
 
     @property
-    def layers(self) -> nn.ModuleList:
-        """The backbone's L transformer layers."""
-        return layers(self.backbone)
+    def heads(self) -> list[Head]:
+        """The classifiers, by exit."""
+        heads: Any = self.branches
+        return list(heads)
 
-    def embed(
-        self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Token ids (B, T) to the first hidden states (B, T, H)."""
-        return embed(self.backbone, input_ids, token_type_ids)
+    def _new_head(self, exit: Exit) -> Head:
+        config, width = self.config, self.encoder.width
+        if exit.head == "branch":
+            return Branch(width, config.branch_size, config.branch_heads, self.num_labels)
+        if exit.head == "adopted" and config.teacher_activation is not None:
+            return PooledHead(width, self.num_labels, config.teacher_activation)
+        raise InputError(
+            f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}; this release "
+            "knows 'branch', and 'adopted' with a teacher_activation: use a newer one"
+        )
 
     def forward(
         self,
@@ -152,30 +151,27 @@ class FastBertForSequenceClassification(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        all_layers: bool = False,
+        all_exits: bool = False,
         return_dict: bool | None = None,
-        **unused: Any,
     ) -> FastBertOutput | tuple[torch.Tensor, ...]:
         """Full depth: token ids (B, T), mask (B, T) with 1 for real tokens, labels (B,).
 
-        With `all_layers` every branch is computed as well, not only the last.
+        With `all_exits` every head is computed as well, not only the last.
         """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._takes_types:
+            inputs["token_type_ids"] = token_type_ids
         mask = None if attention_mask is None else attention_mask.bool()
-        logits = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._teacher_frozen):
-            hidden = self.embed(input_ids, token_type_ids)  # (B, T, H)
-            bias = additive_mask(mask, hidden.dtype)
-        for layer, branch in zip(self.layers, self.branches, strict=True):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self._teacher_frozen):
-                hidden = layer(hidden, bias)
-            if all_layers or branch is self.branches[-1]:
-                logits.append(branch(hidden, mask))  # (B, N)
-        loss = None if labels is None else nn.functional.cross_entropy(logits[-1], labels)
-        output = FastBertOutput(
-            loss=loss,
-            logits=logits[-1],
-            layer_logits=torch.stack(logits) if all_layers else None,
-        )
+            states = self.backbone(**inputs, output_hidden_states=all_exits)
+        logits = self.branches[-1](states.last_hidden_state, mask)  # (B, N)
+        every = None
+        if all_exits:
+            hidden = [states.hidden_states[each.depth] for each in self.exits[:-1]]  # (B, T, H)
+            students = zip(self.branches[:-1], hidden, strict=True)
+            every = torch.stack([*(head(state, mask) for head, state in students), logits])
+        loss = None if labels is None else self.task.loss(logits, labels).mean()
+        output = FastBertOutput(loss=loss, logits=logits, exit_logits=every)
         return output.to_tuple() if return_dict is False else output
 
     def freeze_students(self) -> None:

@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "distill": Entry(
         settings.DistilSettings,
-        "pipelines.checkpoints.train:distil",
+        "pipelines.checkpoints.distill:distill",
         """Give an existing Hugging Face classifier early exits, without any labels.
 
         The classifier itself is not changed: at full depth the checkpoint answers as it does.
@@ -107,7 +107,7 @@ COMMANDS = {
     ),
     "report": Entry(
         settings.ReportSettings,
-        "pipelines.reports.terminal:report",
+        "pipelines.reports.job:report",
         """What a labelled output holds and what it cost: exit layers, labels and runs.
 
         With --sql, any query over the views rows (all columns of table/), slices (one row per file

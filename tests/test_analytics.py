@@ -11,11 +11,11 @@ import fsspec
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import RECIPE, write_shard
 from rich.console import Console
 from support.made_up_history import write_history
-from test_ledger import record
-from test_stages import TEXTS, run
+from support.records import RECIPE, record
+from support.shards import write_shard
+from support.stages import TEXTS, run
 
 from fastbert.errors import InputError
 from pipelines.input.shards import find_shards
@@ -24,10 +24,11 @@ from pipelines.labelling.job import totals
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
-from pipelines.reports.terminal import report, show
+from pipelines.reports.job import report, show
 from pipelines.settings import ReportSettings
 
 GOOD = len(TEXTS) - 3
+ALL = 2 * len(TEXTS)  # rows of `output`
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,28 @@ def test_only_the_table_is_scanned_that_a_query_names(output, monkeypatch):
     assert report(ReportSettings(output=output))["labels"]
 
 
+@pytest.mark.parametrize(
+    ("sql", "value", "made"),
+    [
+        ("with rows as (select 1 as a) select count(*) from rows", 1, set()),
+        ("with slices as (from slices limit 1) select count(*) from slices", 1, {"slices"}),
+        ('select count(*) from "Rows"', ALL, {"rows"}),
+        ("select 1 where 'night-2' in (select run_id from (from main.runs))", 1, {"runs"}),
+        ("select length('from rows')", 9, set()),
+        ("select count(*) from exits join runs using (run_id) where finished", 8, {"runs"}),
+        ("create view a as select rows as b from slices; select sum(b) from a", ALL, {"slices"}),
+        ("select count(*) from rows left join slices using (tokens)", ALL, {"rows", "slices"}),
+        ("create table c as from rows; select count(*) from (pivot c on label)", ALL, {"rows"}),
+    ],
+)
+def test_a_query_finds_the_views_that_it_names(output, sql, value, made):
+    """Wherever it names them; `rows`, which is the whole table, is opened for these only."""
+    found = analytics.open(output)
+    assert found.query(sql).iloc[0, 0] == value
+    assert made <= found._made
+    assert ("rows" in found._made) == ("rows" in made)
+
+
 def test_accuracy_by_layer(output):
     summary = report(ReportSettings(output=output, truth_column="input_label"))
     assert sum(row["rows"] for row in summary["accuracy"]) == 2 * GOOD
@@ -260,7 +283,11 @@ def test_any_type_can_be_shown(output, sql):
 
 @pytest.mark.parametrize(
     "sql",
-    ["select nonsense from rows", "selec 1", "select * from other", "create table rows(a int)"],
+    [
+        *("select nonsense from rows", "selec 1", "select * from other"),
+        *("create table rows(a int)", "create view rows as select 1; from rows"),
+        *("create view mine as from other", "select nonsense(label) from rows"),
+    ],
 )
 def test_bad_sql(output, sql):
     found = analytics.open(output)

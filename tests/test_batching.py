@@ -1,10 +1,10 @@
-"""Pools, batches and groups cover every row once, in order, within their limits."""
+"""Batches and groups cover every row once, in order, within their limits."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbert.packed.batching import groups, longest_first, pools
+from fastbert.packed.batching import batch_rows, groups, longest_first
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40).map(lambda x: np.array(x, np.int64))
 
@@ -25,15 +25,12 @@ def test_groups(lengths):
     assert all(a.length != b.length for a, b in zip(found, found[1:], strict=False))
 
 
-@given(LENGTHS, st.integers(1, 300))
-def test_pools(lengths, limit):
-    ranges = pools(lengths, limit)
-    assert covers(ranges, len(lengths))
-    for start, stop in ranges:
-        assert lengths[start:stop].sum() <= limit or stop - start == 1
-    for (start, stop), (_, next_stop) in zip(ranges, ranges[1:], strict=False):
-        assert next_stop > stop
-        assert lengths[start : stop + 1].sum() > limit  # control: no pool is cut short
+@given(LENGTHS.filter(len), st.integers(1, 300))
+def test_batch_rows(lengths, limit):
+    rows = batch_rows(lengths, limit)
+    assert lengths[:rows].sum() <= limit or rows == 1
+    if rows < len(lengths):
+        assert lengths[: rows + 1].sum() > limit  # control: no batch is cut short
 
 
 @given(LENGTHS)

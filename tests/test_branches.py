@@ -1,7 +1,7 @@
 """The branch against the paper's drawing of it: attention between all tokens, first one read."""
 
 import torch
-from conftest import BRANCH, CLASSES, HIDDEN, make_noisy
+from support.models import BRANCH, CLASSES, HIDDEN, make_noisy
 from support.reference import branch_logits
 
 from fastbert.exits.heads import Branch

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer, write_shard
-from test_jobs import invoke, refused
+from support.jobs import invoke, refused
+from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
+from support.shards import random_texts, write_shard
 
 from fastbert.checkpoint import fingerprint, load_config, load_tokenizer, save_config
 from fastbert.errors import InputError
@@ -15,7 +16,8 @@ from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model, save_checkpoint
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 
 ROWS = 700
 
@@ -67,20 +69,18 @@ def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
     assert fingerprint(model) == before
     # What the evidence says, by the engine itself.
     network, tokenizer = load_model(model), load_tokenizer(model)
-    examples, _ = read_examples([str(corpus)], Columns())
+    examples, _ = read_examples([str(corpus)], InputColumns())
     tokens = Tokenizer(tokenizer)(examples.texts, None, network.config.max_length)
-    found = Engine(network).classify(
-        tokens, np.array(point.thresholds), np.ones(len(tokens), bool), point.criterion
-    )
-    exits = np.bincount(found.exit_layer, minlength=LAYERS + 1)[1:]
-    assert exits.tolist() == point.evidence.exits
-    assert (found.label != found.deep_label).sum() <= point.evidence.broken
+    found = Engine(network).classify(tokens, point.rule(), np.ones(len(tokens), bool))
+    assert np.bincount(found.exit, minlength=LAYERS).tolist() == point.evidence.exits
+    assert point.exit_depths == point.evidence.exit_depths == [1, 2, 3]
+    assert (found.answer["label"] != found.deep["label"]).sum() <= point.evidence.broken
 
 
 def test_every_criterion_and_shape(model, corpus):
     for options in (
         ("--criterion", "margin"),
-        ("--criterion", "patience", "--shape", "per-layer"),
+        ("--criterion", "max-probability", "--shape", "per-layer"),
         ("--criterion", "auto", "--shape", "auto", "--name", "best", "--promise-rows", 500),
     ):
         point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9, *options), model)
@@ -107,7 +107,7 @@ def test_accuracy_and_speedup(model, corpus):
         (["--max-disagreement", 1.5], ["--max-disagreement is 1.5", "less than 1: 0.01 is 1 %"]),
         (["--max-disagreement", 0.01, "--confidence", 1], ["--confidence is 1"]),
         (["--speedup", 2, "--criterion", "auto"], ["--speedup wants a --criterion"]),
-        (["--speedup", 30], ["--speedup is 30", f"number of layers, {LAYERS}"]),
+        (["--speedup", 30], ["--speedup is 30", f"that is {LAYERS} at most"]),
         (["--max-disagreement", 0.004], ["699 rows", "at least 748", "--rows"]),
         (["--max-disagreement", 0.01], ["nothing faster than full depth", "allow more"]),
         (["--max-accuracy-loss", 0.1, "--label-column", "x"], ["no column 'x'", "text, id, label"]),
@@ -121,7 +121,7 @@ def test_refusals_leave_the_checkpoint_alone(model, corpus, options, parts):
 
 
 def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
-    columns = Columns(label="label")
+    columns = InputColumns(label="label")
     everything, names = read_examples([str(corpus)], columns)
     some, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)
     again, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)
@@ -139,8 +139,10 @@ def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
     [
         ({"thresholds": [0.5]}, "1 thresholds, expected 2"),
         ({"thresholds": [0.5, 0.5], "criterion": "mood"}, "criterion is 'mood'"),
-        ({"thresholds": [0.5, 0.5], "hope": 1}, "hope"),
-        ({"thresholds": ["a", "b"]}, "'a'"),
+        ({"thresholds": [0.5, 0.5], "hope": 1}, "'hope', which this release"),
+        ({"thresholds": ["a", "b"]}, "got `str`"),
+        ({"thresholds": [0.5, 0.5], "exit_depths": [1, 2, 4]}, r"depths \[1, 2, 4\]"),
+        ({"thresholds": [0.5, 0.5], "criterion": "patience"}, "jobs/calibrate.py"),
     ],
 )
 def test_points_that_cannot_be_used(model, point, message):

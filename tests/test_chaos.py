@@ -12,12 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from exactly_once import LocalView, Watch, read_tables, table_differences
-from faultproxy import HOST, Fault, FaultProxy
+from benchmarks.faults.exactly_once import LocalView, Watch, read_tables, table_differences
+from benchmarks.faults.faultproxy import HOST, Fault, FaultProxy
 
-PROGRAM = Path(__file__).resolve().parents[1] / "benchmarks" / "chaos.py"
 BODY = bytes(range(256)) * 40
 
 
@@ -177,11 +176,11 @@ def test_chaos_in_short(tmp_path):
     """
     kills = {"replica": 1, "raylet": 1}
     numbers = ",".join(f"{kind}={n}" for kind, n in kills.items())
-    command = [sys.executable, str(PROGRAM), "--store", "swift", "--kills", numbers]
-    options = ["--corpus-rows", "300", "--work", str(tmp_path / "work")]
+    command = [sys.executable, "-m", "benchmarks.faults.chaos", "--store", "swift"]
+    options = ["--kills", numbers, "--corpus-rows", "300", "--work", str(tmp_path / "work")]
     result = tmp_path / "result.json"
     command += [*options, "--output", str(result)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(result.read_text())
     assert found["complete"]

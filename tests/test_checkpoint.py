@@ -8,7 +8,7 @@ import fsspec
 import pytest
 import torch
 import transformers
-from conftest import tiny_classifier, tiny_fastbert, tiny_tokenizer
+from support.models import tiny_classifier, tiny_fastbert, tiny_tokenizer
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_tokenizer
 from fastbert.errors import FastBertError, InputError

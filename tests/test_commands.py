@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import test_official
 import torch
-from conftest import HIDDEN, VOCABULARY, tiny_tokenizer
-from test_jobs import invoke
+from support import uer
+from support.jobs import invoke
+from support.models import HIDDEN, VOCABULARY, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
@@ -57,10 +57,10 @@ def world(tmp_path_factory) -> Path:
     AutoModelForSequenceClassification.from_config(topics).save_pretrained(teacher)
     tiny_tokenizer(root, "roberta").save_pretrained(teacher)
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokens = [*specials, *(f"[unused{k}]" for k in range(test_official.VOCABULARY - len(specials)))]
+    tokens = [*specials, *(f"[unused{k}]" for k in range(uer.VOCABULARY - len(specials)))]
     (root / "google_zh_vocab.txt").write_text("\n".join(tokens) + "\n")
     torch.manual_seed(3)
-    official = test_official.Uer()
+    official = uer.Uer()
     official.embedding["position_embedding"] = torch.nn.Embedding(512, HIDDEN)
     torch.save(official.state_dict(), root / "fastbert.bin")
     return root

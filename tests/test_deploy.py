@@ -8,29 +8,12 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from support import ROOT
+from support.deploy import DEPLOY, NoTwice, cluster_of, image_sources, job_of, manifest, read
 
 import fastbert
 
-ROOT = Path(__file__).resolve().parents[1]
-DEPLOY = ROOT / "deploy"
 MANIFESTS = ["raycluster.yaml", "rayjob.yaml", "raycronjob.yaml"]
-
-
-class NoTwice(yaml.SafeLoader):
-    """YAML in which no key stands twice: PyYAML would silently take the last one."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key) for key, _ in node.value if key.tag[-5:] != "merge"]
-        assert len(keys) == len(set(keys)), f"a key stands twice{node.start_mark}"
-        return super().construct_mapping(node, deep)
-
-
-def read(name: str) -> dict:
-    return yaml.load((ROOT / name).read_text(), NoTwice)
-
-
-def manifest(name: str) -> dict:
-    return read(f"deploy/{name}")
 
 
 # What KubeRay 1.7's custom resource definitions say of the fields that are used here. No package
@@ -102,16 +85,6 @@ def check(document: dict) -> None:
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": group["template"]}
         kubernetes_validate.validate(pod, "1.33", strict=True)
-
-
-def job_of(document: dict) -> dict:
-    spec = document["spec"]
-    return spec.get("jobTemplate", spec)
-
-
-def cluster_of(document: dict) -> dict:
-    spec = job_of(document)
-    return spec.get("rayClusterSpec", spec)
 
 
 def test_no_yaml_file_is_forgotten():
@@ -203,11 +176,6 @@ def test_aws_has_as_many_workers_as_kubernetes():
 
 
 # Both ways to put the package on a node.
-
-
-def image_sources() -> set[str]:
-    copies = re.findall(r"^COPY \S+ (.+) \S+$", (DEPLOY / "Containerfile").read_text(), re.M)
-    return {source for copy in copies for source in copy.split()}
 
 
 def mounted_sources() -> set[str]:

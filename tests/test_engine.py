@@ -5,42 +5,58 @@ with the very bug it is there for.
 """
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from conftest import FAMILIES, LAYERS, random_tokens, tiny_fastbert
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.reference import all_layers, answer, gap_threshold
+from support.models import FAMILIES, LAYERS, random_tokens, tiny_fastbert
+from support.reference import all_exits, answer, gap_threshold
 
-from fastbert.calibration.evaluation import layer_outputs
-from fastbert.inference.engine import DTYPES, Engine
+from fastbert.calibration.evaluation import exit_outputs
+from fastbert.exits.rules import NO_EXIT, Threshold
+from fastbert.inference.engine import DTYPES, Engine, Predictions
 from fastbert.inference.tokens import Tokens
 from fastbert.packed.batching import Group
 
 LENGTHS = st.lists(st.integers(2, 23), min_size=1, max_size=17)
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)
 
+#: Exits are not layers: before the first layer, two at one depth, none at another.
+SCATTERED = [{"depth": 0}, {"depth": 1}, {"depth": 1}, {"depth": 3, "head": "adopted"}]
+KINDS = [*FAMILIES, "scattered"]
+
 
 @cache
-def model(family: str):
-    return tiny_fastbert(family)
+def model(kind: str):
+    """In float64, so that rounding explains no difference that a bug has made."""
+    if kind == "scattered":
+        return tiny_fastbert("bert", exits=SCATTERED).double()
+    return tiny_fastbert(kind).double()
 
 
-def engine(family: str, batch_tokens: int = 50, pool_tokens: int = 130) -> Engine:
-    """Limits so small that a handful of rows makes several batches and pools.
-
-    In float64, so that rounding explains no difference that a bug has made.
-    """
-    return made(Engine, family, batch_tokens=batch_tokens, pool_tokens=pool_tokens)
+def engine(kind: str, batch_tokens: int = 50, pool_tokens: int = 130) -> Engine:
+    """Limits so small that a handful of rows makes several batches and pools."""
+    return made(Engine, kind, batch_tokens=batch_tokens, pool_tokens=pool_tokens)
 
 
-def made(kind: type[Engine], family: str, **options) -> Engine:
+def made(cls: type[Engine], kind: str, **options) -> Engine:
     """An engine that remembers its model, for the reference."""
-    built = kind(model(family), dtype=torch.float64, **options)
-    built.model = model(family)
+    built = cls(model(kind), dtype=torch.float64, **options)
+    built.model = model(kind)
     return built
+
+
+def at(threshold: float, engine: Engine) -> Threshold:
+    """The paper's rule: one threshold for all exits."""
+    return Threshold.of(np.full(len(engine.exits) - 1, threshold))
+
+
+def exit_layers(engine: Engine, found: Predictions) -> np.ndarray:
+    return np.array([exit.depth for exit in engine.exits])[found.exit]
 
 
 def row(tokens: Tokens, i: int) -> Tokens:
@@ -50,91 +66,92 @@ def row(tokens: Tokens, i: int) -> Tokens:
 
 
 def check_threshold_zero_is_the_full_model(engine: Engine, tokens: Tokens) -> None:
-    found = engine.classify(tokens, np.zeros(LAYERS - 1))
-    assert (found.exit_layer == LAYERS).all()
+    found = engine.classify(tokens, at(0, engine))
+    assert (exit_layers(engine, found) == LAYERS).all()
     for i in range(len(tokens)):
-        last = all_layers(engine.model, tokens, i)[-1]
-        assert found.label[i] == last.argmax()
-        assert found.score[i] == pytest.approx(last.max(), abs=1e-5)
+        last = all_exits(engine.model, tokens, i)[-1]
+        assert found.answer["label"][i] == last.argmax()
+        assert found.answer["score"][i] == pytest.approx(last.max(), abs=1e-5)
 
 
 def check_exits_equal_the_reference(engine: Engine, tokens: Tokens, share: float) -> None:
-    probabilities = [all_layers(engine.model, tokens, i) for i in range(len(tokens))]
-    thresholds = np.full(LAYERS - 1, gap_threshold(probabilities, share))
-    found = engine.classify(tokens, thresholds)
+    probabilities = [all_exits(engine.model, tokens, i) for i in range(len(tokens))]
+    rule = at(gap_threshold(probabilities, share), engine)
+    found = engine.classify(tokens, rule)
     for i, p in enumerate(probabilities):
-        expected = answer(p, thresholds)
-        assert found.exit_layer[i] == expected.exit_layer
-        assert found.label[i] == expected.label
-        assert found.score[i] == pytest.approx(expected.score, abs=1e-5)
+        expected = answer(p, rule.thresholds)
+        assert found.exit[i] == expected.exit
+        assert found.answer["label"][i] == expected.label
+        assert found.answer["score"][i] == pytest.approx(expected.score, abs=1e-5)
         assert found.uncertainty[i] == pytest.approx(expected.uncertainty, abs=1e-5)
 
 
 def check_a_row_alone_equals_the_row_in_a_slice(
     engine: Engine, tokens: Tokens, share: float
 ) -> None:
-    probabilities = [all_layers(engine.model, tokens, i) for i in range(len(tokens))]
-    thresholds = np.full(LAYERS - 1, gap_threshold(probabilities, share))
-    together = engine.classify(tokens, thresholds)
+    probabilities = [all_exits(engine.model, tokens, i) for i in range(len(tokens))]
+    rule = at(gap_threshold(probabilities, share), engine)
+    together = engine.classify(tokens, rule)
     for i in range(len(tokens)):
-        alone = Engine(engine.model, dtype=torch.float64).classify(row(tokens, i), thresholds)
-        assert together.label[i] == alone.label[0]
-        assert together.exit_layer[i] == alone.exit_layer[0]
-        assert together.score[i] == pytest.approx(alone.score[0], abs=1e-5)
+        alone = Engine(engine.model, dtype=torch.float64).classify(row(tokens, i), rule)
+        assert together.answer["label"][i] == alone.answer["label"][0]
+        assert together.exit[i] == alone.exit[0]
+        assert together.answer["score"][i] == pytest.approx(alone.answer["score"][0], abs=1e-5)
 
 
 def check_every_row_is_answered_once(engine: Engine, tokens: Tokens, share: float) -> None:
     """Counts the answers that leave the network, instead of trusting the result arrays."""
-    uncertainties = layer_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties()
-    thresholds = np.full(LAYERS - 1, np.quantile(uncertainties, share))
+    uncertainties = exit_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties()
+    rule = at(np.quantile(uncertainties, share), engine)
     answered = np.zeros(len(tokens), int)
-    real_walk = engine._walk
+    real_run = engine._run
 
-    def counting_walk(tokens, decide, **options):
-        def counting_decide(layer, rows, logits):
-            stays = decide(layer, rows, logits)
+    def counting_run(tokens, decide, *options):
+        def counting_decide(exit, rows, logits):
+            stays = decide(exit, rows, logits)
             answered[rows[~stays]] += 1
-            if layer == LAYERS:
+            if exit == len(engine.exits) - 1:
                 answered[rows[stays]] += 1
             return stays
 
-        real_walk(tokens, counting_decide, **options)
+        real_run(tokens, counting_decide, *options)
 
-    engine._walk = counting_walk
-    found = engine.classify(tokens, thresholds)
+    engine._run = counting_run
+    found = engine.classify(tokens, rule)
     assert (answered == 1).all()
-    assert (found.exit_layer >= 1).all()
-    assert (found.label >= 0).all()
+    assert (found.exit != NO_EXIT).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @PROPERTY
 @given(lengths=LENGTHS, seed=st.integers(0, 99))
-def test_threshold_zero_is_the_full_model(family, lengths, seed):
-    check_threshold_zero_is_the_full_model(engine(family), random_tokens(lengths, seed))
+def test_threshold_zero_is_the_full_model(kind, lengths, seed):
+    tokens = random_tokens(lengths, seed, special=True)
+    check_threshold_zero_is_the_full_model(engine(kind), tokens)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @PROPERTY
 @given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1), pairs=st.booleans())
-def test_exits_equal_the_reference(family, lengths, seed, share, pairs):
-    tokens = random_tokens(lengths, seed, pairs=pairs and family in ("bert", "electra"))
-    check_exits_equal_the_reference(engine(family), tokens, share)
+def test_exits_equal_the_reference(kind, lengths, seed, share, pairs):
+    pairs = pairs and kind in ("bert", "electra", "scattered")
+    tokens = random_tokens(lengths, seed, pairs, special=True)
+    check_exits_equal_the_reference(engine(kind), tokens, share)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @PROPERTY
 @given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1))
-def test_a_row_alone_equals_the_row_in_a_slice(family, lengths, seed, share):
-    tokens = random_tokens(lengths, seed)
-    check_a_row_alone_equals_the_row_in_a_slice(engine(family), tokens, share)
+def test_a_row_alone_equals_the_row_in_a_slice(kind, lengths, seed, share):
+    tokens = random_tokens(lengths, seed, special=True)
+    check_a_row_alone_equals_the_row_in_a_slice(engine(kind), tokens, share)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @PROPERTY
 @given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1))
-def test_every_row_is_answered_once(family, lengths, seed, share):
-    check_every_row_is_answered_once(engine(family), random_tokens(lengths, seed), share)
+def test_every_row_is_answered_once(kind, lengths, seed, share):
+    check_every_row_is_answered_once(engine(kind), random_tokens(lengths, seed), share)
 
 
 # Negative controls: engines with the bugs that early-exit code is known for.
@@ -143,55 +160,61 @@ def test_every_row_is_answered_once(family, lengths, seed, share):
 class RowsSeeEachOther(Engine):
     """Attention goes over all that lies in a batch, whosever token it is."""
 
-    def _layer(self, layer, hidden, *rest):
-        real = self.layers[layer - 1]
-        self.layers[layer - 1] = lambda x, groups: real(x, [Group(slice(0, len(x)), 1, len(x))])
-        self.batch_tokens = len(hidden)
-        try:
-            return super()._layer(layer, hidden, *rest)
-        finally:
-            self.layers[layer - 1] = real
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options | {"batch_tokens": 10_000})
+        real = self.encoder.layer
+        self.encoder.layer = lambda k, x, groups: real(k, x, [Group(slice(0, len(x)), 1, len(x))])
+
+
+class PositionsOfPadding(Engine):
+    """Every token has a position, whatever it is."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        encoder = self.encoder
+        first = 0 if encoder.padding is None else encoder.padding + 1
+        encoder._positions = lambda ids: encoder.positions[first : first + ids.shape[1]]
 
 
 class OrderNotRestored(Engine):
     """Answers stay in length order."""
 
-    def _walk(self, tokens, decide, **options):
+    def _run(self, tokens, decide, *options):
         order = np.argsort(-tokens.lengths, kind="stable")
         place = np.argsort(order)
-        super()._walk(tokens, lambda k, rows, p: decide(k, place[rows], p), **options)
+        super()._run(tokens, lambda e, rows, p: decide(e, place[rows], p), *options)
 
 
 class BatchLeavesTogether(Engine):
-    """The whole batch waits for its slowest row: exit layers are one number per batch."""
+    """The whole batch waits for its slowest row: exits are one number per batch."""
 
-    def _walk(self, tokens, decide, **options):
-        def wait(layer, rows, logits):
-            if (decide(layer, rows, logits)).any():
+    def _run(self, tokens, decide, *options):
+        def wait(exit, rows, logits):
+            if (decide(exit, rows, logits)).any():
                 return np.ones(len(rows), bool)
             return np.zeros(len(rows), bool)
 
-        super()._walk(tokens, wait, **options)
+        super()._run(tokens, wait, *options)
 
 
-class LastLayerForgets(Engine):
-    """Rows that are never sure get no answer (zero probabilities, label 0)."""
+class LastExitForgets(Engine):
+    """Rows that are never sure get no answer."""
 
-    def _walk(self, tokens, decide, **options):
-        def forget(layer, rows, logits):
-            return decide(layer, rows, logits) if layer < LAYERS else np.zeros(len(rows), bool)
+    def _run(self, tokens, decide, *options):
+        def forget(exit, rows, logits):
+            last = exit == len(self.exits) - 1
+            return np.zeros(len(rows), bool) if last else decide(exit, rows, logits)
 
-        super()._walk(tokens, forget, **options)
+        super()._run(tokens, forget, *options)
 
 
 class SurvivorsMixedUp(Engine):
     """After the first layer survivors carry each other's hidden states."""
 
-    def _layer(self, layer, hidden, lengths, *rest):
-        if layer == 2:
-            own = lengths.sum()
-            hidden[:own] = hidden[:own].flip(0)
-        return super()._layer(layer, hidden, lengths, *rest)
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        real = self.encoder.layer
+        self.encoder.layer = lambda k, x, groups: real(k, x.flip(0) if k == 2 else x, groups)
 
 
 def sabotaged(kind: type[Engine]) -> Engine:
@@ -201,7 +224,7 @@ def sabotaged(kind: type[Engine]) -> Engine:
 TOKENS = random_tokens([5, 9, 2, 17, 9, 11, 4, 9, 20, 3], seed=4)
 
 
-@pytest.mark.parametrize("broken", [RowsSeeEachOther, OrderNotRestored, LastLayerForgets])
+@pytest.mark.parametrize("broken", [RowsSeeEachOther, OrderNotRestored, LastExitForgets])
 def test_control_threshold_zero(broken):
     with pytest.raises(AssertionError):
         check_threshold_zero_is_the_full_model(sabotaged(broken), TOKENS)
@@ -213,54 +236,66 @@ def test_control_exits(broken):
         check_exits_equal_the_reference(sabotaged(broken), TOKENS, 0.3)
 
 
+def test_control_positions_of_padding():
+    tokens = random_tokens([9, 12, 7], special=True)
+    with pytest.raises(AssertionError):
+        check_threshold_zero_is_the_full_model(made(PositionsOfPadding, "roberta"), tokens)
+
+
 @pytest.mark.parametrize("broken", [RowsSeeEachOther, OrderNotRestored])
 def test_control_row_alone(broken):
     with pytest.raises(AssertionError):
         check_a_row_alone_equals_the_row_in_a_slice(sabotaged(broken), TOKENS, 0.3)
 
 
-@pytest.mark.parametrize("broken", [BatchLeavesTogether, LastLayerForgets])
+@pytest.mark.parametrize("broken", [BatchLeavesTogether, LastExitForgets])
 def test_control_answered_once(broken):
     with pytest.raises(AssertionError):
         check_every_row_is_answered_once(sabotaged(broken), TOKENS, 0.3)
 
 
-def test_rows_leave_at_every_layer():
+def test_rows_leave_at_every_exit():
     """Otherwise the properties above would test less than they say."""
-    for family in FAMILIES:
+    for kind in KINDS:
         tokens = random_tokens(np.full(60, 9), seed=2)
-        middle = np.median(layer_outputs(engine(family), tokens).uncertainties()[:-1], axis=1)
-        assert set(engine(family).classify(tokens, middle).exit_layer) == {1, 2, 3}, family
+        middle = np.median(exit_outputs(engine(kind), tokens).uncertainties()[:-1], axis=1)
+        found = engine(kind).classify(tokens, Threshold.of(middle))
+        assert {*found.exit} == {*range(len(engine(kind).exits))}, kind
 
 
 def test_audited_rows_exit_as_always_and_run_to_the_end():
     tokens = random_tokens(np.arange(2, 22), seed=3)
-    thresholds = np.full(LAYERS - 1, 0.6)
+    tested = engine("scattered")
     deep = np.arange(len(tokens)) % 3 == 0
-    plain = engine("bert").classify(tokens, thresholds)
-    audited = engine("bert").classify(tokens, thresholds, deep=deep)
-    full = engine("bert").classify(tokens, np.zeros(LAYERS - 1))
-    assert np.array_equal(plain.label, audited.label)
-    assert np.array_equal(plain.exit_layer, audited.exit_layer)
-    assert np.array_equal(audited.deep_label[deep], full.label[deep])
-    assert (audited.deep_label[~deep] == -1).all()
+    plain = tested.classify(tokens, at(0.6, tested))
+    audited = tested.classify(tokens, at(0.6, tested), deep=deep)
+    full = tested.classify(tokens, at(0, tested))
+    assert np.array_equal(plain.answer["label"], audited.answer["label"])
+    assert np.array_equal(plain.exit, audited.exit)
+    assert np.array_equal(audited.deep["label"][deep], full.answer["label"][deep])
+    assert np.array_equal(audited.audited, deep)
 
 
 def test_rows_with_the_same_tokens_are_computed_once():
     once = random_tokens([7, 3, 12, 7, 9], seed=1, pairs=True)
     again = np.array([0, 3, 1, 0, 2, 2, 4, 1])
     deep = np.array([0, 0, 0, 1, 1, 0, 0, 0], bool)
-    thresholds = np.full(LAYERS - 1, 0.6)
-    walked = []
+    embedded = []
     tested = engine("bert")
-    real = tested._embedder
-    tested._embedder = lambda tokens: walked.append(len(tokens)) or real(tokens)
-    found = tested.classify(once.take(again), thresholds, deep)
-    assert sum(walked) == len(once)
-    expected = engine("bert").classify(once, thresholds, np.ones(5, bool))
-    for name in ("label", "score", "exit_layer", "uncertainty"):
+    real = tested.encoder.embed
+
+    def counting(ids, types, groups):
+        embedded.append(sum(group.rows for group in groups))
+        return real(ids, types, groups)
+
+    tested.encoder.embed = counting
+    found = tested.classify(once.take(again), at(0.6, tested), deep)
+    assert sum(embedded) == len(once)
+    expected = engine("bert").classify(once, at(0.6, tested), np.ones(5, bool))
+    for name in ("answer", "exit", "uncertainty"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)[again]), name
-    assert np.array_equal(found.deep_label, np.where(deep, expected.deep_label[again], -1))
+    assert np.array_equal(found.deep["label"][deep], expected.deep["label"][again][deep])
+    assert np.array_equal(found.audited, deep)
 
 
 def test_types_tell_rows_apart():
@@ -269,97 +304,162 @@ def test_types_tell_rows_apart():
     assert len(same_ids.distinct()[0]) == 2
 
 
+def short_of_memory(engine: Engine, tokens: int) -> list[int]:
+    """Layers of the engine take at most so many tokens at a time; returns what is tried."""
+    tried = []
+    real = engine.encoder.layer
+
+    def layer(k, hidden, groups):
+        tried.append(groups[-1].tokens.stop)
+        if tried[-1] > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(k, hidden, groups)
+
+    engine.encoder.layer = layer
+    return tried
+
+
 def test_a_batch_that_does_not_fit_is_halved_and_the_budget_remembered():
     tokens = random_tokens(np.arange(2, 22), seed=3)
-    thresholds = np.full(LAYERS - 1, 0.6)
     small = engine("bert", batch_tokens=10_000)
-    tried = []
-
-    def limited(real):
-        def layer(hidden, groups):
-            tried.append(groups[-1].tokens.stop)
-            if tried[-1] > 40:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return real(hidden, groups)
-
-        return layer
-
-    small.layers = [limited(layer) for layer in small.layers]
-    found = small.classify(tokens, thresholds)
-    np.testing.assert_allclose(found.score, engine("bert").classify(tokens, thresholds).score)
+    tried = short_of_memory(small, 40)
+    found = small.classify(tokens, at(0.6, small))
+    expected = engine("bert").classify(tokens, at(0.6, small))
+    np.testing.assert_allclose(found.answer["score"], expected.answer["score"])
     assert max(tried) > 40  # control: the limit was hit
     tried.clear()
-    small.classify(tokens, thresholds)
+    small.classify(tokens, at(0.6, small))
     assert max(tried) <= 40
+
+
+@pytest.mark.parametrize(("fails", "limit"), [("zeros", 140), ("gather", 100)])
+def test_a_pool_that_does_not_fit_is_halved_and_remembered(fails, limit, monkeypatch):
+    """Its hidden states, or those of the survivors that are gathered beside them."""
+    tokens = random_tokens(np.arange(2, 22), seed=3)
+    deep = np.arange(len(tokens)) % 4 == 0
+    small = engine("scattered", pool_tokens=10_000)
+    tried = []
+    if fails == "zeros":
+        real = torch.zeros
+
+        def limited(shape, **options):
+            tried.append(shape[0])
+            if shape[0] > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(shape, **options)
+
+        monkeypatch.setattr(torch, "zeros", limited)
+    else:
+        gather = torch.Tensor.index_select
+
+        def limited(self, dim, index):
+            tried.append(len(index))
+            if len(index) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return gather(self, dim, index)
+
+        monkeypatch.setattr(torch.Tensor, "index_select", limited)
+    found = small.classify(tokens, at(0.6, small), deep)
+    assert max(tried) > limit  # control: the limit was hit
+    tried.clear()
+    small.classify(tokens, at(0.6, small), deep)
+    assert max(tried) <= limit
+    monkeypatch.undo()
+    expected = engine("scattered").classify(tokens, at(0.6, small), deep)
+    assert np.array_equal(found.exit, expected.exit)
+    assert np.array_equal(found.answer["label"], expected.answer["label"])
+    np.testing.assert_allclose(found.answer["score"], expected.answer["score"], atol=1e-9)
+    assert np.array_equal(found.deep["label"][deep], expected.deep["label"][deep])
+    assert np.array_equal(found.audited, deep)
+
+
+def test_a_pool_is_no_larger_than_the_free_memory_allows(monkeypatch):
+    width = tiny_fastbert().encoder.width
+
+    def pool(free: int) -> int:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+        return Engine(tiny_fastbert(), batch_tokens=10).pool_tokens
+
+    assert pool(1 << 40) == 1 << 20
+    assert pool(80_000 * width) == 80_000 // 4 // (2 * 4)
+    assert pool(0) == 10
 
 
 def test_sizes_of_batches_repeat():
     """What oneDNN compiles for each size stays in memory: random sizes made a replica twice as
     large after a million rows."""
     sizes = set()
-
-    def counting(real):
-        def layer(hidden, groups):
-            sizes.add(len(hidden))
-            return real(hidden, groups)
-
-        return layer
-
     watched = engine("bert", batch_tokens=300, pool_tokens=10_000)
-    watched.layers = [counting(layer) for layer in watched.layers]
+    real = watched.encoder.layer
+
+    def counting(k, hidden, groups):
+        sizes.add(len(hidden))
+        return real(k, hidden, groups)
+
+    watched.encoder.layer = counting
     for seed in range(20):
         lengths = np.random.default_rng(seed).integers(2, 24, 60)
-        watched.classify(random_tokens(lengths, seed), np.full(LAYERS - 1, 0.6))
+        watched.classify(random_tokens(lengths, seed), at(0.6, watched))
     assert 1 < len(sizes) <= 5
 
 
 def test_one_row_that_does_not_fit_is_an_error():
-    def full(hidden, groups):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     broken = engine("bert")
-    broken.layers = [full] * LAYERS
+    short_of_memory(broken, 1)
     with pytest.raises(torch.OutOfMemoryError):
-        broken.classify(TOKENS, np.zeros(LAYERS - 1))
+        broken.classify(TOKENS, at(0, broken))
 
 
-def test_full_depth_is_the_last_of_all_layers():
+@pytest.mark.parametrize("precision", DTYPES)
+def test_the_callers_model_stays_as_it_is(precision):
+    mine = tiny_fastbert().train()
+    before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
+    Engine(mine, dtype=DTYPES[precision]).classify(TOKENS, Threshold.of(np.full(LAYERS - 1, 0.5)))
+    assert mine.training
+    assert all(p.requires_grad for p in mine.parameters())
+    for name, tensor in mine.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_full_depth_is_the_last_of_all_exits():
     tokens = random_tokens([7, 3, 12, 7])
     np.testing.assert_allclose(
-        engine("bert").full_depth(tokens), engine("bert").layer_logits(tokens)[-1], atol=1e-6
+        engine("bert").full_depth(tokens), engine("bert").exit_logits(tokens)[-1], atol=1e-6
     )
 
 
 def test_the_same_slice_twice_is_bit_identical():
     tokens = random_tokens(np.arange(2, 22), seed=3)
-    first, second = (engine("bert").classify(tokens, np.full(LAYERS - 1, 0.6)) for _ in range(2))
-    assert first.score.tobytes() == second.score.tobytes()
+    rule = at(0.6, engine("bert"))
+    first, second = (engine("bert").classify(tokens, rule) for _ in range(2))
+    assert first.answer.tobytes() == second.answer.tobytes()
 
 
 def test_no_rows():
-    found = engine("bert").classify(random_tokens([]), np.zeros(LAYERS - 1))
-    assert len(found.label) == 0
+    found = engine("bert").classify(random_tokens([]), at(0, engine("bert")))
+    assert len(found.answer) == 0
 
 
 def test_wrong_number_of_thresholds():
-    with pytest.raises(ValueError, match="expected 2"):
-        engine("bert").classify(TOKENS, np.zeros(LAYERS))
+    with pytest.raises(ValueError, match="a rule for 4 exits; the model has 3"):
+        engine("bert").classify(TOKENS, Threshold.of(np.zeros(LAYERS)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_through_the_fast_kernels_equals_the_reference(family):
     """The properties above are checked in float64, which goes other ways through the hardware."""
-    found = torch.from_numpy(Engine(tiny_fastbert(family)).layer_logits(TOKENS)).softmax(-1)
+    found = torch.from_numpy(Engine(tiny_fastbert(family)).exit_logits(TOKENS)).softmax(-1)
     for i in range(len(TOKENS)):
-        expected = all_layers(tiny_fastbert(family), TOKENS, i)
+        expected = all_exits(tiny_fastbert(family), TOKENS, i)
         np.testing.assert_allclose(found[:, i], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_low_precision_agrees_where_answers_are_clear(precision):
     tokens = random_tokens(np.arange(2, 42), seed=3)
-    full = Engine(tiny_fastbert()).layer_logits(tokens)[-1]
-    half = Engine(tiny_fastbert(), dtype=DTYPES[precision]).layer_logits(tokens)[-1]
+    full = Engine(tiny_fastbert()).exit_logits(tokens)[-1]
+    half = Engine(tiny_fastbert(), dtype=DTYPES[precision]).exit_logits(tokens)[-1]
     assert not np.array_equal(full, half)  # control: it is another precision
     top = np.sort(full, -1)
     clear = top[:, -1] - top[:, -2] > 0.5
@@ -372,6 +472,6 @@ def test_low_precision_agrees_where_answers_are_clear(precision):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cuda_equals_the_reference(family):
     on_gpu = Engine(tiny_fastbert(family), "cuda", batch_tokens=50, pool_tokens=130)
-    found = on_gpu.layer_logits(TOKENS)
-    here = engine(family).layer_logits(TOKENS)
+    found = on_gpu.exit_logits(TOKENS)
+    here = engine(family).exit_logits(TOKENS)
     np.testing.assert_allclose(found, here, atol=1e-3)

@@ -2,19 +2,20 @@
 
 import numpy as np
 import pytest
-from conftest import LAYERS, random_tokens, tiny_fastbert
+from support.models import LAYERS, random_tokens, tiny_fastbert
 
-from fastbert.calibration.evaluation import (
-    LayerOutputs,
-    exit_layers,
-    layer_outputs,
-    outcome,
-    realised_speedups,
-)
-from fastbert.exits.criteria import CRITERION_NAMES
+from fastbert.calibration.evaluation import exit_outputs, outcome, realised_speedups
+from fastbert.exits.criteria import CRITERIA
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.rules import Threshold, replay
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
-from fastbert.inference.flops import CostModel
+
+SCATTERED = [{"depth": 0}, {"depth": 2}, {"depth": 3, "head": "adopted"}]
+
+
+def everywhere(threshold: float) -> Threshold:
+    return Threshold.of(np.full(LAYERS - 1, threshold))
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +23,24 @@ def engine() -> Engine:
     return Engine(tiny_fastbert(), batch_tokens=60)
 
 
+@pytest.mark.parametrize("exits", [None, SCATTERED])
 @pytest.mark.parametrize("quantile", [0.0, 0.2, 0.5, 0.9])
-def test_outcome_equals_the_engine(engine, quantile):
+def test_outcome_equals_the_engine(quantile, exits):
+    model = tiny_fastbert(exits=exits)
+    engine, cost = Engine(model, batch_tokens=60), CostModel(model)
     tokens = random_tokens(np.arange(2, 25), seed=7)
-    outputs = layer_outputs(engine, tokens)
+    outputs = exit_outputs(engine, tokens)
     speed = float(np.quantile(outputs.uncertainties(), quantile)) * 1.001 * (quantile > 0)
-    truth = outputs.labels[1]
-    found = outcome(outputs, CostModel.of(tiny_fastbert().config), speed, truth)
-    real = engine.classify(tokens, np.full(LAYERS - 1, speed))
-    assert found.exits == np.bincount(real.exit_layer, minlength=LAYERS + 1)[1:].tolist()
-    assert found.accuracy == (real.label == truth).mean()
-    assert found.agreement == (real.label == outputs.labels[-1]).mean()
-    assert found.mean_layers == real.exit_layer.mean()
-    cost = CostModel.of(tiny_fastbert().config)
-    assert found.flops == cost.row_flops(tokens.lengths, real.exit_layer).sum()
+    truth = outputs.answers[1]["label"]
+    found = outcome(outputs, cost, everywhere(speed), truth)
+    real = engine.classify(tokens, everywhere(speed))
+    assert found.exits == np.bincount(real.exit, minlength=3).tolist()
+    assert found.accuracy == pytest.approx((real.answer["label"] == truth).mean())
+    deepest = outputs.answers[-1]["label"]
+    assert found.agreement == pytest.approx((real.answer["label"] == deepest).mean())
+    depths = np.array([exit.depth for exit in model.exits])
+    assert found.mean_layers == depths[real.exit].mean()
+    assert found.flops == cost.row_flops(tokens.lengths, real.exit).sum()
 
 
 def between(values: np.ndarray) -> float:
@@ -44,42 +49,39 @@ def between(values: np.ndarray) -> float:
     return float(seen[(len(seen) - 1) // 2 :][:2].mean())
 
 
-@pytest.mark.parametrize("criterion", CRITERION_NAMES)
+@pytest.mark.parametrize("criterion", CRITERIA)
 def test_one_pass_knows_where_the_engine_leaves(criterion):
     engine = Engine(tiny_fastbert(seed=5), batch_tokens=60)  # half of its rows change their label
     tokens = random_tokens(np.arange(2, 40), seed=3)
-    outputs = layer_outputs(engine, tokens)
+    outputs = exit_outputs(engine, tokens)
     uncertainties = outputs.uncertainties(criterion)
-    thresholds = np.array([between(values) for values in uncertainties[:-1]])
-    real = engine.classify(tokens, thresholds, criterion=criterion)
-    exits = exit_layers(uncertainties, thresholds)
-    assert real.exit_layer.tolist() == exits.tolist()
+    rule = Threshold.of([between(values) for values in uncertainties[:-1]], criterion)
+    real = engine.classify(tokens, rule)
+    exits = outputs.exits(rule)
+    assert real.exit.tolist() == exits.tolist()
     assert len(set(exits.tolist())) > 1
-    answered = uncertainties[exits - 1, np.arange(len(tokens))]
+    answered = uncertainties[exits, np.arange(len(tokens))]
     np.testing.assert_allclose(real.uncertainty, answered, atol=1e-6)
-    deep = engine.classify(tokens, thresholds, np.ones(len(tokens), bool), criterion)
-    assert deep.exit_layer.tolist() == exits.tolist()
-    assert deep.deep_label.tolist() == outputs.labels[-1].tolist()
+    deep = engine.classify(tokens, rule, np.ones(len(tokens), bool))
+    assert deep.exit.tolist() == exits.tolist()
+    assert deep.deep["label"].tolist() == outputs.answers[-1]["label"].tolist()
 
 
-def test_patience_by_hand():
-    answers = np.array([[0, 1, 2], [0, 1, 0], [0, 2, 0], [0, 2, 0]])
-    log_p = np.log(np.eye(3)[answers] * 0.9 + 0.1 / 3).astype(np.float32)
-    found = LayerOutputs(log_p, np.ones(3)).uncertainties("patience")
-    streaks = [[1, 1, 1], [2, 2, 1], [3, 1, 2], [4, 2, 3]]
-    np.testing.assert_allclose(found, 1 - np.array(streaks) / 4, atol=1e-7)
+def test_exits_by_hand():
+    uncertainties = np.array([[0.1, 0.9, 0.5], [0.9, 0.2, 0.9], [0.0, 0.0, np.nan]], np.float32)
+    values = np.zeros((3, 3))
 
+    def exits(*thresholds: float) -> list[int]:
+        return replay(Threshold.of(thresholds), values, uncertainties).tolist()
 
-def test_exit_layers_by_hand():
-    uncertainties = np.array([[0.1, 0.9, 0.5], [0.9, 0.2, 0.9], [0.0, 0.0, 0.9]], np.float32)
-    assert exit_layers(uncertainties, np.array([0.3, 0.3])).tolist() == [1, 2, 3]
-    assert exit_layers(uncertainties, np.array([0.0, 0.0])).tolist() == [3, 3, 3]
-    assert exit_layers(uncertainties, np.array([0.5, 1.0])).tolist() == [1, 2, 2]
+    assert exits(0.3, 0.3) == [0, 1, 2]
+    assert exits(0.0, 0.0) == [2, 2, 2]
+    assert exits(0.5, 1.0) == [0, 1, 1]
 
 
 def test_speed_zero_agrees_with_itself(engine):
     tokens = random_tokens([3, 9, 12])
-    found = outcome(layer_outputs(engine, tokens), CostModel.of(tiny_fastbert().config), 0.0)
+    found = outcome(exit_outputs(engine, tokens), CostModel(tiny_fastbert()), everywhere(0))
     assert found.agreement == 1.0
     assert found.accuracy is None
     assert found.flops_speedup < 1  # the branches cost and bring nothing

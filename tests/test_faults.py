@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import WORDS, random_texts, write_shard
-from test_label import label_command, settings, table_of
+from support.labelling import label_command, settings, table_of
+from support.shards import WORDS, random_texts, write_shard
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from pipelines.input.slices import SliceReader

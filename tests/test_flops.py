@@ -1,18 +1,25 @@
 """The closed form against torch's own counter, exactly."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
+from support.models import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, PreTrainedModel
 
-from fastbert.inference.flops import CostModel
+from fastbert.configuration import FastBertConfig
+from fastbert.encoders.pretrained import new_backbone
+from fastbert.inference.cost import CostModel
 from fastbert.model import FastBertForSequenceClassification
 
+TWO_AT_ONE_DEPTH = [{"depth": 1}, {"depth": 1}, {"depth": 3, "head": "adopted"}]
 
-def eager(model: FastBertForSequenceClassification) -> FastBertForSequenceClassification:
+
+def eager(model: PreTrainedModel) -> Any:
     """With SDPA on CPU the counter silently leaves attention out."""
-    model.backbone.set_attn_implementation("eager")
+    model.set_attn_implementation("eager")
     return model
 
 
@@ -24,42 +31,51 @@ def counted(run) -> int:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tokens", [2, 13])
-@pytest.mark.parametrize("exit_layer", range(1, LAYERS + 1))
-def test_closed_form_equals_the_counter(family, tokens, exit_layer):
-    model = eager(tiny_fastbert(family))
+@pytest.mark.parametrize(
+    "exits", [None, [{"depth": 1}, {"depth": 1}, {"depth": 3, "head": "adopted"}]]
+)
+def test_closed_form_equals_the_counter(family, tokens, exits):
+    model = eager(tiny_fastbert(family, exits=exits))
+    ids = torch.full((1, tokens), 7)
+    for exit, last in enumerate(model.exits):
+        # Of a model that is as deep as the exit, and has no others behind it.
+        config = model.config.backbone_config()
+        config.num_hidden_layers = last.depth
+        shallow = new_backbone(config, "eager").eval()
+        with torch.no_grad():
+            states = model.backbone(ids, output_hidden_states=True).hidden_states
 
-    def run():
-        hidden = model.embed(torch.full((1, tokens), 7))
-        for layer, branch in list(zip(model.layers, model.branches, strict=True))[:exit_layer]:
-            hidden = layer(hidden, None)
-            branch(hidden)
+        def run(shallow=shallow, states=states, exit=exit):
+            shallow(ids)
+            for at, head in zip(model.exits[: exit + 1], model.heads, strict=False):
+                head(states[at.depth])
 
-    cost = CostModel.of(model.config)
-    found = cost.row_flops(np.array([tokens]), np.array([exit_layer]))
-    assert found.tolist() == [counted(run)]
+        found = CostModel(model).row_flops(np.array([tokens]), np.array([exit]))
+        assert found.tolist() == [counted(run)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_depth_is_the_adopted_classifiers_own_cost(family):
     teacher = tiny_classifier(family)
-    cost = CostModel.of(FastBertForSequenceClassification.from_classifier(teacher).config)
-    teacher.set_attn_implementation("eager")
-    expected = counted(lambda: teacher(input_ids=torch.full((1, 9), 7)))
+    cost = CostModel(FastBertForSequenceClassification.from_classifier(teacher))
+    expected = counted(lambda: eager(teacher)(input_ids=torch.full((1, 9), 7)))
     assert cost.full_flops(np.array([9])).tolist() == [expected]
 
 
 def test_the_papers_numbers():
     """BERT-base at 128 tokens: 1811.9 M per layer (the paper prints 1809.9), linear maps only;
     attention products come on top. The paper's 21785 M is 12 layers and a branch."""
-    cost = CostModel(12, 768, 3072, 128, 2, 2, 0, False)
+    config = FastBertConfig(backbone=BertConfig().to_dict())
+    with torch.device("meta"):
+        model = FastBertForSequenceClassification(config)
     lengths = np.array([128])
     products = 4 * 128**2 * 768
-    assert cost.layer_flops(lengths)[0] - products == pytest.approx(1811.94e6, rel=1e-5)
-    full = cost.full_flops(lengths)[0] - 12 * products
+    assert model.encoder.flops(1, lengths)[0] - products == pytest.approx(1811.94e6, rel=1e-5)
+    full = CostModel(model).full_flops(lengths)[0] - 12 * products
     assert full == pytest.approx(21785e6, rel=1e-3)
 
 
 def test_a_deeper_exit_costs_more():
-    cost = CostModel.of(tiny_fastbert(labels=CLASSES).config)
-    flops = cost.row_flops(np.full(LAYERS, 9), np.arange(1, LAYERS + 1))
+    cost = CostModel(tiny_fastbert(labels=CLASSES))
+    flops = cost.row_flops(np.full(LAYERS, 9), np.arange(LAYERS))
     assert (np.diff(flops) > 0).all()

@@ -15,7 +15,7 @@ from support.made_up_history import LABELS, ROWS, write_history
 
 from pipelines.reports import analytics, questions
 from pipelines.reports.html import _promise
-from pipelines.reports.terminal import report
+from pipelines.reports.job import report
 from pipelines.settings import ReportSettings
 
 NIGHTS, SLICES = 20, 3

@@ -1,9 +1,9 @@
 """A night touches what is new, and counts: no other shard is opened."""
 
 import pytest
-from conftest import random_texts, write_shard
-from test_hostile_corpus import in_process
-from test_label import settings
+from support.labelling import settings
+from support.shards import random_texts, write_shard
+from support.stages import in_process
 
 import pipelines.running.ray_data
 from pipelines.input.shards import Shard

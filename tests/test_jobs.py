@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
+from support.jobs import invoke, refused
+from support.models import tiny_classifier, tiny_tokenizer
+from support.shards import random_texts, write_shard
 
 from fastbert import __version__
 from fastbert.inference.engine import Engine
@@ -26,21 +28,6 @@ from jobs.commands import COMMANDS
 
 JOBS = [*COMMANDS]
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def invoke(job: str, *arguments: object):
-    command = import_module(f"jobs.{job}").main
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def refused(result, *parts: str) -> None:
-    """One line that says what is wrong, nothing on stdout, exit code 2."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    error = result.stderr.strip().splitlines()[-1]
-    assert error.startswith("Error: ")
-    for part in parts:
-        assert part in error
 
 
 @pytest.fixture
@@ -326,7 +313,7 @@ def test_distilled_from_a_fine_tuned_classifier(family, tmp_path):
     tokens = tokenize(tokenizer, texts, None, 32)
     with torch.no_grad():
         expected = teacher(**batch).logits
-    found = torch.from_numpy(Engine(model).layer_logits(tokens)[-1])
+    found = torch.from_numpy(Engine(model).exit_logits(tokens)[-1])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     fast = Engine(model).classify(tokens, np.full(2, 0.5))
     assert (fast.exit_layer < 3).mean() > 0.5

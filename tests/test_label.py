@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import LAYERS, random_texts, write_shard
+from support.labelling import label_command, settings, table_of
+from support.models import LAYERS
 from support.object_store import ObjectStore
-from support.reference import all_layers, answer, gap_threshold
+from support.reference import all_exits, answer, gap_threshold
+from support.shards import random_texts, write_shard
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
@@ -22,7 +24,6 @@ from pipelines.labelling.job import label
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.running.ray_data import Share, share_out
-from pipelines.settings import LabelSettings
 
 pytestmark = pytest.mark.integration
 
@@ -62,31 +63,12 @@ def reference_probabilities(corpus: Path, checkpoint: str) -> list[tuple[str, np
     model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
     texts = [t for t in texts_of(corpus) if t]
     tokens = tokenize(tokenizer, texts, None, model.config.max_length)
-    return [(text, all_layers(model, tokens, i)) for i, text in enumerate(texts)]
+    return [(text, all_exits(model, tokens, i)) for i, text in enumerate(texts)]
 
 
 def texts_of(corpus: Path) -> list[str | None]:
     paths = sorted(corpus.rglob("*.parquet"))
     return [t for path in paths for t in pq.read_table(path, partitioning=None)["text"].to_pylist()]
-
-
-def settings(corpus, output, checkpoint, **changes) -> LabelSettings:
-    defaults = dict(
-        input=(str(corpus),),
-        output=str(output),
-        model=checkpoint,
-        slice_rows=10,
-        max_bad_rows=0.5,
-        cpus_per_replica=1,
-    )
-    return LabelSettings(**defaults | changes)
-
-
-def table_of(output: str | Path) -> pa.Table:
-    """The labelled rows in the order of shards and rows."""
-    storage = Storage(str(output))
-    parts = storage.read(sorted(storage.paths("table", "")))
-    return pa.concat_tables(pq.read_table(pa.BufferReader(data)) for data in parts.values())
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +225,6 @@ def test_too_many_bad_rows(checkpoint, speed, tmp_path):
     strict = settings(tmp_path / "in", checkpoint=checkpoint, max_bad_rows=0.05, **common)
     assert label(strict)["exit_code"] == 3
     assert table_of(tmp_path / "out").num_rows == 10  # nothing is lost
-
-
-def label_command(corpus, output, checkpoint, speed, *more) -> list[str]:
-    return [
-        sys.executable, str(ROOT / "jobs" / "label.py"), "--input", str(corpus), "--output",
-        str(output), "--model", checkpoint, "--speed", repr(speed), "--slice-rows", "10",
-        "--max-bad-rows", "0.5", "--audit-rate", "0.3", "--cpus-per-replica", "1", *more,
-    ]  # fmt: skip
 
 
 def test_on_an_object_store(undisturbed, corpus, checkpoint, speed, tmp_path):

@@ -1,26 +1,55 @@
-"""Imports go one way: jobs -> pipelines -> fastbert, and only the job's wiring knows Ray."""
+"""Imports go one way through the rooms, and only the job's wiring knows Ray."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+#: Rooms, from the lowest to the highest; those of a line are side by side. A room may import what
+#: stands above it here or beside it, as long as there is no circle of files.
+ORDER = [
+    "fastbert.errors fastbert.filesystem",
+    "fastbert.packed",
+    "fastbert.tasks",
+    "fastbert.exits",
+    "fastbert.encoders",
+    "fastbert.configuration",
+    "fastbert.model",
+    "fastbert.checkpoint fastbert.weights fastbert.official",
+    "fastbert.inference",
+    "fastbert.training",
+    "fastbert.calibration",
+    "fastbert.library",
+    "fastbert",  # its own __init__, which imports nothing before it is asked for
+    "pipelines",
+    "pipelines.settings",
+    "pipelines.output",
+    "pipelines.input",
+    "pipelines.labelling",
+    "pipelines.running",
+    "pipelines.checkpoints pipelines.export pipelines.reports",
+    "jobs",
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 #: Who may import what, beside the standard library and fastbert itself.
 HEAVY = {
     "ray": {
         "pipelines/running/ray_data.py",
         "pipelines/running/cluster.py",
         "pipelines/running/metrics.py",
-        "pipelines/checkpoints/train.py",
+        "pipelines/checkpoints/workers.py",
     },
     "duckdb": {"pipelines/reports/analytics.py"},
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
         "pipelines/reports/analytics.py",
-        "pipelines/reports/terminal.py",
+        "pipelines/reports/cells.py",
+        "pipelines/reports/job.py",
         "pipelines/reports/html.py",
         "pipelines/reports/figures.py",
     },
@@ -28,42 +57,152 @@ HEAVY = {
     "nanotoken": {"fastbert/inference/tokenizer.py"},
     "click": {"jobs/options.py", "jobs/__main__.py"},
 }
-FILES = [p for top in ("fastbert", "pipelines", "jobs") for p in sorted((ROOT / top).rglob("*.py"))]
+TOPS = ("fastbert", "pipelines", "jobs")
+Edges = dict[str, set[str]]
+
+
+def modules_of(root: Path) -> dict[str, Path]:
+    """The file of each module: of a package, its `__init__`."""
+    paths = [path.relative_to(root) for top in TOPS for path in sorted((root / top).rglob("*.py"))]
+    return {".".join(p.with_suffix("").parts).removesuffix(".__init__"): root / p for p in paths}
+
+
+def runs(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, except what stands under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from runs(node)
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of all modules imported anywhere in the file."""
+    """What is imported anywhere in the file: of `from a import b`, `a.b`, module or not."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in runs(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.add((node.module or "").split(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path):
-    top = path.relative_to(ROOT).parts[0]
-    above = {"fastbert": {"pipelines", "jobs"}, "pipelines": {"jobs"}, "jobs": set()}[top]
-    found = imported(path)
-    assert not found & above
-    for module, owners in HEAVY.items():
-        if module in found:
-            assert str(path.relative_to(ROOT)) in owners, f"{module} is not for this file"
+def edges_of(root: Path) -> Edges:
+    """Which modules of ours each module imports."""
+    modules = modules_of(root)
+
+    def module(name: str) -> str | None:
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return name or None
+
+    return {
+        name: {found for each in imported(path) if (found := module(each))} - {name}
+        for name, path in modules.items()
+    }
 
 
-def test_control_the_scan_sees_imports_inside_functions(tmp_path):
-    file = tmp_path / "x.py"
-    file.write_text("def f():\n    from ray.data import Dataset\n    import duckdb as d\n")
-    assert imported(file) == {"ray", "duckdb"}
+def room(module: str) -> str:
+    """The first two parts of its name; all of jobs/ is one room."""
+    parts = module.split(".")
+    name = parts[0] if parts[0] == "jobs" else ".".join(parts[:2])
+    assert name in LEVEL, f"{module} is in no room: add {name} to ORDER"
+    return name
+
+
+def upwards(edges: Edges) -> list[str]:
+    """Imports of a higher room."""
+    return [
+        f"{module} -> {target}"
+        for module, targets in edges.items()
+        for target in sorted(targets)
+        if LEVEL[room(target)] > LEVEL[room(module)]
+    ]
+
+
+def circle(edges: Edges) -> list[str]:
+    """Modules that import each other in a circle, if any."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_room_imports_a_higher_one():
+    assert upwards(edges_of(ROOT)) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(edges_of(ROOT)) == []
+
+
+@pytest.mark.parametrize("module", modules_of(ROOT))
+def test_heavy_packages_stay_where_they_belong(module):
+    path = modules_of(ROOT)[module]
+    found = {name.split(".")[0] for name in imported(path)}
+    for heavy, owners in HEAVY.items():
+        if heavy in found:
+            assert str(path.relative_to(ROOT)) in owners, f"{heavy} is not for this file"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Writes files of a small project, and finds its imports."""
+
+    def write(**texts: str) -> Edges:
+        for name, text in texts.items():
+            path = tmp_path / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return edges_of(tmp_path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import fastbert.model",
+        "from fastbert import model",
+        "from fastbert.model import FastBert",
+        "def f():\n    from fastbert import model",
+        "try:\n    import fastbert.model as m\nexcept ImportError:\n    pass",
+    ],
+)
+def test_control_an_import_of_a_higher_room_is_seen(tree, line):
+    edges = tree(fastbert__packed__linear=line, fastbert__model="", fastbert__errors="")
+    assert upwards(edges) == ["fastbert.packed.linear -> fastbert.model"]
+
+
+def test_control_what_is_allowed_is_not_seen(tree):
+    types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import fastbert.model"
+    down = "from fastbert.packed.linear import linear\nimport torch"
+    edges = tree(fastbert__packed__linear=types, fastbert__model=down, jobs__train=down)
+    assert edges["fastbert.model"] == {"fastbert.packed.linear"}
+    assert upwards(edges) == []
+    assert circle(edges) == []
+
+
+def test_control_a_circle_inside_a_room_is_seen(tree):
+    edges = tree(
+        fastbert__packed__a="def f():\n    import fastbert.packed.b",
+        fastbert__packed__b="from fastbert.packed import a",
+    )
+    assert upwards(edges) == []
+    assert len(circle(edges)) == 3
+
+
+def test_control_a_new_room_needs_its_place(tree):
+    with pytest.raises(AssertionError, match=r"add fastbert\.attic to ORDER"):
+        upwards(tree(fastbert__attic__box="import fastbert.model", fastbert__model=""))
 
 
 def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.__main__", "pipelines.reports.analytics",
-             "pipelines.reports.terminal", "pipelines.reports.html", "pipelines.export.job",
+             "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
              "pipelines.running.ray_data"]  # fmt: skip
     script = (
         f"import sys, {', '.join(light)}; print({{'torch', 'transformers'}} & {{*sys.modules}})"

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from conftest import RECIPE
+from support.records import RECIPE
 
 from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice

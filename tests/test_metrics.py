@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from test_ledger import record
+from support.records import record
 
 from pipelines.running import metrics
 from pipelines.running.metrics import Metrics

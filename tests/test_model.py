@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from conftest import (
+from support.models import (
     CLASSES,
     FAMILIES,
     HIDDEN,
     LAYERS,
-    random_texts,
     tiny_classifier,
     tiny_fastbert,
     tiny_tokenizer,
 )
+from support.shards import random_texts
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -21,7 +21,6 @@ from transformers import (
     pipeline,
 )
 
-from fastbert.encoders.pretrained import additive_mask
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
 
@@ -36,18 +35,44 @@ def inputs(family: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_walking_the_layers_equals_the_backbones_own_forward(family):
+def test_padding_changes_no_exit(family):
     model = tiny_fastbert(family)
     given = inputs(family)
-    expected = model.backbone(**given, output_hidden_states=True).hidden_states
-    hidden = model.embed(given["input_ids"])
-    bias = additive_mask(given["attention_mask"].bool(), hidden.dtype)
-    real = given["attention_mask"].bool()
-    torch.testing.assert_close(hidden, expected[0])
-    for layer, state in zip(model.layers, expected[1:], strict=True):
-        hidden = layer(hidden, bias)
-        torch.testing.assert_close(hidden[real], state[real])
-    assert len(model.layers) == LAYERS
+    both = model(**given, all_exits=True).exit_logits
+    alone = model(input_ids=given["input_ids"][1:, :4], all_exits=True).exit_logits
+    torch.testing.assert_close(both[:, 1:], alone)
+    unmasked = model(input_ids=given["input_ids"], all_exits=True).exit_logits
+    assert not torch.allclose(unmasked[:, 1:], alone)  # control: without the mask it would matter
+
+
+def test_exits_may_lie_anywhere():
+    scattered = [{"depth": 0}, {"depth": 2}, {"depth": 3, "head": "adopted"}]
+    model = tiny_fastbert(exits=scattered)
+    usual = tiny_fastbert()
+    model.branches[1].load_state_dict(usual.branches[1].state_dict())
+    found, expected = (m(**inputs("bert"), all_exits=True).exit_logits for m in (model, usual))
+    torch.testing.assert_close(found[1:], expected[1:])
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("exits", "says"),
+    [
+        ([{"depth": 2}, {"depth": 1}, {"depth": 3}], r"depths \[2, 1, 3\]; expected rising"),
+        ([{"depth": 1}, {"depth": 2}], "the last at 3"),
+        ([], "the last at 3"),
+        ([{"depth": "1"}], "cannot be read"),
+        ([{"depth": 1, "head": "tree"}, {"depth": 3}], "'tree' at depth 1"),
+    ],
+)
+def test_exits_that_make_no_sense(exits, says):
+    with pytest.raises(InputError, match=says):
+        tiny_fastbert(exits=exits)
+
+
+def test_unknown_arguments_are_refused():
+    with pytest.raises(TypeError, match="position_ids"):
+        tiny_fastbert()(**inputs("bert"), position_ids=IDS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,9 +96,9 @@ def test_saved_and_loaded_with_the_auto_class(family, tmp_path):
     assert isinstance(loaded, FastBertForSequenceClassification)
     assert loaded.config.backbone_config().model_type == family
     given = inputs(family)
-    first, second = model(**given, all_layers=True), loaded(**given, all_layers=True)
-    assert torch.equal(first.layer_logits, second.layer_logits)
-    assert first.layer_logits.shape == (LAYERS, 2, CLASSES)
+    first, second = model(**given, all_exits=True), loaded(**given, all_exits=True)
+    assert torch.equal(first.exit_logits, second.exit_logits)
+    assert first.exit_logits.shape == (LAYERS, 2, CLASSES)
 
 
 def test_transformers_pipeline_answers_at_full_depth(tmp_path):
@@ -115,7 +140,7 @@ def test_a_frozen_teacher_has_neither_gradients_nor_dropout():
     model.freeze_teacher()
     model.train()
     given = inputs("bert")
-    first, second = model(**given, all_layers=True), model(**given, all_layers=True)
+    first, second = model(**given, all_exits=True), model(**given, all_exits=True)
     assert torch.equal(first.logits, second.logits)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trainable

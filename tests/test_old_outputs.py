@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_shard
-from test_jobs import invoke, refused
+from support.jobs import invoke, refused
+from support.shards import write_shard
 
 from fastbert.checkpoint import fingerprint, load_config, load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import Shard, ShardError, find_shards
+from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import Slice, SliceReader
+from pipelines.input.unreadable import ShardError
 
 ROWS = 50
 TABLE = pa.table({"id": range(ROWS), "text": [f"text {i}" for i in range(ROWS)]})

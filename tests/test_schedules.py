@@ -17,7 +17,8 @@ from types import ModuleType
 from unittest.mock import create_autospec
 
 import pytest
-from test_deploy import DEPLOY, ROOT, cluster_of, image_sources, job_of, manifest
+from support import ROOT
+from support.deploy import DEPLOY, cluster_of, image_sources, job_of, manifest
 
 from pipelines.settings import LabelSettings
 

@@ -4,7 +4,7 @@ import os
 
 import fsspec
 import pytest
-from conftest import write_shard
+from support.shards import write_shard
 
 from fastbert.errors import InputError
 from pipelines.input.shards import find_shards

@@ -8,19 +8,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import LAYERS, RECIPE, random_texts, write_shard
-from support.reference import all_layers, answer, gap_threshold
+from support.models import LAYERS
+from support.records import RECIPE
+from support.reference import all_exits, answer, gap_threshold
+from support.shards import random_texts, write_shard
+from support.stages import MAX_LENGTH, TEXTS, run
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.inference.flops import CostModel
+from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import ShardError, find_shards
+from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.texts import decode
+from pipelines.input.unreadable import ShardError
 from pipelines.labelling.classify import Label, audit_rows
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
@@ -30,8 +34,6 @@ from pipelines.output.schema import OUTPUT
 from pipelines.output.storage import Storage
 from pipelines.settings import resolve_precision
 
-MAX_LENGTH = 32
-TEXTS = [None, *random_texts(20, seed=3), "", "  \t", *random_texts(9, seed=4)]
 BAD = {0: "text is null", 21: "text is empty", 22: "text is empty"}
 
 
@@ -41,25 +43,15 @@ def shard(tmp_path):
     return find_shards([str(tmp_path / "in")])[0]
 
 
-ROWS = len(TEXTS)
-
-
-def run(shard, checkpoint, first=0, rows=ROWS, thresholds=(0.5, 0.5), audit=0.0) -> Work:
-    piece = Slice(shard, len(TEXTS), first, rows)
-    read = ReadTokenize(checkpoint, MAX_LENGTH, InputColumns())
-    label = Label(checkpoint, OperatingPoint("", list(thresholds)), audit, "fp32", threads=1)
-    return label(Work.from_block(read(Work(piece)).to_block()))
-
-
 def test_labels_equal_the_slow_reference(shard, checkpoint):
     model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
     good = [i for i in range(len(TEXTS)) if i not in BAD]
     tokens = tokenize(tokenizer, [TEXTS[i] for i in good], None, MAX_LENGTH)
-    probabilities = [all_layers(model, tokens, i) for i in range(len(good))]
+    probabilities = [all_exits(model, tokens, i) for i in range(len(good))]
     thresholds = [gap_threshold([p[[k]] for p in probabilities], 0.5) for k in range(LAYERS - 1)]
     table = run(shard, checkpoint, thresholds=thresholds, audit=0.5).table
     rows = table.to_pylist()
-    cost = CostModel.of(model.config)
+    cost = CostModel(model)
     assert {rows[i]["exit_layer"] for i in good} == {1, 2, 3}
     audited = audit_rows(shard.name, 0, len(TEXTS), 0.5)
     assert 5 < audited.sum() < 25
@@ -129,7 +121,7 @@ def test_pairs_equal_the_slow_reference(tmp_path, checkpoint):
     model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
     tokens = tokenize(tokenizer, first, second, MAX_LENGTH)
     for i, row in enumerate(rows):
-        last = all_layers(model, tokens, i)[-1]
+        last = all_exits(model, tokens, i)[-1]
         assert row["label"] == model.config.id2label[int(last.argmax())]
         assert row["score"] == pytest.approx(last.max(), abs=1e-5)
 

@@ -7,9 +7,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import random_texts, write_shard
+from support.labelling import settings, table_of
 from support.ray_head import kill_node, processes, running_head, running_worker
-from test_label import settings, table_of
+from support.shards import random_texts, write_shard
 
 from pipelines.labelling.job import label
 

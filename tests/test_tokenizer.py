@@ -3,9 +3,10 @@
 import numpy as np
 import psutil
 import pytest
-from conftest import WORDS, random_texts, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import tiny_tokenizer
+from support.shards import WORDS, random_texts
 from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import BertProcessing, RobertaProcessing

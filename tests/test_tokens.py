@@ -1,7 +1,8 @@
 """Ragged token ids equal the tokenizer's."""
 
 import numpy as np
-from conftest import random_texts, random_tokens, tiny_tokenizer
+from support.models import random_tokens, tiny_tokenizer
+from support.shards import random_texts
 
 from fastbert.inference.tokens import sample, tokenize
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import random_texts, tiny_classifier, tiny_tokenizer, write_shard
+from support.models import tiny_classifier, tiny_tokenizer
+from support.shards import random_texts, write_shard
 
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ def test_dev_rows_judge_every_layer_and_prove_a_point(tmp_path, monkeypatch):
     judges = np.random.default_rng(0).permutation(len(texts))[1::2]
     judges = [i for i in judges if texts[i] not in seen]
     tokens = Tokenizer(tiny_tokenizer(tmp_path))([texts[i] for i in judges], None, 16)
-    answers = Engine(model).layer_logits(tokens).argmax(-1)  # (L, n)
+    answers = Engine(model).exit_logits(tokens).argmax(-1)  # (L, n)
     truth = [model.config.label_names.index(labels[i]) for i in judges]
     assert 300 < len(judges) == summary["dev_rows"] < 1000
     assert summary["dev_accuracy_by_layer"] == pytest.approx((answers == truth).mean(1), abs=1e-4)

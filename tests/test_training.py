@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LAYERS, random_texts, tiny_fastbert, tiny_tokenizer
+from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
+from support.shards import random_texts
 
-from fastbert.training.trainer import (
-    NO_LABEL,
-    Examples,
-    Recipe,
-    distillation_loss,
-    finetune,
-    self_distil,
-)
+from fastbert.tasks.single_label import SingleLabel
+from fastbert.tasks.task import NO_LABEL
+from fastbert.training.examples import Examples
+from fastbert.training.losses import distillation_loss
+from fastbert.training.recipes import Recipe
+from fastbert.training.trainer import finetune, self_distil
 
+TASK = SingleLabel(["a", "b", "c", "d"])
 FAST = Recipe(epochs=20, learning_rate=3e-3, batch_size=8)
 
 
@@ -34,7 +34,9 @@ def test_distillation_loss_is_equation_6():
         for row in range(2):
             pairs = zip(p[-1][row], p[student][row], strict=True)
             total += sum(teacher * math.log(teacher / own) for teacher, own in pairs) / 2
-    assert distillation_loss(logits[:-1], logits[-1]).item() == pytest.approx(total, abs=1e-12)
+    assert distillation_loss(TASK, logits[:-1], logits[-1]).item() == pytest.approx(
+        total, abs=1e-12
+    )
 
 
 def test_temperature_and_labels_by_hand():
@@ -50,7 +52,9 @@ def test_temperature_and_labels_by_hand():
                 own = logits[student, row].softmax(-1)[labels[row]].item()
                 loss = 0.7 * loss - 0.3 * math.log(own)
             total += loss / 2
-    found = distillation_loss(logits[:-1], logits[-1], labels, temperature=2.5, hard_labels=0.3)
+    found = distillation_loss(
+        TASK, logits[:-1], logits[-1], labels, temperature=2.5, hard_labels=0.3
+    )
     assert found.item() == pytest.approx(total, abs=1e-12)
 
 
@@ -59,7 +63,7 @@ def test_joint_fine_tuning_teaches_every_layer(tmp_path):
     data = examples()
     finetune(model, tokenizer, data, dev=data, recipe=replace(FAST, joint=True))
     batch = tokenizer(data.texts, padding=True, return_tensors="pt")
-    answers = model(**batch, all_layers=True).layer_logits.argmax(-1)
+    answers = model(**batch, all_exits=True).exit_logits.argmax(-1)
     right = (answers == torch.tensor(data.labels)).float().mean(-1)
     assert (right > 0.9).all()
 
@@ -70,7 +74,7 @@ def test_labels_teach_students_that_the_teacher_would_mislead(tmp_path):
     data = examples()
     self_distil(model, tokenizer, data, replace(FAST, hard_labels=1.0))
     batch = tokenizer(data.texts, padding=True, return_tensors="pt")
-    answers = model(**batch, all_layers=True).layer_logits.argmax(-1)
+    answers = model(**batch, all_exits=True).exit_logits.argmax(-1)
     right = (answers == torch.tensor(data.labels)).float().mean(-1)
     assert (right[:-1] > 0.9).all()
     assert right[-1] < 0.9
@@ -78,7 +82,7 @@ def test_labels_teach_students_that_the_teacher_would_mislead(tmp_path):
 
 def test_the_teacher_gets_no_gradient():
     logits = torch.randn(3, 2, 4, requires_grad=True)
-    distillation_loss(logits[:-1], logits[-1]).backward()
+    distillation_loss(TASK, logits[:-1], logits[-1]).backward()
     assert logits.grad is not None
     assert logits.grad[-1].abs().sum() == 0
     assert logits.grad[0].abs().sum() > 0
@@ -91,8 +95,8 @@ def test_self_distillation_moves_students_only_and_towards_the_teacher(tmp_path)
 
     def loss() -> float:
         with torch.no_grad():
-            logits = model(**batch, all_layers=True).layer_logits
-            return distillation_loss(logits[:-1], logits[-1]).item()
+            logits = model(**batch, all_exits=True).exit_logits
+            return distillation_loss(TASK, logits[:-1], logits[-1]).item()
 
     loss_before = loss()
     self_distil(model, tokenizer, Examples(random_texts(48, seed=1)), FAST)

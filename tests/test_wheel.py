@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import random_texts, write_shard
+from support.shards import random_texts, write_shard
 
 pytestmark = pytest.mark.integration
 

@@ -1,9 +1,9 @@
 """What every speed would do, from one full pass.
 
-Each row runs through all layers once; after that the exit layers, labels and FLOPs of any
-threshold are arithmetic. Only the clock needs the engine again.
+Each row runs to full depth once; after that the exits, answers and FLOPs of any rule are
+arithmetic. Only the clock needs the engine again.
 
-Letters: n rows, L layers, N classes.
+Letters: n rows, E exits, N numbers that a head gives.
 """
 
 import time
@@ -14,104 +14,93 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION, PATIENCE, impatience
+from fastbert.exits.criteria import DEFAULT_CRITERION
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.rules import Rule, replay
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokens import Tokens
-
-Array = np.ndarray[Any, Any]
+from fastbert.tasks.task import Task
 
 #: Rows between two signs of life: enough to fill a GPU.
 _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class LayerOutputs:
-    """What every layer says of every row."""
+class ExitOutputs:
+    """What every exit says of every row."""
 
-    log_p: Array  # float32 (L, n, N), log probabilities
-    lengths: Array  # int64 (n,), tokens
+    logits: NDArray[np.float32]  # (E, n, N)
+    lengths: NDArray[np.int64]  # (n,), tokens
+    task: Task
 
     @cached_property
-    def labels(self) -> Array:
-        """Each layer's answers: int32 (L, n)."""
-        labels: Array = self.log_p.argmax(-1).astype(np.int32)
-        return labels
+    def answers(self) -> NDArray[Any]:
+        """Each exit's: structured (E, n)."""
+        said = [self.task.answer(torch.from_numpy(at), DEFAULT_CRITERION) for at in self.logits]
+        return np.stack([answers.values for answers in said])
 
-    def uncertainties(self, criterion: str = DEFAULT_CRITERION) -> Array:
-        """By a criterion of `CRITERION_NAMES`: float32 (L, n)."""
-        if criterion == PATIENCE:
-            return impatience(_streaks(self.labels), len(self.labels))
-        measured: Array = CRITERIA[criterion](torch.from_numpy(self.log_p)).numpy()
+    def uncertainties(self, criterion: str = DEFAULT_CRITERION) -> NDArray[np.float32]:
+        """By a criterion of the task: (E, n)."""
+        measured: NDArray[np.float32]
+        measured = self.task.uncertainty(torch.from_numpy(self.logits), criterion).numpy()
         return measured
 
-    def take(self, rows: Array) -> "LayerOutputs":
+    def differs(self, from_answers: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where each exit answers otherwise than some answers (n,): (E, n)."""
+        return np.stack([self.task.differs(at, from_answers) for at in self.answers])
+
+    def exits(self, rule: Rule) -> NDArray[np.int8]:
+        """Where rows leave by a rule: index of the exit (n,)."""
+        return replay(rule, self.answers, self.uncertainties(rule.criterion))
+
+    def take(self, rows: NDArray[Any]) -> "ExitOutputs":
         """Those of some rows, by number or mask."""
-        return LayerOutputs(self.log_p[:, rows], self.lengths[rows])
+        return ExitOutputs(self.logits[:, rows], self.lengths[rows], self.task)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one set of thresholds fares on n rows."""
+    """How one operating point fares on n rows."""
 
-    accuracy: float | None  # share of rows with the right label; None without labels
-    agreement: float  # share of rows with full depth's label
+    accuracy: float | None  # share of rows with the right answer; None without the truth
+    agreement: float  # share of rows with full depth's answer
     mean_layers: float
-    exits: list[int]  # rows that leave at layer 1 .. L
-    flops: int  # all rows, branches included
+    exits: list[int]  # rows that leave at each exit
+    flops: int  # all rows, heads included
     flops_speedup: float  # full depth's FLOPs by these
 
 
-def layer_outputs(
+def exit_outputs(
     engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
-) -> LayerOutputs:
-    """Run every row through every layer; `advance` hears of each so many that are done."""
-    logits = np.zeros((len(engine.layers), len(tokens), engine.num_labels), np.float32)
+) -> ExitOutputs:
+    """Run every row to full depth; `advance` hears of each so many rows that are done."""
+    logits = np.zeros((len(engine.exits), len(tokens), engine.num_labels), np.float32)
     for start in range(0, len(tokens), _ROWS):
         block = np.arange(start, min(start + _ROWS, len(tokens)))
-        logits[:, block] = engine.layer_logits(tokens.take(block))
+        logits[:, block] = engine.exit_logits(tokens.take(block))
         advance(len(block))
-    return LayerOutputs(torch.from_numpy(logits).log_softmax(-1).numpy(), tokens.lengths)
-
-
-def _streaks(labels: Array) -> Array:
-    """How many layers have given a layer's answer in a row, itself included: (L, n)."""
-    streaks = np.ones_like(labels)
-    for layer in range(1, len(labels)):
-        streaks[layer] += np.where(labels[layer] == labels[layer - 1], streaks[layer - 1], 0)
-    return streaks
-
-
-def exit_layers(uncertainties: Array, thresholds: Array) -> Array:
-    """The first layer, from 1, whose uncertainty is below its threshold: (L, n) to int8 (n,).
-
-    `thresholds` has L - 1 numbers; the last layer takes the rest.
-    """
-    sure = uncertainties[:-1] < np.asarray(thresholds, np.float32)[:, None]  # (L - 1, n)
-    sure = np.vstack([sure, np.ones((1, sure.shape[1]), bool)])
-    exits: Array = (sure.argmax(0) + 1).astype(np.int8)
-    return exits
+    return ExitOutputs(logits, tokens.lengths, engine.task)
 
 
 def outcome(
-    outputs: LayerOutputs,
-    cost: CostModel,
-    thresholds: Array | float,
-    truth: Array | None = None,
-    criterion: str = DEFAULT_CRITERION,
+    outputs: ExitOutputs, cost: CostModel, rule: Rule, truth: NDArray[Any] | None = None
 ) -> Outcome:
-    """What thresholds (L - 1,), or the paper's single one, do; `truth` are class indices (n,)."""
-    layers, rows = outputs.labels.shape
-    thresholds = np.broadcast_to(thresholds, layers - 1)
-    exits = exit_layers(outputs.uncertainties(criterion), thresholds)
-    labels = outputs.labels[exits - 1, np.arange(rows)]
+    """What a rule does; `truth` are the targets (n,), for single labels class indices."""
+    exits = outputs.exits(rule)
+    rows = np.arange(len(exits))
+    answers, differs = outputs.answers[exits, rows], outputs.task.differs
+    accuracy = None
+    if truth is not None:
+        accuracy = float(1 - differs(answers, outputs.task.truth(truth)).mean())
+    depths = np.array([each.depth for each in cost.exits])
     return Outcome(
-        accuracy=None if truth is None else float((labels == truth).mean()),
-        agreement=float((labels == outputs.labels[-1]).mean()),
-        mean_layers=float(exits.mean()),
-        exits=np.bincount(exits, minlength=layers + 1)[1:].tolist(),
+        accuracy=accuracy,
+        agreement=float(1 - differs(answers, outputs.answers[-1]).mean()),
+        mean_layers=float(depths[exits].mean()),
+        exits=np.bincount(exits, minlength=len(depths)).tolist(),
         flops=int(cost.row_flops(outputs.lengths, exits).sum()),
         flops_speedup=cost.speedup(outputs.lengths, exits),
     )
@@ -122,7 +111,7 @@ def realised_speedups(
 ) -> list[float]:
     """Seconds at full depth by seconds at each point: medians of interleaved runs.
 
-    Full depth is the engine itself at speed 0, without the branches' share of the work: the same
+    Full depth is the engine itself at speed 0, without the other heads' share of the work: the same
     batches, so that only early exit makes the difference.
     """
     seconds: list[list[float]] = [[] for _ in (None, *points)]
@@ -132,7 +121,7 @@ def realised_speedups(
             if point is None:
                 engine.full_depth(tokens)
             else:
-                engine.classify(tokens, np.array(point.thresholds), criterion=point.criterion)
+                engine.classify(tokens, point.rule())
             if repeat:
                 taken.append(time.perf_counter() - started)
     full, *others = (np.median(taken) for taken in seconds)

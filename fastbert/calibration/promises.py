@@ -11,9 +11,9 @@ taken, whatever it was chosen for. Wilks 1941 bounded the share of a population 
 statistic like this; in the terms of Angelopoulos et al. 2021 (Learn then Test) it is fixed-sequence
 testing on a grid of all thresholds there are.
 
-Where the path itself is learned, as that of thresholds per layer is, it is learned on other rows.
+Where the path itself is learned, as that of thresholds per exit is, it is learned on other rows.
 
-Letters: n rows, L layers, J steps.
+Letters: n rows, E exits, J steps.
 """
 
 import math
@@ -26,21 +26,22 @@ import numpy as np
 from scipy.stats import binom, hypergeom
 
 from fastbert.calibration.bounds import upper_bound
-from fastbert.calibration.evaluation import LayerOutputs, exit_layers
+from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.exits.operating_point import Promise
-from fastbert.inference.flops import CostModel
+from fastbert.exits.rules import Threshold, replay
+from fastbert.inference.cost import CostModel
 
 Array = np.ndarray[Any, Any]
 
-#: One threshold for all layers, or each its own.
+#: One threshold for all exits, or each its own.
 Shape = Literal["uniform", "per-layer"]
 
 #: Share of the rows that prove, where others have to choose first.
 PROVING = 0.6
 
-#: Steps of a path with one threshold for all layers.
+#: Steps of a path with one threshold for all exits.
 _STEPS = 400
-#: Weights of a broken row against one row's full cost, for which thresholds per layer are sought,
+#: Weights of a broken row against one row's full cost, for which thresholds per exit are sought,
 #: and steps between the thresholds of two of them.
 _WEIGHTS, _BETWEEN = np.geomspace(2000, 0.2, 28), 8
 
@@ -80,56 +81,60 @@ class Path:
     """Thresholds from full depth to the fastest."""
 
     criterion: str
-    thresholds: Array  # float64 (J, L - 1), no column ever falls; the first row is all zeros
+    thresholds: Array  # float64 (J, E - 1), no column ever falls; the first row is all zeros
 
 
-def uniform_path(outputs: LayerOutputs, criterion: str) -> Path:
-    """One threshold for all layers, the paper's speed: quantiles of what was seen."""
-    layers = len(outputs.labels)
+def uniform_path(outputs: ExitOutputs, criterion: str) -> Path:
+    """One threshold for all exits, the paper's speed: quantiles of what was seen."""
+    exits = len(outputs.logits)
     seen = np.unique(outputs.uncertainties(criterion)[:-1])
     # Between two values that were seen, so that the last bit of a float decides nothing.
     middles = np.append((seen[1:] + seen[:-1]) / 2.0, float(seen[-1]) + 1e-3)
     steps = np.unique(middles[np.linspace(0, len(middles) - 1, _STEPS).astype(int)])
-    return Path(criterion, np.repeat(np.append(0.0, steps)[:, None], layers - 1, axis=1))
+    return Path(criterion, np.repeat(np.append(0.0, steps)[:, None], exits - 1, axis=1))
 
 
-def per_layer_path(outputs: LayerOutputs, fails: Array, criterion: str, cost: CostModel) -> Path:
-    """Thresholds per layer that cost the fewest FLOPs for the failures they make on these rows.
+def per_layer_path(outputs: ExitOutputs, fails: Array, criterion: str, cost: CostModel) -> Path:
+    """Thresholds per exit that cost the fewest FLOPs for the failures they make on these rows.
 
-    For weights of a failure from high to low, layer after layer gets the threshold that is best
+    For weights of a failure from high to low, exit after exit gets the threshold that is best
     as long as the others stay what they are (coordinate descent), and thresholds only rise.
-    `fails` (L, n) says where a row would fail.
+    `fails` (E, n) says where a row would fail.
     """
     uncertainties = outputs.uncertainties(criterion)
-    layers, n = fails.shape
-    costs = np.stack([cost.row_flops(outputs.lengths, np.full(n, k + 1)) for k in range(layers)])
-    costs = costs / cost.full_flops(outputs.lengths).mean()  # (L, n)
-    thresholds = np.zeros(layers - 1)
+    exits, n = fails.shape
+    costs = np.stack([cost.row_flops(outputs.lengths, np.full(n, k)) for k in range(exits)])
+    costs = costs / cost.full_flops(outputs.lengths).mean()  # (E, n)
+    thresholds = np.zeros(exits - 1)
     corners = [thresholds]
     for weight in _WEIGHTS:
-        loss = costs + weight * fails  # (L, n) of a row that leaves at a layer
+        loss = costs + weight * fails  # (E, n) of a row that leaves at an exit
         for _ in range(2):
-            for layer in reversed(range(layers - 1)):
-                best = _best_threshold(uncertainties, loss, thresholds, layer)
+            for exit in reversed(range(exits - 1)):
+                best = _best_threshold(outputs.answers, uncertainties, loss, thresholds, exit)
                 thresholds = thresholds.copy()
-                thresholds[layer] = max(best, corners[-1][layer])
+                thresholds[exit] = max(best, corners[-1][exit])
         corners.append(thresholds)
     corners.append(np.maximum(thresholds, float(uncertainties[:-1].max()) + 1e-3))
     parts = [
         np.linspace(a, b, _BETWEEN + 1)[1:] for a, b in zip(corners, corners[1:], strict=False)
     ]
-    return Path(criterion, np.unique(np.vstack([np.zeros((1, layers - 1)), *parts]), axis=0))
+    return Path(criterion, np.unique(np.vstack([np.zeros((1, exits - 1)), *parts]), axis=0))
 
 
-def _best_threshold(uncertainties: Array, loss: Array, thresholds: Array, layer: int) -> float:
-    """Of one layer, from 0, given those of the others: the least loss of all rows that reach it."""
-    reach = np.flatnonzero((uncertainties[:layer] >= thresholds[:layer, None]).all(0))
+def _best_threshold(
+    answers: Array, uncertainties: Array, loss: Array, thresholds: Array, exit: int
+) -> float:
+    """Of one exit, from 0, given those of the others: the least loss of all rows that reach it."""
+    reach = np.flatnonzero((uncertainties[:exit] >= thresholds[:exit, None]).all(0))
     if not len(reach):
         return 0.0
-    later = exit_layers(uncertainties[layer + 1 :, reach], thresholds[layer + 1 :]) + layer
-    gain = loss[later, reach] - loss[layer, reach]  # of leaving here
-    order = np.argsort(uncertainties[layer, reach], kind="stable")
-    values = uncertainties[layer, reach][order].astype(np.float64)
+    rest = slice(exit + 1, None)
+    rule = Threshold.of(thresholds[rest])
+    later = replay(rule, answers[rest, reach], uncertainties[rest, reach]) + exit + 1
+    gain = loss[later, reach] - loss[exit, reach]  # of leaving here
+    order = np.argsort(uncertainties[exit, reach], kind="stable")
+    values = uncertainties[exit, reach][order].astype(np.float64)
     total = np.concatenate([[0.0], np.cumsum(gain[order])])
     possible = np.concatenate([[True], values[1:] > values[:-1], [True]])  # cuts between rows
     cut = int(np.argmax(np.where(possible, total, -np.inf)))
@@ -138,16 +143,16 @@ def _best_threshold(uncertainties: Array, loss: Array, thresholds: Array, layer:
     return float((values[cut - 1] + values[cut]) / 2 if cut < len(values) else values[-1] + 1e-3)
 
 
-def breaking_steps(outputs: LayerOutputs, fails: Array, path: Path) -> Array:
+def breaking_steps(outputs: ExitOutputs, fails: Array, path: Path) -> Array:
     """Where along a path each row fails for the first time: int (n,), J for never.
 
-    With one threshold for all layers, failures between two steps count, too: its steps lie where
+    With one threshold for all exits, failures between two steps count, too: its steps lie where
     the sample's uncertainties do, so the proof is about all thresholds there are.
     """
     uncertainties = outputs.uncertainties(path.criterion)
     common = path.thresholds[:, 0].astype(np.float32)
     if (path.thresholds == path.thresholds[:, :1]).all():
-        # A row leaves at layer k for some threshold if and only if k is surer than all before.
+        # A row leaves at exit k for some threshold if and only if k is surer than all before.
         before = np.minimum.accumulate(uncertainties[:-1], axis=0)
         surer = np.vstack([np.ones((1, fails.shape[1]), bool), uncertainties[1:-1] < before[:-1]])
         breaks = np.where(surer & fails[:-1], uncertainties[:-1], np.inf).min(0)
@@ -156,8 +161,8 @@ def breaking_steps(outputs: LayerOutputs, fails: Array, path: Path) -> Array:
     rows = np.arange(fails.shape[1])
     steps = np.full(len(rows), len(path.thresholds))
     for step in reversed(range(len(path.thresholds))):
-        exits = exit_layers(uncertainties, path.thresholds[step])
-        steps[fails[exits - 1, rows]] = step
+        rule = Threshold.of(path.thresholds[step])
+        steps[fails[replay(rule, outputs.answers, uncertainties), rows]] = step
     return steps
 
 
@@ -168,11 +173,11 @@ def furthest_step(steps: Array, allowed: int, last: int) -> int:
     return min(int(np.partition(steps, allowed)[allowed]) - 1, last)
 
 
-def furthest_exits(outputs: LayerOutputs, fails: Array, path: Path, allowed: int) -> Array:
-    """Exit layers (n,) at the last step of a path at which at most `allowed` rows are broken."""
+def furthest_exits(outputs: ExitOutputs, fails: Array, path: Path, allowed: int) -> Array:
+    """Exits (n,) at the last step of a path at which at most `allowed` rows are broken."""
     last = len(path.thresholds) - 1
     step = furthest_step(breaking_steps(outputs, fails, path), allowed, last)
-    return exit_layers(outputs.uncertainties(path.criterion), path.thresholds[step])
+    return outputs.exits(Threshold.of(path.thresholds[step], path.criterion))
 
 
 @dataclass(frozen=True)
@@ -180,16 +185,16 @@ class Choice:
     """Thresholds, and what the rows that prove them say."""
 
     criterion: str
-    thresholds: list[float]  # L - 1
+    thresholds: list[float]  # E - 1
     rows: int  # the sample that proves it
     broken: int  # of these
     bound: float  # upper, on the share of broken rows
-    exits: list[int]  # rows of the sample that leave at layer 1 .. L
+    exits: list[int]  # rows of the sample that leave at each exit
     flops_speedup: float  # full depth's FLOPs by these
 
 
 def keep_promise(
-    outputs: LayerOutputs,
+    outputs: ExitOutputs,
     fails: Array,
     cost: CostModel,
     promise: Promise,
@@ -199,7 +204,7 @@ def keep_promise(
 ) -> Choice | None:
     """The fastest thresholds that keep the promise, of those that the criteria and shapes offer.
 
-    With one criterion and one threshold for all layers, all rows prove. Otherwise a share of them,
+    With one criterion and one threshold for all exits, all rows prove. Otherwise a share of them,
     drawn with `seed`, chooses and learns, and the others prove. None if too few rows prove: see
     `rows_needed` and `PROVING`.
     """
@@ -219,7 +224,7 @@ def keep_promise(
 
 
 def reach_speedup(
-    outputs: LayerOutputs,
+    outputs: ExitOutputs,
     fails: Array,
     cost: CostModel,
     speedup: float,
@@ -228,10 +233,9 @@ def reach_speedup(
 ) -> Choice | None:
     """The slowest common threshold whose FLOPs speed-up on these rows is at least `speedup`."""
     path = uniform_path(outputs, criterion)
-    uncertainties = outputs.uncertainties(criterion)
 
     def fast_enough(step: int) -> bool:
-        exits = exit_layers(uncertainties, path.thresholds[step])
+        exits = outputs.exits(Threshold.of(path.thresholds[step], criterion))
         return cost.speedup(outputs.lengths, exits) >= speedup
 
     step = bisect_right(range(len(path.thresholds)), False, key=fast_enough)
@@ -241,7 +245,7 @@ def reach_speedup(
 
 
 def _best_path(
-    outputs: LayerOutputs,
+    outputs: ExitOutputs,
     fails: Array,
     cost: CostModel,
     promise: Promise,
@@ -272,17 +276,16 @@ def _best_path(
 
 
 def _choice(
-    outputs: LayerOutputs, path: Path, step: int, steps: Array, cost: CostModel, confidence: float
+    outputs: ExitOutputs, path: Path, step: int, steps: Array, cost: CostModel, confidence: float
 ) -> Choice:
-    layers, rows = outputs.labels.shape
-    exits = exit_layers(outputs.uncertainties(path.criterion), path.thresholds[step])
+    exits = outputs.exits(Threshold.of(path.thresholds[step], path.criterion))
     broken = int((steps <= step).sum())
     return Choice(
         criterion=path.criterion,
         thresholds=path.thresholds[step].tolist(),
-        rows=rows,
+        rows=len(exits),
         broken=broken,
-        bound=upper_bound(broken, rows, confidence),
-        exits=np.bincount(exits, minlength=layers + 1)[1:].tolist(),
+        bound=upper_bound(broken, len(exits), confidence),
+        exits=np.bincount(exits, minlength=len(outputs.logits)).tolist(),
         flops_speedup=cost.speedup(outputs.lengths, exits),
     )

@@ -1,1 +1,21 @@
-"""One file per architecture: what it computes over packed rows, and what that costs."""
+"""Architectures of encoders, one file each; this table names them by their model type."""
+
+from transformers import PreTrainedConfig
+
+from fastbert.encoders.bert import FAMILIES, Bert
+from fastbert.encoders.encoder import Encoder
+from fastbert.errors import InputError
+
+ENCODERS: dict[str, type[Encoder]] = dict.fromkeys(FAMILIES, Bert)
+
+
+def encoder_for(config: PreTrainedConfig) -> Encoder:
+    """The encoder for a backbone's configuration; InputError if there is none."""
+    if config.model_type not in ENCODERS:
+        raise InputError(
+            f"backbone of type '{config.model_type}' is not supported; "
+            f"use one of these families: {', '.join(ENCODERS)}"
+        )
+    if getattr(config, "is_decoder", False):
+        raise InputError("the backbone is configured as a decoder; FastBERT needs an encoder")
+    return ENCODERS[config.model_type].of(config)

@@ -1,108 +1,180 @@
-"""The model over rows that lie packed, one behind the other, without padding.
+"""BERT and its kin: six families whose layers compute the same.
 
-The same arithmetic as Hugging Face's own modules, which all supported families share: embeddings,
-then layers of attention and a feed-forward block, each added to its input and normalised after.
-Nothing is padded and nothing is masked: linear maps do not care where rows begin, and the rest
-goes over groups of rows of one length. Rows are sorted by length, so groups are large.
+Embeddings of words, positions and types, normalised; then layers of attention and a feed-forward
+block, each added to its input and normalised after. Families differ in where they keep their
+weights, in how they count positions, and in the head of their classifier.
 
-Letters: N tokens, n rows of T tokens, H hidden size, D branch width, C classes.
+Letters: M tokens of n rows of T tokens, H hidden size, I intermediate size, L layers.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from fastbert.encoders.pretrained import family, first_position
-from fastbert.exits.heads import Branch, PooledHead
+from fastbert.encoders.encoder import ClassifierHead, Encoder
+from fastbert.packed.attention import attend
 from fastbert.packed.batching import Group
-from fastbert.packed.linear import prepared
+from fastbert.packed.placement import Placement
+
+#: The parts of a layer, in the order of `Family.parts`.
+_PARTS = ("query", "key", "value", "output", "attention_norm", "up", "down", "block_norm")
 
 
-class PackedEmbeddings:
-    """Words, positions and, for pairs, types, to the first hidden states."""
+@dataclass(frozen=True)
+class Family:
+    """Where a family keeps its parts, as attribute paths."""
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
-        parts: Any = backbone.embeddings
-        self.words = parts.word_embeddings.weight.detach()
-        unused = first_position(backbone.config)
-        self.positions = parts.position_embeddings.weight.detach()[unused:]
-        types = getattr(parts, "token_type_embeddings", None)
+    #: The list of L layers, from the base model.
+    layers: str = "encoder.layer"
+    #: The parts of one layer, from the layer.
+    parts: tuple[str, ...] = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "attention.output.LayerNorm",
+        "intermediate.dense",
+        "output.dense",
+        "output.LayerNorm",
+    )
+    #: Activation and width I of the feed-forward block, from the configuration.
+    activation: str = "hidden_act"
+    intermediate: str = "intermediate_size"
+    #: The base model takes `add_pooling_layer`.
+    optional_pooler: bool = True
+    #: The sequence classifier's own head: dense, activation and output, from the whole classifier.
+    head: tuple[str, str, str] = ("classifier.dense", "tanh", "classifier.out_proj")
+    #: Positions are counted from behind the padding id, and only over ids that are not that: one in
+    #: the middle of a text, where somebody has written `<pad>`, has no position of its own.
+    padded_positions: bool = False
+
+
+FAMILIES = {
+    "bert": Family(head=("bert.pooler.dense", "tanh", "classifier")),
+    "roberta": Family(padded_positions=True),
+    "xlm-roberta": Family(padded_positions=True),
+    "camembert": Family(padded_positions=True),
+    "electra": Family(
+        optional_pooler=False, head=("classifier.dense", "gelu", "classifier.out_proj")
+    ),
+    "distilbert": Family(
+        layers="transformer.layer",
+        parts=(
+            "attention.q_lin",
+            "attention.k_lin",
+            "attention.v_lin",
+            "attention.out_lin",
+            "sa_layer_norm",
+            "ffn.lin1",
+            "ffn.lin2",
+            "output_layer_norm",
+        ),
+        activation="activation",
+        intermediate="hidden_dim",
+        optional_pooler=False,
+        head=("pre_classifier", "relu", "classifier"),
+    ),
+}
+
+
+class Bert(Encoder):
+    """An encoder of any of the six families."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.family = FAMILIES[config.model_type]
+        self.depth, self.width = config.num_hidden_layers, config.hidden_size
+        self.heads = config.num_attention_heads
+        self.intermediate: int = getattr(config, self.family.intermediate)
+        self.activation: str = getattr(config, self.family.activation)
+        self.padding = int(config.pad_token_id) if self.family.padded_positions else None
+        first_position = 0 if self.padding is None else self.padding + 1
+        self.longest = int(config.max_position_embeddings) - first_position
+        # ELECTRA's embeddings may be narrower than its hidden states.
+        self.embedding: int = getattr(config, "embedding_size", None) or self.width
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Self:
+        return cls(config)
+
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        return {"add_pooling_layer": False} if self.family.optional_pooler else {}
+
+    def head_of(self, classifier: PreTrainedModel) -> ClassifierHead:
+        dense, activation, output = self.family.head
+        return ClassifierHead(
+            attrgetter(dense)(classifier), activation, attrgetter(output)(classifier)
+        )
+
+    def flops(self, k: int, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """8TH² (query, key, value, output) + 4T²H (both products) + 4THI (block) of a layer."""
+        t, h = lengths, self.width
+        if k == 0:
+            return 2 * t * self.embedding * h * (self.embedding != h)
+        return 8 * t * h * h + 4 * t * t * h + 4 * t * h * self.intermediate
+
+    def load(self, backbone: PreTrainedModel, place: Placement) -> Self:
+        embeddings: Any = backbone.embeddings
+        self.words = place.tensor(embeddings.word_embeddings.weight)
+        self.positions = place.tensor(embeddings.position_embeddings.weight)
+        types = getattr(embeddings, "token_type_embeddings", None)
         self.second = None
         if types is not None:  # type 0 is added to the positions, the others are relative to it
-            self.positions = self.positions + types.weight.detach()[0]
-            self.second = (types.weight - types.weight[0]).detach()
-        self.norm = parts.LayerNorm
-        self.project = getattr(backbone, "embeddings_project", None)
+            self.positions = self.positions + place.tensor(types.weight[0])
+            self.second = place.tensor(types.weight - types.weight[0])
+        self.norm = place.module(embeddings.LayerNorm)
+        project = getattr(backbone, "embeddings_project", None)
+        self.project = None if project is None else place.module(project)
+        paths = [attrgetter(path) for path in self.family.parts]
+        self.layers = [
+            _Layer(dict(zip(_PARTS, [get(layer) for get in paths], strict=True)), self, place)
+            for layer in attrgetter(self.family.layers)(backbone)
+        ]
+        return self
 
-    def __call__(
+    def embed(
         self, ids: torch.Tensor, types: torch.Tensor | None, groups: list[Group]
     ) -> torch.Tensor:
-        """Token ids (N,) and types (N,), or None for all 0, of rows in `groups` to (N, H)."""
         hidden = functional.embedding(ids, self.words)
         for group in groups:
             rows = hidden[group.tokens].view(group.rows, group.length, -1)
-            rows += self.positions[: group.length]
+            rows += self._positions(ids[group.tokens].view(group.rows, group.length))
         if types is not None and self.second is not None:
             hidden += functional.embedding(types, self.second)
         normed: torch.Tensor = self.norm(hidden)
         return normed if self.project is None else self.project(normed)
 
+    def _positions(self, ids: torch.Tensor) -> torch.Tensor:
+        """What ids (n, T) add to their words: (n, T, H), or (T, H) if it is the same for all."""
+        if self.padding is None:
+            return self.positions[: ids.shape[1]]
+        counted = ids != self.padding
+        return functional.embedding(counted.cumsum(1) * counted + self.padding, self.positions)
 
-class PackedLayer:
-    """A transformer layer of any supported family, prepared for inference."""
+    def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        return self.layers[k - 1](hidden, groups)
 
-    def __init__(self, layer: nn.Module, config: PreTrainedConfig, int8: bool = False) -> None:
-        parts = family(config).layer_parts(layer)
-        self.heads = config.num_attention_heads
-        self.query_key_value = prepared([parts["query"], parts["key"], parts["value"]], int8=int8)
-        self.output = prepared([parts["output"]], int8=int8)
-        self.attention_norm = parts["attention_norm"]
-        self.up = prepared([parts["up"]], getattr(config, family(config).block_activation), int8)
-        self.down = prepared([parts["down"]], int8=int8)
-        self.block_norm = parts["block_norm"]
+
+class _Layer:
+    """One transformer layer, prepared for inference."""
+
+    def __init__(self, parts: dict[str, Any], encoder: Bert, place: Placement) -> None:
+        self.heads = encoder.heads
+        self.mixed = place.linear([parts["query"], parts["key"], parts["value"]])
+        self.output = place.linear([parts["output"]])
+        self.attention_norm = place.module(parts["attention_norm"])
+        self.up = place.linear([parts["up"]], encoder.activation)
+        self.down = place.linear([parts["down"]])
+        self.block_norm = place.module(parts["block_norm"])
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """Hidden states (N, H) of rows in `groups` to the next ones (N, H).
-
-        Tokens behind the last group belong to nobody, and what becomes of them means nothing.
-        """
-        context = self._attention(self.query_key_value(hidden), groups)
+        context = attend(self.mixed(hidden), groups, self.heads)
         hidden = self.attention_norm(self.output(context).add_(hidden))
         out: torch.Tensor = self.block_norm(self.down(self.up(hidden)).add_(hidden))
         return out
-
-    def _attention(self, mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """Queries, keys and values (N, 3H) to contexts (N, H)."""
-        contexts = mixed.new_zeros(len(mixed), mixed.shape[1] // 3)
-        for group in groups:
-            split = mixed[group.tokens].view(group.rows, group.length, 3, self.heads, -1)
-            query, key, value = split.permute(2, 0, 3, 1, 4)  # each (n, heads, T, H / heads)
-            context = functional.scaled_dot_product_attention(query, key, value)
-            place = contexts[group.tokens].view(group.rows, group.length, self.heads, -1)
-            place.copy_(context.transpose(1, 2))
-        return contexts
-
-
-class PackedBranch:
-    """A branch, or an adopted head, prepared for inference."""
-
-    def __init__(self, branch: nn.Module, int8: bool = False) -> None:
-        self.branch: Any = branch
-        if isinstance(branch, Branch):
-            self.narrow = prepared([branch.narrow], "tanh", int8)
-
-    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """Hidden states (N, H) of n rows in `groups` to logits (n, C), as in PackedLayer."""
-        if isinstance(self.branch, PooledHead):
-            first = [hidden[group.tokens][:: group.length] for group in groups]
-            logits: torch.Tensor = self.branch.answer(torch.cat(first))
-            return logits
-        x = self.narrow(hidden)  # (N, D)
-        pooled = []
-        for group in groups:
-            pooled.append(self.branch.pool(x[group.tokens].view(group.rows, group.length, -1)))
-        logits = self.branch.answer(torch.cat(pooled))
-        return logits

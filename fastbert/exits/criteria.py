@@ -1,16 +1,12 @@
-"""How unsure a classifier is: the quantity that thresholds are compared with.
+"""How unsure a classifier of one label is: the quantity that thresholds are compared with.
 
 Every criterion gives numbers in [0, 1], low where the classifier is sure. Letters: N classes.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
-
-Array = np.ndarray[Any, Any]
 
 #: Classes that `top_entropy` looks at, as the authors of FastBERT advise for many classes.
 _TOP = 5
@@ -47,16 +43,7 @@ def narrowness(log_probabilities: torch.Tensor) -> torch.Tensor:
     return (1.0 - (best[..., 0] - best[..., 1])).clamp(0.0, 1.0)
 
 
-def impatience(streaks: Array, layers: int) -> Array:
-    """1 - the share of all `layers` that have given the same answer in a row. PABEE, Zhou 2020.
-
-    `streaks` (integers of any shape) counts those layers, the present one included.
-    """
-    unsure: Array = 1 - streaks.astype(np.float32) / layers
-    return unsure
-
-
-#: Criteria that look at one layer, by name.
+#: By name.
 CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "entropy": normalised_entropy,
     "top-entropy": top_entropy,
@@ -64,11 +51,5 @@ CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "margin": narrowness,
 }
 
-#: The one criterion that looks back: `impatience`.
-PATIENCE = "patience"
-
 #: The paper's.
 DEFAULT_CRITERION = "entropy"
-
-#: Names of all criteria.
-CRITERION_NAMES = (*CRITERIA, PATIENCE)

@@ -1,13 +1,19 @@
-"""The classifiers that sit on the layers: the paper's branch, and the head of an adopted model.
+"""The classifiers at the exits: the paper's branch, and the head of an adopted model.
 
-Letters: B batch, T tokens, H hidden size, D branch width, N classes.
+Letters: B batch, T tokens, H hidden size, D branch width, N numbers that a head gives; packed, n
+rows of M tokens together.
 """
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers.activations import ACT2FN
+
+from fastbert.packed.batching import Group
+from fastbert.packed.placement import Placement
 
 
 class Branch(nn.Module):
@@ -53,6 +59,13 @@ class Branch(nn.Module):
         logits: torch.Tensor = self.classifier(torch.tanh(self.dense(self.output(x))))
         return logits
 
+    def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of rows of these lengths: all tokens narrowed and read by each attention head, everything
+        else once per row."""
+        hidden, d = self.narrow.in_features, self.narrow.out_features
+        every_token = 2 * lengths * hidden * d + 4 * lengths * d * self.heads
+        return every_token + 10 * d * d + 2 * d * self.classifier.out_features
+
 
 class PooledHead(nn.Module):
     """Linear H -> H, activation, Linear H -> N on the first token.
@@ -75,3 +88,31 @@ class PooledHead(nn.Module):
         """First tokens (B, H) to logits (B, N)."""
         logits: torch.Tensor = self.classifier(self.activation(self.dense(first)))
         return logits
+
+    def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of rows of these lengths: the same for all, as one token is read."""
+        hidden, classes = self.dense.in_features, self.classifier.out_features
+        return np.full_like(lengths, 2 * hidden * (hidden + classes))
+
+
+Head = Branch | PooledHead
+
+
+class PackedHead:
+    """A head prepared for inference over packed rows."""
+
+    def __init__(self, head: Head, place: Placement) -> None:
+        if isinstance(head, Branch):
+            self.narrow = place.linear([head.narrow], "tanh")
+        self.head: Head = place.module(head)
+
+    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        """Hidden states (M, H) of n rows in `groups` to logits (n, N). Tokens behind the last group
+        are of no row."""
+        if isinstance(self.head, PooledHead):
+            first = [hidden[group.tokens][:: group.length] for group in groups]
+            return self.head.answer(torch.cat(first))
+        x = self.narrow(hidden)  # (M, D)
+        pool = self.head.pool
+        pooled = [pool(x[g.tokens].view(g.rows, g.length, -1)) for g in groups]
+        return self.head.answer(torch.cat(pooled))

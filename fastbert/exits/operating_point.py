@@ -1,11 +1,18 @@
 """Operating points: where rows leave the network, and what has been promised about it."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
-from fastbert.configuration import FastBertConfig
+import msgspec
+
 from fastbert.errors import InputError
-from fastbert.exits.criteria import CRITERION_NAMES, DEFAULT_CRITERION
+from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
+from fastbert.exits.exit import Exit
+from fastbert.exits.rules import Threshold
+
+if TYPE_CHECKING:
+    from fastbert.configuration import FastBertConfig
 
 #: What a promise bounds: rows whose label is not full depth's, or rows that full depth gets right
 #: and early exit wrong.
@@ -30,37 +37,40 @@ class Evidence:
     rows: int  # that prove the promise
     broken: int  # of these come to harm
     bound: float  # upper, on the share of all
-    exits: list[int]  # rows that leave at layer 1 .. L
+    exits: list[int]  # rows that leave at each exit
     flops_speedup: float  # full depth's FLOPs by these
     corpus: str
     precision: str
     date: str  # UTC, ISO 8601
+    exit_depths: list[int] | None = None  # of `exits`; None, in older checkpoints: 1 to L
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Thresholds of the layers but the last, on a criterion of uncertainty."""
+    """Thresholds of the exits but the last, on a criterion of uncertainty."""
 
     name: str
-    thresholds: list[float]  # L - 1
+    thresholds: list[float]  # E - 1
     criterion: str = DEFAULT_CRITERION
     promise: Promise | None = None
     evidence: Evidence | None = None
+    exit_depths: list[int] | None = None  # of all exits; None, in older checkpoints: 1 to L
 
     @classmethod
     def asked(
-        cls, config: FastBertConfig, speed: float | None, name: str | None
+        cls, config: "FastBertConfig", speed: float | None, name: str | None
     ) -> "OperatingPoint":
         """That of a speed, or one that the checkpoint holds; InputError as `of_checkpoint`."""
         return cls.of_checkpoint(config, name) if speed is None else cls.of_speed(speed, config)
 
     @classmethod
-    def of_speed(cls, speed: float, config: FastBertConfig) -> "OperatingPoint":
+    def of_speed(cls, speed: float, config: "FastBertConfig") -> "OperatingPoint":
         """The paper's: one threshold on the normalised entropy."""
-        return cls(f"speed {speed:g}", [speed] * (_layers(config) - 1))
+        depths = [each.depth for each in config.exit_list]
+        return cls(f"speed {speed:g}", [speed] * (len(depths) - 1), exit_depths=depths)
 
     @classmethod
-    def of_checkpoint(cls, config: FastBertConfig, name: str | None) -> "OperatingPoint":
+    def of_checkpoint(cls, config: "FastBertConfig", name: str | None) -> "OperatingPoint":
         """One that the checkpoint holds, by default its default one.
 
         Raises InputError if there is none of that name, or if it does not fit the model.
@@ -78,40 +88,35 @@ class OperatingPoint:
                 f"{', '.join(points) or 'none'}; --speed needs none"
             )
         try:
-            found = cls(name=name, **points[name])
-            return cls(
-                name,
-                [float(threshold) for threshold in found.thresholds],
-                _known(found.criterion),
-                Promise(**found.promise) if isinstance(found.promise, dict) else None,
-                Evidence(**found.evidence) if isinstance(found.evidence, dict) else None,
-            )._fitting(config)
+            values = {**points[name], "name": name}
+            if unknown := values.keys() - {each.name for each in fields(cls)}:
+                raise ValueError(f"it has '{min(unknown)}', which this release does not know")
+            return msgspec.convert(values, cls)._fitting(config.exit_list)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"the checkpoint's operating point '{name}' cannot be used: {error}; calibrate it "
-                "again or pass --speed"
+                f"the checkpoint's operating point '{name}' cannot be used: {error}; make one "
+                "again with fastbert calibrate, or pass --speed"
             ) from error
 
-    def _fitting(self, config: FastBertConfig) -> "OperatingPoint":
-        if len(self.thresholds) != _layers(config) - 1:
-            raise ValueError(
-                f"it has {len(self.thresholds)} thresholds, expected {_layers(config) - 1}"
-            )
-        return self
+    def _fitting(self, exits: Sequence[Exit]) -> "OperatingPoint":
+        """Itself, with its depths; ValueError where it is not a point on these exits."""
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"its criterion is '{self.criterion}', not {', '.join(CRITERIA)}")
+        if len(self.thresholds) != len(exits) - 1:
+            raise ValueError(f"it has {len(self.thresholds)} thresholds, expected {len(exits) - 1}")
+        depths = [each.depth for each in exits]
+        if self.exit_depths not in (None, depths):
+            raise ValueError(f"its exits lie at depths {self.exit_depths}, the model's at {depths}")
+        return OperatingPoint(
+            self.name, self.thresholds, self.criterion, self.promise, self.evidence, depths
+        )
+
+    def rule(self) -> Threshold:
+        """What it makes the engine do."""
+        return Threshold.of(self.thresholds, self.criterion)
 
     def settings(self) -> dict[str, Any]:
         """As a checkpoint's config.json holds it, under its name."""
         values = asdict(self)
         del values["name"]
         return values
-
-
-def _known(criterion: str) -> str:
-    if criterion not in CRITERION_NAMES:
-        raise ValueError(f"its criterion is '{criterion}', not {', '.join(CRITERION_NAMES)}")
-    return criterion
-
-
-def _layers(config: FastBertConfig) -> int:
-    layers: int = config.backbone_config().num_hidden_layers
-    return layers

@@ -1,4 +1,4 @@
-"""Adaptive inference: each row leaves the network at the first layer that is sure enough.
+"""Adaptive inference: each row leaves the network at the first exit that is sure enough.
 
 Depth-first early exit wastes what it saves, because soon each batch holds a handful of rows. The
 engine goes layer by layer over a whole pool of rows instead: all of them through layer 1 in
@@ -7,44 +7,51 @@ Between layers the hidden states of a pool lie packed, without padding, longest 
 
 The engine knows token ids, not texts; it does no I/O.
 
-Letters: n rows, T tokens, H hidden size, L layers, N classes.
+Letters: n rows, H hidden size, E exits, N numbers that a head gives of a row.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from numpy.typing import NDArray
 
-from fastbert.encoders.bert import PackedBranch, PackedEmbeddings, PackedLayer
-from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION, PATIENCE, impatience
+from fastbert.encoders import encoder_for
+from fastbert.exits.heads import PackedHead
+from fastbert.exits.rules import NO_EXIT, Rule
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed.batching import Group, batch_rows, groups, longest_first, pools
+from fastbert.packed.batching import Group, batch_rows, groups, longest_first
+from fastbert.packed.placement import Placement
 
-Array = np.ndarray[Any, Any]
-#: (layer from 1, row numbers (n,), logits (n, N) if its branch was computed)
-#: -> which rows go on to the next layer, bool (n,)
-Decide = Callable[[int, Array, torch.Tensor | None], Array]
-#: (a batch's tokens, its groups of rows) -> first hidden states (tokens, H)
-Embed = Callable[[slice, list[Group]], torch.Tensor]
+Mask = NDArray[np.bool_]
+#: (hidden states of a pool, a batch's tokens, its groups) -> the batch's next hidden states
+Step = Callable[[torch.Tensor, slice, list[Group]], torch.Tensor]
+#: (exit, row numbers (n,), logits (n, N)) -> which rows go on, bool (n,)
+Decide = Callable[[int, NDArray[np.int64], torch.Tensor], Mask]
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Answers for n rows, in input order."""
 
-    label: Array  # int32 (n,), class index
-    score: Array  # float32 (n,), probability of `label`
-    exit_layer: Array  # int8 (n,), from 1
-    uncertainty: Array  # float32 (n,), at the exit layer
-    deep_label: Array  # int32 (n,), the last layer's label, -1 where it was not computed
+    answer: NDArray[Any]  # (n,), of the task's dtype: for single labels `label` and `score`
+    exit: NDArray[np.int8]  # (n,), index of the exit that gave it
+    uncertainty: NDArray[np.float32]  # (n,), there
+    deep: NDArray[Any]  # (n,), full depth's answers, like `answer`
+    audited: Mask  # (n,), rows of which `deep` is known
 
 
 #: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
 #: has compiled for every number of tokens it meets; if they did not repeat, that fills the memory.
 _ROUND = 64
+
+#: Most tokens of a pool, and the share of the free memory that its hidden states may take.
+_POOL_TOKENS, _POOL_SHARE = 1 << 20, 0.25
 
 #: What the names of precisions mean.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
@@ -59,177 +66,161 @@ class Engine:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         batch_tokens: int | None = None,
-        pool_tokens: int = 1 << 20,
+        pool_tokens: int | None = None,
     ) -> None:
-        """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs.
+        """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs. The
+        model stays as it is; float32 weights on CPUs may be shared with it.
 
-        `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU; there it is
-        halved, for good, when a batch does not fit into the memory.
-
-        `pool_tokens`: tokens that go layer by layer together; they hold
-        `pool_tokens * H` numbers of memory, twice that while survivors are gathered.
+        `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
+        `pool_tokens`: tokens that go layer by layer together, default 1,048,576, or fewer where
+        their hidden states would take over a quarter of the memory that is free: `2 * H` numbers a
+        token while survivors are gathered. Both are halved, for good, when they do not fit.
         """
-        int8 = dtype == torch.int8
         self.device = torch.device(device)
-        self.dtype = torch.float32 if int8 else dtype
-        model = model.eval().to(device=self.device, dtype=self.dtype)
+        self.dtype = torch.float32 if dtype == torch.int8 else dtype
+        place = Placement(self.device, self.dtype, dtype == torch.int8)
+        self.task, self.exits, self.num_labels = model.task, model.exits, model.num_labels
+        self.encoder = encoder_for(model.config.backbone_config()).load(model.backbone, place)
+        self.heads = [PackedHead(head, place) for head in model.heads]
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
-        self.pool_tokens = pool_tokens
-        self.num_labels = model.num_labels
-        backbone = model.config.backbone_config()
-        self.hidden_size = backbone.hidden_size
-        self.embeddings = PackedEmbeddings(model.backbone)
-        self.layers = [PackedLayer(layer, backbone, int8) for layer in model.layers]
-        self.branches = [PackedBranch(branch, int8) for branch in model.branches]
+        self.pool_tokens = pool_tokens or self._affordable()
 
-    def classify(
-        self,
-        tokens: Tokens,
-        thresholds: Array,
-        deep: Array | None = None,
-        criterion: str = DEFAULT_CRITERION,
-    ) -> Predictions:
-        """Label rows, each at the first layer k with uncertainty < thresholds[k - 1].
+    def _affordable(self) -> int:
+        """Tokens of a pool that fits well into the memory that is free now."""
+        free = psutil.virtual_memory().available
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+        per_token = 2 * self.encoder.width * self.dtype.itemsize
+        return max(self.batch_tokens, min(_POOL_TOKENS, int(_POOL_SHARE * free / per_token)))
 
-        `thresholds` has L - 1 numbers; the last layer answers everybody who is left. `criterion`
-        is one of `CRITERION_NAMES` and says what uncertainty means. Rows marked in `deep`
-        (bool (n,)) exit like all others, but then run on to the last layer as well. Rows with the
-        same tokens are computed once.
+    def classify(self, tokens: Tokens, rule: Rule, deep: Mask | None = None) -> Predictions:
+        """Answer rows, each at the exit where the rule lets it leave.
+
+        Rows marked in `deep` (n,) exit like all others, but then run on to full depth as well. Rows
+        with the same tokens are computed once. Raises ValueError for a rule that does not decide
+        at as many exits as there are.
         """
-        last = len(self.layers)
-        if len(thresholds) != last - 1:
-            raise ValueError(f"{len(thresholds)} thresholds for {last} layers; expected {last - 1}")
-        limits = np.append(np.asarray(thresholds, np.float32), np.inf)  # (L,)
+        if rule.exits != len(self.exits):
+            raise ValueError(f"a rule for {rule.exits} exits; the model has {len(self.exits)}")
         deep = np.zeros(len(tokens), bool) if deep is None else deep
         chosen, place = tokens.distinct()
         deep_once = np.zeros(len(chosen), bool)
         deep_once[place[deep]] = True
-        once = self._classify(tokens.take(chosen), limits, deep_once, criterion)
+        once = self._classify(tokens.take(chosen), rule, deep_once)
         answers = {name: values[place] for name, values in vars(once).items()}
-        answers["deep_label"][~deep] = -1
+        answers["audited"] &= deep
         return Predictions(**answers)
 
-    def _classify(self, tokens: Tokens, limits: Array, deep: Array, criterion: str) -> Predictions:
-        """`classify` without a look at equal rows; `limits` (L,) end with the last layer's."""
-        n, last = len(tokens), len(self.layers)
+    def _classify(self, tokens: Tokens, rule: Rule, deep: Mask) -> Predictions:
+        """`classify` without a look at equal rows."""
+        n, last = len(tokens), len(self.exits) - 1
         out = Predictions(
-            label=np.full(n, -1, np.int32),
-            score=np.zeros(n, np.float32),
-            exit_layer=np.zeros(n, np.int8),
+            answer=np.zeros(n, self.task.dtype),
+            exit=np.full(n, NO_EXIT, np.int8),
             uncertainty=np.zeros(n, np.float32),
-            deep_label=np.full(n, -1, np.int32),
+            deep=np.zeros(n, self.task.dtype),
+            audited=np.zeros(n, bool),
         )
-        before = np.full(n, -1, np.int32)  # the layer before's answers
-        streak = np.zeros(n, np.int8)  # layers that have given the same answer in a row
 
-        def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
-            assert logits is not None
-            log_p = logits.float().log_softmax(-1)  # (n, N)
-            best, label = log_p.max(-1)
-            measured = [] if criterion == PATIENCE else [CRITERIA[criterion](log_p)]
-            # One transfer, so one synchronisation, per layer and pool.
-            answer = torch.stack([label.float(), best.exp(), *measured]).cpu().numpy()
-            labels, scores, uncertainties = answer[0], answer[1], answer[-1]
-            if criterion == PATIENCE:
-                streak[rows] = np.where(labels == before[rows], streak[rows] + 1, 1)
-                before[rows] = labels
-                uncertainties = impatience(streak[rows], last)
-            waiting = out.exit_layer[rows] == 0
-            # The last layer answers whatever its uncertainty, even if it is not a number.
-            done = waiting & ((uncertainties < limits[layer - 1]) | (layer == last))
-            left = rows[done]
-            out.label[left] = labels[done]
-            out.score[left] = scores[done]
-            out.uncertainty[left] = uncertainties[done]
-            out.exit_layer[left] = layer
-            if layer == last:
+        def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
+            answers = self.task.answer(logits, rule.criterion)
+            waiting = np.flatnonzero(out.exit[rows] == NO_EXIT)
+            leaves = waiting[rule.decide(exit, rows[waiting], answers.take(waiting))]
+            left = rows[leaves]
+            out.answer[left] = answers.values[leaves]
+            out.uncertainty[left] = answers.uncertainty[leaves]
+            out.exit[left] = exit
+            if exit == last:
                 audited = deep[rows]
-                out.deep_label[rows[audited]] = labels[audited]
-            stays: Array = (waiting & ~done) | deep[rows]
+                out.deep[rows[audited]] = answers.values[audited]
+                out.audited[rows[audited]] = True
+            stays: Mask = (out.exit[rows] == NO_EXIT) | deep[rows]
             return stays
 
-        self._walk(tokens, decide)
+        self._run(tokens, decide)
         return out
 
-    def full_depth(self, tokens: Tokens) -> Array:
-        """The last layer's logits, with no other branch computed: float32 (n, N)."""
-        out = np.zeros((len(tokens), self.num_labels), np.float32)
+    def full_depth(self, tokens: Tokens) -> NDArray[np.float32]:
+        """The last exit's logits, with no other head computed: float32 (n, N)."""
+        logits: NDArray[np.float32] = self._logits(tokens, first_exit=len(self.exits) - 1)[0]
+        return logits
 
-        def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
-            if logits is not None:
-                out[rows] = logits.float().cpu().numpy()
+    def exit_logits(self, tokens: Tokens) -> NDArray[np.float32]:
+        """The logits of every exit for every row: float32 (E, n, N)."""
+        return self._logits(tokens, first_exit=0)
+
+    def _logits(self, tokens: Tokens, first_exit: int) -> NDArray[np.float32]:
+        exits = len(self.exits) - first_exit
+        out = np.zeros((exits, len(tokens), self.num_labels), np.float32)
+
+        def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
+            out[exit - first_exit, rows] = logits.float().cpu().numpy()
             return np.ones(len(rows), bool)
 
-        self._walk(tokens, decide, first_branch=len(self.layers))
-        return out
-
-    def layer_logits(self, tokens: Tokens) -> Array:
-        """The logits of every layer for every row: float32 (L, n, N)."""
-        shape = (len(self.layers), len(tokens), self.num_labels)
-        out = np.zeros(shape, np.float32)
-
-        def decide(layer: int, rows: Array, logits: torch.Tensor | None) -> Array:
-            assert logits is not None
-            out[layer - 1, rows] = logits.float().cpu().numpy()
-            return np.ones(len(rows), bool)
-
-        self._walk(tokens, decide)
+        self._run(tokens, decide, first_exit)
         return out
 
     @torch.inference_mode()
-    def _walk(self, tokens: Tokens, decide: Decide, first_branch: int = 1) -> None:
-        """All rows through the network, pool by pool, layer by layer; `decide` says who goes on."""
+    def _run(self, tokens: Tokens, decide: Decide, first_exit: int = 0) -> None:
+        """All rows through the network, pool by pool; `decide` says who goes on."""
         order = longest_first(tokens.lengths)
-        for start, stop in pools(tokens.lengths[order], self.pool_tokens):
-            rows = order[start:stop]
-            lengths = tokens.lengths[rows]
-            embed = self._embedder(tokens.take(rows))
-            hidden = self._room(int(lengths.sum()))
-            for layer in range(1, len(self.layers) + 1):
-                first = embed if layer == 1 else None
-                logits = self._layer(layer, hidden, lengths, layer >= first_branch, first)
-                stays = decide(layer, rows, logits)
-                if layer == len(self.layers) or not stays.any():
-                    break
-                if not stays.all():
-                    # Found here: on a GPU, a boolean mask would cost a synchronisation.
-                    kept = np.flatnonzero(np.repeat(stays, lengths))
-                    places = torch.from_numpy(np.append(kept, np.zeros(_ROUND, np.int64)))
-                    hidden = hidden.index_select(0, places.to(self.device))
-                    rows, lengths = rows[stays], lengths[stays]
+        start = 0
+        while start < len(order):
+            rows = order[start:]
+            rows = rows[: batch_rows(tokens.lengths[rows], self.pool_tokens)]
+            try:
+                self._pool(tokens.take(rows), rows, decide, first_exit)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                # For good: the next pool would fail again. What was decided in this one stays.
+                tried = int(tokens.lengths[rows].sum())
+                self.pool_tokens = max(1, min(self.pool_tokens, tried) // 2)
+                continue
+            start += len(rows)
 
-    def _embedder(self, tokens: Tokens) -> Embed:
-        """The embeddings of a pool's tokens, and of `_ROUND` more of nobody, batch by batch: all at
-        once they would be written to memory only to be read again by the first layer."""
+    def _pool(
+        self, tokens: Tokens, rows: NDArray[np.int64], decide: Decide, first_exit: int
+    ) -> None:
+        """Some rows, longest first, layer by layer together."""
+        lengths = tokens.lengths
+        ids = self._moved(tokens.ids)
+        types = None if tokens.types is None else self._moved(tokens.types.astype(np.int32))
 
-        def moved(values: Array) -> torch.Tensor:
-            return torch.from_numpy(np.append(values, values[:1].repeat(_ROUND))).to(self.device)
+        def layer(k: int, hidden: torch.Tensor, at: slice, parts: list[Group]) -> torch.Tensor:
+            if k == 0:
+                return self.encoder.embed(ids[at], None if types is None else types[at], parts)
+            return self.encoder.layer(k, hidden[at], parts)
 
-        ids = moved(tokens.ids)
-        types = None if tokens.types is None else moved(tokens.types.astype(np.int32))
+        shape = (len(tokens.ids) + _ROUND, self.encoder.width)
+        hidden = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        depth = -1
+        for exit in range(first_exit, len(self.exits)):
+            target = self.exits[exit].depth
+            for k in range(depth + 1, target):
+                self._batches(partial(layer, k), hidden, lengths)
+            step = partial(layer, target) if depth < target else _as_it_is
+            logits = self._batches(step, hidden, lengths, exit)
+            depth = target
+            stays = decide(exit, rows, torch.cat(logits))
+            if not stays.any() or exit + 1 == len(self.exits):
+                return
+            if not stays.all():
+                # Found here: on a GPU, a boolean mask would cost a synchronisation.
+                kept = np.flatnonzero(np.repeat(stays, lengths))
+                places = torch.from_numpy(np.append(kept, np.zeros(_ROUND, np.int64)))
+                hidden = hidden.index_select(0, places.to(self.device))
+                rows, lengths = rows[stays], lengths[stays]
 
-        def embed(span: slice, parts: list[Group]) -> torch.Tensor:
-            return self.embeddings(ids[span], None if types is None else types[span], parts)
+    def _moved(self, values: NDArray[np.int32]) -> torch.Tensor:
+        """A pool's tokens on the device, and `_ROUND` more of no row."""
+        return torch.from_numpy(np.append(values, values[:1].repeat(_ROUND))).to(self.device)
 
-        return embed
-
-    def _room(self, tokens: int) -> torch.Tensor:
-        """Where a pool's hidden states will lie, and `_ROUND` tokens of nobody behind them."""
-        shape = (tokens + _ROUND, self.hidden_size)
-        hidden = torch.empty(shape, dtype=self.dtype, device=self.device)
-        hidden[tokens:] = 0
-        return hidden
-
-    def _layer(
-        self,
-        layer: int,
-        hidden: torch.Tensor,
-        lengths: Array,
-        with_branch: bool,
-        embed: Embed | None,
-    ) -> torch.Tensor | None:
-        """One layer over the packed `hidden`, in place, or for the first layer over what `embed`
-        gives; the logits (n, N) of its branch."""
+    def _batches(
+        self, step: Step, hidden: torch.Tensor, lengths: NDArray[np.int64], exit: int | None = None
+    ) -> list[torch.Tensor]:
+        """One step over the packed `hidden`, in place, batch by batch; the logits (n, N) of each
+        batch at an exit that lies behind it."""
         logits = []
         start = token = 0
         while start < len(lengths):
@@ -238,10 +229,10 @@ class Engine:
             own = parts[-1].tokens.stop
             span = slice(token, token + -(-own // _ROUND) * _ROUND)
             try:
-                batch = hidden[span] if embed is None else embed(span, parts)
-                after = self.layers[layer - 1](batch, parts)
-                if with_branch:
-                    logits.append(self.branches[layer - 1](after, parts))
+                after = step(hidden, span, parts)
+                if exit is not None:
+                    readout = self.encoder.readout(self.exits[exit].depth, after)
+                    logits.append(self.heads[exit](readout, parts))
             except torch.OutOfMemoryError:
                 if count == 1:
                     raise
@@ -249,4 +240,9 @@ class Engine:
                 continue
             hidden[token : token + own] = after[:own]
             start, token = start + count, token + own
-        return torch.cat(logits) if with_branch else None
+        return logits
+
+
+def _as_it_is(hidden: torch.Tensor, at: slice, parts: list[Group]) -> torch.Tensor:
+    """The step between two exits at one depth."""
+    return hidden[at]

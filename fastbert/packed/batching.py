@@ -1,4 +1,4 @@
-"""Cutting length-sorted rows into pools, batches and groups: pure functions on lengths."""
+"""Cutting length-sorted rows into batches and groups: pure functions on lengths."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,20 +19,6 @@ def batch_rows(lengths: Lengths, max_tokens: int) -> int:
     # No row is empty, so there is no need to look at more of them.
     ends = np.cumsum(lengths[:max_tokens])
     return max(1, int(np.searchsorted(ends, max_tokens, side="right")))
-
-
-def pools(lengths: Lengths, max_tokens: int) -> list[tuple[int, int]]:
-    """Ranges [start, stop) over `lengths`, each of at most `max_tokens` tokens, or of one row.
-
-    A pool is what runs layer by layer together; its size bounds the memory of hidden states.
-    """
-    ranges = []
-    start = 0
-    while start < len(lengths):
-        stop = start + batch_rows(lengths[start:], max_tokens)
-        ranges.append((start, stop))
-        start = stop
-    return ranges
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,10 @@ import logging
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
@@ -29,85 +26,13 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
-from fastbert.inference.tokenizer import Tokenizer
-from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.tasks.task import Task
+from fastbert.training.examples import Examples, TokenDataset
+from fastbert.training.losses import distillation_loss, joint_loss
+from fastbert.training.recipes import DISTIL, FINETUNE, Recipe
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One training step's settings; the defaults are the paper's (section 4.3) but for one rate."""
-
-    #: Passes over the data.
-    epochs: float
-    #: Peak of the learning rate, reached after `warmup`, then falling linearly to 0.
-    learning_rate: float
-    #: Rows per optimizer step and worker.
-    batch_size: int = 32
-    #: Share of the steps over which the learning rate rises.
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    seed: int = 0
-    #: Fine-tuning: all branches learn from the labels, not only the last one.
-    joint: bool = False
-    #: Self-distillation: what logits are divided by before they are compared.
-    temperature: float = 1.0
-    #: Self-distillation: weight of the labels' cross entropy, 0 to 1; that of the teacher's answers
-    #: is the rest. Texts without labels have the teacher's answers only.
-    hard_labels: float = 0.0
-
-
-FINETUNE = Recipe(epochs=3, learning_rate=2e-5)
-#: The paper has 2e-4: branches start from nothing, and are far from done after five epochs of it.
-DISTIL = Recipe(epochs=5, learning_rate=1e-3)
-
-#: What PyTorch's losses take for a missing label.
-NO_LABEL = -100
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Texts to learn from, in columns of equal length."""
-
-    texts: list[str]
-    pairs: list[str] | None = None
-    labels: list[int] | None = None  # class indices, or NO_LABEL
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: Sequence[int]) -> "Examples":
-        """Those of some rows, by number."""
-
-        def some(column: list[Any] | None) -> list[Any] | None:
-            return None if column is None else [column[row] for row in rows]
-
-        return Examples([self.texts[row] for row in rows], some(self.pairs), some(self.labels))
-
-    def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TokenDataset":
-        """A data set for the Trainer."""
-        return TokenDataset(Tokenizer(tokenizer)(self.texts, self.pairs, max_length), self.labels)
-
-
-class TokenDataset(Dataset[dict[str, Any]]):
-    """Tokenized rows, and their labels where there are any."""
-
-    def __init__(self, tokens: Tokens, labels: list[int] | None) -> None:
-        self.tokens, self.labels = tokens, labels
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        span = slice(self.tokens.offsets[row], self.tokens.offsets[row + 1])
-        item: dict[str, Any] = {"input_ids": self.tokens.ids[span].tolist()}
-        if self.tokens.types is not None:
-            item["token_type_ids"] = self.tokens.types[span].tolist()
-        if self.labels is not None:
-            item["labels"] = self.labels[row]
-        return item
 
 
 def trains_in_bf16() -> bool:
@@ -151,46 +76,11 @@ def self_distil(
     _run(_DistilTrainer, model, tokenizer, rows, None, recipe, "self-distil")
 
 
-def distillation_loss(
-    students: torch.Tensor,
-    teacher: torch.Tensor,
-    labels: torch.Tensor | None = None,
-    temperature: float = 1.0,
-    hard_labels: float = 0.0,
-) -> torch.Tensor:
-    """Sum over students of KL(teacher || student), mean over rows: a scalar.
-
-    `students` (S, B, N) and `teacher` (B, N) are logits. Liu et al. 2020, equation 6. Equation 5
-    prints the other direction of the divergence; this is the one the authors' code computes. The
-    teacher gets no gradient. With a temperature T both sides are softened and the divergence is
-    multiplied by T^2, and with a weight of `hard_labels` the cross entropy of `labels` (B,) joins
-    in (Hinton et al. 2015, section 2); rows without a label have -100.
-    """
-    wanted = (teacher.detach() / temperature).log_softmax(-1)  # (B, N)
-    given = (students / temperature).log_softmax(-1)  # (S, B, N)
-    divergence = (
-        nn.functional.kl_div(given, wanted.expand_as(given), reduction="none", log_target=True).sum(
-            -1
-        )
-        * temperature**2
-    )  # (S, B)
-    if labels is not None and hard_labels:
-        known = labels != NO_LABEL
-        surprise = nn.functional.cross_entropy(
-            students.transpose(1, 2),
-            labels.expand(len(students), -1),
-            reduction="none",
-            ignore_index=NO_LABEL,
-        )  # (S, B)
-        weight = hard_labels * known.to(divergence.dtype)
-        divergence = (1 - weight) * divergence + weight * surprise
-    return divergence.mean(-1).sum()
-
-
 class _StepTrainer(Trainer, ABC):
     """What both steps share."""
 
     recipe: Recipe
+    task: Task
 
     def compute_loss(
         self,
@@ -208,28 +98,26 @@ class _StepTrainer(Trainer, ABC):
 
 
 class _FinetuneTrainer(_StepTrainer):
-    """Cross entropy of the last classifier, or the sum of all."""
+    """Loss of the last exit on the labels, or the sum of all."""
 
     def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        outputs = model(**inputs, all_layers=self.recipe.joint and model.training)
+        outputs = model(**inputs, all_exits=self.recipe.joint and model.training)
         loss = outputs.loss
-        if outputs.layer_logits is not None:
-            every = outputs.layer_logits  # (L, B, N)
-            labels = inputs["labels"].expand(len(every), -1)
-            loss = len(every) * nn.functional.cross_entropy(every.flatten(0, 1), labels.flatten())
-            outputs.layer_logits = None  # gathered along the wrong dimension otherwise
+        if outputs.exit_logits is not None:
+            loss = joint_loss(self.task, outputs.exit_logits, inputs["labels"])
+            outputs.exit_logits = None  # gathered along the wrong dimension otherwise
         return loss, outputs
 
 
 class _DistilTrainer(_StepTrainer):
-    """Divergence of the students from the last branch."""
+    """Distance of the students from the last exit."""
 
     def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
         labels = inputs.pop("labels", None)
-        outputs = model(**inputs, all_layers=True)
-        logits, recipe = outputs.layer_logits, self.recipe  # (L, B, N)
+        outputs = model(**inputs, all_exits=True)
+        logits, recipe = outputs.exit_logits, self.recipe  # (E, B, N)
         loss = distillation_loss(
-            logits[:-1], logits[-1], labels, recipe.temperature, recipe.hard_labels
+            self.task, logits[:-1], logits[-1], labels, recipe.temperature, recipe.hard_labels
         )
         return loss, outputs
 
@@ -298,7 +186,7 @@ def _run(
             report_to=[],
         )
         if arguments.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
-            arguments._n_gpu = 1  # DataParallel would gather (L, B, N) along L; use --workers
+            arguments._n_gpu = 1  # DataParallel would gather (E, B, N) along E; use --workers
         trainer = trainer_class(
             model=model,
             args=arguments,
@@ -308,7 +196,7 @@ def _run(
             compute_metrics=_accuracy if dev else None,
             callbacks=[_Progress(step)],
         )
-        trainer.recipe = recipe
+        trainer.recipe, trainer.task = recipe, model.task
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     model.eval()

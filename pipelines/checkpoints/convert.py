@@ -29,6 +29,6 @@ def convert(settings: ConvertSettings) -> dict[str, Any]:
     return {
         "output": settings.output,
         "classes": model.config.label_names,
-        "layers": len(model.layers),
+        "layers": model.encoder.depth,
         "hidden_size": backbone.hidden_size,
     }

@@ -10,16 +10,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastbert.calibration.evaluation import Outcome, layer_outputs, outcome, realised_speedups
+from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import shown
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import sample
 from fastbert.weights import load_model
-from pipelines.input.examples import Columns, read_examples
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
 from pipelines.settings import EvaluateSettings, resolve_precision
 
@@ -34,10 +35,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     and so are the operating points that the checkpoint holds."""
     folder = fetch_checkpoint(settings.model)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    columns = Columns(
+    columns = InputColumns(
         settings.text_column,
         settings.pair_column,
-        settings.label_column if settings.labels else None,
+        label=settings.label_column if settings.labels else None,
     )
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)
@@ -51,12 +52,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     points += [OperatingPoint.of_checkpoint(config, n) for n in config.operating_points or {}]
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
-        outputs = layer_outputs(engine, tokens, counter.advance)
-    cost = CostModel.of(config)
-    outcomes = [
-        outcome(outputs, cost, np.array(point.thresholds), truth, point.criterion)
-        for point in points
-    ]
+        outputs = exit_outputs(engine, tokens, counter.advance)
+    cost = CostModel(model)
+    outcomes = [outcome(outputs, cost, point.rule(), truth) for point in points]
     realised: list[float | None] = [None] * len(points)
     if settings.timing:
         realised = [*realised_speedups(engine, sample(tokens, _TIMED_ROWS), points)]

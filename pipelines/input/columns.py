@@ -4,44 +4,26 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.input.shards import Shard, ShardError
-from pipelines.output.retry import passes
+from pipelines.input.unreadable import ShardError
 from pipelines.output.schema import OUTPUT
-
-#: What Arrow raises on files that are not, or not any more, what they should be.
-UNREADABLE = (pa.ArrowException, OSError, UnicodeError)
 
 
 @dataclass(frozen=True)
 class InputColumns:
-    """Which columns of a shard are texts and which are copied to the output."""
+    """Which columns of a shard are texts, which is the class and which are copied to the output."""
 
     text: str = "text"
     pair: str | None = None
     #: None: all but the texts.
     carry: tuple[str, ...] | None = None
+    #: None: the classes are not read.
+    label: str | None = None
 
     @property
     def texts(self) -> list[str]:
         """The text column, or both of a pair."""
         return [self.text] if self.pair is None else [self.text, self.pair]
-
-    def check(self, shard: Shard) -> int:
-        """The shard's number of rows, from its footer.
-
-        Raises ShardError if it cannot be labelled, and the store's own error if that may pass.
-        """
-        try:
-            with shard.open() as file:
-                parquet = pq.ParquetFile(file)
-                self.carried(parquet.schema_arrow)
-                return _rows(parquet.metadata)
-        except UNREADABLE as error:
-            if passes(error):
-                raise
-            raise ShardError(f"cannot be read as Parquet: {error}") from error
 
     def carried(self, schema: pa.Schema) -> dict[str, str]:
         """Input name -> output name of every column to copy.
@@ -78,17 +60,6 @@ class InputColumns:
                 f"two carried columns would be called '{renamed[twice]}'; choose with --carry"
             )
         return renamed
-
-
-def _rows(footer: pq.FileMetaData) -> int:
-    """The number of rows; a footer that contradicts itself would lose some in silence."""
-    rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:
-        raise ShardError(
-            f"its footer says {footer.num_rows} rows, its row groups hold {sum(rows)}; "
-            "write it again"
-        )
-    return int(footer.num_rows)
 
 
 def _listed(names: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,21 +11,13 @@ import pyarrow.parquet as pq
 
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
-from fastbert.training.trainer import Examples
+from fastbert.training.examples import Examples
+from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
 from pipelines.input.texts import decode
 
 Array = np.ndarray[Any, Any]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns that are read."""
-
-    text: str = "text"
-    pair: str | None = None
-    label: str | None = None
 
 
 def _opened(shard: Shard, read: Callable[[pq.ParquetFile], Result]) -> Result:
@@ -105,7 +96,7 @@ def _labels(tables: list[pa.Table], name: str) -> list[str | None]:
 
 def read_examples(
     urls: list[str],
-    columns: Columns,
+    columns: InputColumns,
     labels: list[str] | None = None,
     sample: int | None = None,
     seed: int = 0,
@@ -117,7 +108,7 @@ def read_examples(
     without usable text are left out. Raises InputError for missing columns, those of other types,
     missing labels, and labels that `labels` does not name.
     """
-    wanted = [name for name in (columns.text, columns.pair, columns.label) if name is not None]
+    wanted = columns.texts + ([] if columns.label is None else [columns.label])
     shards = find_shards(urls)
     drawn: Sequence[Array | None] = [None] * len(shards)
     if sample is not None:

@@ -3,35 +3,18 @@
 import os
 import posixpath
 import re
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from fastbert.errors import FastBertError, InputError
+from fastbert.errors import InputError
 from fastbert.filesystem import open_url, shown
 from pipelines.output.retry import Patience, passes
-
-Result = TypeVar("Result")
-
-
-class ShardError(FastBertError):
-    """One shard cannot be labelled; the message says why. The job goes on without it."""
-
-
-def read_patiently(patience: Patience, read: Callable[..., Result], *arguments: Any) -> Result:
-    """The result of a call that reads a shard; ShardError if faults of the store do not pass."""
-    try:
-        return patience(read, *arguments)
-    except Exception as error:
-        if not passes(error):
-            raise
-        raise ShardError(f"cannot be read, tried {patience.tries} times: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.input.columns import UNREADABLE, InputColumns
-from pipelines.input.shards import Shard, ShardError
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import Shard
+from pipelines.input.unreadable import ShardError, parquet_errors
 from pipelines.output.ledger import table_path
-from pipelines.output.retry import passes
 
 #: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
 #: fill the memory.
@@ -39,6 +39,24 @@ class Slice:
         return table_path(self.shard.name, self.first_row)
 
 
+def count_rows(shard: Shard, columns: InputColumns) -> int:
+    """The shard's number of rows, from its footer.
+
+    Raises ShardError if it cannot be labelled, and the store's own error if that may pass.
+    """
+    with parquet_errors(), shard.open() as file:
+        parquet = pq.ParquetFile(file)
+        columns.carried(parquet.schema_arrow)
+        footer = parquet.metadata
+    rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:  # some would be lost in silence
+        raise ShardError(
+            f"its footer says {footer.num_rows} rows, its row groups hold {sum(rows)}; "
+            "write it again"
+        )
+    return int(footer.num_rows)
+
+
 class SliceReader:
     """Reads the rows of slices, in any order; cheaply where one lies behind the last in its shard.
 
@@ -59,17 +77,13 @@ class SliceReader:
         """
         rows = 0
         try:
-            if self._place is None or not self._place.leads_to(piece):
-                self.close()
-                self._place = _Place(piece, self.columns)
-            for batch in self._place.take(piece):
-                rows += batch.num_rows
-                yield batch
-        except UNREADABLE as error:
-            self.close()
-            if passes(error):
-                raise
-            raise ShardError(f"cannot be read as Parquet: {error}") from error
+            with parquet_errors():
+                if self._place is None or not self._place.leads_to(piece):
+                    self.close()
+                    self._place = _Place(piece, self.columns)
+                for batch in self._place.take(piece):
+                    rows += batch.num_rows
+                    yield batch
         except BaseException:
             self.close()  # it is not known where
             raise

@@ -13,8 +13,8 @@ import torch
 
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine, Predictions
-from fastbert.inference.flops import CostModel
 from fastbert.inference.tokens import Tokens
 from fastbert.weights import load_model
 from pipelines.labelling.isolate import Rows, isolate
@@ -56,7 +56,7 @@ class Label:
         device = "cuda" if cuda else "cpu"
         resolved = resolve_precision(precision, device)
         self.engine = Engine(model, device, DTYPES[resolved])
-        self.cost = CostModel.of(model.config)
+        self.cost = CostModel(model)
         self.names = pa.array(model.config.label_names)
         self.point, self.thresholds = point, np.asarray(point.thresholds)
         self.audit_rate = audit_rate

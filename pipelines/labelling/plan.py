@@ -11,8 +11,9 @@ from typing import Any
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import Shard, ShardError, read_patiently
-from pipelines.input.slices import Slice
+from pipelines.input.shards import Shard
+from pipelines.input.slices import Slice, count_rows
+from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.output.ledger import Committed, Record
 from pipelines.output.retry import Patience
 
@@ -141,7 +142,7 @@ def _count_rows(shard: Shard, columns: InputColumns) -> int | ShardError:
     if shard.problem is not None:
         return ShardError(shard.problem)
     try:
-        return read_patiently(Patience(), columns.check, shard)
+        return read_patiently(Patience(), count_rows, shard, columns)
     except ShardError as error:
         return error
 

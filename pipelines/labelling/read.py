@@ -14,9 +14,9 @@ from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import ShardError, read_patiently
 from pipelines.input.slices import BATCH_BYTES, SliceReader
 from pipelines.input.texts import decode
+from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.work import ERROR, IDS, TYPES, Work
 from pipelines.output.retry import Patience

@@ -11,6 +11,7 @@ costs nothing until it is asked for.
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -198,45 +199,59 @@ class Analytics:
         if not isinstance(fs, LocalFileSystem) and not set(names) & set(known):
             self.connection.register_filesystem(fs)
 
-    def _run(self, sql: str, form: str = "fetchall") -> Any:
+    def _run(self, sql: str, form: str) -> Any:
         """The result of the last statement, after the views that they name have been made; `form`
         is the method of DuckDB's relations that gives it."""
         try:
             statements = [statement.query for statement in duckdb.extract_statements(sql)]
+            return [self._answer(statement, form) for statement in statements or [sql]][-1]
         except duckdb.Error as error:
             raise InputError(f"the query failed: {error}") from error
-        return [self._answer(statement, form) for statement in statements or [sql]][-1]
 
-    def _answer(self, sql: str, form: str) -> Any:
+    def _answer(self, statement: str, form: str) -> Any:
+        try:
+            named, others = self.connection.get_table_names(statement), list[str]()
+        except (duckdb.Error, OSError):
+            # It looks for columns, too, as in `join ... using`: then all in turn, the cheap first.
+            named, others = set(), list(self._makers)
+        for name in named:
+            self._make(name.casefold())
         while True:
             try:
-                found = self.connection.sql(sql)
-                return None if found is None else getattr(found, form)()
-            except duckdb.CatalogException as error:
-                missing = re.search(r"Table with name (\w+) does not exist", str(error))
-                if missing is None or not self._make(missing[1].lower()):
-                    raise InputError(f"the query failed: {error}") from error
-            except (duckdb.Error, OSError) as error:
-                raise InputError(f"the query failed: {error}") from error
+                return self._execute(statement, form)
+            except duckdb.CatalogException:
+                if not others:
+                    raise
+                self._make(others.pop(0))
 
-    def _make(self, view: str) -> bool:
-        """Make a view; False if there is none of this name, or there is one already."""
-        makers = {
-            "rows": self._make_rows,
-            "exits": self._make_exits,
-            "slices": lambda: self._run(_SLICES),
-            "runs": lambda: self._run(_RUNS),
+    def _execute(self, statement: str, form: str = "fetchall") -> Any:
+        try:
+            found = self.connection.sql(statement)
+            return None if found is None else getattr(found, form)()
+        except OSError as error:
+            raise InputError(f"the query failed: {error}") from error
+
+    @property
+    def _makers(self) -> dict[str, Callable[[], object]]:
+        """By view, in the order of what making it costs."""
+        return {
             "summaries": self._make_summaries,
+            "exits": self._make_exits,
+            "slices": lambda: self._make_from_exits(_SLICES),
+            "runs": lambda: self._make_from_exits(_RUNS),
+            "rows": self._make_rows,
         }
-        if view not in makers or view in self._made:
-            return False
+
+    def _make(self, view: str) -> None:
+        """Make a view, if it is one of ours and not there yet."""
+        if view not in self._makers or view in self._made:
+            return
         self._made.add(view)
         try:
-            makers[view]()
+            self._makers[view]()
         except BaseException:
             self._made.remove(view)
             raise
-        return True
 
     def _parquet(self, patterns: list[str], hive: bool) -> str:
         quoted = (f"{self.root}/{pattern}".replace("'", "''") for pattern in patterns)
@@ -251,7 +266,7 @@ class Analytics:
         if any(".parquet/" in path for path in self.paths):
             # Spark calls folders so, and object stores find them as if they were files.
             patterns = [re.sub(r"[*?[]", r"[\g<0>]", path) for path in self.paths]
-        self._run(f"create view rows as from {self._parquet(patterns, hive)}")
+        self._execute(f"create view rows as from {self._parquet(patterns, hive)}")
 
     def _make_exits(self) -> None:
         self._make("summaries")
@@ -261,13 +276,17 @@ class Analytics:
         sources = ["from unreported"]
         if self.storage.paths("stats", ".parquet"):
             sources.append(f"from {self._parquet(['stats/*.parquet'], hive=False)}")
-        self._run(_HISTORY.replace("{sources}", " union all by name ".join(sources)))
-        missing = self._run("from listing anti join history using (path)")
+        self._execute(_HISTORY.replace("{sources}", " union all by name ".join(sources)))
+        missing = self._execute("from listing anti join history using (path)")
         if missing:
             records = Ledger(self.storage).records([path for (path,) in missing])
             self.connection.register("unreported", statistics(records))
-        self._run(_CURRENT)
-        self._run(_EXITS)
+        self._execute(_CURRENT)
+        self._execute(_EXITS)
+
+    def _make_from_exits(self, view: str) -> None:
+        self._make("exits")
+        self._execute(view)
 
     def _make_summaries(self) -> None:
         texts = self.storage.read(sorted(self.storage.paths("ledger/runs", ".json")))

@@ -1,10 +1,10 @@
 """The report as one HTML file that needs nothing beside itself."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import resources
-from typing import Any
 
 import jinja2
 import pandas as pd
@@ -12,20 +12,105 @@ import pandas as pd
 from fastbert.filesystem import shown
 from pipelines.reports import figures, questions
 from pipelines.reports.analytics import Analytics
-from pipelines.reports.terminal import cell
+from pipelines.reports.cells import cell, shortened
 
-#: Rows of a table that has one per run: the last. Of other tables the first, which matter most.
+#: Rows of a table.
 _MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class Section:
-    """A picture, or none, beside the table that it shows."""
+    """A table and, if it has something to draw, a picture beside it.
+
+    Both show the frame of that name; the picture shows the one called `drawn`, if that is given.
+    """
 
     title: str
     says: str
-    table: pd.DataFrame
-    picture: str = ""
+    frame: str
+    draw: Callable[[pd.DataFrame], str] | None = None
+    drawn: str = ""
+    #: The table's rows and columns, where it does not show the frame as it is.
+    wide: tuple[str, str] | None = None
+
+
+def _spending(costs: pd.DataFrame) -> str:
+    """Money if prices are known, else seconds."""
+    unit = "price" if costs["price_per_million"].notna().any() else "seconds"
+    values = {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"}
+    return figures.lines(costs, values, f"{unit} per million rows")
+
+
+_SECTIONS = (
+    Section("Labels", "Of all rows the table holds.", "labels", figures.labels),
+    Section("Accuracy by exit layer", "Against the labels that the table carries.", "accuracy"),
+    Section(
+        "Exit layers by label",
+        "A label whose rows leave late is one that the shallow layers do not know well.",
+        "exits by label",
+        wide=("label", "layer"),
+    ),
+    Section(
+        "Exit layers",
+        "The layer that answered, of all rows the table holds; audited rows ran to full depth, "
+        "too.",
+        "exit layers",
+        figures.exit_layers,
+    ),
+    Section(
+        "Exit layers by run",
+        "Another mix than before means that the corpus has changed, or the model.",
+        "exits by run",
+        partial(figures.stacked, key="layer", value="percent", unit="% of rows"),
+        wide=("run_id", "layer"),
+    ),
+    Section(
+        "Cost",
+        "Per million rows, in seconds of the replicas and, with --price-per-hour, in its currency; "
+        "audits included. Full depth is what the same rows would have cost by their FLOPs.",
+        "costs",
+        _spending,
+    ),
+    Section(
+        "Audit",
+        "Of the audited rows, those that early exit labels as full depth does; exact 95 % "
+        "intervals.",
+        "audits",
+        figures.agreement,
+        "audited",
+    ),
+    Section(
+        "Drift of the exit layers",
+        "The share of rows that leave at other layers than when the operating point was "
+        "calibrated.",
+        "drift",
+        partial(figures.lines, values={"drift": "drift"}, unit="share of rows"),
+    ),
+    Section(
+        "Labels by run",
+        "The most frequent ones.",
+        "labels by run",
+        partial(figures.stacked, key="label", value="rows", unit="rows"),
+        wide=("run_id", "label"),
+    ),
+    Section(
+        "Uncertainty",
+        "How sure rows were when they left. The last layer answers all that reach it.",
+        "uncertainty",
+        figures.uncertainties,
+    ),
+    Section(
+        "Where the time goes",
+        "Seconds of work by step, added up over processes; of the rows the table holds.",
+        "times",
+        partial(figures.stacked, key="step", value="value", unit="seconds"),
+        "steps",
+    ),
+    Section("Slowest slices", "", "slowest slices"),
+    Section("Errors", "Rows that have no label, by reason.", "errors"),
+    Section("Unreadable shards", "The last fifty.", "unreadable shards"),
+    Section("Runs", "", "runs"),
+)
 
 
 def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame]) -> str:
@@ -41,7 +126,7 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
         figures=_figures(frames),
         promise=_promise(frames["audits"]),
         alarms=frames["alarms"],
-        sections=_sections(found, frames),
+        sections=_sections({**frames, **_more(found, frames)}),
     )
 
 
@@ -94,124 +179,45 @@ def _promise(audits: pd.DataFrame) -> str:
     )
 
 
-def _sections(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> list[Section]:
-    """The page's body; what there is nothing to say about is left out."""
-
-    def drawn(frame: pd.DataFrame, draw: Callable[..., str], *arguments: Any) -> str:
-        return draw(frame, *arguments) if len(frame) else ""
-
-    def over_time(frame: pd.DataFrame, draw: Callable[..., str], *arguments: Any) -> str:
-        return drawn(frame, draw, *arguments) if len(frames["runs"]) > 1 else ""
-
-    costs, audits = frames["costs"], frames["audits"]
-    exits_by_run = found.query(questions.EXITS_BY_RUN)
-    labels_by_run = found.query(questions.LABELS_BY_RUN)
-    uncertainty, times = found.query(questions.UNCERTAINTY), found.query(questions.TIMES)
-    priced = costs["price_per_million"].notna().any() if len(costs) else False
-    unit = "price" if priced else "seconds"
-    money = "the currency of --price-per-hour" if priced else "seconds of the replicas"
+def _more(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The frames that only the page shows."""
+    audits, times = frames["audits"], found.query(questions.TIMES)
     starts = frames["runs"].set_index("run_id")["started_at"]
-    steps = times.assign(started_at=times["run_id"].map(starts)).melt(
-        ["run_id", "started_at"],
-        ["read_seconds", "tokenize_seconds", "device_seconds", "commit_seconds"],
-        "step",
-    )
-    steps["step"] = steps["step"].str.removesuffix("_seconds")
-    audited = audits[audits["agreement_percent"].notna()]
-    drifting = audits[audits["drift"].notna()]
-    sections = [
-        Section(
-            "Labels",
-            "Of all rows the table holds.",
-            frames["labels"],
-            drawn(frames["labels"], figures.labels),
-        ),
-        Section(
-            "Exit layers by label",
-            "A label whose rows leave late is one that the shallow layers do not know well.",
-            _wide(found.query(questions.EXITS_BY_LABEL), "label", "layer"),
-        ),
-        Section(
-            "Exit layers",
-            "The layer that answered, of all rows the table holds; audited rows ran to full depth, "
-            "too.",
-            frames["exit layers"],
-            drawn(frames["exit layers"], figures.exit_layers),
-        ),
-        Section(
-            "Exit layers by run",
-            "Another mix than before means that the corpus has changed, or the model.",
-            _wide(exits_by_run, "run_id", "layer"),
-            over_time(exits_by_run, figures.stacked, "layer", "percent", "% of rows"),
-        ),
-        Section(
-            "Cost",
-            f"Per million rows, in {money}, audits included; full depth is what the same rows "
-            "would have cost by their FLOPs.",
-            costs,
-            over_time(
-                costs,
-                figures.lines,
-                {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"},
-                f"{unit} per million rows",
-            ),
-        ),
-        Section(
-            "Audit",
-            "Of the audited rows, those that early exit labels as full depth does; exact 95 % "
-            "intervals.",
-            audits,
-            over_time(audited, figures.agreement),
-        ),
-        Section(
-            "Drift of the exit layers",
-            "The share of rows that leave at other layers than when the operating point was "
-            "calibrated.",
-            drifting[["run_id", "started_at", "drift", "drift_p"]],
-            over_time(drifting, figures.lines, {"drift": "drift"}, "share of rows"),
-        ),
-        Section(
-            "Labels by run",
-            "The most frequent ones.",
-            _wide(labels_by_run, "run_id", "label"),
-            over_time(labels_by_run, figures.stacked, "label", "rows", "rows"),
-        ),
-        Section(
-            "Uncertainty",
-            "How sure rows were when they left. The last layer answers all that reach it.",
-            uncertainty,
-            drawn(uncertainty, figures.uncertainties),
-        ),
-        Section(
-            "Where the time goes",
-            "Seconds of work by step, added up over processes; of the rows the table holds.",
-            times,
-            over_time(steps, figures.stacked, "step", "value", "seconds"),
-        ),
-        Section("Slowest slices", "", frames["slowest slices"]),
-        Section("Errors", "Rows that have no label, by reason.", frames["errors"]),
-        Section("Unreadable shards", "The last fifty.", frames["unreadable shards"]),
-        Section("Runs", "", frames["runs"]),
-    ]
-    if "accuracy" in frames:
-        says = "Against the labels that the table carries."
-        sections.insert(1, Section("Accuracy by exit layer", says, frames["accuracy"]))
-    return [
-        replace(section, table=_shortened(section)) for section in sections if len(section.table)
-    ]
+    seconds = ["read_seconds", "tokenize_seconds", "device_seconds", "commit_seconds"]
+    steps = times.assign(started_at=times["run_id"].map(starts))
+    steps = steps.melt(["run_id", "started_at"], seconds, "step")
+    drift = audits.loc[audits["drift"].notna(), ["run_id", "started_at", "drift", "drift_p"]]
+    return {
+        "exits by label": found.query(questions.EXITS_BY_LABEL),
+        "exits by run": found.query(questions.EXITS_BY_RUN),
+        "audited": audits[audits["agreement_percent"].notna()],
+        "drift": drift,
+        "labels by run": found.query(questions.LABELS_BY_RUN),
+        "uncertainty": found.query(questions.UNCERTAINTY),
+        "times": times,
+        "steps": steps.assign(step=steps["step"].str.removesuffix("_seconds")),
+    }
 
 
-def _shortened(section: Section) -> pd.DataFrame:
-    """What of a table is shown: columns that are empty, as prices that nobody gave, are not."""
-    by_run = section.table.columns[0] == "run_id" and section.title != "Unreadable shards"
-    some = section.table.tail(_MOST_ROWS) if by_run else section.table.head(_MOST_ROWS)
-    return some.dropna(axis="columns", how="all")
+def _sections(
+    frames: Mapping[str, pd.DataFrame],
+) -> Iterator[tuple[Section, pd.DataFrame, str]]:
+    """The page's body: sections with their tables and pictures. What there is nothing to say about
+    is left out, and pictures by run where there is only one."""
+    for section in _SECTIONS:
+        frame = frames.get(section.frame, pd.DataFrame())
+        if not len(frame):
+            continue
+        table = _wide(frame, *section.wide) if section.wide else frame
+        drawn, picture = frames[section.drawn] if section.drawn else frame, ""
+        by_run = "started_at" in drawn.columns
+        if section.draw and len(drawn) and (len(frames["runs"]) > 1 or not by_run):
+            picture = section.draw(drawn)
+        yield section, shortened(table, section.frame, _MOST_ROWS), picture
 
 
 def _wide(frame: pd.DataFrame, by: str, key: str) -> pd.DataFrame:
     """Numbers of rows: a row per value of `by`, a column per `key`, the largest first."""
-    if not len(frame):
-        return frame
     table = frame.pivot_table("rows", by, key, "sum", fill_value=0, sort=False)
     if not pd.api.types.is_numeric_dtype(frame[key]):
         table = table[table.sum().sort_values(ascending=False).index[:20]]

@@ -23,8 +23,10 @@ import time
 from email.utils import formatdate
 from pathlib import Path
 
+from support import ROOT
+
 SWIFT_REQUIREMENT = "swift==2.38.3"
-DEFAULT_VENV = Path(__file__).resolve().parents[1] / ".cache" / "swift"
+DEFAULT_VENV = ROOT / ".cache" / "swift"
 START_DEADLINE = 600.0
 REGION = "us-east-1"
 HOST = "127.0.0.1"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+from support import ROOT
+
 BIN = Path(sys.executable).parent
 #: How environment variables of Ray begin.
 RAYS = ("RAY_", "AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")

@@ -18,7 +18,7 @@ from fastbert.model import FastBertForSequenceClassification
 class Answer:
     label: int
     score: float
-    exit_layer: int
+    exit: int
     uncertainty: float
 
 
@@ -38,36 +38,35 @@ def branch_logits(branch: Branch | PooledHead, hidden: torch.Tensor) -> torch.Te
 
 
 @torch.no_grad()
-def all_layers(model: FastBertForSequenceClassification, tokens: Tokens, row: int) -> np.ndarray:
-    """The probabilities of every layer for one row, float64 (L, N)."""
+def all_exits(model: FastBertForSequenceClassification, tokens: Tokens, row: int) -> np.ndarray:
+    """The probabilities of every exit for one row, float64 (E, N)."""
     span = slice(tokens.offsets[row], tokens.offsets[row + 1])
     inputs = {"input_ids": torch.tensor(tokens.ids[span][None]).long()}
     if tokens.types is not None and model.backbone.config.model_type != "distilbert":
         inputs["token_type_ids"] = torch.tensor(tokens.types[span][None]).long()
-    states = model.backbone(**inputs, output_hidden_states=True).hidden_states[1:]
-    pairs = zip(model.branches, states, strict=True)
-    logits = torch.stack([branch_logits(branch, state) for branch, state in pairs])
+    states = model.backbone(**inputs, output_hidden_states=True).hidden_states
+    pairs = zip(model.branches, model.exits, strict=True)
+    logits = torch.stack([branch_logits(branch, states[exit.depth]) for branch, exit in pairs])
     return logits.double().softmax(-1).numpy()
 
 
 def answer(probabilities: np.ndarray, thresholds: np.ndarray) -> Answer:
-    """One row's (L, N) to its answer, by the rule of the paper (equation 7, section 3.3)."""
-    layers, classes = probabilities.shape
-    for layer in range(1, layers + 1):
-        p = probabilities[layer - 1]
+    """One row's (E, N) to its answer, by the rule of the paper (equation 7, section 3.3)."""
+    exits, classes = probabilities.shape
+    for exit, p in enumerate(probabilities):
         uncertainty = float((p * np.log(p)).sum() / np.log(1 / classes))
-        if layer == layers or uncertainty < thresholds[layer - 1]:
-            return Answer(int(p.argmax()), float(p.max()), layer, uncertainty)
-    raise AssertionError("the last layer answers everybody")
+        if exit == exits - 1 or uncertainty < thresholds[exit]:
+            return Answer(int(p.argmax()), float(p.max()), exit, uncertainty)
+    raise AssertionError("the last exit answers everybody")
 
 
 def gap_threshold(probabilities: list[np.ndarray], quantile: float) -> float:
     """A threshold that about this share of all uncertainties lies below, in a gap between two.
 
     Floating point differs in the last bit between batch shapes, so a row exactly on a threshold
-    may leave at either layer; tests must not stand there.
+    may leave at either exit; tests must not stand there.
     """
-    p = np.stack(probabilities)  # (n, L, N)
+    p = np.stack(probabilities)  # (n, E, N)
     seen = np.sort((p * np.log(p)).sum(-1).ravel() / np.log(1 / p.shape[-1]))
     edges = np.concatenate([[0.0], seen, [1.0]])
     middles = (edges[1:] + edges[:-1]) / 2

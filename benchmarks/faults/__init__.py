@@ -1,0 +1,1 @@
+"""What becomes of a run that is killed, cut off or not alone."""

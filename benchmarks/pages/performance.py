@@ -1,0 +1,476 @@
+"""The page docs/benchmarks.md, from the JSON files in benchmarks/results; `tables` writes it."""
+
+import json
+from typing import Any
+
+from benchmarks import RESULTS
+
+FOLLOW_UP = "not measured yet"
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result file."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def table(names: list[str], rows: list[list[Any]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
+
+
+def judged(found: float, target: float, most: bool = False) -> str:
+    """The target, and whether it is met."""
+    met = found <= target if most else found >= target
+    return f"{'≤' if most else '≥'} {target:g}: {'met' if met else '**missed**'}"
+
+
+def where(machine: dict[str, Any]) -> str:
+    """One line about the machine."""
+    versions = ", ".join(
+        f"{name} {value}" for name, value in machine.items() if name not in ("processor", "cores")
+    )
+    return f"{machine['cores']} CPU cores ({machine['processor']}), {versions}"
+
+
+def engine_section() -> str:
+    """Peers, and the clock against the FLOPs."""
+    found = load("engine")
+    ratios = found["ratios"]
+    targets = {
+        "engine : transformers.pipeline": (
+            "batch 32, full depth; tokenizing included on both sides",
+            10,
+        ),
+        "engine : ONNX Runtime fp32": ("full depth, rows sorted by length, batch 32", 4.2),
+        "engine : ONNX Runtime int8": ("the same, dynamically quantised", 2.8),
+        "engine int8 : ONNX Runtime int8": ("both int8", 3.5),
+        "engine : official algorithm": (
+            "same speed; batch 32, padded to 128, compacted per batch",
+            3.5,
+        ),
+        "full depth : products alone": (
+            "matrix products at the engine's own shapes, nothing else",
+            0.95,
+        ),
+    }
+    rows = [
+        [name, how, f"{ratios[name]:.2f}", judged(ratios[name], t)]
+        for name, (how, t) in targets.items()
+    ]
+    for name in ("engine : engine full depth", "engine int8 : engine", "engine bf16 : engine"):
+        rows.append([name, "", f"{ratios[name]:.2f}", ""])
+    agree = found["agreement_with_full_depth"]
+    clock = [
+        [f"{r['speed']:g}", f"{r['flops_speedup']:.2f}", f"{r['realised_speedup']:.2f}"]
+        + [f"{r['realised_by_ideal']:.3f}", judged(r["realised_by_ideal"], 0.95)]
+        for r in found["realised"]
+    ]
+    return f"""## The engine against its peers
+
+AG News test, MiniLM (6 layers), fp32, speed {found["speed"]:g}: the highest at which at most 1 % of all 7,600 labels change
+({100 - 100 * found["agreement_of_all_rows"]:.2f} % do; {found["mean_layers"]:.2f} layers on average, {found["flops_speedup"]:.2f}x fewer FLOPs). All peers have the same
+weights and label the same {found["rows"]:,} rows; medians over {found["rounds"]} rounds in turns. {where(found["machine"])}.
+
+```
+{found["program"]}
+```
+
+{table(["rows per second", "the peer", "ratio", "target"], rows)}
+
+Share of labels equal to full depth's, on these rows: {", ".join(f"{n} {a:.4f}" for n, a in agree.items())}. ONNX Runtime runs torch's
+export of the same model; its own offline optimiser for BERT (`onnxruntime.transformers`) made it no faster. "Products alone" takes the
+faster of torch's two CPU libraries for each shape, so it is a bound that the attention's softmax, the normalisations and the copies
+cannot reach.
+
+### What early exit saves, in FLOPs and on the clock
+
+One slice of {found["slice_rows"]:,} rows; both against the same engine at full depth without branches.
+
+{table(["speed", "FLOPs speed-up", "on the clock", "clock by FLOPs", "target"], clock)}
+"""
+
+
+def tokenizing_section() -> str:
+    """nanotoken against the fast tokenizer."""
+    found = load("tokenizing")
+    rows = []
+    for name, lengths in found.items():
+        if not isinstance(lengths, dict) or "128" not in lengths:
+            continue
+        for length, one in lengths.items():
+            fast = one["times_as_fast"]
+            cells = [f"{fast[state]['bare']:.1f}" for state in ("cold", "steady", "same")]
+            rows.append(
+                [name, length, f"{one['rows']:,}", one["different_rows"], *cells]
+                + [judged(fast["steady"]["bare"], 5)]
+            )
+    names = [
+        "corpus",
+        "max. length",
+        "rows checked",
+        "different",
+        "cold",
+        "steady",
+        "same slice again",
+        "target",
+    ]
+    return f"""## Tokenizing
+
+One core, times as fast as a bare call of Hugging Face's fast tokenizer, slices of up to {found["slice_rows"]:,} rows,
+medians of 5 rounds (IMDb: 3). "Steady" is the
+number that counts: an unseen slice, after other rows of the corpus.
+
+```
+python -m benchmarks.speed.tokenizing --data ag_news=ag_news --data imdb=imdb --data dbpedia14=dbpedia14 --rounds 5 --output benchmarks/results/tokenizing.json
+```
+
+{table(names, rows)}
+"""
+
+
+def pipeline_section() -> str:
+    """The whole job, and its scale."""
+    job, scale = load("job"), load("scale")
+    sizes = scale["overhead"]["sizes"]
+    rows = [
+        [f"{s['slices']:,}", f"{sum(s['milliseconds_per_slice']['job'].values()):.1f}"]
+        + [
+            f"{s['ratios']['job : empty plan']:.2f}",
+            s["ratios"].get("job : empty plan, tuned as the job", ""),
+        ]
+        for s in sizes
+    ]
+    worst = max(s["ratios"]["job : empty plan"] for s in sizes)
+    slices = scale["overhead"]["rows_per_slice_for_2_percent"]
+    memory = scale["memory"]
+    first, last, peak = memory["runs"][0], memory["runs"][-1], memory["peak, largest : smallest"]
+    return f"""## The job
+
+Whole job : engine alone = {job["job : engine"]:.3f} ({judged(job["job : engine"], 0.95)}), from the first commit to the last: start-up is not counted. The engine
+alone has its tokens ready and as many threads as the job's replica ({job["replica_threads"]}); the job reads, tokenizes and commits on the same cores. The
+replica was busy {100 * job["replica_busy"]:.0f} % of the time. Against Ray Data's own recipe for text classification (`read_parquet`, a class with
+`transformers.pipeline`, `write_parquet`): {job["job : recipe"]:.1f} times the rows per second.
+
+```
+{job["command"]}
+```
+
+### Cost of a slice without its model
+
+Plan, scheduling and commit (local disk, synced) of the real job with stages that do nothing, against an empty three-stage Ray Data plan of
+as many one-row blocks, written as in Ray's documentation, and once tuned as the job is.
+
+{table(["slices", "ms per slice", "by the empty plan", "by the tuned empty plan"], rows)}
+
+Target at most 1.2 times the empty plan: {judged(worst, 1.2, True)} (worst {worst:.2f}). A slice at the largest size costs {scale["overhead"]["per slice, largest size : smallest"]:.2f} times one at
+the smallest. To keep this under 2 % of a replica's time, a slice needs {", ".join(f"{n:,} rows at {r}" for r, n in slices.items())}.
+
+### Memory
+
+Peak of the replica, {last["rows"]:,} rows : {first["rows"]:,} rows = {peak:.3f} ({judged(peak, 1.1, True)}): {last["replica_peak_mib"]:,.0f} MiB and
+{first["replica_peak_mib"]:,.0f} MiB, with a tiny model, whose own weight would hide growth less than a real one's.
+
+```
+python -m benchmarks.speed.scale overhead --work work --output benchmarks/results/scale.json
+python -m benchmarks.speed.scale memory --work work --output benchmarks/results/scale.json
+```
+"""
+
+
+def ideas_section() -> str:
+    """What each optimisation was expected to bring, and brought."""
+    found = load("ablations")
+    ratios = found["ratio"]
+
+    def brought(name: str) -> str:
+        return f"{ratios[name]:.2f}x"
+
+    engine = load("engine")["ratios"]
+    rows = [
+        [
+            "pooled survivors: layer by layer over a slice",
+            "as fast as its FLOPs",
+            brought("pools of 1,048,576 tokens (instead of batch by batch)"),
+            "kept",
+        ],
+        [
+            "packed rows: no padding, no masks, attention in groups of one length",
+            "the padding's share",
+            brought("packed rows: no padding, no masks") + " (with the next)",
+            "kept",
+        ],
+        [
+            "oneDNN linear maps with the activation fused",
+            "1.2x",
+            brought("oneDNN linear maps, activations fused"),
+            "kept",
+        ],
+        [
+            "residual sums fused into the product",
+            "1 %",
+            f"{1 / ratios['residual sums apart from the products']:.2f}x",
+            "dropped: not worth an operator of its own",
+        ],
+        [
+            "one product for queries, keys and values",
+            "1–2 %",
+            brought("one product for queries, keys and values"),
+            "kept",
+        ],
+        [
+            "branch attends without projecting keys and values of all tokens",
+            "2 % fewer FLOPs per layer",
+            brought("branch reads tokens without keys and values"),
+            "kept",
+        ],
+        [
+            "embeddings: positions and types in one table",
+            "3 % where rows leave at once",
+            brought("positions and types folded into one table"),
+            "kept",
+        ],
+        [
+            "embeddings computed by the batch that reads them",
+            "2 % where rows leave at once",
+            brought("embeddings by the batch that reads them"),
+            "kept",
+        ],
+        [
+            "batches of 4,096 tokens on CPU",
+            "fits the cache",
+            f"{brought('batches of 4,096 tokens (instead of 1,024)')} over 1,024, {brought('batches of 4,096 tokens (instead of 16,384)')} over 16,384",
+            "kept",
+        ],
+        [
+            "sizes of batches repeat: multiples of 64 tokens",
+            "no memory for what oneDNN keeps per size, at 1 % more work",
+            f"{brought('sizes of batches repeat')}, and the memory above: it was 2.00",
+            "kept",
+        ],
+        [
+            "equal rows computed once",
+            "their share of the rows",
+            f"{brought('equal rows once: 20 % duplicates')} with 20 % duplicates, {brought('equal rows once: the search, on rows without duplicates')} without any",
+            "kept",
+        ],
+        [
+            "`torch.compile` of a layer",
+            "fused element-wise work",
+            "no number: it compiles anew for each batch's mix of lengths, and was stopped after three minutes",
+            "dropped; it also needs a compiler on every worker",
+        ],
+        [
+            "int8 on CPU, dynamic, per output",
+            "2–3x",
+            f"{engine['engine int8 : engine']:.2f}x",
+            "kept as `--precision int8`",
+        ],
+        [
+            "bf16 on CPU",
+            "1.9x on processors that have it",
+            f"{engine['engine bf16 : engine']:.2f}x",
+            "kept as `--precision bf16`",
+        ],
+        [
+            "one decision, one transfer per layer and pool; survivors' places found on the host",
+            "no stalls on a GPU",
+            FOLLOW_UP,
+            "kept: costs nothing",
+        ],
+        [
+            "out of memory halves the batch",
+            "no failed run",
+            "tested with a device that is full",
+            "kept",
+        ],
+        [
+            "variable-length attention on CUDA",
+            "fewer launches",
+            FOLLOW_UP + ": `gpu.py` compares it",
+            "not in the engine until it is measured",
+        ],
+        [
+            "branches only on layers where they pay",
+            "2.8 % of a layer's FLOPs each",
+            "not tried",
+            "dropped: it would change exit layers",
+        ],
+    ]
+    return f"""## Ideas, and what they brought
+
+Ratios are the time without the idea by the time with it, AG News, {found["rows"]:,} rows, medians of {found["rounds"]} rounds in turns; below 1 it costs. Less
+than 0.05 from 1 is noise on this machine: ideas that small were kept where they made the code no longer.
+
+```
+{found["program"]}
+```
+
+{table(["idea", "expected", "brought", "verdict"], rows)}
+"""
+
+
+def gpu_section() -> str:
+    """The GPU's numbers, once there are some."""
+    if not (RESULTS / "gpu.json").exists():
+        return """## On a GPU
+
+Not measured: no GPU could be had. `benchmarks/speed/gpu.py` runs there, without Ray, and is tried on CPU only:
+
+```
+python -m benchmarks.speed.gpu --output benchmarks/results/gpu.json
+```
+
+It compares CUDA with the CPU (labels, exit layers, scores), and BERT-base and MiniLM at 128 and 512 tokens with a plain padded loop, the
+official algorithm, the device's matrix peak and the FLOPs. Nothing in this project claims a GPU figure before that.
+"""
+    found = load("gpu")
+    rows = [
+        [r["model"], r["tokens"], f"{r['rows_per_second']['two layers']:,.0f}"]
+        + [f"{r['share_of_peak']['full depth']:.2f}", f"{r['realised_by_ideal']:.2f}"]
+        + [f"{r['two layers : plain loop']:.1f}", f"{r['two layers : official algorithm']:.1f}"]
+        for r in found["throughput"]
+    ]
+    names = [
+        "model",
+        "tokens",
+        "rows/s at two layers",
+        "full depth by peak",
+        "clock by FLOPs",
+        ": plain loop",
+        ": official",
+    ]
+    return f"## On a GPU\n\n{found['device']}.\n\n{table(names, rows)}\n"
+
+
+def chaos_section() -> str:
+    """What was killed, and what came of it."""
+    runs = {store: load(f"chaos_{store}") for store in ("local", "swift")
+            if (RESULTS / f"chaos_{store}.json").exists()}  # fmt: skip
+    rows = []
+    for store, found in runs.items():
+        kills = ", ".join(f"{n} {kind}s" for kind, n in sorted(found["kills"].items()))
+        faults = sum(n for k, n in (found["proxy"] or {}).items() if k != "connections")
+        wrong = len(found["failed_checks"]) + len(found["findings"])
+        rows.append(
+            [store, f"{found['total_kills']} ({kills})", found["runs"], found["passes"], faults]
+            + [found["corpus"]["rows"] * found["passes"], f"{found['files_read']:,}", wrong]
+        )
+    moments = load("same_second")
+    outcomes = [
+        [store, found["tries"], ", ".join(f"{n} x {k}" for k, n in found["exit_codes"].items())]
+        + [found["tables_with_each_row_once"]]
+        for store, found in moments["stores"].items()
+    ]
+    names = ["store", "killed", "runs", "tables", "store faults", "rows compared"]
+    names += ["files a reader read meanwhile", "wrong"]
+    commands = "\n".join([*(found["command"] for found in runs.values()), moments["command"]])
+    return f"""## Killed at random
+
+Runs are started again and again until a table is done, while their processes are killed with SIGKILL; then each row is compared with an undisturbed
+run's, and ledger and statistics with the rows. [operations.md](operations.md) says why nothing is wrong.
+
+```
+{commands}
+```
+
+{table(names, rows)}
+
+Two jobs started on one output in the same moment; 0 is done, 4 is refused:
+
+{table(["store", "tries", "exit codes", "tables with each row once"], outcomes)}
+"""
+
+
+def reporting_section() -> str:
+    """Reports of a large output."""
+    found = load("reporting")
+    middle = {
+        name: sorted(r[name] for r in found["rounds"])[len(found["rounds"]) // 2]
+        for name in found["rounds"][0]
+    }
+    first, peak, page = (
+        middle[name] for name in ("seconds_to_the_first_table", "peak_megabytes", "html_megabytes")
+    )
+    return f"""## Reports
+
+Of {found["slices"]:,} slices in {found["runs"]} runs ({found["statistics_megabytes"]:.0f} MB of statistics), on a local disk; the middle of {len(found["rounds"])} rounds. Much
+of the time to the first table is Python importing torch, which the package needs and the report does not.
+
+| | | |
+|---|---|---|
+| seconds to the first table | {first:.1f} | {judged(first, 5, True)} |
+| MB at the peak | {peak:,} | {judged(peak, 1000, True)} |
+| MB of HTML | {page:.1f} | {judged(page, 2, True)} |
+
+```
+{found["program"]}
+```
+"""
+
+
+def month_section() -> str:
+    """The simulated month."""
+    found = load("nightly")
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{100 * share:.1f} %"
+
+    rows = [
+        [night["night"], night["event"] or "", f"{night['rows_due']:,}",
+         "" if "rows" not in night else f"{night['rows']:,}",
+         night.get("files_left_alone", ""),
+         "" if night.get("mean_exit_layer") is None else f"{night['mean_exit_layer']:.2f}",
+         percent(night.get("audit_agreement")), percent(night.get("exit_drift")),
+         len(night.get("alarms") or []) or "", night.get("exit_code", "")]
+        for night in found["nights"]
+    ]  # fmt: skip
+    claims = "\n".join(
+        f"* {claim}: {'holds' if holds else '**does not hold**'}"
+        for claim, holds in found["claims"].items()
+    )
+    minutes = judged(found["minutes"], 15, True)
+    claims += f"\n* all of it in minutes: {found['minutes']:.1f} ({minutes})"
+    totals = found["rows_and_flops"]
+    sums = "; ".join(f"{name} {n:,} rows, {flops:,} FLOPs" for name, (n, flops) in totals.items())
+    false = ", ".join(found["nights_with_a_false_alarm"]) or "none"
+    names = ["night", "what happens", "rows due", "labelled", "files left alone", "mean layer",
+             "audit agrees", "exit drift", "alarms", "exit code"]  # fmt: skip
+    return f"""## A simulated month
+
+Thirty nights with two new shards each, a model trained and calibrated (at most 3 % other labels) on made-up tickets; {found["minutes"]:.0f} minutes in all, {found["minutes_of_training"]:.0f} of
+them for training two models, on {where(found["machine"])}.
+
+```
+{found["program"]}
+```
+
+{claims}
+
+Nights with an alarm although nothing was wrong: {false}. The killed run of night 12 had committed {found["rows_committed_by_the_killed_run"]:,} rows, which night 14 did not repeat. Sums: {sums}
+(with `--relabel`, the first two count rows again).
+
+{table(names, rows)}
+"""
+
+
+def performance_page() -> str:
+    """docs/benchmarks.md."""
+    sections = (
+        engine_section,
+        tokenizing_section,
+        pipeline_section,
+        ideas_section,
+        gpu_section,
+        chaos_section,
+    )
+    later = {"reporting": reporting_section, "nightly": month_section}
+    sections += tuple(
+        section for name, section in later.items() if (RESULTS / f"{name}.json").exists()
+    )
+    return (
+        "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `python -m benchmarks.pages.tables`. Machines are shared and drift: "
+        "all numbers are ratios of runs taken in turns.\n\n"
+        + "\n".join(section() for section in sections)
+    )

@@ -1,0 +1,122 @@
+"""A small Chinese BERT from nothing: masked language modelling on the training texts.
+
+For machines that have no pre-trained Chinese weights at hand. Whoever has, passes them to
+`paper.py --backbone bert-base-chinese` instead; what this makes is a stand-in that knows no more
+than the texts of a few data sets.
+
+    python benchmarks/chinese_bert.py --data DATA --output WORK/chinese_bert \\
+        --sets chnsenticorp --sets douban_book_review
+
+DATA holds a folder per set, with train.parquet, and vocab/bert-base-chinese.vocab.txt.
+"""
+
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from measure import machine
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from fastbert.training.examples import Examples
+from fastbert.training.trainer import trains_in_bf16
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import read_examples
+
+CONFIG = {
+    "num_hidden_layers": 6,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "max_position_embeddings": 128,
+}
+LEARNING_RATE, MASKED, MAX_LENGTH, BATCH = 3e-4, 0.15, 128, 32
+
+
+class _Trainer(Trainer):
+    """Predicts tokens where they are masked only: the other six in seven would cost as much."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+        labels = inputs.pop("labels")
+        hidden = model.bert(**inputs).last_hidden_state
+        masked = labels != -100
+        loss: torch.Tensor = nn.functional.cross_entropy(model.cls(hidden[masked]), labels[masked])
+        return loss
+
+
+@click.command()
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--sets", required=True, multiple=True)
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+@click.option("--epochs", default=1.0, show_default=True)
+def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None:
+    """See the top of this file."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s")
+    started = time.monotonic()
+    set_seed(0)
+    tokenizer = BertTokenizer(str(data / "vocab" / "bert-base-chinese.vocab.txt"))
+    texts = [
+        text
+        for name in sets
+        for text in read_examples([str(data / name / "train.parquet")], InputColumns("text"))[
+            0
+        ].texts
+    ]
+    dataset = Examples(texts).tokenize(tokenizer, MAX_LENGTH)
+    model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **CONFIG))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=folder,
+                num_train_epochs=epochs,
+                learning_rate=LEARNING_RATE,
+                per_device_train_batch_size=BATCH,
+                warmup_steps=0.1,
+                weight_decay=0.01,
+                train_sampling_strategy="group_by_length",
+                bf16=trains_in_bf16(),
+                use_cpu=not torch.cuda.is_available(),
+                logging_steps=0.02,
+                save_strategy="no",
+                remove_unused_columns=False,
+                disable_tqdm=True,
+                report_to=[],
+            ),
+            data_collator=DataCollatorForLanguageModeling(
+                tokenizer, mlm_probability=MASKED, pad_to_multiple_of=8
+            ),
+            train_dataset=dataset,
+        )
+        trainer.train()
+    model.bert.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    found = {
+        "sets": sets,
+        "texts": len(texts),
+        "tokens": int(dataset.tokens.lengths.sum()),
+        "epochs": epochs,
+        "config": CONFIG,
+        "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "machine": machine(),
+        "seconds": round(time.monotonic() - started),
+    }
+    (output / "pretraining.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Are promises kept as often as they say? Calibration, again and again, on stored answers.
+
+Claim: of the points that calibration chooses with `--confidence 0.95`, at most one in twenty breaks
+its promise on the rows it has not seen; and not far fewer do.
+
+    python -m benchmarks.quality.paper --data DATA --work WORK --output benchmarks/results/paper
+    python -m benchmarks.quality.promises --work WORK --output benchmarks/results/promises.json
+
+WORK holds `<set>/outputs.npz`, what every layer says of every test row. Each of the splits draws
+half of them to calibrate on; the promise is about the other half. Every criterion is tried with one
+threshold and with thresholds per layer, and once all of them are left to choose from. Sets that are
+in the output but not in WORK stay in it.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.support.measure import machine
+from fastbert.calibration.evaluation import ExitOutputs, exit_layers
+from fastbert.calibration.promises import Shape, keep_promise
+from fastbert.checkpoint import load_config
+from fastbert.exits.criteria import CRITERION_NAMES
+from fastbert.exits.operating_point import Promise
+from fastbert.inference.cost import CostModel
+
+CONFIDENCE = 0.95
+#: What may be chosen from, by a name for the table.
+OFFERS: dict[str, tuple[tuple[str, ...], tuple[Shape, ...]]] = {
+    f"{criterion}, {shape}": ((criterion,), (shape,))
+    for shape in ("uniform", "per-layer")
+    for criterion in CRITERION_NAMES
+} | {"auto": (CRITERION_NAMES, ("uniform", "per-layer"))}
+
+
+def load_outputs(folder: Path) -> tuple[ExitOutputs, CostModel]:
+    """The answers that paper.py has stored for a data set, and what its rows cost."""
+    with np.load(folder / "outputs.npz") as file:
+        outputs = ExitOutputs(file["log_p"].astype(np.float32), file["lengths"].astype(np.int64))
+    return outputs, CostModel.of(load_config(folder / "model"))
+
+
+def cover(
+    outputs: ExitOutputs,
+    cost: CostModel,
+    share: float,
+    offer: tuple[tuple[str, ...], tuple[Shape, ...]],
+    splits: int,
+) -> dict[str, Any]:
+    """How often promises about the rest of the rows were broken, and what they were worth."""
+    fails = outputs.labels != outputs.labels[-1]
+    uncertainties = {criterion: outputs.uncertainties(criterion) for criterion in offer[0]}
+    n = fails.shape[1]
+    broken, disagreements, speedups = 0, [], []
+    for seed in range(splits):
+        order = np.random.default_rng(seed).permutation(n)
+        sample, rest = order[: n // 2], order[n // 2 :]
+        promise = Promise(share, CONFIDENCE, len(rest))
+        chosen = keep_promise(
+            outputs.take(sample), fails[:, sample], cost, promise, *offer, seed=seed
+        )
+        if chosen is None:
+            continue  # too few rows: nothing is promised
+        exits = exit_layers(uncertainties[chosen.criterion][:, rest], chosen.thresholds)
+        disagreement = float(fails[exits - 1, rest].mean())
+        broken += disagreement > share
+        disagreements.append(disagreement)
+        speedups.append(cost.speedup(outputs.lengths[rest], exits))
+    made = len(speedups)
+    return {
+        "promises": made,
+        "broken": int(broken),
+        "share_broken": round(broken / made, 4) if made else None,
+        "mean_disagreement": round(float(np.mean(disagreements)), 5) if made else None,
+        "mean_flops_speedup": round(float(np.mean(speedups)), 3) if made else None,
+    }
+
+
+@click.command()
+@click.option("--work", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+@click.option("--splits", default=200, show_default=True)
+@click.option("--share", default=0.01, show_default=True, help="Promised, of labels that change.")
+def main(work: Path, output: Path, splits: int, share: float) -> None:
+    """See the top of this file."""
+    found: dict[str, Any] = {
+        "program": f"python -m benchmarks.quality.promises --work WORK --splits {splits} "
+        f"--share {share:g} --output benchmarks/results/promises.json",
+        "machine": machine(),
+        "confidence": CONFIDENCE,
+        "share": share,
+        "splits": splits,
+        "sets": json.loads(output.read_text())["sets"] if output.exists() else {},
+    }
+    for folder in sorted(path.parent for path in work.glob("*/outputs.npz")):
+        if "." in folder.name:
+            continue  # another recipe's, of the ablation
+        outputs, cost = load_outputs(folder)
+        rows = len(outputs.lengths)
+        result = found["sets"][folder.name] = {"rows": rows, "calibrated_on": rows // 2}
+        for name, offer in OFFERS.items():
+            started = time.monotonic()
+            result[name] = cover(outputs, cost, share, offer, splits)
+            taken = time.monotonic() - started
+            print(f"{folder.name}, {name}: {result[name]} ({taken:.0f} s)", flush=True)
+        output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How fast it is, and what it holds in memory: engine, job, tokenizing, reports."""

@@ -1,0 +1,232 @@
+"""What each idea in the engine brings: the engine with one of them taken out, against the whole.
+
+Hypothesis: each idea that was kept makes the engine faster, on the same rows at the same speed.
+
+    python -m benchmarks.speed.ablations --model DIR --data FILE --speed S \\
+        --output benchmarks/results/ablations.json
+
+`ratio` is the time without the idea by the time with all of them: above 1 the idea pays.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import click
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.support.measure import interleaved, machine, ratio
+from fastbert.checkpoint import load_tokenizer
+from fastbert.encoders.pretrained import additive_mask
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokens import Tokens, sample, tokenize
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.packed import linear
+from fastbert.packed.batching import Group, groups
+from fastbert.weights import load_model
+
+
+def padded_layers(model: FastBertForSequenceClassification) -> Engine:
+    """Hugging Face's own layers and the branch over padded, masked batches."""
+    engine = Engine(model)
+
+    def mask_of(parts: list[Group]) -> torch.Tensor:
+        lengths = np.repeat([g.length for g in parts], [g.rows for g in parts])
+        return torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
+
+    def pad(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        wide = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+        wide[mask] = hidden[: mask.sum()]
+        return wide
+
+    def layer(block: nn.Module) -> Any:
+        def run(hidden: torch.Tensor, parts: list[Group]) -> torch.Tensor:
+            mask = mask_of(parts)
+            bias = None if mask.all() else additive_mask(mask, hidden.dtype)
+            after = hidden.clone()
+            after[: mask.sum()] = block(pad(hidden, mask), bias)[mask]
+            return after
+
+        return run
+
+    def branch(head: nn.Module) -> Any:
+        def run(hidden: torch.Tensor, parts: list[Group]) -> torch.Tensor:
+            mask = mask_of(parts)
+            return head(pad(hidden, mask), mask)
+
+        return run
+
+    engine.layers = [layer(block) for block in model.layers]
+    engine.branches = [branch(head) for head in model.branches]
+    return engine
+
+
+def torchs_linear_maps(model: FastBertForSequenceClassification) -> Engine:
+    """`torch.nn.functional.linear`, activations and sums after it."""
+    with patch.object(linear, "_onednn", lambda weight: False):
+        return Engine(model)
+
+
+def three_projections(model: FastBertForSequenceClassification) -> Engine:
+    """Queries, keys and values by a product each."""
+    engine = Engine(model)
+    for packed, layer in zip(engine.layers, model.layers, strict=True):
+        own = layer.attention.self
+        parts = [linear.prepared([part]) for part in (own.query, own.key, own.value)]
+        packed.query_key_value = lambda x, parts=parts: torch.cat([p(x) for p in parts], -1)
+    return engine
+
+
+def sums_fused(model: FastBertForSequenceClassification) -> Engine:
+    """Residual connections added by oneDNN within the product."""
+    engine = Engine(model)
+
+    def fused(part: nn.Linear) -> Any:
+        class Product:
+            def __init__(self, x: torch.Tensor) -> None:
+                self.x = x
+
+            def add_(self, y: torch.Tensor) -> torch.Tensor:
+                return multiply(self.x, y, packed, part.bias.detach(), "add")
+
+        packed = torch.ops.mkldnn._reorder_linear_weight(part.weight.detach())
+        multiply = torch.ops.mkldnn._linear_pointwise.binary
+        return Product
+
+    for packed, layer in zip(engine.layers, model.layers, strict=True):
+        packed.output = fused(layer.attention.output.dense)
+        packed.down = fused(layer.output.dense)
+    return engine
+
+
+def keys_and_values_of_all(model: FastBertForSequenceClassification) -> Engine:
+    """The branch projects every token to a key and a value (the same two products; what is done
+    with them costs as much either way)."""
+    engine = Engine(model)
+    for packed, branch in zip(engine.branches, model.branches, strict=True):
+        size = branch.dense.in_features
+        both = linear.prepared([nn.Linear(size, 2 * size)])
+
+        def narrow(x: torch.Tensor, real: Any = packed.narrow, both: Any = both) -> torch.Tensor:
+            narrowed = real(x)
+            both(narrowed)
+            return narrowed
+
+        packed.narrow = narrow
+    return engine
+
+
+def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
+    """Hugging Face's embedding module: three look-ups, two sums."""
+    engine = Engine(model)
+
+    def embed(ids: torch.Tensor, types: Any, parts: list[Group]) -> torch.Tensor:
+        positions = torch.cat([torch.arange(g.length).repeat(g.rows) for g in parts])
+        positions = functional.pad(positions, (0, len(ids) - len(positions)))
+        both = {
+            "token_type_ids": torch.zeros_like(positions)[None],
+            "position_ids": positions[None],
+        }
+        return model.backbone.embeddings(input_ids=ids[None], **both)[0]
+
+    engine.embeddings = embed
+    return engine
+
+
+def embeddings_first(model: FastBertForSequenceClassification) -> Engine:
+    """All embeddings of a pool, before its first layer."""
+
+    class First(Engine):
+        def _embedder(self, tokens: Tokens) -> Any:
+            whole = super()._embedder(tokens)(slice(None), groups(tokens.lengths))
+            return lambda span, parts: whole[span]
+
+    return First(model)
+
+
+VARIANTS = {
+    "packed rows: no padding, no masks": padded_layers,
+    "oneDNN linear maps, activations fused": torchs_linear_maps,
+    "one product for queries, keys and values": three_projections,
+    "residual sums apart from the products": sums_fused,
+    "branch reads tokens without keys and values": keys_and_values_of_all,
+    "positions and types folded into one table": embeddings_apart,
+    "embeddings by the batch that reads them": embeddings_first,
+    "pools of 1,048,576 tokens (instead of batch by batch)": lambda m: Engine(m, pool_tokens=4096),
+    "batches of 4,096 tokens (instead of 1,024)": lambda m: Engine(m, batch_tokens=1024),
+    "batches of 4,096 tokens (instead of 16,384)": lambda m: Engine(m, batch_tokens=16384),
+}
+
+
+@click.command()
+@click.option("--model", "folder", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--speed", required=True, type=float)
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+@click.option("--rows", default=800)
+@click.option("--rounds", default=3)
+def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds: int) -> None:
+    """Measure, print, write JSON."""
+    print(machine())
+    texts = pq.read_table(data)["text"].to_pylist()
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    tokens = sample(tokenize(tokenizer, texts, None, model.config.max_length), rows)
+    limits = np.full(len(model.layers) - 1, speed)
+    engines = {"all": Engine(model)} | {name: make(model) for name, make in VARIANTS.items()}
+    expected = engines["all"].classify(tokens, limits).label
+    for name, engine in list(engines.items()):
+        found = engine.classify(tokens, limits).label
+        same = float((found == expected).mean())
+        print(f"{name}: {same:.4f} of the labels are equal", flush=True)
+        assert same > 0.998, f"{name} computes something else"
+    runs = {k: lambda e=e: e.classify(tokens, limits) for k, e in engines.items()}
+    everything = np.arange(len(tokens))
+
+    def without_search() -> None:
+        with patch.object(Tokens, "distinct", lambda self: (everything, everything)):
+            engines["all"].classify(tokens, limits)
+
+    half = tokens.take(
+        np.concatenate([everything[: len(tokens) * 4 // 5]] + [everything[: len(tokens) // 5]])
+    )
+
+    def duplicates_apart() -> None:
+        with patch.object(Tokens, "distinct", lambda self: (np.arange(len(self)),) * 2):
+            engines["all"].classify(half, limits)
+
+    def any_size() -> None:
+        with patch("fastbert.inference.engine._ROUND", 1):
+            engines["all"].classify(tokens, limits)
+
+    runs["sizes of batches repeat"] = any_size
+    runs["equal rows once: the search, on rows without duplicates"] = without_search
+    runs["20 % duplicates"] = lambda: engines["all"].classify(half, limits)
+    runs["equal rows once: 20 % duplicates"] = duplicates_apart
+    seconds = interleaved(runs, rounds, warm_up=False)
+    ratios = {
+        name: ratio(seconds, name, "all") for name in runs if name not in ("all", "20 % duplicates")
+    }
+    name = "equal rows once: 20 % duplicates"
+    ratios[name] = ratio(seconds, name, "20 % duplicates")
+    result = {
+        "program": "python -m benchmarks.speed.ablations --model models/ag_news "
+        f"--data ag_news/{data.name} "
+        f"--speed {speed:g} --output benchmarks/results/ablations.json",
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "rows": len(tokens),
+        "rounds": rounds,
+        "ratio": ratios,
+        "seconds": {name: [round(s, 3) for s in taken] for name, taken in seconds.items()},
+    }
+    print(json.dumps(ratios, indent=1))
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The engine on a CUDA device: correctness, throughput, and the share of what the device can do.
+
+Hypothesis: BERT-base at 128 tokens reaches 0.55 of the measured bf16 matrix peak at full depth; at
+thresholds where rows take 2 layers on average, 0.85 of what that saves in FLOPs is saved on the
+clock, and at 512 tokens 5,000 rows leave per second.
+
+    python -m benchmarks.speed.gpu --output benchmarks/results/gpu.json
+
+Needs torch and transformers, not Ray. Weights are random, of the real sizes: the clock does not
+care, and thresholds are chosen from the model's own uncertainties. `--device cpu --tiny` tries the
+program itself where there is no GPU; its numbers mean nothing.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from benchmarks.speed.peers import official, padded
+from benchmarks.support.measure import interleaved, machine, ratio
+from fastbert.calibration.evaluation import exit_layers, exit_outputs
+from fastbert.encoders.bert import PackedLayer
+from fastbert.inference.cost import CostModel
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokens import Tokens
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.packed.batching import Group
+
+SIZES = {
+    "BERT-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12),
+    "MiniLM": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12),
+    "tiny": dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2),
+}
+
+
+def made(size: str) -> FastBertForSequenceClassification:
+    """A classifier of this size with random weights, whose layers disagree."""
+    sizes = SIZES[size]
+    config = BertConfig(**sizes, intermediate_size=4 * sizes["hidden_size"], num_labels=4)
+    torch.manual_seed(0)
+    model = FastBertForSequenceClassification.from_classifier(BertForSequenceClassification(config))
+    with torch.no_grad():
+        for branch in model.branches:
+            branch.classifier.weight.mul_(20)
+    return model.eval()
+
+
+def random_rows(lengths: np.ndarray, seed: int = 0) -> Tokens:
+    """Rows of random ids."""
+    ids = np.random.default_rng(seed).integers(1000, 30000, lengths.sum()).astype(np.int32)
+    return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+
+def thresholds_for(engine: Engine, tokens: Tokens, mean_layers: float) -> np.ndarray:
+    """Thresholds (L - 1,) at which these rows take about `mean_layers`: the same share of those
+    that are left leaves at each layer."""
+    uncertainties = exit_outputs(engine, tokens).uncertainties()
+    layers = len(uncertainties)
+    best: tuple[float, np.ndarray] = (np.inf, np.zeros(layers - 1))
+    for share in np.linspace(0.05, 0.95, 37):
+        left = np.ones(len(tokens), bool)
+        limits = np.zeros(layers - 1)
+        for k in range(layers - 1):
+            if left.any():
+                limits[k] = np.quantile(uncertainties[k, left], share)
+                left &= uncertainties[k] >= limits[k]
+        found = exit_layers(uncertainties, limits).mean()
+        best = min(best, (abs(found - mean_layers), limits), key=lambda pair: pair[0])
+    return best[1]
+
+
+def peak(device: str, dtype: torch.dtype, size: int) -> float:
+    """FLOPs per second of one large matrix product, the best of 20."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = interleaved({"product": lambda: finished(lambda: a @ b, device)}, 20)["product"]
+    return 2 * size**3 / min(seconds)
+
+
+def finished(run: Callable[[], Any], device: str) -> Any:
+    """Run, and wait for the device."""
+    result = run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return result
+
+
+@torch.inference_mode()
+def plain_loop(model: FastBertForSequenceClassification, tokens: Tokens, width: int) -> np.ndarray:
+    """What people write: batches of 256 in input order, padded to `width`, full depth."""
+    found = []
+    for start in range(0, len(tokens), 256):
+        rows = np.arange(start, min(start + 256, len(tokens)))
+        ids, mask = (torch.from_numpy(x).to(model.device) for x in padded(tokens, rows, width))
+        found.append(model(ids, mask).logits.argmax(-1))
+    return torch.cat(found).cpu().numpy()
+
+
+def varlen(layer: PackedLayer) -> Callable[[torch.Tensor, list[Group]], torch.Tensor]:
+    """The layer's attention by torch's variable-length kernel: one call per batch."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    def attention(mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        lengths = np.repeat([g.length for g in groups], [g.rows for g in groups])
+        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        starts = torch.from_numpy(ends).to(mixed.device, non_blocking=True)
+        query, key, value = mixed.view(len(mixed), 3, layer.heads, -1).unbind(1)
+        longest = int(lengths.max())
+        context = varlen_attn(query, key, value, starts, starts, longest, longest)
+        return context.flatten(1)
+
+    return attention
+
+
+def correctness(device: str, size: str) -> dict[str, Any]:
+    """The device against float32 on the CPU: label, layer, score."""
+    tokens = random_rows(np.random.default_rng(1).integers(5, 120, 300))
+    reference = Engine(made(size))
+    limits = thresholds_for(reference, tokens, 2)
+    expected = reference.classify(tokens, limits)
+    result = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        found = Engine(made(size), device, dtype).classify(tokens, limits)
+        same = (found.label == expected.label) & (found.exit_layer == expected.exit_layer)
+        result[name] = {
+            "rows": len(tokens),
+            "same_label": float((found.label == expected.label).mean()),
+            "same_exit_layer": float((found.exit_layer == expected.exit_layer).mean()),
+            "largest_score_difference": float(np.abs(found.score - expected.score)[same].max()),
+        }
+    return result
+
+
+def throughput(device: str, size: str, width: int, mixed: bool, rows: int, rounds: int) -> Any:
+    """One model on rows of `width` tokens, or of 8 to `width`."""
+    dtype = torch.bfloat16
+    lengths = np.full(rows, width)
+    if mixed:
+        lengths = np.random.default_rng(2).integers(8, width + 1, rows)
+    tokens = random_rows(lengths)
+    engine, other = Engine(made(size), device, dtype), Engine(made(size), device, dtype)
+    plain = made(size).to(device, dtype)
+    limits = thresholds_for(engine, tokens, 2)
+    runs = {
+        "plain loop": lambda: plain_loop(plain, tokens, width),
+        "official algorithm": lambda: official(plain, tokens, limits, width),
+        "full depth": lambda: engine.full_depth(tokens),
+        "two layers": lambda: engine.classify(tokens, limits),
+    }
+    if device == "cuda":
+        for layer in other.layers:
+            layer._attention = varlen(layer)
+        runs["full depth, varlen"] = lambda: other.full_depth(tokens)
+        runs["two layers, varlen"] = lambda: other.classify(tokens, limits)
+    found = engine.classify(tokens, limits)
+    seconds = interleaved({k: lambda r=r: finished(r, device) for k, r in runs.items()}, rounds)
+    cost = CostModel(plain)
+    full, early = cost.full_flops(lengths).sum(), cost.row_flops(lengths, found.exit_layer).sum()
+    best = peak(device, dtype, 8192 if device == "cuda" else 256)
+    result = {
+        "model": size,
+        "tokens": f"8 to {width}" if mixed else str(width),
+        "rows": rows,
+        "mean_layers": float(found.exit_layer.mean()),
+        "peak_flops_per_second": best,
+        "flops_speedup": float(full / early),
+        "rows_per_second": {k: round(rows / np.median(s), 1) for k, s in seconds.items()},
+        "share_of_peak": {
+            k: float(full / np.median(s) / best) for k, s in seconds.items() if "full" in k
+        },
+        "two layers : plain loop": ratio(seconds, "plain loop", "two layers"),
+        "two layers : official algorithm": ratio(seconds, "official algorithm", "two layers"),
+        "realised_by_ideal": ratio(seconds, "full depth", "two layers") / float(full / early),
+    }
+    if device == "cuda":
+        result["varlen : groups, full depth"] = ratio(seconds, "full depth", "full depth, varlen")
+        result["varlen : groups, two layers"] = ratio(seconds, "two layers", "two layers, varlen")
+    return result
+
+
+@click.command()
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+@click.option("--device", default="cuda", type=click.Choice(["cuda", "cpu"]))
+@click.option("--tiny", is_flag=True, help="Tiny sizes, to try the program.")
+@click.option("--rows", default=16384, help="Rows of 128 tokens; a quarter of that at 512.")
+@click.option("--rounds", default=5)
+def main(output: Path, device: str, tiny: bool, rows: int, rounds: int) -> None:
+    """Measure, print, write JSON."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"torch {torch.__version__} sees no CUDA device; see --help for --tiny")
+    names = ["tiny"] if tiny else ["BERT-base", "MiniLM"]
+    result: dict[str, Any] = {
+        "program": "python -m benchmarks.speed.gpu --output benchmarks/results/gpu.json",
+        "machine": machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "correctness": {name: correctness(device, name) for name in names},
+        "throughput": [],
+    }
+    print(json.dumps(result), flush=True)
+    for name in names:
+        for width, count in ((128, rows), (512, rows // 4)):
+            for mixed in (False, True):
+                result["throughput"].append(throughput(device, name, width, mixed, count, rounds))
+                print(json.dumps(result["throughput"][-1]), flush=True)
+                output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The whole job against its own engine, and against the recipe of Ray Data's documentation.
+
+Hypotheses: in steady state the job labels at least 0.95 times as many rows a second as its engine
+alone does with the same tokens and threads, so reading, tokenizing, committing and Ray hide behind
+the model; and its replica is busy at least 0.95 of the time.
+
+    python -m benchmarks.speed.job --model models/ag_news --data ag_news/train.parquet --work DIR \\
+        --output benchmarks/results/job.json
+
+Steady state: from the first commit record's time of writing to the last's, so starting Ray, its
+workers and the model is not counted; the engine is warmed up, and its tokens are ready. The
+contenders run in turns, and ratios are medians of rounds.
+
+What is fair: here readers, commits and Ray itself share the cores with the model, which on a GPU
+they do not. The engine alone has all cores for itself; whatever the job spends on anything else is
+missing. `replica_busy` says how much of the time the replica had a slice to work on.
+
+The recipe is that of the guide "Working with Text": transformers' text-classification pipeline in a
+pool of two actors, here between read_parquet and write_parquet. Added are the truncation, without
+which long texts fail, and batches of 32 rows, without which one batch would be everything. It runs
+the checkpoint at full depth, on the first --recipe-rows rows. Its time is from its first batch's
+end to its last's; writing the last is not counted.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from benchmarks.support.measure import machine
+from fastbert.checkpoint import load_config
+from fastbert.exits.operating_point import OperatingPoint
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import find_shards
+from pipelines.input.slices import Slice
+from pipelines.labelling import job
+from pipelines.labelling.classify import Label, tokens_of
+from pipelines.labelling.read import ReadTokenize
+from pipelines.labelling.work import ERROR, Work
+from pipelines.running.ray_data import share_of_cluster
+from pipelines.settings import LabelSettings
+
+
+def write_corpus(data: Path, folder: Path, rows: int) -> Path:
+    """One shard with `rows` texts: those of `data`, from the start again when they run out."""
+    texts = pq.read_table(data, columns=["text"])["text"]
+    chosen = texts.take(pa.array(np.arange(rows) % len(texts)))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": chosen, "id": np.arange(rows)}), folder / "texts.parquet")
+    return folder
+
+
+class EngineAlone:
+    """The job's engine, over tokens that are ready, slice by slice like the job."""
+
+    def __init__(self, settings: LabelSettings, threads: int) -> None:
+        config = load_config(Path(settings.model))
+        point = OperatingPoint.asked(config, settings.speed, settings.operating_point)
+        self.thresholds = np.asarray(point.thresholds)
+        shard = find_shards(list(settings.input))[0]
+        rows = pq.read_metadata(shard.url.removeprefix("file://")).num_rows
+        read = ReadTokenize(settings.model, config.max_length, InputColumns())
+        self.tokens = []
+        for first in range(0, rows, settings.slice_rows):
+            piece = Slice(shard, rows, first, min(settings.slice_rows, rows - first))
+            table = read(Work(piece)).table
+            assert table is not None
+            good = table[ERROR].is_null().to_numpy()
+            self.tokens.append(tokens_of(table.combine_chunks(), good))
+        replica = Label(settings.model, point, 0.0, settings.precision, threads)
+        self.engine = replica.engine
+        self.engine.classify(self.tokens[0], self.thresholds)  # warm-up
+
+    def __call__(self) -> dict[str, float]:
+        """Rows per second."""
+        started = time.perf_counter()
+        for tokens in self.tokens:
+            self.engine.classify(tokens, self.thresholds)
+        rows = sum(len(tokens) for tokens in self.tokens)
+        return {"rows_per_second": rows / (time.perf_counter() - started)}
+
+
+def whole_job(settings: LabelSettings) -> dict[str, float]:
+    """Rows per second in steady state, and the share of that time in which the replica worked."""
+    shutil.rmtree(settings.output, ignore_errors=True)
+    job.label(settings)
+    files = Path(settings.output, "ledger", "slices").iterdir()
+    commits = sorted((file.stat().st_mtime_ns, file) for file in files)
+    seconds = (commits[-1][0] - commits[0][0]) / 1e9
+    counted = [json.loads(file.read_text()) for _, file in commits[1:]]
+    return {
+        "rows_per_second": sum(record["rows"] for record in counted) / seconds,
+        "replica_busy": sum(record["device_seconds"] for record in counted) / seconds,
+    }
+
+
+class TextClassifier:
+    """As in the guide."""
+
+    def __init__(self, model: str, max_length: int, journal: str) -> None:
+        from transformers import pipeline
+
+        import fastbert.model  # noqa: F401  registers the checkpoint's type
+
+        self.options = {"truncation": True, "max_length": max_length}
+        self.model = pipeline("text-classification", model, device="cpu")
+        self.journal = journal
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Adds the labels of a batch."""
+        found = self.model(list(batch["text"]), **self.options)
+        batch["label"] = np.array([prediction["label"] for prediction in found])
+        with open(self.journal, "a") as file:
+            file.write(f"{time.monotonic()} {len(found)}\n")
+        return batch
+
+
+def recipe(corpus: Path, work: Path, model: str, batch_size: int) -> dict[str, float]:
+    """Rows per second between the first batch's end and the last's."""
+    journal = work / "recipe.txt"
+    journal.unlink(missing_ok=True)
+    max_length = load_config(Path(model)).max_length
+    ray.data.read_parquet(str(corpus)).map_batches(
+        TextClassifier,
+        fn_constructor_args=(model, max_length, str(journal)),
+        batch_size=batch_size,
+        compute=ray.data.ActorPoolStrategy(size=2),
+    ).write_parquet(str(work / "recipe"))
+    times, rows = np.loadtxt(journal, ndmin=2).T
+    order = np.argsort(times)
+    return {"rows_per_second": float(rows[order][1:].sum() / (times.max() - times.min()))}
+
+
+@click.command()
+@click.option("--model", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--work", required=True, type=click.Path(path_type=Path), help="For data and output.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The JSON file.")
+@click.option("--speed", default=0.3, show_default=True)
+@click.option("--rows", default=14_336, show_default=True, help="Rows the job labels.")
+@click.option("--slice-rows", default=2_048, show_default=True)
+@click.option("--recipe-rows", default=1_024, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def main(
+    model: Path,
+    data: Path,
+    work: Path,
+    output: Path,
+    speed: float,
+    rows: int,
+    slice_rows: int,
+    recipe_rows: int,
+    rounds: int,
+) -> None:
+    """Run all in turns, write JSON."""
+    print(machine("ray"), file=sys.stderr)
+    work = work.absolute()
+    settings = LabelSettings(
+        input=(str(write_corpus(data, work / "in", rows)),),
+        output=str(work / "out"),
+        model=str(model.absolute()),
+        speed=speed,
+        slice_rows=slice_rows,
+    )
+    few = write_corpus(data, work / "few", recipe_rows)
+    threads = share_of_cluster(settings).replica_cpus
+    contenders = {
+        "engine": EngineAlone(settings, threads),
+        "job": lambda: whole_job(settings),
+        "recipe": lambda: recipe(few, work, settings.model, batch_size=32),
+    }
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            runs[name].append(run())
+            print(name, runs[name][-1], file=sys.stderr)
+    ray.shutdown()
+
+    def compare(other: str) -> float:
+        pairs = zip(runs["job"], runs[other], strict=True)
+        return round(median(a["rows_per_second"] / b["rows_per_second"] for a, b in pairs), 3)
+
+    result = {
+        "command": "python -m benchmarks.speed.job --model models/ag_news "
+        f"--data ag_news/{data.name} --speed {speed:g} --rows {rows} --slice-rows {slice_rows} "
+        f"--recipe-rows {recipe_rows} --rounds {rounds} --work work "
+        "--output benchmarks/results/job.json",
+        "machine": machine("ray", "pyarrow"),
+        "replica_threads": threads,
+        "job : engine": compare("engine"),
+        "job : recipe": compare("recipe"),
+        "replica_busy": round(median(run["replica_busy"] for run in runs["job"]), 3),
+        "rows_per_second": {
+            name: [round(run["rows_per_second"], 1) for run in mine] for name, mine in runs.items()
+        },
+    }
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

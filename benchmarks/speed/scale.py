@@ -1,0 +1,396 @@
+"""What a slice costs beside its model, whether memory stays flat, and one huge row group.
+
+Hypotheses:
+
+* overhead: planning, scheduling and committing a slice costs at most 1.2 times what Ray Data needs
+  for an empty plan (three pools of one actor that return their block) over as many one-row blocks,
+  and is linear in the number of slices. The job is the real one, with stages that neither read nor
+  load a model; table and ledger are written to a local disk, synced.
+* memory: the replica's peak at a million rows is at most 1.1 times that at ten thousand. The job
+  is the real one with a tiny model. The peak is the resident set's (VmHWM), reset once the model
+  is loaded and the first slice done.
+* reading: a shard that is one row group takes as long slice by slice as in one pass.
+
+    python -m benchmarks.speed.scale overhead --work DIR --output benchmarks/results/scale.json
+    python -m benchmarks.speed.scale memory --work DIR --output benchmarks/results/scale.json
+    python -m benchmarks.speed.scale reading --work DIR --output benchmarks/results/scale.json
+
+Each writes its own part of the JSON. Everything is generated below DIR. Start-up is not counted:
+the overhead is the plan, the input's way into the object store, first to last result, and the end
+of the run. The smallest size is run in turns, and its ratio is a median of rounds; a larger one
+takes minutes, and is run once per contender, one straight after the other.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy
+from support.models import tiny_fastbert, tiny_tokenizer
+from support.shards import WORDS
+
+from benchmarks.support.measure import interleaved, machine, ratio
+from fastbert.weights import save_checkpoint
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import find_shards
+from pipelines.input.slices import Slice, SliceReader
+from pipelines.labelling import job
+from pipelines.labelling.classify import Label
+from pipelines.labelling.work import Work
+from pipelines.running import ray_data as ray_stages
+from pipelines.running.cluster import start_ray
+from pipelines.settings import LabelSettings
+
+Seconds = dict[str, float]
+
+
+class NullRead:
+    """`ReadTokenize` without reading or tokenizing."""
+
+    def __init__(self, *_: Any) -> None:
+        self.table = pa.table({"id": [0]})
+
+    def __call__(self, work: Work) -> Work:
+        return work.with_table(self.table, read_seconds=0.0, tokenize_seconds=0.0)
+
+
+class NullLabel:
+    """`Label` without a model."""
+
+    def __init__(self, *_: Any) -> None:
+        counts = dict.fromkeys(("exits", "exit_tokens", "exit_flops"), [1])
+        names = ("error_rows", "full_flops", "audit_rows", "audit_agreements", "audit_flops")
+        self.measured = counts | dict.fromkeys(names, 0) | {"tokens": 1, "device_seconds": 0.0}
+
+    def __call__(self, work: Work) -> Work:
+        assert work.table is not None
+        return work.with_table(work.table, device="none", precision="none", **self.measured)
+
+
+class NullReadActor(ray_stages.OnBlocks):
+    make = NullRead
+
+
+class NullLabelActor(ray_stages.OnBlocks):
+    make = NullLabel
+
+
+class Return:
+    """An empty stage; its subclasses keep the operators apart."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return block
+
+
+class First(Return):
+    pass
+
+
+class Second(Return):
+    pass
+
+
+class Third(Return):
+    pass
+
+
+def empty_plan(slices: int, as_we_do: bool = False) -> Seconds:
+    """Ray Data's floor, as its documentation writes it, or tuned the way the job is."""
+    started = time.perf_counter()
+    if as_we_do:
+        rows = [{"x": i} for i in range(slices)]
+        data = ray.data.from_items(rows, override_num_blocks=slices)
+    else:
+        data = ray.data.from_arrow([pa.table({"x": [i]}) for i in range(slices)])
+    put = time.perf_counter()
+    for stage, cpus in ((First, 0.5), (Second, 2), (Third, 0.25)):
+        data = data.map_batches(
+            stage,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=cpus,
+            compute=ActorPoolStrategy(
+                min_size=1,
+                max_size=1,
+                max_tasks_in_flight_per_actor=job._SLICES_PER_ACTOR if as_we_do else None,
+            ),
+        )
+    times = [time.perf_counter() for _ in data.iter_rows()]
+    assert len(times) == slices
+    return {"before": put - started, "stages": times[-1] - times[0], "after": 0.0}
+
+
+def null_job(corpus: Path, output: Path, checkpoint: str) -> Seconds:
+    """The labelling job with null stages, over as many slices as `corpus` has rows."""
+    shutil.rmtree(output, ignore_errors=True)
+    marks: list[float] = []
+    real_stages, real_items = ray_stages.run_stages, ray.data.from_items
+
+    def from_items(*arguments: Any, **options: Any) -> Any:
+        data = real_items(*arguments, **options)
+        marks.append(time.perf_counter())
+        return data
+
+    def run_stages(*arguments: Any) -> Iterator[Any]:
+        for result in real_stages(*arguments):
+            marks.append(time.perf_counter())
+            yield result
+
+    with (
+        patch.object(ray_stages, "ReadTokenizeActor", NullReadActor),
+        patch.object(ray_stages, "LabelActor", NullLabelActor),
+        patch.object(ray_stages, "run_stages", run_stages),
+        patch.object(ray.data, "from_items", from_items),
+    ):
+        started = time.perf_counter()
+        job.label(null_settings(corpus, output, checkpoint))
+        ended = time.perf_counter()
+        before, first, last = marks[0] - started, marks[1], marks[-1]
+    return {"before": before, "stages": last - first, "after": ended - last}
+
+
+def null_settings(corpus: Path, output: Path, checkpoint: str) -> LabelSettings:
+    """One row per slice."""
+    return LabelSettings(
+        input=(str(corpus),), output=str(output), model=checkpoint, speed=0.5, slice_rows=1
+    )
+
+
+def tiny_checkpoint(work: Path) -> str:
+    """A checkpoint of three layers of 36."""
+    folder = work / "checkpoint"
+    save_checkpoint(tiny_fastbert(), tiny_tokenizer(work), str(folder))
+    return str(folder)
+
+
+def write_corpus(folder: Path, rows: int, rows_per_shard: int) -> Path:
+    """Shards of random texts of 4 to 12 words."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for first in range(0, rows, rows_per_shard):
+        count = min(rows_per_shard, rows - first)
+        words = np.array(WORDS)[generator.integers(0, len(WORDS), (count, 12))]
+        lengths = generator.integers(4, 13, count)
+        texts = [" ".join(row[:n]) for row, n in zip(words, lengths, strict=True)]
+        table = pa.table({"text": texts, "id": np.arange(first, first + count)})
+        pq.write_table(table, folder / f"{first:09d}.parquet", row_group_size=count)
+    return folder
+
+
+@click.group()
+def main() -> None:
+    """Measure, and write JSON."""
+
+
+def measured(part: Callable[..., dict[str, Any]]) -> click.Command:
+    """A command that adds what `part` finds to the JSON."""
+
+    def run(work: Path, output: Path, **options: Any) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        print(machine("ray", "pyarrow"), file=sys.stderr)
+        found = {"options": options, "machine": machine("ray", "pyarrow"), **part(work, **options)}
+        known = json.loads(output.read_text()) if output.exists() else {}
+        output.write_text(json.dumps(known | {part.__name__: found}, indent=1) + "\n")
+        print(json.dumps(found))
+
+    folder = click.Path(path_type=Path)
+    command = click.command(part.__name__, help=part.__doc__)(run)
+    command.params = [
+        *getattr(part, "__click_params__", []),
+        click.Option(["--work"], required=True, type=folder, help="Where to generate data."),
+        click.Option(["--output"], required=True, type=folder, help="The JSON file."),
+    ]
+    main.add_command(command)
+    return command
+
+
+@measured
+@click.option("--slices", multiple=True, default=(1_000, 3_000, 10_000), show_default=True)
+@click.option("--rounds", default=3, show_default=True, help="Of the smallest size.")
+def overhead(work: Path, slices: tuple[int, ...], rounds: int) -> dict[str, Any]:
+    """Cost of a slice beside reading and the model."""
+    checkpoint = tiny_checkpoint(work)
+    start_ray()
+    contenders = {
+        "empty plan": empty_plan,
+        "job": lambda n: null_job(work / f"in{n}", work / "out", checkpoint),
+        "empty plan, tuned as the job": lambda n: empty_plan(
+            n, as_we_do=True
+        ),  # smallest size only
+    }
+    empty_plan(100)  # warm-up
+    sizes = []
+    for n in sorted(slices):
+        write_corpus(work / f"in{n}", n, rows_per_shard=100)
+        smallest = n == min(slices)
+        names = list(contenders) if smallest else ["empty plan", "job"]
+        runs: dict[str, list[Seconds]] = {name: [] for name in names}
+        for _ in range(rounds if smallest else 1):
+            for name in names:
+                runs[name].append(contenders[name](n))
+                print(n, name, runs[name][-1], file=sys.stderr)
+        started = time.perf_counter()
+        job.label(null_settings(work / f"in{n}", work / "out", checkpoint))
+        again = time.perf_counter() - started
+        sizes.append(
+            {
+                "slices": n,
+                "rounds": len(runs["job"]),
+                "milliseconds_per_slice": {
+                    name: {
+                        part: round(1e3 * median(run[part] for run in mine) / n, 3)
+                        for part in ("before", "stages", "after")
+                    }
+                    for name, mine in runs.items()
+                },
+                "ratios": {
+                    f"job : {name}": compare(runs["job"], runs[name])
+                    for name in names
+                    if name != "job"
+                },
+                "milliseconds_per_slice_of_a_run_with_nothing_to_do": round(1e3 * again / n, 3),
+            }
+        )
+    ray.shutdown()
+    per_slice = [sum(size["milliseconds_per_slice"]["job"].values()) for size in sizes]
+    return {
+        "sizes": sizes,
+        "per slice, largest size : smallest": round(per_slice[-1] / per_slice[0], 3),
+        # Were nothing of the overhead hidden behind the device.
+        "rows_per_slice_for_2_percent": {
+            f"{rate} rows/s": round(per_slice[-1] / 1e3 / 0.02 * rate)
+            for rate in (1_000, 5_000, 10_000, 20_000, 50_000)
+        },
+    }
+
+
+def compare(ours: list[Seconds], theirs: list[Seconds]) -> float:
+    """The median over rounds of the ratio of whole runs."""
+    pairs = zip(ours, theirs, strict=True)
+    return round(median(sum(a.values()) / sum(b.values()) for a, b in pairs), 3)
+
+
+class WatchedLabel(Label):
+    """`Label` that writes down its process's memory after each slice."""
+
+    journal = ""
+    slices = 0
+
+    def __call__(self, work: Work) -> Work:
+        done = super().__call__(work)
+        peak = read_memory("VmHWM")
+        with open(self.journal, "a") as file:
+            file.write(f"{peak} {read_memory('VmRSS')}\n")
+        if self.slices == 0:  # loading the model needs more than running it
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
+        self.slices += 1
+        return done
+
+
+def read_memory(name: str) -> int:
+    """KiB, from /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def shared_memory() -> float:
+    """MiB of the machine; the object store lies there, and keeps what it once had."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Shmem:")).split()[1]) / 1024
+
+
+class WatchedLabelActor(ray_stages.OnBlocks):
+    make = WatchedLabel
+
+
+@measured
+@click.option("--rows", multiple=True, default=(10_000, 1_000_000), show_default=True)
+@click.option("--slice-rows", default=2_048, show_default=True)
+def memory(work: Path, rows: tuple[int, ...], slice_rows: int) -> dict[str, Any]:
+    """Peak memory of a replica."""
+    checkpoint = tiny_checkpoint(work)
+    at_rest = shared_memory()
+    start_ray()
+    runs = []
+    for n in sorted(rows):
+        corpus = write_corpus(work / "in", n, rows_per_shard=100_000)
+        shutil.rmtree(work / "out", ignore_errors=True)
+        journal = work / "memory.txt"
+        journal.unlink(missing_ok=True)
+        WatchedLabel.journal = str(journal)
+        with patch.object(ray_stages, "LabelActor", WatchedLabelActor):
+            summary = job.label(
+                LabelSettings(
+                    input=(str(corpus),),
+                    output=str(work / "out"),
+                    model=checkpoint,
+                    speed=0.5,
+                    slice_rows=slice_rows,
+                )
+            )
+        assert summary["rows"] == n
+        peaks = np.loadtxt(journal, ndmin=2) / 1024
+        runs.append(
+            {
+                "rows": n,
+                "slices": len(peaks),
+                "replica_peak_mib": round(float(peaks[1:, 0].max()), 1),
+                "replica_at_the_end_mib": round(float(peaks[-1, 1]), 1),
+                "driver_at_the_end_mib": round(read_memory("VmRSS") / 1024, 1),
+                "object_store_peak_mib": round(shared_memory() - at_rest, 1),
+                "seconds": summary["seconds"],
+            }
+        )
+        print(runs[-1], file=sys.stderr)
+    ray.shutdown()
+    peak = runs[-1]["replica_peak_mib"] / runs[0]["replica_peak_mib"]
+    return {"runs": runs, "peak, largest : smallest": round(peak, 3)}
+
+
+@measured
+@click.option("--rows", default=1_000_000, show_default=True)
+@click.option("--slice-rows", default=16_384, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def reading(work: Path, rows: int, slice_rows: int, rounds: int) -> dict[str, Any]:
+    """Slices of one huge row group."""
+    shard = find_shards([str(write_corpus(work / "in", rows, rows_per_shard=rows))])[0]
+    columns = InputColumns()
+    pieces = [
+        Slice(shard, rows, first, min(slice_rows, rows - first))
+        for first in range(0, rows, slice_rows)
+    ]
+
+    def one_reader() -> None:
+        reader = SliceReader(columns)
+        assert sum(reader.read(piece)[0].num_rows for piece in pieces) == rows
+
+    def reader_for_each() -> None:
+        assert sum(SliceReader(columns).read(piece)[0].num_rows for piece in pieces) == rows
+
+    contenders = {
+        "one pass": lambda: SliceReader(columns).read(Slice(shard, rows, 0, rows)),
+        "slice by slice": one_reader,
+        "opened for each slice": reader_for_each,
+    }
+    seconds = interleaved(contenders, rounds)
+    return {
+        "slices": len(pieces),
+        "slice by slice : one pass": ratio(seconds, "slice by slice", "one pass"),
+        "opened for each slice : one pass": ratio(seconds, "opened for each slice", "one pass"),
+    }
+
+
+if __name__ == "__main__":
+    main()

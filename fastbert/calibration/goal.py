@@ -1,0 +1,200 @@
+"""What an operating point is to reach, and the point that a sample proves to reach it.
+
+Letters: n rows, E exits.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.calibration.promises import Choice, Shape, keep_promise, reach_speedup, rows_needed
+from fastbert.checkpoint import save_config
+from fastbert.configuration import FastBertConfig
+from fastbert.errors import InputError
+from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
+from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
+from fastbert.filesystem import shown
+from fastbert.inference.cost import CostModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One of the first three, and how it is to be proven.
+
+    Raises InputError for none or several of them, and for shares outside of (0, 1).
+    """
+
+    #: Largest share of rows whose label may differ from full depth's.
+    max_disagreement: float | None = None
+    #: Largest share of rows that may be wrong where full depth is right; needs labels.
+    max_accuracy_loss: float | None = None
+    #: Times fewer FLOPs than full depth; no promise.
+    speedup: float | None = None
+    #: Probability with which the promise, or the bound on what a speed-up costs, holds.
+    confidence: float = 0.95
+    #: How many rows the promise is about; None: all that could ever come.
+    promise_rows: int | None = None
+    #: Of `CRITERIA`; "auto" takes the fastest.
+    criterion: str = DEFAULT_CRITERION
+    shape: Shape | Literal["auto"] = "uniform"
+    #: Of the point; None: what is asked for, in short.
+    name: str | None = None
+    #: Of dividing the rows into those that choose and those that prove.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self._asked()) != 1:
+            raise InputError(
+                "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
+                "the point is for"
+            )
+        for name in ("max_disagreement", "max_accuracy_loss", "confidence"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {share}, expected a share, more than 0 and "
+                    "less than 1: 0.01 is 1 %"
+                )
+        for name in ("speedup", "promise_rows"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+        if self.speedup is not None and "auto" in (self.criterion, self.shape):
+            raise InputError("--speedup wants a --criterion, and --shape uniform")
+
+    @property
+    def title(self) -> str:
+        """The point's name."""
+        ((asked, value),) = self._asked().items()
+        return self.name or f"{asked.replace('_', '-')}-{value:g}"
+
+    @property
+    def promise(self) -> Promise | None:
+        """What is to be kept; None for a speed-up."""
+        if self.max_disagreement is not None:
+            return Promise(self.max_disagreement, self.confidence, self.promise_rows)
+        if self.max_accuracy_loss is not None:
+            return Promise(
+                self.max_accuracy_loss, self.confidence, self.promise_rows, "accuracy-loss"
+            )
+        return None
+
+    def _asked(self) -> dict[str, float]:
+        names = ("max_disagreement", "max_accuracy_loss", "speedup")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def proven_point(
+    goal: Goal,
+    outputs: ExitOutputs,
+    truth: NDArray[np.integer] | None,
+    cost: CostModel,
+    corpus: Iterable[str],
+    precision: str,
+) -> OperatingPoint:
+    """The fastest point that reaches the goal, with its evidence; InputError if there is none.
+
+    `truth` (n,) are the right class indices, which only `max_accuracy_loss` needs. The URLs of the
+    `corpus` and the `precision` that the outputs come from become part of the evidence.
+    """
+    fails = harmed(outputs, truth)
+    if goal.promise is None:
+        chosen = _fast(goal, outputs, fails, cost)
+    else:
+        chosen = _safe(goal, goal.promise, outputs, fails, cost)
+    depths = [each.depth for each in cost.exits]
+    evidence = Evidence(
+        rows=chosen.rows,
+        broken=chosen.broken,
+        bound=chosen.bound,
+        exits=chosen.exits,
+        flops_speedup=chosen.flops_speedup,
+        corpus=", ".join(map(shown, corpus)),
+        precision=precision,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        exit_depths=depths,
+    )
+    return OperatingPoint(
+        goal.title, chosen.thresholds, chosen.criterion, goal.promise, evidence, depths
+    )
+
+
+def harmed(outputs: ExitOutputs, truth: NDArray[np.integer] | None) -> NDArray[np.bool_]:
+    """Where a row's answer would do harm, bool (E, n): it is not full depth's, or, if the `truth`
+    (n,) is known, it is wrong and full depth's is right."""
+    if truth is None:
+        return outputs.differs(outputs.answers[-1])
+    wrong = outputs.differs(outputs.task.truth(truth))
+    fails: NDArray[np.bool_] = wrong & ~wrong[-1]
+    return fails
+
+
+def _fast(goal: Goal, outputs: ExitOutputs, fails: NDArray[np.bool_], cost: CostModel) -> Choice:
+    """The slowest thresholds that are fast enough; InputError if there are none."""
+    assert goal.speedup is not None
+    found = reach_speedup(outputs, fails, cost, goal.speedup, goal.confidence, goal.criterion)
+    if found is None:
+        raise InputError(
+            f"--speedup is {goal.speedup:g}, more than leaving at the first exit brings; "
+            f"expected less: without an exit before the first layer, that is {cost.encoder.depth} "
+            "at most"
+        )
+    return found
+
+
+def _safe(
+    goal: Goal,
+    promise: Promise,
+    outputs: ExitOutputs,
+    fails: NDArray[np.bool_],
+    cost: CostModel,
+) -> Choice:
+    """The fastest thresholds that keep the promise; InputError if there are none."""
+    criteria = tuple(CRITERIA) if goal.criterion == "auto" else (goal.criterion,)
+    shapes: tuple[Shape, ...] = ("uniform", "per-layer") if goal.shape == "auto" else (goal.shape,)
+    found = keep_promise(outputs, fails, cost, promise, criteria, shapes, goal.seed)
+    if found is None:
+        raise InputError(
+            f"{len(outputs.lengths)} rows with a text are too few to prove a {promise.harm} of at "
+            f"most {promise.share:g} with confidence {promise.confidence:g}: that takes at least "
+            f"{rows_needed(promise)} of which none fails, and many times that to get fast; raise "
+            "--rows, pass a larger --corpus, or ask for less"
+        )
+    if found.flops_speedup <= 1:
+        raise InputError(
+            f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
+            f"{promise.share:g} on {found.rows} rows; allow more, or pass more rows with --rows"
+        )
+    return found
+
+
+def store_point(point: OperatingPoint, config: FastBertConfig, url: str) -> None:
+    """Make it the default point of the checkpoint at `url`, which has this configuration."""
+    config.operating_points = (config.operating_points or {}) | {point.name: point.settings()}
+    config.default_operating_point = point.name
+    save_config(config, url)
+    log.info(describe(point))
+
+
+def describe(point: OperatingPoint) -> str:
+    """What a calibrated point brings and risks, in one line."""
+    evidence = point.evidence
+    assert evidence is not None
+    harm = "get another label than at full depth"
+    if point.promise and point.promise.harm == "accuracy-loss":
+        harm = "lose the right label"
+    text = (
+        f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
+        f"{evidence.rows} rows {harm}, with this or a slower setting, so that at most "
+        f"{evidence.bound:.3%} of all do"
+    )
+    return text + (f" with confidence {point.promise.confidence:g}" if point.promise else "")

@@ -1,0 +1,77 @@
+"""What inference asks of an architecture.
+
+Letters: M tokens of n rows together, H hidden size, L layers.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from fastbert.packed.batching import Group
+from fastbert.packed.placement import Placement
+
+
+class ClassifierHead(NamedTuple):
+    """The parts of a sequence classifier's own head: dense, activation, output."""
+
+    dense: nn.Linear
+    activation: str
+    output: nn.Linear
+
+
+class Encoder(ABC):
+    """One architecture: from its configuration it knows sizes and costs; with weights, from `load`
+    on, it computes over packed rows.
+
+    Training needs nothing of it: Hugging Face's own modules give the hidden states.
+    """
+
+    depth: int  # L
+    width: int  # H
+    longest: int  # tokens that a row may have
+
+    @classmethod
+    @abstractmethod
+    def of(cls, config: PreTrainedConfig) -> Self:
+        """For a backbone's configuration."""
+
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        """What Hugging Face's base model is made with, so that it has no part that nobody uses."""
+        return {}
+
+    @abstractmethod
+    def head_of(self, classifier: PreTrainedModel) -> ClassifierHead:
+        """A sequence classifier's head; AttributeError if it does not have the usual one."""
+
+    @abstractmethod
+    def flops(self, k: int, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Floating-point operations of layer k, 1 to L, or, for 0, of what comes before the first,
+        for rows of these lengths (n,): 2 per multiply-add of linear maps and attention products."""
+
+    @abstractmethod
+    def load(self, backbone: PreTrainedModel, place: Placement) -> Self:
+        """Take the weights, which stay the backbone's own; returns itself."""
+
+    @abstractmethod
+    def embed(
+        self, ids: torch.Tensor, types: torch.Tensor | None, groups: list[Group]
+    ) -> torch.Tensor:
+        """Token ids (M,) and types (M,), or None for all 0, of rows in `groups` to (M, H).
+
+        Here and below, tokens behind the last group are of no row; what becomes of them means
+        nothing.
+        """
+
+    @abstractmethod
+    def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        """Layer k, 1 to L: hidden states (M, H) of rows in `groups` to the next ones (M, H)."""
+
+    def readout(self, k: int, hidden: torch.Tensor) -> torch.Tensor:
+        """What a head at depth k reads: hidden states (M, H), by default as they are."""
+        return hidden

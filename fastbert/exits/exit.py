@@ -1,0 +1,51 @@
+"""Exits: the places in the network where a row may leave it.
+
+An exit is not a layer: it lies at a depth, and several may lie at one. Everything that belongs to
+exits, as heads, thresholds and counters, is indexed by exit, 0 to E - 1, in the order in which a
+row meets them; the depth is for costs, and for people.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+
+from fastbert.errors import InputError
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One place where a row may leave."""
+
+    #: Transformer layers passed, 0 to L.
+    depth: int
+    #: Kind of the classifier there: "branch", or "adopted" for a classifier's own head.
+    head: str = "branch"
+    #: Which question it answers.
+    task: str = "label"
+
+
+def standard_exits(layers: int, last_head: str = "branch") -> tuple[Exit, ...]:
+    """The paper's: one after every layer."""
+    return (*(Exit(depth) for depth in range(1, layers)), Exit(layers, last_head))
+
+
+def read_exits(values: Sequence[dict[str, Any]], layers: int) -> tuple[Exit, ...]:
+    """Exits as a checkpoint's config.json lists them; InputError where they make no sense."""
+    try:
+        exits = msgspec.convert(values, tuple[Exit, ...])
+    except msgspec.ValidationError as error:
+        raise InputError(f"the checkpoint's exits cannot be read: {error}") from error
+    depths = [each.depth for each in exits]
+    if not exits or depths != sorted(depths) or depths[0] < 0 or depths[-1] != layers:
+        raise InputError(
+            f"the checkpoint's exits lie at depths {depths}; expected rising ones, the last at "
+            f"{layers}, the number of layers"
+        )
+    return exits
+
+
+def listed_exits(exits: Sequence[Exit]) -> list[dict[str, Any]]:
+    """Inverse of `read_exits`."""
+    return [asdict(each) for each in exits]

@@ -1,0 +1,1 @@
+"""What logits mean: the questions that a classifier can answer."""

@@ -1,0 +1,69 @@
+"""What every way to a checkpoint ends with: students learn from the teacher, all is saved."""
+
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fastbert.errors import InputError
+from fastbert.filesystem import shown
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.training.examples import Examples
+from fastbert.training.recipes import DISTIL
+from fastbert.training.trainer import self_distil
+from fastbert.weights import save_checkpoint
+from pipelines.checkpoints.workers import is_first_worker
+from pipelines.settings import DistilSettings, TrainSettings
+
+log = logging.getLogger(__name__)
+
+
+def check_length(model: FastBertForSequenceClassification, max_length: int) -> None:
+    """Raises InputError for inputs that the backbone cannot take."""
+    limit = model.encoder.longest
+    if not 3 <= max_length <= limit:
+        raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
+
+
+def teach(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Examples,
+    settings: TrainSettings | DistilSettings,
+    hard_labels: float = 0.0,
+) -> None:
+    """Self-distil; `hard_labels` is the weight of the corpus's own labels."""
+    log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
+    recipe = replace(
+        DISTIL,
+        epochs=settings.distil_epochs,
+        learning_rate=settings.distil_learning_rate,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        hard_labels=hard_labels,
+    )
+    self_distil(model, tokenizer, corpus, recipe)
+
+
+def save(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    output: str,
+    rows: int,
+    started: float,
+) -> dict[str, Any]:
+    """Save, and say what was made of `rows` rows since `started`, of the monotonic clock."""
+    if is_first_worker():
+        save_checkpoint(model, tokenizer, output)
+    return {
+        "output": shown(output),
+        "classes": model.config.label_names,
+        "layers": model.encoder.depth,
+        "rows": rows,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }

@@ -1,0 +1,57 @@
+"""A training job in this process or on several workers of Ray Train."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fastbert.filesystem import absolute
+
+
+def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int) -> dict[str, Any]:
+    """`run(settings)`, here or, for several workers, on Ray Train.
+
+    Each worker runs the same function, in a folder of Ray's; transformers.Trainer finds the process
+    group that Ray has made and shares out the batches. The output must be where all of them can
+    write.
+    """
+    if workers == 1:
+        return run(settings)
+    settings = replace(settings, **_absolute(settings))
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from pipelines.running.cluster import cluster_resources
+
+    resources = cluster_resources()
+    loop: Any = run  # Ray's types know no settings but dicts, and no return values
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config=settings,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=resources.get("GPU", 0) >= workers
+            ),
+            run_config=RunConfig(storage_path=folder),
+        )
+        result: Any = trainer.fit()
+    summary: dict[str, Any] = result.return_value  # of the first worker
+    return summary | {"workers": workers}
+
+
+def is_first_worker() -> bool:
+    """Whether this process writes what all workers have made; the only one there is does, too."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _absolute(settings: Any) -> dict[str, Any]:
+    """The settings that name places, with every local path absolute."""
+    places: dict[str, Any] = {"output": absolute(settings.output)}
+    for name in ("train", "dev", "unlabeled", "corpus"):
+        if hasattr(settings, name):
+            places[name] = tuple(absolute(url) for url in getattr(settings, name))
+    for name in ("backbone", "teacher"):  # or the id of a model on the hub
+        if hasattr(settings, name) and os.path.isdir(getattr(settings, name)):
+            places[name] = os.path.abspath(getattr(settings, name))
+    return places

@@ -1,0 +1,31 @@
+"""What people see of a data frame, on the terminal and on the page."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: Frames of which the last rows matter most: they have a row per run, in the order of time.
+_BY_RUN = {"runs", "costs", "audits", "drift", "exits by run", "labels by run", "times"}
+
+
+def shortened(frame: pd.DataFrame, name: str, most: int) -> pd.DataFrame:
+    """The `most` rows that matter most; columns without a value, as prices that nobody gave, are
+    left out."""
+    some = frame.tail(most) if name in _BY_RUN else frame.head(most)
+    return some.dropna(axis="columns", how="all")
+
+
+def cell(value: Any) -> str:
+    """A value as people read it."""
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, float):
+        if 0 < abs(value) < 1e-3:
+            return f"{value:.2g}"
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,93 @@
+"""The report job: tables about a labelled output, on the terminal, as HTML or as a file."""
+
+import posixpath
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fastbert.errors import InputError
+from fastbert.filesystem import open_url, shown
+from pipelines.reports import analytics, questions
+from pipelines.reports.analytics import Analytics
+from pipelines.reports.cells import cell, shortened
+from pipelines.settings import ReportSettings
+
+#: In the order of the terminal, which ends with what matters most.
+_QUESTIONS = {
+    "slowest slices": questions.SLOWEST_SLICES,
+    "runs": questions.RUNS,
+    "costs": questions.COSTS,
+    "audits": questions.AUDITS,
+    "unreadable shards": questions.BAD_SHARDS,
+    "alarms": questions.ALARMS,
+    "exit layers": questions.EXIT_LAYERS,
+    "labels": questions.LABELS,
+    "errors": questions.ERRORS,
+}
+#: Rows of a table on the terminal.
+_SHOWN = 30
+#: Columns of text where there is no terminal to fit into: cells are not to be cut.
+_WIDTH = 1_000
+
+
+def report(settings: ReportSettings) -> dict[str, Any]:
+    """Print the tables, or one query's result; returns the same as the summary."""
+    found = analytics.open(settings.output)
+    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else _WIDTH)
+    if settings.sql is not None:
+        return _answer(found, settings.sql, settings.save, console)
+    asked = dict(_QUESTIONS)
+    if settings.truth_column is not None:
+        asked["accuracy"] = questions.accuracy_by_layer(settings.truth_column)
+    frames = {}
+    for title, sql in asked.items():
+        frames[title] = found.query(sql)
+        if len(frames[title]):
+            show(console, title, shortened(frames[title], title, _SHOWN))
+    summary: dict[str, Any] = {"output": shown(settings.output)}
+    if settings.html is not None:
+        from pipelines.reports.html import html_report
+
+        page = html_report(found, settings.output, frames)
+        fs, path = open_url(settings.html)
+        try:
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            fs.pipe_file(path, page.encode())
+        except OSError as error:
+            raise InputError(f"cannot write '{shown(settings.html)}': {error}") from error
+        summary["html"] = shown(settings.html)
+    return summary | {title.replace(" ", "_"): _plain(frame) for title, frame in frames.items()}
+
+
+def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> dict[str, Any]:
+    """The result of the user's own query, in a file or shown."""
+    if save is not None:
+        rows = found.save(sql, save)
+        return {"saved": shown(save), "rows": rows}
+    frame = found.query(sql)
+    show(console, "", frame)
+    return {"rows": _plain(frame)}
+
+
+def show(console: Console, title: str, frame: pd.DataFrame) -> None:
+    """A data frame as a terminal table."""
+    table = Table(title=title, title_justify="left")
+    for name in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(Text(str(name).replace("_", " ")), justify="right" if numeric else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(cell(value)) for value in row))  # not markup
+    console.print(table)
+
+
+def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON types, missing values as None."""
+    rows: Any = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [
+        {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in rows
+    ]

@@ -1,0 +1,132 @@
+"""Random histories: the plan covers every row once."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.records import record
+
+from fastbert.errors import InputError
+from fuzz.properties import examples, plan_of
+from pipelines.input.columns import InputColumns
+from pipelines.input.shards import Shard
+from pipelines.labelling.plan import Plan
+from pipelines.output.ledger import Committed, Record, Stray, table_path
+
+RECIPES = [{"checkpoint": "x"}, {"checkpoint": "y"}]
+NAMES = ["a", "b", "dt=1/a", "gone"]
+
+
+def mostly(usual: Any, unusual: Any) -> st.SearchStrategy[Any]:
+    """The usual value three times of four."""
+    return st.sampled_from([usual, usual, usual, unusual])
+
+
+versions = mostly("v1", "v2")
+shard_rows = st.one_of(st.integers(20, 40), st.integers(20, 40), st.integers(0, 40), st.none())
+shards_strategy = st.dictionaries(
+    st.sampled_from(NAMES[:-1]), st.tuples(versions, shard_rows), min_size=1
+)
+places = st.tuples(st.sampled_from(NAMES), st.integers(0, 45))
+commits = st.lists(
+    st.tuples(
+        places,
+        st.integers(0, 20),
+        versions,
+        mostly(RECIPES[0], RECIPES[1]),
+        mostly(False, True),
+    ),
+    min_size=3,
+    max_size=20,
+    unique_by=lambda commit: commit[0],  # a slice has one record
+)
+
+
+def url(name: str) -> str:
+    return f"memory://in/{name}.parquet"
+
+
+def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Record], Committed]:
+    """The plan of a random history; every record lies inside what its version of the shard had."""
+    columns, records = InputColumns(), []
+    for (name, first), rows, version, recipe, quarantined in commits:
+        total = shards[name][1] if name in shards and shards[name][0] == version else 60
+        if total is None or first >= max(total, 1) or (total and not rows):
+            continue  # no run has made such a record
+        records.append(
+            record(
+                name,
+                first,
+                min(rows, total - first),
+                source=url(name),
+                version=version,
+                shard_rows=total,
+                recipe=recipe,
+                quarantined=quarantined,
+            )
+        )
+    held = {record.path for record in records}
+    stray = {
+        table_path(*place): Stray(place[0], has_record)
+        for place, has_record in strays.items()
+        if table_path(*place) not in held
+    }
+    found = [Shard(url(name), name, version) for name, (version, _) in sorted(shards.items())]
+    output = Committed(records, stray)
+    rows = {name: rows for name, (_, rows) in shards.items()}
+    plan = plan_of(rows, found, output, RECIPES[0], columns, slice_rows, True, retry)
+    return plan, records, output
+
+
+@given(
+    shards_strategy,
+    commits,
+    st.dictionaries(places, st.booleans(), max_size=4),
+    st.integers(1, 13),
+    st.booleans(),
+)
+def plan_covers_every_row_once(shards, commits, strays, slice_rows, retry):
+    try:
+        plan, records, output = planned(shards, commits, strays, slice_rows, retry)
+    except InputError:
+        assert not any(rows is not None for _, rows in shards.values())
+        return
+    lists = (plan.up_to_date, plan.superseded, plan.replaced, plan.spared, plan.vanished)
+    together = [(r.shard, r.first_row) for some in lists for r in some]
+    assert sorted(together) == sorted((r.shard, r.first_row) for r in records)  # each in one list
+    for up in plan.up_to_date:
+        assert (up.version, up.recipe) == (shards[up.shard][0], RECIPES[0])
+        assert not (retry and up.quarantined)
+    kept = {r.path for some in (plan.up_to_date, plan.spared, plan.vanished) for r in some}
+    removed = {r.path for r in plan.superseded} | set(plan.leftovers)
+    todo = {piece.path for piece in plan.todo}
+    assert len(todo) == len(plan.todo)
+    assert not kept & removed
+    assert not todo & (kept | removed)
+    assert {r.path for r in plan.replaced} <= todo
+    assert all(piece.rows <= slice_rows for piece in plan.todo)
+    for name, (version, rows) in shards.items():
+        mine = [(r.first_row, r.rows) for r in plan.up_to_date if r.shard == name]
+        ours = [(p.first_row, p.rows) for p in plan.todo if p.shard.name == name]
+        if url(name) in plan.bad_shards:
+            assert not ours
+            continue
+        assert rows is not None or mine  # nobody opens a shard that is complete
+        covered = sorted(i for first, n in mine + ours for i in range(first, first + n))
+        total = rows if rows is not None else plan_rows(plan, name)
+        assert covered == list(range(total)), f"{name} {version}"
+        assert total or len(mine + ours) == 1
+        # Nothing else may be in the table under the shard's name.
+        spare = {r.path for r in records if r.shard == name} | {
+            path for path, stray in output.stray.items() if stray.shard == name
+        }
+        assert spare - kept - removed - todo == set()
+
+
+def plan_rows(plan: Plan, name: str) -> int:
+    return next(r.shard_rows for r in plan.up_to_date if r.shard == name)
+
+
+def test_the_plan_covers_every_row_once(repeat):
+    rounds = repeat("plan", examples(150)(plan_covers_every_row_once))
+    print(f"plan: {rounds} rounds of 150 examples")

@@ -1,0 +1,169 @@
+"""Kinds of input: each is one hostile shard, or folder of them, beside a good one."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from support.shards import random_texts, write_shard
+
+from pipelines.output.schema import OUTPUT
+
+GOOD = random_texts(8, seed=1)
+TEXTS = random_texts(20, seed=2)
+
+
+@dataclass
+class Expected:
+    """What becomes of a kind."""
+
+    #: By shard name: the table that went in. All of its rows must come out.
+    good: dict[str, pa.Table] = field(default_factory=dict)
+    #: By shard file, below the input: what the reason must say.
+    bad: dict[str, str] = field(default_factory=dict)
+    #: By shard file: may be bad for that reason, or have all rows that went in.
+    either: dict[str, tuple[str, pa.Table]] = field(default_factory=dict)
+    #: What the errors of rows must say. All other rows have a label.
+    errors: dict[int, str] = field(default_factory=dict)
+    #: Output name of carried columns that are renamed.
+    renamed: dict[str, str] = field(default_factory=dict)
+    #: Of the job.
+    settings: dict[str, Any] = field(default_factory=dict)
+    #: Done between plan and read.
+    meanwhile: Callable[[], object] | None = None
+
+
+Kind = Callable[[Path], Expected]
+
+
+class Kinds(dict[str, Kind]):
+    """Kinds of input, by name."""
+
+    def add(self, build: Kind) -> Kind:
+        """Register a kind under the function's name."""
+        self[build.__name__] = build
+        return build
+
+    def each(self, name: str, values: dict[str, Any]) -> Callable[[Callable[..., Expected]], None]:
+        """Register one kind per value."""
+
+        def register(build: Callable[..., Expected]) -> None:
+            for key, value in values.items():
+                self[f"{name}-{key}"] = lambda folder, value=value: build(folder, value)
+
+        return register
+
+
+def check_kind(build: Kind, root: Path, job: Callable[..., dict[str, Any]]) -> None:
+    """Label a good shard with what `build` puts beside it, twice; the second time is no work."""
+    (root / "in").mkdir()
+    write_shard(root / "in" / "good.parquet", GOOD)
+    expected = build(root / "in")
+    before = everything(root)
+    summary = job(**expected.settings)
+    check(expected, summary, root)
+    assert everything(root) - everything(root / "out") - {str(root / "out")} == before
+    written = everything(root / "out")
+    again = job(**expected.settings)
+    assert again["bad_shards"] == summary["bad_shards"]
+    assert again["slices_labelled"] == 0
+    assert again["exit_code"] == summary["exit_code"]
+    tables = {path for path in written if path.endswith(".parquet") and "/table/" in path}
+    assert {path for path in everything(root / "out") if path in tables} == tables
+
+
+def everything(folder: Path) -> set[str]:
+    """All that is in a folder, whatever it is called."""
+    found = set()
+    for root, folders, files in os.walk(folder):
+        found |= {os.path.join(root, name) for name in folders + files}
+    return found
+
+
+def bad_file(url: str, root: Path) -> str:
+    """The file of a bad shard, below the input."""
+    return url.removeprefix(f"file://{root}/in/")
+
+
+def rows_of(output: Path, name: str) -> pa.Table:
+    """The labelled rows of a shard, in order."""
+    folder = (output / "table" / name).parent
+    pattern = re.escape(Path(name).name) + r"\.\d{12}\.parquet"
+    parts = sorted(p for p in os.listdir(folder) if re.fullmatch(pattern, p, re.DOTALL))
+    assert parts, f"no labelled rows of {name!r}"
+    return pa.concat_tables(pq.ParquetFile(folder / part).read() for part in parts)
+
+
+def check_rows(out: pa.Table, table: pa.Table, expected: Expected) -> None:
+    """Every row in is a row out: the same order, carried columns as they were, label or error."""
+    assert out.num_rows == table.num_rows
+    carry = expected.settings.get("carry") or [n for n in table.column_names if n != "text"]
+    names = [expected.renamed.get(name, name) for name in carry]
+    assert out.column_names == [*names, *OUTPUT.names]
+    for name, renamed in zip(carry, names, strict=True):
+        assert out[renamed].type == table[name].type
+        assert out[renamed].equals(table[name]), f"column {name!r} was changed"
+    for i, (found, error) in enumerate(
+        zip(out["label"].to_pylist(), out["error"].to_pylist(), strict=True)
+    ):
+        if i in expected.errors:
+            assert found is None
+            assert re.search(expected.errors[i], error)
+        else:
+            assert (found in {"ape", "bee", "cow", "dog", "eel"}, error) == (True, None)
+
+
+def write(folder: Path, table: pa.Table, name: str = "x", **options: Any) -> Expected:
+    """Write a shard; all of its rows are expected, as Arrow reads them."""
+    path = folder / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **options)
+    file = pq.ParquetFile(path)
+    groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
+    back = pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()
+    assert back.num_rows == table.num_rows
+    return Expected(good={name: back})
+
+
+def numbered(texts: Any, **columns: Any) -> pa.Table:
+    """A table of texts whose rows can be told apart."""
+    return pa.table({"text": texts, "id": range(len(texts)), **columns})
+
+
+def bad(folder: Path, reason: str, name: str = "x.parquet") -> Expected:
+    """A shard that is refused."""
+    return Expected(bad={name: reason})
+
+
+def parquet_bytes(folder: Path, **options: Any) -> bytes:
+    """A valid shard's bytes, to be spoiled."""
+    write(folder, numbered(random_texts(300)), **options)
+    return (folder / "x.parquet").read_bytes()
+
+
+def check(expected: Expected, summary: dict[str, Any], root: Path) -> None:
+    """The output is as expected."""
+    found = {bad_file(url, root): reason for url, reason in summary["bad_shards"].items()}
+    good = dict(expected.good)
+    for file, (reason, table) in expected.either.items():
+        if file in found:
+            assert re.search(reason, found.pop(file))
+        else:
+            assert rows_of(root / "out", file.removesuffix(".parquet")).num_rows == table.num_rows
+    assert found.keys() == expected.bad.keys()
+    for file, reason in expected.bad.items():
+        assert re.search(reason, found[file], re.DOTALL), found[file]
+    for name, table in good.items():
+        check_rows(rows_of(root / "out", name), table, expected)
+    carry = expected.settings.get("carry") or ["id"]
+    beside = pa.table({"text": GOOD, "id": range(len(GOOD))}).select(["text", *carry])
+    check_rows(rows_of(root / "out", "good"), beside, Expected(settings=expected.settings))
+    assert summary["exit_code"] == (3 if summary["bad_shards"] else 0)
+    folders = {path.name for path in (root / "out").iterdir()}
+    assert folders <= {"table", "ledger", "stats", "staging"}
+    assert not list((root / "out").glob("staging/*"))
+    assert not [path for path in (root / "out").rglob("*") if path.is_symlink()]

@@ -1,0 +1,109 @@
+"""Tiny seeded models and tokenizers, made on the spot: no test downloads anything."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
+
+from fastbert.inference.tokens import Tokens
+from fastbert.model import FastBertForSequenceClassification
+from support.shards import WORDS
+
+torch.set_num_threads(1)  # tiny models gain nothing from a second one
+
+FAMILIES = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"]
+
+#: Odd sizes, so that a swapped axis cannot pass.
+VOCABULARY, HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS, CLASSES = 99, 36, 3, 3, 52, 41, 5
+BRANCH = 14
+
+
+def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) -> PreTrainedModel:
+    """A Hugging Face sequence classifier with random weights, noisy enough to disagree."""
+    sizes = dict(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=POSITIONS,
+        num_labels=labels,
+        pad_token_id=1 if family in ("roberta", "xlm-roberta", "camembert") else 0,
+    )
+    if family == "distilbert":
+        sizes |= dict(dim=HIDDEN, n_layers=LAYERS, n_heads=HEADS, hidden_dim=INTERMEDIATE)
+    else:
+        sizes |= dict(
+            hidden_size=HIDDEN,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=INTERMEDIATE,
+        )
+    if family == "electra":
+        sizes |= dict(embedding_size=22)
+    config = AutoConfig.for_model(family, **sizes)
+    torch.manual_seed(seed)
+    return make_noisy(AutoModelForSequenceClassification.from_config(config), seed)
+
+
+def tiny_fastbert(
+    family: str = "bert", seed: int = 0, labels: int = CLASSES, **settings
+) -> FastBertForSequenceClassification:
+    """A FastBERT around a tiny classifier, whose rows leave at all exits."""
+    model = FastBertForSequenceClassification.from_classifier(
+        tiny_classifier(family, seed, labels),
+        branch_size=BRANCH,
+        max_length=POSITIONS - 9,
+        **settings,
+    )
+    make_noisy(model.branches, seed + 1)
+    return model.eval()
+
+
+def make_noisy(module: torch.nn.Module, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.25 * noise)
+    return module.eval()
+
+
+def random_tokens(lengths, seed: int = 0, pairs: bool = False, special: bool = False) -> Tokens:
+    """Rows of these lengths, of ids that are not special, or, with `special`, may be."""
+    generator = np.random.default_rng(seed)
+    lengths = np.asarray(lengths, np.int64)
+    total = int(lengths.sum())
+    ids = generator.integers(0 if special else 5, VOCABULARY, total).astype(np.int32)
+    if special:  # every third is, so that rows have several
+        ids[::3] %= 5
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    types = generator.integers(0, 2, total).astype(np.int8) if pairs else None
+    return Tokens(ids, offsets, types)
+
+
+def tiny_tokenizer(folder: Path, family: str = "bert") -> PreTrainedTokenizerFast:
+    """A tokenizer of at most VOCABULARY tokens that knows WORDS."""
+    if family == "roberta":
+        bpe = ByteLevelBPETokenizer()
+        bpe.train_from_iterator([], vocab_size=1)
+        # 256 bytes do not fit into VOCABULARY: keep those of the words.
+        letters = sorted(set("".join(WORDS)) | {"Ġ"})
+        specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        vocabulary = {token: i for i, token in enumerate(specials + letters)}
+        return RobertaTokenizer(vocab=vocabulary, merges=[])
+    letters = sorted(set("".join(WORDS)))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokens += [t for t in letters + ["##" + c for c in letters] if t not in tokens]
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(tokens))
+    return BertTokenizer(str(path))

@@ -1,0 +1,57 @@
+"""Which arithmetic this machine is good at: the one place that chooses a device and a precision.
+
+A precision is the kind of number that linear maps multiply: "fp32", "bf16" or "int8".
+"""
+
+import torch
+
+from fastbert.errors import InputError
+
+#: The first GPUs that multiply bf16 in hardware (Ampere); older ones emulate it, slower than fp32.
+_BF16_GPU = (8, 0)
+#: Either of these makes bf16 faster than fp32 on a CPU: twice as fast with the second, more with
+#: the first. Without them it is emulated.
+_BF16_CPU = ("amx_bf16", "avx512_bf16")
+
+
+def device() -> str:
+    """Where a model runs that has the machine to itself: "cuda" if torch sees a GPU, or "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name(device: str) -> str:
+    """For reports: the GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+def supports(precision: str, device: str) -> bool:
+    """Whether "cuda" or "cpu" multiplies such numbers in hardware.
+
+    Of GPUs that are not in this machine, as those of a cluster seen from its head, bf16 is
+    expected: all since 2020 have it.
+    """
+    if precision == "int8":
+        return device == "cpu"
+    if precision == "fp32":
+        return True
+    if device == "cuda":
+        here = torch.cuda.is_available()
+        return not here or torch.cuda.get_device_capability() >= _BF16_GPU
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in _BF16_CPU)
+
+
+def resolve(asked: str, device: str, proven: str | None = None) -> str:
+    """The precision to use where `asked` is one or "auto".
+
+    "auto" is the one that an operating point was `proven` in, where the device supports it; else
+    bf16 where supported; else fp32. A precision asked for by name is used even if it is emulated.
+    Raises InputError for int8 on a GPU.
+    """
+    if asked == "int8" and not supports("int8", device):
+        raise InputError("--precision int8 is for CPUs; on a GPU use bf16")
+    if asked != "auto":
+        return asked
+    if proven is not None and supports(proven, device):
+        return proven
+    return "bf16" if supports("bf16", device) else "fp32"

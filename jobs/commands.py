@@ -90,7 +90,7 @@ COMMANDS = {
     ),
     "label": Entry(
         settings.LabelSettings,
-        "pipelines.labelling.job:label",
+        "pipelines.running.executor:label_on_ray",
         """Label Parquet with a FastBERT checkpoint, on Ray.
 
         Reads every shard of the input, writes one Parquet file per slice below OUTPUT/table, and a

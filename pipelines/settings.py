@@ -14,18 +14,8 @@ from fastbert.errors import InputError
 Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin", "patience"]
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-
-
-def resolve_precision(precision: Precision, device: str) -> str:
-    """The precision to use, a key of `inference.engine.DTYPES`: "auto" is bf16 on a GPU, else fp32.
-
-    Raises InputError for int8 on a GPU.
-    """
-    if precision == "int8" and device == "cuda":
-        raise InputError("--precision int8 is for CPUs; on a GPU use bf16")
-    if precision == "auto":
-        return "bf16" if device == "cuda" else "fp32"
-    return precision
+#: Bytes of a run's name: file systems allow 255 for those of its files.
+_LONGEST_NAME = 200
 
 
 def setting(help: str, default: Any = MISSING) -> Any:
@@ -155,7 +145,8 @@ class CalibrateSettings:
     pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
     label_column: str = setting("Column of the class, for --max-accuracy-loss.", "label")
     precision: Precision = setting(
-        "Arithmetic; calibrate with the one that labels. auto is bf16 on a GPU and fp32 on CPU.",
+        "Arithmetic; label.py takes the same. auto is bf16 where the hardware multiplies it, else "
+        "fp32.",
         "auto",
     )
     seed: int = setting("Seed of drawing and dividing the rows.", 0)
@@ -180,7 +171,8 @@ class EvaluateSettings:
     pair_column: str | None = setting("Column of the second text, for pairs of texts.", None)
     label_column: str = setting("Column of the class.", "label")
     precision: Precision = setting(
-        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
+        "Arithmetic; auto is what the operating point was calibrated in, else bf16 where the "
+        "hardware multiplies it, else fp32. int8, on CPUs, changes a few labels.",
         "auto",
     )
     json: bool = setting("Print only the JSON summary, no table.", False)
@@ -216,7 +208,8 @@ class LabelSettings:
         "CPU cores each replica holds. Default: 1 with a GPU, else the machine's share.", None
     )
     precision: Precision = setting(
-        "Arithmetic; auto is bf16 on a GPU and fp32 on CPU. int8, on CPUs, changes a few labels.",
+        "Arithmetic; auto is what the operating point was calibrated in, else bf16 where the "
+        "hardware multiplies it, else fp32. int8, on CPUs, changes a few labels.",
         "auto",
     )
     run_id: str | None = setting("Name of this run in the ledger. Default: UTC time.", None)
@@ -252,6 +245,13 @@ class LabelSettings:
         if self.run_id is not None and not re.fullmatch(r"[\w.:+-]+", self.run_id):
             raise InputError(
                 f"--run-id is '{self.run_id}', expected letters, digits and _ . : + - only"
+            )
+        if self.run_id is not None and (
+            not self.run_id.strip(".") or len(self.run_id.encode()) > _LONGEST_NAME
+        ):
+            raise InputError(
+                f"--run-id is '{self.run_id}', expected the name of a file: not of dots only, and "
+                f"at most {_LONGEST_NAME} bytes"
             )
         _check_positive(self, "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()

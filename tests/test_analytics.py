@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from support.made_up_history import write_history
-from support.records import RECIPE, record
+from support.records import record
 from support.shards import write_shard
-from support.stages import TEXTS, run
+from support.stages import TEXTS, a_run, run
 
 from fastbert.errors import InputError
 from pipelines.input.shards import find_shards
 from pipelines.labelling.commit import Commit
-from pipelines.labelling.job import totals
+from pipelines.labelling.summary import totals
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
@@ -46,7 +46,7 @@ def output(tmp_path_factory, checkpoint) -> str:
 def label(out: str, night: str, shard, checkpoint, close: bool = True) -> None:
     """A run that labels one shard."""
     ledger = Ledger(Storage(out))
-    record = Commit(out, night, RECIPE, "speed 0.5")(
+    record = Commit(a_run(output=out, run_id=night))(
         run(shard, checkpoint, thresholds=(0.4, 0.4), audit=0.5)
     )
     if close:

@@ -16,14 +16,15 @@ from support.shards import WORDS, random_texts, write_shard
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from pipelines.input.slices import SliceReader
-from pipelines.labelling.classify import Label
+from pipelines.labelling.classify import Classify
 from pipelines.labelling.job import label
 from pipelines.labelling.read import ReadTokenize
 from pipelines.output.ledger import Ledger
 from pipelines.output.lock import read_lock
 from pipelines.output.storage import Storage
 from pipelines.running import ray_data as ray_stages
-from pipelines.running.guard import Attempts
+from pipelines.running.executor import RayExecutor
+from pipelines.running.guard import Attempts, Guard
 
 pytestmark = pytest.mark.integration
 
@@ -60,12 +61,12 @@ READ_POISON = {"quiet": leave}
 UNREADABLE = 50
 
 
-class PoisonedLabel(Label):
+class PoisonedClassify(Classify):
     """A replica whose model has texts it cannot bear."""
 
-    def __init__(self, checkpoint, *rest) -> None:
-        super().__init__(checkpoint, *rest)
-        tokenizer = load_tokenizer(fetch_checkpoint(checkpoint))
+    def __init__(self, run, *rest) -> None:
+        super().__init__(run, *rest)
+        tokenizer = load_tokenizer(fetch_checkpoint(run.model))
         harm = {tokenizer.convert_tokens_to_ids(w): do for w, do in LABEL_POISON.items()}
         real = self.engine.classify
 
@@ -89,9 +90,9 @@ class PoisonedReader(SliceReader):
 class PoisonedReadTokenize(ReadTokenize):
     """A tokenizer that dies of some words, on a reader that dies of one slice."""
 
-    def __init__(self, checkpoint, max_length, columns, fingerprint) -> None:
-        super().__init__(checkpoint, max_length, columns, fingerprint)
-        self.rows = PoisonedReader(columns)
+    def __init__(self, run) -> None:
+        super().__init__(run)
+        self.rows = PoisonedReader(run.columns)
         real = self.tokenize
 
         def tokenize(texts, *rest):
@@ -103,8 +104,8 @@ class PoisonedReadTokenize(ReadTokenize):
         self.tokenize = tokenize
 
 
-class PoisonedLabelActor(ray_stages.LabelActor):
-    make = PoisonedLabel
+class PoisonedClassifyActor(ray_stages.ClassifyActor):
+    make = PoisonedClassify
 
 
 class PoisonedReadTokenizeActor(ray_stages.ReadTokenizeActor):
@@ -139,13 +140,13 @@ def test_poison_costs_its_own_rows_only(tmp_path, checkpoint, local_ray, monkeyp
     for k, word in enumerate(poison):
         texts[k * SLICE + 3] += f" {word}"
     write_shard(tmp_path / "in" / "a.parquet", texts)
-    monkeypatch.setattr(ray_stages, "LabelActor", PoisonedLabelActor)
+    monkeypatch.setattr(ray_stages, "ClassifyActor", PoisonedClassifyActor)
     monkeypatch.setattr(ray_stages, "ReadTokenizeActor", PoisonedReadTokenizeActor)
     asked = settings(
         tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, slice_attempts=LIMIT,
         slice_timeout=TIMEOUT,
     )  # fmt: skip
-    summary = label(asked)
+    summary = label(asked, RayExecutor())
 
     slices = {int(path.name.split(".")[1]): pq.read_table(path).to_pylist()
               for path in (tmp_path / "out" / "table").iterdir()}  # fmt: skip
@@ -172,25 +173,26 @@ def test_poison_costs_its_own_rows_only(tmp_path, checkpoint, local_ray, monkeyp
 
     # The next night nothing is tried again but what has no rows; on demand the rest is, too.
     again = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, dry_run=True)
-    assert label(again)["rows_to_label"] == SLICE
+    assert label(again, RayExecutor())["rows_to_label"] == SLICE
     monkeypatch.undo()
     healed = label(
-        settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, retry_quarantined=True)
+        settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, retry_quarantined=True),
+        RayExecutor(),
     )
     assert healed["rows"] == 5 * SLICE
     assert healed["error_rows"] == healed["exit_code"] == 0
 
 
-class DeadOnArrival(ray_stages.LabelActor):
+class DeadOnArrival(ray_stages.ClassifyActor):
     make = staticmethod(lambda *_: leave())
 
 
 def test_a_model_that_kills_its_process_ends_the_job(tmp_path, checkpoint, local_ray, monkeypatch):
     write_shard(tmp_path / "in" / "a.parquet", random_texts(3))
-    monkeypatch.setattr(ray_stages, "LabelActor", DeadOnArrival)
+    monkeypatch.setattr(ray_stages, "ClassifyActor", DeadOnArrival)
     asked = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, slice_attempts=LIMIT)
     with pytest.raises(Exception, match="died 2 times at its start"):
-        label(asked)
+        label(asked, RayExecutor())
     assert read_lock(Storage(str(tmp_path / "out"))) is None
 
 
@@ -203,8 +205,8 @@ def test_slow_starts_side_by_side_are_no_deaths(local_ray):
     """Slower than any slice may be: a large model with small slices."""
     import ray
 
-    attempts = ray.remote(num_cpus=0)(Attempts).options(name="attempts").remote()
-    guard = ray_stages.Guard("attempts", LIMIT, 1.0)
+    attempts = Attempts.start("attempts")
+    guard = Guard("attempts", LIMIT, 1.0)
     actors = [ray.remote(num_cpus=0)(SlowToStart).remote(guard) for _ in range(LIMIT + 2)]
     ray.get([actor.__ray_ready__.remote() for actor in actors])
     ray.kill(attempts)

@@ -3,12 +3,10 @@
 import pytest
 from support.labelling import settings
 from support.shards import random_texts, write_shard
-from support.stages import in_process
+from support.stages import InProcess
 
-import pipelines.running.ray_data
 from pipelines.input.shards import Shard
 from pipelines.labelling.job import label
-from pipelines.running.ray_data import Share
 
 SHARDS = 1000
 
@@ -27,15 +25,11 @@ def opened(monkeypatch) -> list[str]:
     return urls
 
 
-def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, monkeypatch, opened):
-    monkeypatch.setattr(
-        pipelines.running.ray_data, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5)
-    )
-    monkeypatch.setattr(pipelines.running.ray_data, "run_stages", in_process)
+def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, opened):
     for k in range(SHARDS):
         write_shard(tmp_path / "in" / f"day={k % 7}" / f"{k}.parquet", random_texts(2, seed=k))
     night = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5)
-    first = label(night)
+    first = label(night, InProcess())
     assert first["slices_labelled"] == SHARDS
     assert first["exit_code"] == 0
     assert len(set(opened)) == SHARDS  # control: it is counted
@@ -43,18 +37,12 @@ def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, monkeypatch, o
     before = {path: path.stat().st_mtime_ns for path in table.rglob("*.parquet")}
 
     opened.clear()
-    monkeypatch.setattr(
-        pipelines.running.ray_data, "share_of_cluster", lambda _: pytest.fail("no model")
-    )
-    again = label(night)
+    again = label(night, InProcess(lambda: pytest.fail("no model")))
     assert (again["slices_labelled"], again["slices_up_to_date"]) == (0, SHARDS)
     assert opened == []
 
-    monkeypatch.setattr(
-        pipelines.running.ray_data, "share_of_cluster", lambda _: Share(0, 1, 1, 0.5)
-    )
     changed = write_shard(tmp_path / "in" / "day=3" / "500.parquet", random_texts(5, seed=SHARDS))
-    third = label(night)
+    third = label(night, InProcess())
     assert (third["slices_labelled"], third["rows"]) == (1, 5)
     assert set(opened) == {f"file://{changed}"}
     after = {path: path.stat().st_mtime_ns for path in table.rglob("*.parquet")}

@@ -23,9 +23,11 @@ from fastbert.weights import load_model
 from pipelines.labelling.job import label
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
-from pipelines.running.ray_data import Share, share_out
+from pipelines.running.executor import RayExecutor, share_out
 
 pytestmark = pytest.mark.integration
+
+RAY = RayExecutor()
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 8
@@ -74,7 +76,9 @@ def texts_of(corpus: Path) -> list[str | None]:
 @pytest.fixture(scope="module")
 def undisturbed(corpus, checkpoint, speed, tmp_path_factory) -> tuple[Path, dict]:
     output = tmp_path_factory.mktemp("undisturbed")
-    return output, label(settings(corpus, output, checkpoint, speed=speed, audit_rate=0.3))
+    return output, label(
+        settings(corpus, output, checkpoint, speed=speed, audit_rate=0.3), RayExecutor()
+    )
 
 
 def test_rows_and_order_equal_the_inputs_and_labels_the_slow_reference(
@@ -127,10 +131,8 @@ def test_nothing_but_final_data_lies_under_table(undisturbed):
 def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monkeypatch):
     output, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
-    monkeypatch.setattr(
-        "pipelines.running.ray_data.run_stages", lambda *_: pytest.fail("a stage was run")
-    )
-    summary = label(settings(corpus, output, checkpoint, speed=speed))
+    monkeypatch.setattr(RayExecutor, "start", lambda _: pytest.fail("Ray was started"))
+    summary = label(settings(corpus, output, checkpoint, speed=speed), RAY)
     assert summary["slices_labelled"] == 0
     assert summary["slices_up_to_date"] == len(list((output / "table").rglob("*.parquet")))
     assert before == {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
@@ -151,9 +153,9 @@ def test_stages_are_three_operators_with_a_task_per_slice(
 
     monkeypatch.setattr(Dataset, "iter_rows", spy)
     rows = len(texts_of(corpus))  # more than the 200 blocks that Ray makes of itself
-    label(settings(corpus, tmp_path, checkpoint, speed=speed, slice_rows=1))
+    label(settings(corpus, tmp_path, checkpoint, speed=speed, slice_rows=1), RAY)
     operators = [line for line in plans[0].splitlines() if line.startswith("Operator")]
-    stages = ["ReadTokenizeActor", "LabelActor", "CommitActor"]
+    stages = ["ReadTokenizeActor", "ClassifyActor", "CommitActor"]
     for operator, stage in zip(operators[1:], stages, strict=True):
         assert f"MapBatches({stage}): {rows} tasks executed, {rows} blocks produced" in operator
 
@@ -163,35 +165,48 @@ def test_only_changed_new_and_vanished_shards_are_touched(corpus, checkpoint, sp
     for k in (1, 2, 3):
         write_shard(moving / f"{k}.parquet", random_texts(15, seed=k))
     output = tmp_path / "out"
-    first = label(settings(moving, output, checkpoint, speed=speed, run_id="night-1"))
+    first = label(
+        settings(moving, output, checkpoint, speed=speed, run_id="night-1"), RayExecutor()
+    )
     assert first["slices_labelled"] == 6
     write_shard(moving / "2.parquet", random_texts(8, seed=20))  # changed, and shorter
     write_shard(moving / "4.parquet", random_texts(5, seed=4))
     (moving / "3.parquet").unlink()
-    second = label(settings(moving, output, checkpoint, speed=speed, run_id="night-2"))
+    second = label(
+        settings(moving, output, checkpoint, speed=speed, run_id="night-2"), RayExecutor()
+    )
     assert (second["slices_labelled"], second["slices_up_to_date"]) == (2, 2)
     names = sorted(p.name for p in (output / "table").iterdir())
     assert names == [f"{k}.{row:012d}.parquet" for k, row in
                      ((1, 0), (1, 10), (2, 0), (3, 0), (3, 10), (4, 0))]  # fmt: skip
-    third = label(settings(moving, output, checkpoint, speed=speed, prune=True))
+    third = label(settings(moving, output, checkpoint, speed=speed, prune=True), RAY)
     assert third["slices_labelled"] == 0
     assert not (output / "table" / "3.000000000000.parquet").exists()
     assert table_of(output).num_rows == 15 + 8 + 5
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "replicas", "expected"),
+    ("nodes", "gpus", "replicas", "expected"),
     [
-        (4, 0, "1", Share(0.0, 2, 1, 0.5)),  # this machine: replicas get the real cores
-        (2, 0, "1", Share(0.0, 1, 1, 0.5)),
-        (64, 0, "2:4", Share(0.0, 1, 4, 0.5)),
-        (16, 1, "1", Share(1.0, 1, 14, 1.0)),
-        (64, 4, "1:4", Share(1.0, 1, 59, 1.0)),
+        ([4], 0, "1", (0.0, 3, 1, 0.5)),
+        ([2], 0, "1", (0.0, 1, 1, 0.5)),
+        ([64], 0, "2:4", (0.0, 15, 4, 0.5)),
+        ([4, 64, 64], 0, "2", (0.0, 64, 2, 0.5)),  # not the cores of the driver's machine
+        ([64, 8, 8], 0, "3", (0.0, 21, 3, 0.5)),  # no replica spans two nodes
+        ([16], 1, "1", (1.0, 1, 14, 1.0)),
+        ([64], 4, "1:4", (1.0, 1, 59, 1.0)),
     ],
 )
-def test_sharing_out(cpus, gpus, replicas, expected):
+def test_sharing_out(nodes, gpus, replicas, expected):
     wanted = settings("in", "out", "model", speed=0.5, replicas=replicas, cpus_per_replica=None)
-    assert share_out(wanted, {"CPU": cpus, "GPU": gpus}, 2 if cpus < 16 else 4) == expected
+    found = share_out(wanted, {"CPU": sum(nodes), "GPU": gpus}, nodes)
+    assert (found.replica_gpus, found.replica_cpus, found.readers, found.reader_cpus) == expected
+    assert found.device == ("cuda" if gpus else "cpu")
+
+
+def test_a_private_ray_says_more_cpus_than_there_are_cores():
+    wanted = settings("in", "out", "model", speed=0.5, cpus_per_replica=None)
+    assert share_out(wanted, {"CPU": 4}, [2]).replica_cpus == 2
 
 
 def test_too_small_a_cluster_is_refused():
@@ -199,7 +214,7 @@ def test_too_small_a_cluster_is_refused():
     with pytest.raises(
         InputError, match="has 3 CPUs, 3 replicas of 1 CPUs with a reader need 3.75"
     ):
-        share_out(wanted, {"CPU": 3.0}, 2)
+        share_out(wanted, {"CPU": 3.0}, [2])
 
 
 def test_a_bad_shard_does_not_stop_the_others(checkpoint, speed, tmp_path):
@@ -212,7 +227,9 @@ def test_a_bad_shard_does_not_stop_the_others(checkpoint, speed, tmp_path):
     middle = good.index(b"PAR1") + 4
     broken = good[:middle] + bytes(120) + good[middle + 120 :]
     (tmp_path / "in" / "broken.parquet").write_bytes(broken)
-    summary = label(settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=speed))
+    summary = label(
+        settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=speed), RayExecutor()
+    )
     assert summary["exit_code"] == 3
     bad = {url.rpartition("/")[2] for url in summary["bad_shards"]}
     assert bad == {"truncated.parquet", "not.parquet", "other.parquet", "broken.parquet"}
@@ -223,7 +240,7 @@ def test_too_many_bad_rows(checkpoint, speed, tmp_path):
     write_shard(tmp_path / "in" / "a.parquet", [None, *random_texts(9)])
     common = dict(speed=speed, output=str(tmp_path / "out"))
     strict = settings(tmp_path / "in", checkpoint=checkpoint, max_bad_rows=0.05, **common)
-    assert label(strict)["exit_code"] == 3
+    assert label(strict, RAY)["exit_code"] == 3
     assert table_of(tmp_path / "out").num_rows == 10  # nothing is lost
 
 

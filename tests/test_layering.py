@@ -41,6 +41,7 @@ HEAVY = {
     "ray": {
         "pipelines/running/ray_data.py",
         "pipelines/running/cluster.py",
+        "pipelines/running/guard.py",
         "pipelines/running/metrics.py",
         "pipelines/checkpoints/workers.py",
     },
@@ -203,7 +204,7 @@ def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.__main__", "pipelines.reports.analytics",
              "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
-             "pipelines.running.ray_data"]  # fmt: skip
+             "pipelines.running.ray_data", "pipelines.running.executor"]  # fmt: skip
     script = (
         f"import sys, {', '.join(light)}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     )

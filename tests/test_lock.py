@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from support.records import RECIPE
+from support.stages import a_run
 
 from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice
@@ -163,8 +163,7 @@ def test_nothing_is_committed_without_the_lock(storage):
 
     put_lock(storage)
     work = Work(Slice(Shard("file:///x.parquet", "x", "v"), 1, 0, 1), pa.table({"a": [1]}))
-    measured = work.with_measured(device="cpu", precision="fp32", retries=0)
-    commit = Commit(storage.url, "night-2", RECIPE, "p", "mine")
+    commit = Commit(a_run(output=storage.url, lock="mine"))
     with pytest.raises(OutputHeld):
-        commit(measured)
+        commit(work)
     assert storage.paths("table", "") == set()

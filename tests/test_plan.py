@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.records import record
+from support.records import identity, record
 from support.shards import write_shard
 
 from fastbert.errors import InputError
@@ -21,17 +21,17 @@ from pipelines.labelling.plan import Plan, make_plan
 from pipelines.output.ledger import Committed, Ledger, Record, Stray
 from pipelines.output.storage import Storage
 
-RECIPE = {"checkpoint": "x", "thresholds": [0.5, 0.5]}
+IDENTITY = identity()
 
 
 def plan(
-    shards, records=(), recipe=RECIPE, slice_rows=10, relabel=False, columns=None, stray=None
+    shards, records=(), identity=IDENTITY, slice_rows=10, relabel=False, columns=None, stray=None
 ) -> Plan:
     output = Committed(list(records), stray or {})
-    return make_plan(shards, output, recipe, columns or InputColumns(), slice_rows, relabel)
+    return make_plan(shards, output, identity, columns or InputColumns(), slice_rows, relabel)
 
 
-def committed(piece: Slice, recipe=RECIPE):
+def committed(piece: Slice, identity=IDENTITY):
     return record(
         piece.shard.name,
         piece.first_row,
@@ -40,7 +40,7 @@ def committed(piece: Slice, recipe=RECIPE):
         version=piece.shard.version,
         shard_rows=piece.shard_rows,
         path=piece.path,
-        recipe=recipe,
+        recipe=identity.recipe,
     )
 
 
@@ -103,19 +103,19 @@ def test_a_vanished_shard_is_listed(shards):
     assert found.superseded == []
 
 
-def test_another_recipe_is_an_error_that_says_what_differs(shards):
+def test_another_identity_is_an_error_that_says_what_differs(shards):
     records = [committed(piece) for piece in plan(shards).todo]
-    other = RECIPE | {"thresholds": [0.8, 0.8]}
+    other = identity(thresholds=[0.8, 0.8])
     with pytest.raises(InputError, match=r"thresholds \[0.5, 0.5\], this run has \[0.8, 0.8\]"):
-        plan(shards, records, recipe=other)
-    assert ranges(plan(shards, records, recipe=other, relabel=True)) == ALL
+        plan(shards, records, identity=other)
+    assert ranges(plan(shards, records, identity=other, relabel=True)) == ALL
 
 
-def test_another_recipe_is_an_error_for_shards_that_are_gone_too(shards):
+def test_another_identity_is_an_error_for_shards_that_are_gone_too(shards):
     """Or a glob that moves on every night would mix two models in one table."""
     records = [committed(piece) for piece in plan(shards).todo if piece.shard.name == "dt=1/a"]
     with pytest.raises(InputError, match="this run has"):
-        plan(shards[1:], records, recipe=RECIPE | {"checkpoint": "y"})
+        plan(shards[1:], records, identity=identity(checkpoint="y"))
 
 
 def test_commits_that_overlap_are_done_again(shards):
@@ -157,11 +157,11 @@ def test_not_one_good_shard_is_an_error(shards):
 
 @st.composite
 def nights(draw):
-    """What one run finds: version and rows of the shard, slice size, recipe; how far it gets."""
+    """What one run finds: version and rows of the shard, slice size, identity; how far it gets."""
     return {
         "shard": Shard("memory://x.parquet", "x", draw(st.sampled_from(["v1", "v2"]))),
         "slice_rows": draw(st.integers(1, 17)),
-        "recipe": RECIPE | {"thresholds": [draw(st.sampled_from([0.5, 0.6]))]},
+        "identity": identity(thresholds=[draw(st.sampled_from([0.5, 0.6]))] * 2),
         "relabel": True,
         "fates": draw(st.lists(st.sampled_from(["untouched", "rows only", "done"]), max_size=60)),
     }
@@ -170,7 +170,7 @@ def nights(draw):
 def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
     """A run that does what its plan says, and is killed where the fates say."""
 
-    asked = {key: night[key] for key in ("recipe", "slice_rows", "relabel")}
+    asked = {key: night[key] for key in ("identity", "slice_rows", "relabel")}
     counted = mock.patch("pipelines.labelling.plan.count_rows", lambda s, _: rows[s.version])
     with counted:
         found = make_plan([night["shard"]], ledger.committed(), columns=InputColumns(), **asked)
@@ -183,7 +183,7 @@ def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
         if fate != "untouched":
             ledger.storage.put(piece.path, json.dumps([piece.first_row, piece.rows]).encode())
         if fate == "done":
-            ledger.put(committed(piece, night["recipe"]))
+            ledger.put(committed(piece, night["identity"]))
 
 
 @given(
@@ -193,8 +193,8 @@ def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
 )
 @settings(max_examples=150, deadline=None)
 def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, rows, last):
-    """Runs over a changing shard with changing slices and recipes, each killed somewhere; then one
-    that is not. Its files tile the shard, each has a record, and there is nothing else."""
+    """Runs over a changing shard with changing slices and identities, each killed somewhere; then
+    one that is not. Its files tile the shard, each has a record, and there is nothing else."""
     fsspec.filesystem("memory").store.clear()
     ledger = Ledger(Storage("memory://out"))
     for night in history:
@@ -204,7 +204,7 @@ def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, row
             i
             for r in seen
             for i in range(r.first_row, r.first_row + r.rows)
-            if r.version == night["shard"].version and r.recipe == night["recipe"]
+            if r.version == night["shard"].version and r.recipe == night["identity"].recipe
         )
         assert len(covered) == len(set(covered))
     work(ledger, last | {"fates": []}, rows)
@@ -216,7 +216,7 @@ def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, row
     tiles = [i for first, count in pieces for i in range(first, first + count)]
     assert tiles == list(range(rows[last["shard"].version]))
     assert all(r.version == last["shard"].version for r in output.records)
-    assert all(r.recipe == last["recipe"] for r in output.records)
+    assert all(r.recipe == last["identity"].recipe for r in output.records)
     fsspec.filesystem("memory").store.clear()
 
 
@@ -239,7 +239,7 @@ def test_what_was_given_up_is_done_again_on_demand_only(shards):
     records = [replace(committed(piece), quarantined=True) for piece in plan(shards).todo]
     assert plan(shards, records).todo == []
     output = Committed(records, {})
-    again = make_plan(shards, output, RECIPE, InputColumns(), 10, False, retry_quarantined=True)
+    again = make_plan(shards, output, IDENTITY, InputColumns(), 10, False, retry_quarantined=True)
     assert ranges(again) == ALL
     assert again.replaced == sorted(records, key=lambda r: r.path)
 

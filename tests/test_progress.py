@@ -5,9 +5,13 @@ import logging
 import sys
 
 import pytest
+from support.records import record
 
+from pipelines.input.shards import Shard
+from pipelines.input.slices import Slice
 from pipelines.labelling import progress
 from pipelines.labelling.progress import counting
+from pipelines.labelling.work import Failed
 
 
 @pytest.fixture
@@ -22,9 +26,9 @@ def test_a_line_every_few_seconds_and_one_at_the_end(clock, caplog):
     with counting(400, price_per_hour=36.0) as counter:
         for seconds in (5, 6, 2):
             clock[0] += seconds
-            counter.advance(100, [80, 0, 20], device_seconds=4.0)
+            counter.add(record("a", 0, 100, exits=[80, 0, 20], device_seconds=4.0))
         clock[0] += 1
-        counter.advance(100)  # rows of a shard that cannot be read
+        counter.add(Failed(Slice(Shard("x", "x", "v"), 100, 0, 100), "cannot be read"))
     assert [record.getMessage() for record in caplog.records] == [
         "200 of 400 rows (50 %)  18 rows/s  layer 1.40  cost 0.08  11 s left",
         "400 of 400 rows (100 %)  29 rows/s  layer 1.40  cost 0.12  0 s left",
@@ -46,7 +50,7 @@ def test_a_bar_on_a_terminal(monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "200")
     with counting(2000, price_per_hour=1.0) as counter:
-        counter.advance(2000, [1000, 1000], 7200.0)
+        counter.add(record("a", 0, 2000, exits=[1000, 1000], device_seconds=7200.0))
     assert "2,000 of 2,000 rows" in terminal.getvalue()
     assert "layer 1.50  cost 2" in terminal.getvalue()
     assert not caplog.records

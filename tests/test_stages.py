@@ -9,14 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.models import LAYERS
-from support.records import RECIPE
+from support.records import identity
 from support.reference import all_exits, answer, gap_threshold
 from support.shards import random_texts, write_shard
-from support.stages import MAX_LENGTH, TEXTS, run
+from support.stages import MAX_LENGTH, TEXTS, a_run, run
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
@@ -25,14 +24,14 @@ from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError
-from pipelines.labelling.classify import Label, audit_rows
+from pipelines.labelling.classify import Classify, audit_rows
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import Work
+from pipelines.labelling.work import Failed, Work
 from pipelines.output.ledger import Ledger
 from pipelines.output.schema import OUTPUT
+from pipelines.output.statistics import SliceStats
 from pipelines.output.storage import Storage
-from pipelines.settings import resolve_precision
 
 BAD = {0: "text is null", 21: "text is empty", 22: "text is empty"}
 
@@ -103,7 +102,7 @@ def test_an_empty_slice_and_a_slice_of_errors(tmp_path, checkpoint):
     none, nulls = find_shards([str(tmp_path / "in")])
     assert run(none, checkpoint, 0, 0).table.num_rows == 0
     work = run(nulls, checkpoint, 0, 2)
-    assert work.measured["error_rows"] == 2
+    assert work.stats.error_rows == 2
     assert work.table["error"].to_pylist() == ["text is null"] * 2
 
 
@@ -112,10 +111,8 @@ def test_pairs_equal_the_slow_reference(tmp_path, checkpoint):
     second[4] = None
     write_shard(tmp_path / "in" / "p.parquet", first, other=pa.array(second, pa.string()))
     (shard,) = find_shards([str(tmp_path / "in")])
-    columns = InputColumns(pair="other")
-    read = ReadTokenize(checkpoint, MAX_LENGTH, columns)
-    label = Label(checkpoint, OperatingPoint("", [0.0, 0.0]), 0.0, "fp32", threads=1)
-    rows = label(read(Work(Slice(shard, 11, 0, 11)))).table.to_pylist()
+    this = a_run(checkpoint, pair_column="other", thresholds=[0.0, 0.0])
+    rows = Classify(this)(ReadTokenize(this)(Work(Slice(shard, 11, 0, 11)))).table.to_pylist()
     assert rows.pop(4)["error"] == "text is null"
     del first[4], second[4]
     model, tokenizer = load_model(Path(checkpoint)), load_tokenizer(Path(checkpoint))
@@ -144,7 +141,7 @@ def test_a_shard_that_lost_rows_is_a_failure(shard, checkpoint):
     work = run(shard, checkpoint, first=20, rows=20)
     assert work.table is None
     assert "changed while it was read" in work.failure
-    assert Commit("memory://never", "run", {}, "speed 1")(work) is None
+    assert Commit(a_run(output="memory://never"))(work) == Failed(work.slice, work.failure)
 
 
 def test_a_shard_that_vanished_is_a_failure(shard):
@@ -155,8 +152,7 @@ def test_a_shard_that_vanished_is_a_failure(shard):
 
 def test_commit_writes_rows_then_record(shard, checkpoint, tmp_path):
     output = str(tmp_path / "out")
-    recipe = {"checkpoint": "abc", "criterion": "margin", "thresholds": [0.5, 0.5]}
-    commit = Commit(output, "night-1", recipe, "speed 0.5")
+    commit = Commit(a_run(output=output, identity=identity(checkpoint="abc", criterion="margin")))
     work = run(shard, checkpoint, audit=1.0)
     record = commit(work)
     assert Ledger(Storage(output)).committed().records == [record]
@@ -179,7 +175,7 @@ def test_the_same_slice_twice_is_the_same_file(shard, checkpoint, tmp_path):
     """So a task that Ray runs again, or a second run after a crash, changes nothing."""
     data = []
     for name in ("one", "two"):
-        commit = Commit(str(tmp_path / name), name, RECIPE, "")
+        commit = Commit(a_run(output=str(tmp_path / name), run_id=name))
         record = commit(run(shard, checkpoint))
         data.append((tmp_path / name / record.path).read_bytes())
     assert data[0] == data[1]
@@ -197,7 +193,7 @@ def test_audit_rows_are_a_fixed_share_of_the_shard():
 def test_work_survives_the_trip_between_processes(shard):
     piece = Slice(shard, 32, 0, 2)
     table = pa.table({"_ids": [[1, 2], [3]], "x": ["a", None]})
-    work = Work(piece).with_table(table, read_seconds=0.5)
+    work = Work(piece, table, SliceStats(read_seconds=0.5))
     back = Work.from_block(work.to_block())
     assert asdict(back) | {"table": None} == asdict(work) | {"table": None}
     assert back.table.equals(table)
@@ -214,18 +210,12 @@ def test_an_answer_that_is_not_a_number_is_an_error(shard, checkpoint, tmp_path)
     rows = work.table.to_pylist()
     assert {row["error"] for row in rows} == {*BAD.values(), "the model's answer is not a number"}
     assert {row["label"] for row in rows} == {row["exit_layer"] for row in rows} == {None}
-    assert work.measured["error_rows"] == len(TEXTS)
-    assert work.measured["audit_rows"] == 0
+    assert work.stats.error_rows == len(TEXTS)
+    assert work.stats.audit_rows == 0
 
 
 def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(RuntimeError, match="given a GPU, but torch"):
-        Label(checkpoint, OperatingPoint("", [0.5, 0.5]), 0.0, "auto", threads=1, cuda=True)
-
-
-def test_int8_on_a_gpu_is_refused():
-    with pytest.raises(InputError, match="use bf16"):
-        resolve_precision("int8", "cuda")
-    assert resolve_precision("int8", "cpu") == "int8"
+    with pytest.raises(InputError, match="given a GPU, but torch"):
+        Classify(a_run(checkpoint), cuda=True)

@@ -12,6 +12,7 @@ from support.ray_head import kill_node, processes, running_head, running_worker
 from support.shards import random_texts, write_shard
 
 from pipelines.labelling.job import label
+from pipelines.running.executor import RayExecutor
 
 pytestmark = pytest.mark.integration
 
@@ -65,7 +66,7 @@ def test_a_submitted_job_equals_a_local_one_although_a_node_is_lost(cluster, che
     assert json.loads(line)["rows"] == SHARDS * ROWS
     assert committed(output) == SLICES
     wait_until_counted(head, rows=SHARDS * ROWS, exits=SHARDS * ROWS, slices=SLICES)
-    label(settings(tmp_path / "in", tmp_path / "local", checkpoint, speed=0.4))
+    label(settings(tmp_path / "in", tmp_path / "local", checkpoint, speed=0.4), RayExecutor())
     assert table_of(output).equals(table_of(tmp_path / "local"))
 
 

@@ -31,8 +31,8 @@ from transformers import (
     set_seed,
 )
 
+from fastbert.inference.precision import device, supports
 from fastbert.training.examples import Examples
-from fastbert.training.trainer import trains_in_bf16
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 
@@ -88,8 +88,8 @@ def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None
                 warmup_steps=0.1,
                 weight_decay=0.01,
                 train_sampling_strategy="group_by_length",
-                bf16=trains_in_bf16(),
-                use_cpu=not torch.cuda.is_available(),
+                bf16=supports("bf16", device()),
+                use_cpu=device() == "cpu",
                 logging_steps=0.02,
                 save_strategy="no",
                 remove_unused_columns=False,

@@ -27,6 +27,7 @@ from fastbert.calibration.evaluation import exit_layers, exit_outputs
 from fastbert.encoders.bert import PackedLayer
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
+from fastbert.inference.precision import device_name
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group
@@ -196,7 +197,7 @@ def main(output: Path, device: str, tiny: bool, rows: int, rounds: int) -> None:
     result: dict[str, Any] = {
         "program": "python -m benchmarks.speed.gpu --output benchmarks/results/gpu.json",
         "machine": machine(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": device_name(device),
         "correctness": {name: correctness(device, name) for name in names},
         "throughput": [],
     }

@@ -98,6 +98,11 @@ class OperatingPoint:
                 "again with fastbert calibrate, or pass --speed"
             ) from error
 
+    @property
+    def proven_in(self) -> str | None:
+        """The precision that the evidence was found in."""
+        return self.evidence.precision if self.evidence else None
+
     def _fitting(self, exits: Sequence[Exit]) -> "OperatingPoint":
         """Itself, with its depths; ValueError where it is not a point on these exits."""
         if self.criterion not in CRITERIA:

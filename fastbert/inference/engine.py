@@ -27,6 +27,7 @@ from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group, batch_rows, groups, longest_first
 from fastbert.packed.placement import Placement
+from fastbert.tasks.task import Task
 
 Mask = NDArray[np.bool_]
 #: (hidden states of a pool, a batch's tokens, its groups) -> the batch's next hidden states
@@ -44,6 +45,26 @@ class Predictions:
     uncertainty: NDArray[np.float32]  # (n,), there
     deep: NDArray[Any]  # (n,), full depth's answers, like `answer`
     audited: Mask  # (n,), rows of which `deep` is known
+
+    @classmethod
+    def none(cls, rows: int, task: Task) -> "Predictions":
+        """No answers yet."""
+        return cls(
+            answer=np.zeros(rows, task.dtype),
+            exit=np.full(rows, NO_EXIT, np.int8),
+            uncertainty=np.zeros(rows, np.float32),
+            deep=np.zeros(rows, task.dtype),
+            audited=np.zeros(rows, bool),
+        )
+
+    def take(self, rows: NDArray[Any]) -> "Predictions":
+        """Those of some rows, by number or mask."""
+        return Predictions(**{name: values[rows] for name, values in vars(self).items()})
+
+    def put(self, rows: NDArray[np.int64], others: "Predictions") -> None:
+        """Write those of others over some rows' own."""
+        for name, values in vars(others).items():
+            getattr(self, name)[rows] = values
 
 
 #: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
@@ -107,20 +128,14 @@ class Engine:
         deep_once = np.zeros(len(chosen), bool)
         deep_once[place[deep]] = True
         once = self._classify(tokens.take(chosen), rule, deep_once)
-        answers = {name: values[place] for name, values in vars(once).items()}
-        answers["audited"] &= deep
-        return Predictions(**answers)
+        found = once.take(place)
+        found.audited[~deep] = False
+        return found
 
     def _classify(self, tokens: Tokens, rule: Rule, deep: Mask) -> Predictions:
         """`classify` without a look at equal rows."""
         n, last = len(tokens), len(self.exits) - 1
-        out = Predictions(
-            answer=np.zeros(n, self.task.dtype),
-            exit=np.full(n, NO_EXIT, np.int8),
-            uncertainty=np.zeros(n, np.float32),
-            deep=np.zeros(n, self.task.dtype),
-            audited=np.zeros(n, bool),
-        )
+        out = Predictions.none(n, self.task)
 
         def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
             answers = self.task.answer(logits, rule.criterion)

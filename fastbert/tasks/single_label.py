@@ -3,6 +3,7 @@
 Letters: n rows, N classes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +75,14 @@ class SingleLabel:
         values = np.empty(len(targets), self.dtype)
         values["label"], values["score"] = targets, 1.0
         return values
+
+    def count(self, answers: NDArray[Any]) -> Counter[str]:
+        """Rows by name of the label; names may repeat."""
+        counts: Counter[str] = Counter()
+        for index, rows in enumerate(np.bincount(answers["label"]).tolist()):
+            if rows:
+                counts[self.names[index].as_py()] += rows
+        return counts
 
     def write(self, answers: NDArray[Any], given: NDArray[np.bool_]) -> dict[str, pa.Array]:
         """Names and scores."""

@@ -3,6 +3,7 @@
 Letters: n rows, N numbers that a head gives of each.
 """
 
+from collections import Counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +50,9 @@ class Task(Protocol):
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Known targets (n,) as the answers that a perfect head would give."""
+
+    def count(self, answers: NDArray[Any]) -> Counter[str]:
+        """How many rows have each answer, by its name."""
 
     def write(self, answers: NDArray[Any], given: NDArray[np.bool_]) -> dict[str, pa.Array]:
         """Answers (n,) as `columns`, null where none is `given` (n,)."""

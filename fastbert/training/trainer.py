@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
+from fastbert.inference.precision import device, supports
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tasks.task import Task
 from fastbert.training.examples import Examples, TokenDataset
@@ -33,11 +34,6 @@ from fastbert.training.losses import distillation_loss, joint_loss
 from fastbert.training.recipes import DISTIL, FINETUNE, Recipe
 
 log = logging.getLogger(__name__)
-
-
-def trains_in_bf16() -> bool:
-    """Whether this machine multiplies bf16 in hardware: on a GPU, or a CPU with AMX."""
-    return torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def finetune(
@@ -171,8 +167,8 @@ def _run(
             weight_decay=recipe.weight_decay,
             seed=recipe.seed,
             train_sampling_strategy="group_by_length",
-            bf16=trains_in_bf16(),
-            use_cpu=not torch.cuda.is_available(),
+            bf16=supports("bf16", device()),
+            use_cpu=device() == "cpu",
             logging_steps=0.1,  # ten lines a step
             eval_strategy="epoch" if dev else "no",
             save_strategy="best" if dev else "no",
@@ -181,7 +177,7 @@ def _run(
             load_best_model_at_end=dev is not None,
             metric_for_best_model="accuracy" if dev else None,
             remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_pin_memory=device() == "cuda",
             disable_tqdm=True,
             report_to=[],
         )

@@ -5,7 +5,6 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-import torch
 
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.goal import Goal, proven_point, store_point
@@ -13,12 +12,13 @@ from fastbert.checkpoint import fetch_checkpoint, load_config, load_tokenizer
 from fastbert.filesystem import shown
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
-from pipelines.settings import CalibrateSettings, resolve_precision
+from pipelines.settings import CalibrateSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +41,10 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         list(settings.corpus), columns, model.config.label_names, settings.rows, settings.seed
     )
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = resolve_precision(settings.precision, device)
+    precision = resolve(settings.precision, device())
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
-        engine = Engine(model, device, DTYPES[precision])
+        engine = Engine(model, device(), DTYPES[precision])
         outputs = exit_outputs(engine, tokens, counter.advance)
     truth = None if examples.labels is None else np.asarray(examples.labels)
     cost = CostModel(model)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -16,13 +15,14 @@ from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import shown
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import sample
 from fastbert.weights import load_model
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
-from pipelines.settings import EvaluateSettings, resolve_precision
+from pipelines.settings import EvaluateSettings
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     )
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = resolve_precision(settings.precision, device)
-    engine = Engine(model, device, DTYPES[precision])
+    default = model.config.default_operating_point
+    proven = OperatingPoint.of_checkpoint(model.config, default).proven_in if default else None
+    precision = resolve(settings.precision, device(), proven)
+    engine = Engine(model, device(), DTYPES[precision])
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
     config = model.config
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
@@ -69,7 +70,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "rows": len(tokens),
         "timed_rows": min(len(tokens), _TIMED_ROWS) if settings.timing else 0,
         "tokens": int(tokens.lengths.sum()),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": device_name(device()),
         "precision": precision,
         "full_depth_flops": int(cost.full_flops(outputs.lengths).sum()),
         "speeds": [{"speed": s} | each for s, each in zip(speeds, found, strict=False)],

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from fastbert.calibration.evaluation import exit_outputs
@@ -15,6 +14,7 @@ from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tasks.task import NO_LABEL
@@ -25,7 +25,7 @@ from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
-from pipelines.settings import TrainSettings, resolve_precision
+from pipelines.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +114,8 @@ def _judge(
 ) -> dict[str, Any]:
     """Accuracy by layer on rows that training has not seen, and the operating point they prove."""
     tokens = Tokenizer(tokenizer)(judges.texts, judges.pairs, model.config.max_length)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = resolve_precision("auto", device)
-    outputs = exit_outputs(Engine(model, device, DTYPES[precision]), tokens)
+    precision = resolve("auto", device())
+    outputs = exit_outputs(Engine(model, device(), DTYPES[precision]), tokens)
     right = ~outputs.differs(outputs.task.truth(np.asarray(judges.labels)))  # (E, n)
     found: dict[str, Any] = {
         "dev_rows": len(judges),

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from fastbert.errors import FastBertError, InputError
 from pipelines.output.ledger import Ledger, Record
-from pipelines.output.storage import Storage
+from pipelines.output.storage import FOOTER_THREADS, Storage
 
 #: Added after the columns of `table/`: where a row is from. A column that is called like one of
 #: these is exported as `input_NAME`.
@@ -39,9 +39,6 @@ _NEAREST = {
 
 _NULL = pa.null()
 
-#: Footers read at the same time; each waits for the store, not for a core.
-_FOOTER_THREADS = 32
-
 
 class OutputChanged(FastBertError):
     """The output is not what its ledger said when the export began (exit code 1)."""
@@ -54,7 +51,7 @@ def columns_of(storage: Storage, records: list[Record]) -> pa.Schema:
     is left out.
     """
     shards = {record.shard: record for record in records}
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         schemas = list(pool.map(lambda record: _schema(storage, record), shards.values()))
     try:
         together = pa.unify_schemas([*schemas, LINEAGE], promote_options="permissive")

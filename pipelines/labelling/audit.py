@@ -32,7 +32,6 @@ def audit(
     `exits` counts the run's rows by layer; of `audited` rows `agreements` have full depth's label.
     """
     found: dict[str, Any] = {
-        "audit_rows": audited,
         "audit_agreement": agreements / audited if audited else None,
         "audit_interval": interval(agreements, audited, CONFIDENCE) if audited else None,
     }

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,58 +13,68 @@ import pyarrow as pa
 import torch
 
 from fastbert.checkpoint import fetch_checkpoint
-from fastbert.exits.operating_point import OperatingPoint
+from fastbert.errors import InputError
+from fastbert.exits.rules import NO_EXIT, Threshold
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine, Predictions
+from fastbert.inference.precision import device_name, supports
 from fastbert.inference.tokens import Tokens
+from fastbert.tasks.task import Task
 from fastbert.weights import load_model
 from pipelines.labelling.isolate import Rows, isolate
+from pipelines.labelling.run import Run
 from pipelines.labelling.work import ERROR, IDS, TYPES, Work
-from pipelines.output.ledger import UNCERTAINTY_BINS
 from pipelines.output.schema import OUTPUT
-from pipelines.settings import Precision, resolve_precision
+from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats
 
 Array = np.ndarray[Any, Any]
 _PRIVATE = (IDS, TYPES, ERROR)
 #: Kinds of errors that a slice's record counts; they may name what is a row's own.
 _MOST_REASONS = 20
-#: Labels that it counts per layer: all, but where classes are so many that records would grow.
+#: Labels that it counts per exit: all, but where classes are so many that records would grow.
 _MOST_LABELS = 256
 
 
-class Label:
+@dataclass(frozen=True)
+class Labelled:
+    """The n rows of a slice that have an answer, and what they cost."""
+
+    found: Predictions
+    lengths: Array  # int64 (n,), tokens
+    flops: Array  # int64 (n,), up to the exit
+    full_flops: Array  # int64 (n,), without early exits
+    audit_flops: Array  # int64 (n,), behind the exit, if it is audited
+
+
+class Classify:
     """A replica of the model: adds the output's columns to a slice."""
 
-    def __init__(
-        self,
-        checkpoint: str,
-        point: OperatingPoint,
-        audit_rate: float,
-        precision: Precision,
-        threads: int,
-        cuda: bool = False,
-        fingerprint: str | None = None,
-    ) -> None:
-        """`threads` are CPU threads of the model; `cuda` says whether the replica was given a GPU,
-        which it then must find. With a `fingerprint`, the checkpoint at this URL must have it."""
+    def __init__(self, run: Run, threads: int = 1, cuda: bool = False) -> None:
+        """`threads` are CPU threads of the model; `cuda` says whether the replica was given a GPU.
+
+        Raises InputError if it does not find that, or cannot do the run's precision.
+        """
         torch.set_num_threads(threads)
-        model = load_model(fetch_checkpoint(checkpoint, fingerprint))
+        model = load_model(fetch_checkpoint(run.model, run.identity.checkpoint))
         if cuda and not torch.cuda.is_available():
-            raise RuntimeError(
+            raise InputError(
                 f"this replica was given a GPU, but torch {torch.__version__} sees none; install "
                 "a CUDA build of torch on the workers, or pass --gpus-per-replica 0"
             )
         device = "cuda" if cuda else "cpu"
-        resolved = resolve_precision(precision, device)
-        self.engine = Engine(model, device, DTYPES[resolved])
+        emulated = run.emulated and run.precision == "bf16"
+        if not supports(run.precision, device) and not emulated:
+            raise InputError(
+                f"this run labels in {run.precision}, which {device_name(device)} on "
+                f"{os.uname().nodename} does not do; pass --precision to say which is to be used, "
+                "or leave such machines out"
+            )
+        self.engine = Engine(model, device, DTYPES[run.precision])
         self.cost = CostModel(model)
-        self.names = pa.array(model.config.label_names)
-        self.point, self.thresholds = point, np.asarray(point.thresholds)
-        self.audit_rate = audit_rate
-        self.facts = {
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
-            "precision": resolved,
-        }
+        self.run = run
+        self.rule = Threshold.of(run.identity.thresholds, run.identity.criterion)
+        self.depths = run.identity.exit_depths
+        self.device = device_name(device)
 
     def __call__(self, work: Work) -> Work:
         """Label every row that has tokens; the others keep their error."""
@@ -74,68 +85,55 @@ class Label:
         errors = table[ERROR].to_pylist()
         good = np.array([error is None for error in errors], bool)
         tokens = tokens_of(table, good)
-        where = work.slice
-        audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)[good]
+        where, rate = work.slice, self.run.audit_rate
+        audited = audit_rows(where.shard.name, where.first_row, where.rows, rate)[good]
         found, failed = self._classify(tokens, audited)
-        answered = np.isfinite(found.score)
+        answered = (found.exit != NO_EXIT) & np.isfinite(found.uncertainty)
         places = np.flatnonzero(good)
         for row in np.flatnonzero(~answered).tolist():
             why = failed.get(row)
             errors[places[row]] = (
                 f"the model failed: {why}" if why else "the model's answer is not a number"
             )
-        audited &= answered
-        lengths, exits = tokens.lengths[answered], found.exit_layer[answered]
-        flops = self.cost.row_flops(lengths, exits)
-        deep_exits = np.full_like(exits, self.cost.layers)
-        deep_flops = self.cost.row_flops(lengths, deep_exits) - flops
         good[good] = answered  # from here on: the rows that have a label
-        columns = {
-            "label": _spread(good, found.label[answered], self.names),
-            "score": _spread(good, found.score[answered]),
-            "exit_layer": _spread(good, exits),
-            "uncertainty": _spread(good, found.uncertainty[answered]),
-            "tokens": _spread(good, lengths.astype(np.int32)),
-            "flops": _spread(good, flops),
-            "audit_label": _spread(good, found.deep_label[answered], self.names),
-            "error": pa.array(errors, pa.string()),
-        }
+        labelled = self._costs(found.take(answered), tokens.lengths[answered])
         kept = [name for name in table.column_names if name not in _PRIVATE]
         result = table.select(kept)
+        columns = self.answer(labelled, good) | {"error": pa.array(errors, pa.string())}
         for field in OUTPUT:
             result = result.append_column(field, columns[field.name])
-        left = [exits == k for k in range(1, self.cost.layers + 1)]
-        labels, uncertainty = found.label[answered], found.uncertainty[answered]
-        agreed = audited & (found.deep_label == found.label)
-        return work.with_table(
-            result,
+        stats = replace(
+            statistics_of(work.stats, labelled, self.engine.task, len(self.depths)),
+            exit_depths=self.depths,
             error_rows=int((~good).sum()),
-            tokens=int(lengths.sum()),
-            exits=[int(at.sum()) for at in left],
-            exit_tokens=[int(lengths[at].sum()) for at in left],
-            exit_flops=[int(flops[at].sum()) for at in left],
-            exit_labels=[self._by_label(labels[at]) for at in left],
-            exit_uncertainties=[
-                np.histogram(uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
-            ],
-            exit_audit_rows=[int(audited[answered][at].sum()) for at in left],
-            exit_audit_agreements=[int(agreed[answered][at].sum()) for at in left],
             errors=dict(Counter(error for error in errors if error).most_common(_MOST_REASONS)),
-            full_flops=int(self.cost.full_flops(lengths).sum()),
-            audit_rows=int(audited.sum()),
-            audit_agreements=int(agreed.sum()),
-            audit_flops=int(deep_flops[audited[answered]].sum()),
+            device=self.device,
+            precision=self.run.precision,
             device_seconds=time.monotonic() - started,
-            **self.facts,
         )
+        return replace(work, table=result, stats=stats)
 
-    def _by_label(self, labels: Array) -> dict[str, int]:
-        """Rows of the labels that occur, the most frequent first."""
-        counts: Counter[str] = Counter()
-        for i, n in enumerate(np.bincount(labels).tolist()):
-            if n:
-                counts[self.names[i].as_py()] += n  # names may repeat
-        return dict(counts.most_common(_MOST_LABELS))
+    def _costs(self, found: Predictions, lengths: Array) -> Labelled:
+        """With what the rows cost, of these lengths (n,)."""
+        flops = self.cost.row_flops(lengths, found.exit)
+        deepest = self.cost.row_flops(lengths, np.full_like(found.exit, len(self.depths) - 1))
+        return Labelled(found, lengths, flops, self.cost.full_flops(lengths), deepest - flops)
+
+    def answer(self, labelled: Labelled, good: Array) -> dict[str, pa.Array]:
+        """The output's columns but the error, for all rows of the slice; `good` ones, bool (N,),
+        have an answer."""
+        found, task = labelled.found, self.engine.task
+        audited = np.zeros_like(good)
+        audited[good] = found.audited
+        depths = np.asarray(self.depths, np.int8)
+        return {
+            **task.write(_spread(good, found.answer), good),
+            "exit_layer": _column(good, depths[found.exit]),
+            "uncertainty": _column(good, found.uncertainty),
+            "tokens": _column(good, labelled.lengths.astype(np.int32)),
+            "flops": _column(good, labelled.flops),
+            "audit_label": task.write(_spread(good, found.deep), audited)["label"],
+        }
 
     def give_up(self, work: Work, reason: str) -> Work:
         """Every row gets `reason` as its error; the model is not used."""
@@ -147,18 +145,17 @@ class Label:
             [name for name in _PRIVATE if name in work.table.schema.names]
         )
         table = table.append_column(IDS, none).append_column(ERROR, pa.array(errors, pa.string()))
-        return self(work.with_table(table, quarantined=True))
+        stats = replace(work.stats, quarantined=True)
+        return self(replace(work, table=table, stats=stats))
 
     def _classify(self, tokens: Tokens, audited: Array) -> tuple[Predictions, dict[int, str]]:
-        """Answers for all rows, and why there are none for some: their scores are not numbers."""
+        """Answers for all rows, and why there are none for some."""
 
         def run(rows: Rows) -> Predictions:
             try:
                 whole = len(rows) == len(tokens)
                 some = tokens if whole else tokens.take(rows)
-                return self.engine.classify(
-                    some, self.thresholds, audited[rows], self.point.criterion
-                )
+                return self.engine.classify(some, self.rule, audited[rows])
             except RuntimeError:
                 self._check_device()
                 raise
@@ -166,20 +163,10 @@ class Label:
         parts, failed = isolate(run, np.arange(len(tokens)))
         if not failed:
             return parts[0][1], {}
-        answers = {
-            name: np.zeros(len(tokens), kind)
-            for name, kind in (
-                ("label", np.int32),
-                ("exit_layer", np.int8),
-                ("uncertainty", np.float32),
-            )
-        }
-        answers["score"] = np.full(len(tokens), np.nan, np.float32)
-        answers["deep_label"] = np.full(len(tokens), -1, np.int32)
+        found = Predictions.none(len(tokens), self.engine.task)
         for rows, part in parts:
-            for name, values in vars(part).items():
-                answers[name][rows] = values
-        return Predictions(**answers), failed
+            found.put(rows, part)
+        return found, failed
 
     def _check_device(self) -> None:
         """End the process if the GPU answers no more: after some faults nothing in it ever works
@@ -192,21 +179,50 @@ class Label:
                 os._exit(1)
 
 
+def statistics_of(stats: SliceStats, labelled: Labelled, task: Task, exits: int) -> SliceStats:
+    """`stats` with what the labelled rows add to it; `exits` is how many there are."""
+    found = labelled.found
+    left = [found.exit == k for k in range(exits)]
+    agreed = found.audited & ~task.differs(found.answer, found.deep)
+
+    def by_exit(values: Array) -> list[int]:
+        return [int(values[at].sum()) for at in left]
+
+    return replace(
+        stats,
+        tokens=int(labelled.lengths.sum()),
+        exits=[int(at.sum()) for at in left],
+        exit_tokens=by_exit(labelled.lengths),
+        exit_flops=by_exit(labelled.flops),
+        exit_labels=[_most(task.count(found.answer[at])) for at in left],
+        exit_uncertainties=[
+            np.histogram(found.uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
+        ],
+        exit_audit_rows=by_exit(found.audited),
+        exit_audit_agreements=by_exit(agreed),
+        full_flops=int(labelled.full_flops.sum()),
+        audit_rows=int(found.audited.sum()),
+        audit_agreements=int(agreed.sum()),
+        audit_flops=int(labelled.audit_flops[found.audited].sum()),
+    )
+
+
+def _most(counts: Counter[str]) -> dict[str, int]:
+    return dict(counts.most_common(_MOST_LABELS))
+
+
 def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:
     """Which rows are audited, bool (rows,): a fixed pseudo-random share of the shard's rows.
 
-    It depends on shard and row number only, so that a retry audits the same rows. The generator
-    is splitmix64 (Steele et al. 2014) on the row number, seeded with the shard's name.
+    It depends on shard and row number only, so that a retry audits the same rows, and slices of
+    another size do.
     """
-    seed = np.frombuffer(hashlib.sha256(shard.encode()).digest()[:8], np.uint64)[0]
-    with np.errstate(over="ignore"):
-        x = seed + np.arange(first_row + 1, first_row + rows + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
-    chosen: Array = (x >> np.uint64(11)) * 2.0**-53 < rate
+    key = int.from_bytes(hashlib.sha256(shard.encode()).digest()[:16], "little")
+    generator = np.random.Philox(key=key)
+    block, begin = divmod(first_row, 4)  # it counts in blocks of four numbers
+    generator.advance(block)
+    drawn = np.random.Generator(generator).random(begin + rows)[begin:]
+    chosen: Array = drawn < rate
     return chosen
 
 
@@ -221,15 +237,13 @@ def tokens_of(table: pa.Table, good: Array) -> Tokens:
     return Tokens(np.asarray(ids.flatten()), np.concatenate([[0], ends]).astype(np.int64), types)
 
 
-def _spread(good: Array, values: Array, names: pa.Array | None = None) -> pa.Array:
-    """Values of the good rows as a column of all rows, null elsewhere.
-
-    With `names` the values are indices into it, and negative ones are null too.
-    """
+def _spread(good: Array, values: Array) -> Array:
+    """Values of the good rows among all rows, (N,); the others have zeros."""
     full = np.zeros(len(good), values.dtype)
     full[good] = values
-    null = ~good
-    if names is not None:
-        null = null | (full < 0)
-        return names.take(pa.array(full, mask=null))
-    return pa.array(full, mask=null)
+    return full
+
+
+def _column(good: Array, values: Array) -> pa.Array:
+    """Values of the good rows as a column of all rows, null elsewhere."""
+    return pa.array(_spread(good, values), mask=~good)

@@ -5,8 +5,7 @@ Shards whose records are complete are not opened. A rerun with nothing new there
 
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
@@ -14,128 +13,161 @@ from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice, count_rows
 from pipelines.input.unreadable import ShardError, read_patiently
+from pipelines.output.identity import Identity
 from pipelines.output.ledger import Committed, Record
 from pipelines.output.retry import Patience
-
-#: Footers read at the same time; each waits for the store, not for a core.
-_FOOTER_THREADS = 32
+from pipelines.output.storage import FOOTER_THREADS
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run will do."""
 
-    shards: int = 0
-    todo: list[Slice] = field(default_factory=list)
-    up_to_date: list[Record] = field(default_factory=list)
+    shards: int
+    todo: list[Slice]
+    up_to_date: list[Record]
     #: Commits of older versions or other settings whose files no new slice writes over.
-    superseded: list[Record] = field(default_factory=list)
+    superseded: list[Record]
     #: Such commits whose files will be written over. Their records must go first: were the run
     #: killed between rows and record, the old record would vouch for the new rows.
-    replaced: list[Record] = field(default_factory=list)
+    replaced: list[Record]
     #: Commits of the last good version of shards that cannot be read now.
-    spared: list[Record] = field(default_factory=list)
+    spared: list[Record]
     #: Commits of shards that are no longer in the input.
-    vanished: list[Record] = field(default_factory=list)
+    vanished: list[Record]
     #: Files of labelled rows without a record that no new slice writes over. Killed runs leave
     #: them; a run with other slices would repeat their rows.
-    leftovers: list[str] = field(default_factory=list)
+    leftovers: list[str]
     #: url -> why it cannot be labelled.
-    bad_shards: dict[str, str] = field(default_factory=dict)
+    bad_shards: dict[str, str]
+
+    def removed(self, prune: bool) -> list[Record]:
+        """Commits whose rows go."""
+        return self.superseded + (self.vanished if prune else [])
+
+    def kept(self, prune: bool) -> list[Record]:
+        """Commits whose rows stay."""
+        return self.up_to_date + self.spared + ([] if prune else self.vanished)
 
 
 def make_plan(
     shards: list[Shard],
     output: Committed,
-    recipe: dict[str, Any],
+    identity: Identity,
     columns: InputColumns,
     slice_rows: int,
     relabel: bool,
     retry_quarantined: bool = False,
+    precision: str | None = None,
 ) -> Plan:
-    """Compare shards with commits.
+    """Compare shards with commits. `precision` is the one that was asked for, if one was.
 
-    Raises InputError where commits were made with another recipe, or from another place, and
-    `relabel` does not allow to replace them; and where not one shard can be labelled.
+    Raises InputError where commits were made with another identity or precision, or from another
+    place, and `relabel` does not allow to replace them; and where not one shard can be labelled.
     """
-    plan = Plan(shards=len(shards))
+    if precision and not relabel:
+        _check_precision(output.records, precision)
     committed: dict[str, list[Record]] = defaultdict(list)
     for record in output.records:
         committed[record.shard].append(record)
     current: dict[str, list[Record]] = {}
+    outdated: list[Record] = []
     for shard in shards:
         mine = committed.pop(shard.name, [])
         if not relabel:
             for record in mine:
-                _check_replaceable(record, shard, recipe)
+                _check_replaceable(record, shard, identity)
         current[shard.name] = _disjoint(
             [
                 record
                 for record in mine
                 if record.version == shard.version
-                and record.recipe == recipe
+                and identity.difference(record.recipe) is None
                 and not (retry_quarantined and record.quarantined)
+                and not (relabel and precision and record.precision != precision)
             ]
         )
         kept = {record.first_row for record in current[shard.name]}
-        plan.superseded += [record for record in mine if record.first_row not in kept]
-        plan.up_to_date += current[shard.name]
-    plan.vanished = [record for mine in committed.values() for record in mine]
-    if not relabel and not plan.up_to_date:
-        for record in plan.vanished:
-            _check_recipe(record, recipe)
+        outdated += [record for record in mine if record.first_row not in kept]
+    up_to_date = [record for mine in current.values() for record in mine]
+    vanished = [record for mine in committed.values() for record in mine]
+    if not relabel and not up_to_date:
+        for record in vanished:
+            _check_identity(record, identity)
 
     new = [shard for shard in shards if not current[shard.name]]
-    bad = set()
+    bad: dict[str, str] = {}  # by name
     rows = {name: mine[0].shard_rows for name, mine in current.items() if mine}
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         results = pool.map(lambda shard: _count_rows(shard, columns), new)
         for shard, result in zip(new, results, strict=True):
             if isinstance(result, ShardError):
-                plan.bad_shards[shown(shard.url)] = str(result)
-                bad.add(shard.name)
+                bad[shard.name] = str(result)
             else:
                 rows[shard.name] = result
+    bad_shards = {shown(shard.url): bad[shard.name] for shard in new if shard.name in bad}
     if bad and len(bad) == len(shards):
-        url, reason = next(iter(plan.bad_shards.items()))
+        url, reason = next(iter(bad_shards.items()))
         raise InputError(f"not one shard can be labelled; {url}: {reason}")
-    for shard in shards:
-        if shard.name in rows:
-            plan.todo += _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
-    # Bad shards keep what was committed of their last good version.
-    plan.spared = [record for record in plan.superseded if record.shard in bad]
-    old = [record for record in plan.superseded if record.shard not in bad]
-    paths = {piece.path for piece in plan.todo}
-    plan.superseded = [record for record in old if record.path not in paths]
-    plan.replaced = [record for record in old if record.path in paths]
-    # A record that cannot be read still says that the rows were committed: they are only removed
-    # where this run knows all rows of their shard.
-    plan.leftovers = [
-        path
-        for path, stray in sorted(output.stray.items())
-        if path not in paths and (stray.shard in rows or not stray.has_record)
+    todo = [
+        piece
+        for shard in shards
+        if shard.name in rows
+        for piece in _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
     ]
-    return plan
+    paths = {piece.path for piece in todo}
+    old = [record for record in outdated if record.shard not in bad]
+    return Plan(
+        shards=len(shards),
+        todo=todo,
+        up_to_date=up_to_date,
+        superseded=[record for record in old if record.path not in paths],
+        replaced=[record for record in old if record.path in paths],
+        # Bad shards keep what was committed of their last good version.
+        spared=[record for record in outdated if record.shard in bad],
+        vanished=vanished,
+        # A record that cannot be read still says that the rows were committed: they are only
+        # removed where this run knows all rows of their shard.
+        leftovers=[
+            path
+            for path, stray in sorted(output.stray.items())
+            if path not in paths and (stray.shard in rows or not stray.has_record)
+        ],
+        bad_shards=bad_shards,
+    )
 
 
-def _check_replaceable(record: Record, shard: Shard, recipe: dict[str, Any]) -> None:
+def newest(records: list[Record]) -> Record | None:
+    """The last commit."""
+    return max(records, key=lambda record: record.committed_at, default=None)
+
+
+def _check_precision(records: list[Record], asked: str) -> None:
+    last = newest(records)
+    if last and last.precision != asked:
+        raise InputError(
+            f"the output was labelled in {last.precision}, --precision is {asked}; leave it out to "
+            "go on as before, or pass --relabel to label everything again"
+        )
+
+
+def _check_replaceable(record: Record, shard: Shard, identity: Identity) -> None:
     if record.source != shown(shard.url):
         raise InputError(
             f"the output has labels of {record.source} as '{shard.name}', which would be replaced "
             f"by those of {shown(shard.url)}; pass the folder above both as --input, another "
             "--output, or --relabel if the corpus has moved"
         )
-    _check_recipe(record, recipe)
+    _check_identity(record, identity)
 
 
-def _check_recipe(record: Record, recipe: dict[str, Any]) -> None:
-    for key in sorted(recipe.keys() | record.recipe.keys()):
-        before, now = record.recipe.get(key), recipe.get(key)
-        if before != now:
-            raise InputError(
-                f"the output was labelled with {key} {before}, this run has {now}; "
-                "pass --relabel to label everything again, or another --output"
-            )
+def _check_identity(record: Record, identity: Identity) -> None:
+    if difference := identity.difference(record.recipe):
+        key, before, now = difference
+        raise InputError(
+            f"the output was labelled with {key} {before}, this run has {now}; "
+            "pass --relabel to label everything again, or another --output"
+        )
 
 
 def _count_rows(shard: Shard, columns: InputColumns) -> int | ShardError:

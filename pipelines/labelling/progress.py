@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.labelling.work import Failed
+from pipelines.output.ledger import Record
+
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -24,13 +27,18 @@ class Counter:
         self.started = self.said = time.monotonic()
         self.task = bar.add_task("", total=total, state=self.state()) if bar else None
 
-    def advance(self, rows: int, exits: list[int] | None = None, device_seconds: float = 0) -> None:
-        """`rows` more are done; `exits` of them left at layer 1 .. L."""
+    def add(self, outcome: Record | Failed) -> None:
+        """A slice has come to its end."""
+        if isinstance(outcome, Failed):
+            return self.advance(outcome.slice.rows)
+        self.labelled += sum(outcome.exits)
+        self.layers += sum(k * n for k, n in zip(outcome.depths, outcome.exits, strict=True))
+        self.device_seconds += outcome.device_seconds
+        self.advance(outcome.rows)
+
+    def advance(self, rows: int) -> None:
+        """`rows` more are done."""
         self.done += rows
-        self.device_seconds += device_seconds
-        for layer, count in enumerate(exits or [], start=1):
-            self.labelled += count
-            self.layers += layer * count
         now = time.monotonic()
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=self.done, state=self.state())

@@ -5,6 +5,7 @@ Rows are decoded and tokenized a few at a time, so that texts of any length fit 
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ import pyarrow as pa
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
-from pipelines.input.columns import InputColumns
 from pipelines.input.slices import BATCH_BYTES, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
+from pipelines.labelling.run import Run
 from pipelines.labelling.work import ERROR, IDS, TYPES, Work
 from pipelines.output.retry import Patience
 
@@ -25,20 +26,14 @@ from pipelines.output.retry import Patience
 class ReadTokenize:
     """Slice -> carried columns, token ids and, for rows without usable text, the error."""
 
-    def __init__(
-        self,
-        checkpoint: str,
-        max_length: int,
-        columns: InputColumns,
-        fingerprint: str | None = None,
-    ) -> None:
-        """With a `fingerprint`, the checkpoint at this URL must have it."""
+    def __init__(self, run: Run) -> None:
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self.tokenize = Tokenizer(load_tokenizer(fetch_checkpoint(checkpoint, fingerprint)))
-        self.max_length = max_length
-        self.columns = columns
-        self.rows = SliceReader(columns)
+        checkpoint = fetch_checkpoint(run.model, run.identity.checkpoint)
+        self.tokenize = Tokenizer(load_tokenizer(checkpoint))
+        self.max_length = run.identity.max_length
+        self.columns = run.columns
+        self.rows = SliceReader(self.columns)
 
     def __call__(self, work: Work) -> Work:
         """Read and tokenize; a shard that cannot be read becomes a failure, not an exception."""
@@ -54,7 +49,7 @@ class ReadTokenize:
             done = read_patiently(patience, self._read, work, reason)
         except ShardError as error:
             return Work(work.slice, failure=str(error))
-        return done.with_measured(retries=patience.retries)
+        return done.retried(patience.retries)
 
     def _read(self, work: Work, reason: str | None) -> Work:
         started = time.monotonic()
@@ -64,12 +59,14 @@ class ReadTokenize:
             before = time.monotonic()
             parts.append(self._tokenized(rows, reason))
             tokenizing += time.monotonic() - before
-        return work.with_table(
-            pa.concat_tables(parts, promote_options="default"),
+        table = pa.concat_tables(parts, promote_options="default")
+        stats = replace(
+            work.stats,
             read_seconds=time.monotonic() - started - tokenizing,
             tokenize_seconds=tokenizing,
             quarantined=reason is not None,
         )
+        return replace(work, table=table, stats=stats)
 
     def _tokenized(self, table: pa.Table, reason: str | None) -> pa.Table:
         """Carried columns, token ids and errors of some rows."""

@@ -5,17 +5,26 @@ Records carry what each slice cost, so statistics can be rebuilt from them at an
 """
 
 import hashlib
-import io
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
+import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.output.storage import Storage
+from pipelines.output.statistics import (
+    MEASURES,
+    PER_ERRORS,
+    PER_EXIT,
+    PER_SLICE,
+    Count,
+    SliceStats,
+    Text,
+    arrow,
+)
+from pipelines.output.storage import Storage, to_parquet
 
 log = logging.getLogger(__name__)
 
@@ -37,41 +46,19 @@ def _slice_of(path: str) -> tuple[str, int] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(SliceStats):
     """The commit of one slice."""
 
-    run_id: str
-    shard: str  # path below the input root, without .parquet
-    source: str  # URL of the shard
-    version: str  # of the shard when it was read
-    shard_rows: int
-    first_row: int
-    rows: int
-    path: str  # of the labelled rows, below the output root
-    recipe: dict[str, Any]
-    error_rows: int
-    tokens: int
-    exits: list[int]  # rows that left at layer 1 .. L
-    exit_tokens: list[int]  # their tokens
-    exit_flops: list[int]  # what they cost
-    full_flops: int  # what all of them would have cost at full depth
-    audit_rows: int
-    audit_agreements: int  # audited rows whose label equals full depth's
-    audit_flops: int  # what the audit cost on top
-    read_seconds: float
-    tokenize_seconds: float
-    device_seconds: float
-    commit_seconds: float
-    device: str
-    precision: str
-    committed_at: str  # UTC, ISO 8601
-    retries: int = 0  # how often something about it was done again, after a fault
-    quarantined: bool = False  # it was given up: all of its rows have an error
-    exit_labels: list[dict[str, int]] = field(default_factory=list)  # their labels
-    exit_uncertainties: list[list[int]] = field(default_factory=list)  # by `UNCERTAINTY_BINS`
-    exit_audit_rows: list[int] = field(default_factory=list)
-    exit_audit_agreements: list[int] = field(default_factory=list)
-    errors: dict[str, int] = field(default_factory=dict)  # rows by reason, the most frequent
+    run_id: Text
+    shard: Text  # path below the input root, without .parquet
+    source: Text  # URL of the shard
+    version: Text  # of the shard when it was read
+    shard_rows: Count
+    first_row: Count
+    rows: Count
+    path: Text  # of the labelled rows, below the output root
+    recipe: dict[str, Any]  # see `Identity`
+    committed_at: Text  # UTC, ISO 8601
 
     @property
     def slice_id(self) -> str:
@@ -79,66 +66,28 @@ class Record:
         return slice_id(self.shard, self.first_row)
 
 
-_KINDS = get_type_hints(Record)
-
-#: Equal parts of [0, 1] that a layer's uncertainties are counted in.
-UNCERTAINTY_BINS = 20
-
-#: Fields that the first ledgers did not have, and what they stand for there.
-_ADDED: dict[str, Any] = {
-    "retries": 0,
-    "quarantined": False,
-    "exit_labels": [],
-    "exit_uncertainties": [],
-    "exit_audit_rows": [],
-    "exit_audit_agreements": [],
-    "errors": {},
-}
-
-
-def _parsed(text: bytes) -> Record:
+def _decoded(text: bytes) -> Record:
     """A record as `Ledger.put` writes it; ValueError for all that is not one. Much depends on what
     it says: which rows are done, and which files may be removed."""
     values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
-    values = {name: (_ADDED | values).get(name) for name in _KINDS}
-    for name, kind in _KINDS.items():
-        if not _is_of(values[name], kind):
-            raise ValueError(f"its {name} is {str(values[name])[:100]}, expected {kind}")
-    record = Record(**values)
+    record = msgspec.convert(values, Record)
+    if missing := {m.name for m in MEASURES if m.required} - values.keys():
+        raise ValueError(f"it has no {', '.join(sorted(missing))}")
     if record.path != table_path(record.shard, record.first_row):
         raise ValueError(f"its path is {record.path}, which is not its shard's")
     if record.first_row + record.rows > record.shard_rows:
         raise ValueError(f"its rows end behind those of the shard, {record.shard_rows}")
-    if not len(record.exits) == len(record.exit_tokens) == len(record.exit_flops) < 128:
-        raise ValueError("its counts are not of the same layers")
-    details = (record.exit_labels, record.exit_uncertainties, record.exit_audit_rows,
-               record.exit_audit_agreements)  # fmt: skip
-    if not {len(counts) for counts in details} <= {0, len(record.exits)}:
-        raise ValueError("its details are not of the same layers")
+    exits = len(record.exits)
+    for measure in PER_EXIT:
+        counts = len(getattr(record, measure.name))
+        if counts != exits and (counts or measure.required):
+            raise ValueError(f"its {measure.name} are of {counts} exits, expected {exits}")
+    depths = record.depths
+    if len(depths) != exits or depths != sorted({*depths}) or any(k > 127 for k in depths):
+        raise ValueError(f"its exits lie at {depths}, expected {exits} depths, rising to 127")
     if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
         raise ValueError("its shard or run would lie elsewhere")
     return record
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of the type of a record's field, and fits into the statistics."""
-    if kind is Any:
-        return True
-    if get_origin(kind) is list:
-        return type(value) is list and all(_is_of(each, *get_args(kind)) for each in value)
-    if get_origin(kind) is dict:
-        return type(value) is dict and all(
-            _is_of(each, get_args(kind)[1]) for each in value.values()
-        )
-    if kind is int:
-        return type(value) is int and 0 <= value < 2**63
-    if kind is float:
-        return type(value) is float or _is_of(value, int)
-    if kind is str:
-        return type(value) is str and bool(value.encode()) and "\0" not in value
-    return type(value) is kind
 
 
 @dataclass(frozen=True)
@@ -194,7 +143,7 @@ class Ledger:
         records = []
         for path, text in self.storage.read(sorted(paths)).items():
             try:
-                record = _parsed(text)
+                record = _decoded(text)
                 if path != f"ledger/slices/{record.slice_id}.json":
                     raise ValueError(f"it is the record of {record.path}")
             except (ValueError, RecursionError) as error:
@@ -241,7 +190,7 @@ class Ledger:
             if record.run_id in by_run:  # this run's may be older: ids can be used again
                 by_run[record.run_id].append(record)
         for run, mine in by_run.items():
-            self.storage.put(f"stats/{run}.parquet", _encode(statistics(mine)))
+            self.storage.put(f"stats/{run}.parquet", to_parquet(statistics(mine)))
         text = json.dumps(summary, indent=1, ensure_ascii=False)
         self.storage.put(f"ledger/runs/{run_id}.json", text.encode())
 
@@ -253,69 +202,37 @@ STATISTICS = pa.schema(
         ("slice_id", pa.string()),
         ("shard", pa.string()),
         ("first_row", pa.int64()),
-        ("exit_layer", pa.int8()),  # from 1; null: rows with an error
-        ("rows", pa.int64()),
-        ("tokens", pa.int64()),
-        ("flops", pa.int64()),
+        ("exit_layer", pa.int8()),  # depth; null: rows with an error
         ("slice_rows", pa.int64()),
-        ("slice_full_flops", pa.int64()),
-        ("slice_audit_rows", pa.int64()),
-        ("slice_audit_agreements", pa.int64()),
-        ("slice_audit_flops", pa.int64()),
-        ("slice_read_seconds", pa.float64()),
-        ("slice_tokenize_seconds", pa.float64()),
-        ("slice_device_seconds", pa.float64()),
-        ("slice_commit_seconds", pa.float64()),
-        ("device", pa.string()),
-        ("precision", pa.string()),
         ("committed_at", pa.string()),
-        ("slice_retries", pa.int64()),
-        ("slice_quarantined", pa.bool_()),
-        ("labels", pa.map_(pa.string(), pa.int64())),  # rows by label; null: not known
-        ("uncertainties", pa.list_(pa.int64())),  # rows by twentieth of [0, 1]
-        ("audit_rows", pa.int64()),
-        ("audit_agreements", pa.int64()),
-        ("errors", pa.map_(pa.string(), pa.int64())),  # rows by reason, where exit_layer is null
+        *((m.column, arrow(m.kind)) for m in PER_SLICE + PER_ERRORS),
+        *((m.column, arrow(get_args(m.kind)[0])) for m in PER_EXIT),
     ]
 )
 
 
 def statistics(records: list[Record]) -> pa.Table:
-    """One row per slice and exit layer, and one for a slice's rows with errors.
+    """One row per slice and exit, and one for a slice's rows with errors.
 
     `rows`, `tokens` and `flops` add up; columns that begin with `slice_` repeat on each row of
     their slice.
     """
-    by_layer = {
-        "rows": "exits",
-        "tokens": "exit_tokens",
-        "flops": "exit_flops",
-        "labels": "exit_labels",
-        "uncertainties": "exit_uncertainties",
-        "audit_rows": "exit_audit_rows",
-        "audit_agreements": "exit_audit_agreements",
-    }
     rows = []
     for record in sorted(records, key=lambda r: (r.shard, r.first_row)):
-        values = asdict(record)
-        common = {
-            name: values[name.removeprefix("slice_")]
-            for name in STATISTICS.names
-            if name.removeprefix("slice_") in values and name not in {*by_layer, "errors"}
+        common = {m.column: getattr(record, m.name) for m in PER_SLICE}
+        common |= {
+            "run_id": record.run_id,
+            "slice_id": record.slice_id,
+            "shard": record.shard,
+            "first_row": record.first_row,
+            "slice_rows": record.rows,
+            "committed_at": record.committed_at,
         }
-        common["slice_id"] = record.slice_id
-        for place in range(len(record.exits)):
-            counts = {
-                name: values[field][place] for name, field in by_layer.items() if values[field]
-            }
-            rows.append(common | counts | {"exit_layer": place + 1})
+        known = {m.column: values for m in PER_EXIT if (values := getattr(record, m.name))}
+        for place, depth in enumerate(record.depths):
+            counts = {name: values[place] for name, values in known.items()}
+            rows.append(common | counts | {"exit_layer": depth})
         if record.error_rows:
-            counts = {"rows": record.error_rows, "tokens": 0, "flops": 0, "errors": record.errors}
-            rows.append(common | counts)
+            counts = {m.column: getattr(record, m.name) for m in PER_ERRORS}
+            rows.append(common | counts | {"rows": record.error_rows, "tokens": 0, "flops": 0})
     return pa.Table.from_pylist(rows, schema=STATISTICS)
-
-
-def _encode(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()

@@ -5,6 +5,8 @@ import os
 import posixpath
 import uuid
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
@@ -14,6 +16,8 @@ from pipelines.output.retry import Patience
 
 #: Where files of a local output are written before they appear under their names.
 STAGING = "staging"
+#: Parquet footers read at the same time; each waits for the store, not for a core.
+FOOTER_THREADS = 32
 
 
 class Storage:
@@ -118,6 +122,14 @@ class Storage:
         """Delete the object at `path` if there is one."""
         with contextlib.suppress(FileNotFoundError):
             self.patience(self.fs.rm_file, posixpath.join(self.root, path))
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as the content of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def _files(place: str) -> list[str]:

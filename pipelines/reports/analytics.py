@@ -23,56 +23,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, shown
+from pipelines.labelling.summary import RUNS
 from pipelines.output.ledger import STATISTICS, Ledger, statistics
 from pipelines.output.schema import OUTPUT
+from pipelines.output.statistics import PER_SLICE, Count, Flops, Seconds
 from pipelines.output.storage import Storage
 
 log = logging.getLogger(__name__)
 
 #: Names of hive folders, `name=value`, in a path.
 _HIVE = re.compile(r"(?:^|/)([^/=]+)=[^/]*(?=/)")
-
-#: What a run's summary says, as columns of `runs`; null where a summary is of an earlier version.
-RUNS = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("started_at", pa.string()),
-        ("seconds", pa.float64()),
-        ("model", pa.string()),
-        ("checkpoint", pa.string()),
-        ("operating_point", pa.string()),
-        ("criterion", pa.string()),
-        ("thresholds", pa.list_(pa.float64())),
-        ("shards", pa.int64()),
-        ("slices_up_to_date", pa.int64()),
-        ("slices_labelled", pa.int64()),
-        ("slices_removed", pa.int64()),
-        ("quarantined_slices", pa.int64()),
-        ("retries", pa.int64()),
-        ("rows", pa.int64()),
-        ("error_rows", pa.int64()),
-        ("tokens", pa.int64()),
-        ("exits", pa.list_(pa.int64())),
-        ("labels", pa.map_(pa.string(), pa.int64())),
-        ("mean_exit_layer", pa.float64()),
-        ("flops", pa.decimal128(38)),  # of a billion rows they need more than 64 bits
-        ("full_flops", pa.decimal128(38)),
-        ("audit_flops", pa.decimal128(38)),
-        ("flops_speedup", pa.float64()),
-        ("device_seconds", pa.float64()),
-        ("price", pa.float64()),
-        ("price_per_million_rows", pa.float64()),
-        ("audit_rows", pa.int64()),
-        ("audit_agreement", pa.float64()),
-        ("audit_interval", pa.list_(pa.float64())),
-        ("promised_agreement", pa.float64()),
-        ("exit_drift", pa.float64()),
-        ("exit_drift_p", pa.float64()),
-        ("alarms", pa.list_(pa.string())),
-        ("bad_shards", pa.map_(pa.string(), pa.string())),
-        ("exit_code", pa.int64()),
-    ]
-)
 
 #: Statistics of all commits there have ever been, with where their rows are.
 _HISTORY = """
@@ -101,7 +61,11 @@ _EXITS = """
     from history left join newest using (slice_id, run_id)
 """
 
-_SLICES = """
+#: What a run's slices add up to, and as what.
+_SUMMED = [m for m in PER_SLICE if m.total]
+_TYPES = {Flops: "decimal(38, 0)", Seconds: "double", Count: "bigint", bool: "bigint"}
+
+_SLICES = f"""
     create or replace view slices as
     select slice_id, any_value(run_id) as run_id, any_value(shard) as shard,
            any_value(first_row) as first_row, any_value(slice_rows) as rows,
@@ -110,30 +74,29 @@ _SLICES = """
            list(rows order by exit_layer) filter (exit_layer is not null) as exits,
            sum(exit_layer * rows) / nullif(sum(rows) filter (exit_layer is not null), 0)
                as mean_exit_layer,
-           sum(flops)::bigint as flops, any_value(slice_full_flops) as full_flops,
-           any_value(slice_audit_rows) as audit_rows,
-           any_value(slice_audit_agreements) as audit_agreements,
-           any_value(slice_audit_flops) as audit_flops,
-           any_value(slice_read_seconds) as read_seconds,
-           any_value(slice_tokenize_seconds) as tokenize_seconds,
-           any_value(slice_device_seconds) as device_seconds,
-           any_value(slice_commit_seconds) as commit_seconds,
-           any_value(slice_retries) as retries, any_value(slice_quarantined) as quarantined,
-           any_value(device) as device, any_value(precision) as precision,
+           sum(flops)::bigint as flops,
+           {", ".join(f"any_value({m.column}) as {m.name}" for m in PER_SLICE)},
            any_value(committed_at) as committed_at, any_value(path) as path
     from exits where current group by slice_id
 """
 
 #: Runs that are still at work, or were killed, have statistics at most.
-_RUNS = """
+_RUNS = f"""
     create or replace view runs as
     select * replace (started_at::timestamp as started_at), true as finished from summaries
     union all by name
     select run_id, min(committed_at) as started_at, false as finished,
-           count(distinct slice_id) as slices_labelled, sum(rows)::bigint as rows,
-           coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
-           sum(tokens)::bigint as tokens, sum(flops)::decimal(38, 0) as flops
-    from exits anti join summaries using (run_id) group by run_id
+           count(*) as slices_labelled, sum(rows)::bigint as rows,
+           sum(error_rows)::bigint as error_rows, sum(tokens)::bigint as tokens,
+           sum(flops)::decimal(38, 0) as flops,
+           {", ".join(f"sum({m.name})::{_TYPES[m.kind]} as {m.total}" for m in _SUMMED)}
+    from (
+        select run_id, slice_id, min(committed_at) as committed_at, sum(rows) as rows,
+               coalesce(sum(rows) filter (exit_layer is null), 0) as error_rows,
+               sum(tokens) as tokens, sum(flops) as flops,
+               {", ".join(f"any_value({m.column}) as {m.name}" for m in _SUMMED)}
+        from exits anti join summaries using (run_id) group by run_id, slice_id
+    ) group by run_id
 """
 
 

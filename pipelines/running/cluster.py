@@ -17,6 +17,9 @@ from ray.data import DataContext
 # which end with the driver, have written their last.
 CLEANER = 'trap "" HUP INT TERM; read -r line; for i in 1 2 3 4 5; do rm -rf -- "$0"; sleep 1; done'
 
+#: How a private Ray, which is told of more, knows how many cores there are.
+_CORES = "cores"
+
 _cleaners: list[subprocess.Popen[bytes]] = []  # collected, they would see their stdin closed
 
 
@@ -34,6 +37,7 @@ def start_ray() -> None:
         ray.init(
             address="local",
             num_cpus=max(4, 2 * cores()),
+            resources={_CORES: cores()},
             include_dashboard=False,
             # One deeper: Ray lets all users write to the directory that it is given.
             _temp_dir=os.path.join(private_directory(), "r"),
@@ -87,9 +91,14 @@ def private_directory() -> str:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What the cluster, started if need be, has now: "CPU" and, where there are some, "GPU"."""
-    start_ray()
+    """What the cluster has now: "CPU" and, where there are some, "GPU"."""
     return dict(ray.cluster_resources())
+
+
+def cores_of_nodes() -> list[int]:
+    """The CPU cores of each node, as far as Ray may use them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [int(node.get(_CORES, node.get("CPU", 0))) for node in nodes]
 
 
 def cores() -> int:

@@ -1,19 +1,40 @@
-"""How often something was begun and not finished: what kills its process must not do so for ever.
+"""How often something was begun and not finished: what kills its process does so a few times."""
 
-Kept by one process of its own, which outlives those that are killed.
-"""
-
+import faulthandler
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Attempts:
     """Counts, by what and stage, the attempts that did not come to an end.
 
-    `what` is tried by one process at a time: a slice, or the start of one actor.
+    An actor of its own, which outlives processes that are killed. `what` is tried by one process
+    at a time: a slice, or the start of one actor.
     """
 
     def __init__(self) -> None:
         self._open: Counter[tuple[str, str]] = Counter()
+
+    @classmethod
+    def start(cls, name: str) -> Any:
+        """The actor; it lives as long as this handle. It stays on the driver's node, where no
+        stage can take its counts with the node."""
+        here = ray.get_runtime_context().get_node_id()
+        return (
+            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(cls)
+            .options(
+                name=name,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=here, soft=False),
+            )
+            .remote()
+        )
 
     def begin(self, what: str, stage: str) -> int:
         """Note an attempt; returns how many before it have ended their process."""
@@ -24,3 +45,34 @@ class Attempts:
     def end(self, what: str, stage: str) -> None:
         """The attempt came to an end, good or bad, and its process lives."""
         self._open.pop((what, stage), None)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Counts the attempts at a slice, and ends the process of one that takes too long."""
+
+    #: The name of an actor `Attempts`. Not its handle: Ray would put what holds one into its object
+    #: store, and could not start an actor again once that is lost.
+    actor: str
+    limit: int
+    timeout: float  # seconds
+
+    @cached_property
+    def attempts(self) -> Any:
+        """The handle."""
+        return ray.get_actor(self.actor)
+
+    @contextmanager
+    def attempt(self, what: str, stage: str, at_least: float = 0.0) -> Iterator[int]:
+        """An attempt at `what`; gives how many before it have ended their process.
+
+        It has `timeout` seconds, or `at_least` so many.
+        """
+        failed: int = ray.get(self.attempts.begin.remote(what, stage))
+        # A thread of C: it works while Python hangs in a call that does not let go of it.
+        faulthandler.dump_traceback_later(max(self.timeout, at_least), exit=True)
+        try:
+            yield failed
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self.attempts.end.remote(what, stage)

@@ -6,18 +6,15 @@ Ray adds `ray_` in front of the names and `_total` behind them. A private Ray ex
 from ray.util.metrics import Counter
 
 from pipelines.output.ledger import Record
+from pipelines.output.statistics import MEASURES
 
-_COUNTERS = {
+_EXPORTED = {f"fastbert_{m.total or m.name}": m for m in MEASURES if m.exported}
+
+#: Names, and what they count.
+COUNTERS = {
     "fastbert_slices": "Slices committed.",
     "fastbert_rows": "Rows committed, those with an error included.",
-    "fastbert_error_rows": "Rows committed with an error.",
-    "fastbert_tokens": "Tokens labelled.",
-    "fastbert_flops": "Floating-point operations done.",
-    "fastbert_full_flops": "Floating-point operations the same rows would take at full depth.",
-    "fastbert_device_seconds": "Seconds of replicas at work.",
-    "fastbert_audit_rows": "Rows that ran to full depth as well.",
-    "fastbert_audit_agreements": "Of these, rows whose label is that of full depth.",
-    "fastbert_retries": "Times something was done again after a fault.",
+    **{name: measure.meaning for name, measure in _EXPORTED.items()},
 }
 
 
@@ -26,18 +23,25 @@ class Metrics:
 
     def __init__(self, output: str) -> None:
         self.tags = {"output": output}
+        by_exit = {name for name, measure in _EXPORTED.items() if measure.by_exit}
         self.counters = {
-            name: Counter(name, description, tag_keys=("output",))
-            for name, description in _COUNTERS.items()
+            name: Counter(
+                name, meaning, tag_keys=("output", "layer") if name in by_exit else ("output",)
+            )
+            for name, meaning in COUNTERS.items()
         }
-        self.exits = Counter("fastbert_exits", "Rows by exit layer.", tag_keys=("output", "layer"))
 
     def add(self, record: Record) -> None:
         """A slice has been committed."""
-        amounts = vars(record) | {"slices": 1, "flops": sum(record.exit_flops)}
-        for name, counter in self.counters.items():
-            if amount := amounts[name.removeprefix("fastbert_")]:
-                counter.inc(amount, self.tags)
-        for layer, rows in enumerate(record.exits, start=1):
-            if rows:
-                self.exits.inc(rows, self.tags | {"layer": str(layer)})
+        amounts = {"fastbert_slices": 1, "fastbert_rows": record.rows}
+        amounts |= {name: measure.sum([record]) for name, measure in _EXPORTED.items()}
+        for name, amount in amounts.items():
+            if not isinstance(amount, list):
+                self._count(name, amount, self.tags)
+                continue
+            for depth, part in zip(record.depths, amount, strict=True):
+                self._count(name, part, self.tags | {"layer": str(depth)})
+
+    def _count(self, name: str, amount: float, tags: dict[str, str]) -> None:
+        if amount:  # Ray refuses to count nothing
+            self.counters[name].inc(amount, tags)

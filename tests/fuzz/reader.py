@@ -4,6 +4,8 @@ import multiprocessing
 import resource
 from typing import Any
 
+from support.stages import a_run
+
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import Slice, count_rows
@@ -17,7 +19,7 @@ ROWS = 62
 def serve(connection: Any, checkpoint: str) -> None:
     """A process that may die: takes paths, does what the driver does, then what a reader does."""
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
-    read = ReadTokenize(checkpoint, 32, InputColumns())
+    read = ReadTokenize(a_run(checkpoint))
     connection.send("ready")
     while path := connection.recv():
         try:

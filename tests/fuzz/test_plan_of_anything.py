@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.records import record
+from support.records import identity, record
 
 from fastbert.errors import InputError
 from fuzz.properties import examples, plan_of
@@ -13,7 +13,7 @@ from pipelines.input.shards import Shard
 from pipelines.labelling.plan import Plan
 from pipelines.output.ledger import Committed, Record, Stray, table_path
 
-RECIPES = [{"checkpoint": "x"}, {"checkpoint": "y"}]
+RECIPES = [identity().recipe, identity(checkpoint="y").recipe]
 NAMES = ["a", "b", "dt=1/a", "gone"]
 
 
@@ -74,7 +74,7 @@ def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Reco
     found = [Shard(url(name), name, version) for name, (version, _) in sorted(shards.items())]
     output = Committed(records, stray)
     rows = {name: rows for name, (_, rows) in shards.items()}
-    plan = plan_of(rows, found, output, RECIPES[0], columns, slice_rows, True, retry)
+    plan = plan_of(rows, found, output, identity(), columns, slice_rows, True, retry)
     return plan, records, output
 
 

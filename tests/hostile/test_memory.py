@@ -1,5 +1,6 @@
 """Memory of the reader."""
 
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ MEMORY = """
 import sys, threading, psutil, time
 from pipelines.input.slices import Slice
 from pipelines.labelling.read import ReadTokenize
-from pipelines.input.columns import InputColumns
+from support.stages import a_run
 from pipelines.input.shards import find_shards
 from pipelines.labelling.work import Work
 
@@ -21,7 +22,7 @@ def watch():
         time.sleep(0.005)
 
 checkpoint, folder = sys.argv[1:]
-read = ReadTokenize(checkpoint, 32, InputColumns())
+read = ReadTokenize(a_run(checkpoint))
 process = psutil.Process()
 base = process.memory_info().rss
 peak = [base]
@@ -57,7 +58,8 @@ def test_memory_is_bounded(tmp_path, checkpoint):
         for part in noise:
             writer.write_table(pa.table({"text": [row.tobytes().decode() for row in part]}))
     script = [sys.executable, "-c", MEMORY, checkpoint, str(folder)]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     growth = {name: int(mb) for name, mb in (line.split() for line in done.stdout.splitlines())}
     assert len(growth) == 4

@@ -4,6 +4,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.records import identity
 
 from hostile.harness import GOOD, numbered
 from pipelines.input.columns import InputColumns
@@ -28,7 +29,7 @@ def test_keys_of_object_stores(key, monkeypatch):
     monkeypatch.setattr(type(memory), "find", lambda *_, **__: listing)
     try:
         shards = find_shards(["memory://corpus"])
-        plan = make_plan(shards, Committed([], {}), {}, InputColumns(), 1000, False)
+        plan = make_plan(shards, Committed([], {}), identity(), InputColumns(), 1000, False)
     finally:
         memory.rm_file("/corpus/good.parquet")
     assert [piece.path for piece in plan.todo] == ["table/good.000000000000.parquet"]

@@ -19,6 +19,7 @@ def settings(corpus, output, checkpoint, **changes) -> LabelSettings:
         slice_rows=10,
         max_bad_rows=0.5,
         cpus_per_replica=1,
+        precision="fp32",
     )
     return LabelSettings(**defaults | changes)
 
@@ -34,5 +35,6 @@ def label_command(corpus, output, checkpoint, speed, *more) -> list[str]:
     return [
         sys.executable, str(ROOT / "jobs" / "label.py"), "--input", str(corpus), "--output",
         str(output), "--model", checkpoint, "--speed", repr(speed), "--slice-rows", "10",
-        "--max-bad-rows", "0.5", "--audit-rate", "0.3", "--cpus-per-replica", "1", *more,
+        "--max-bad-rows", "0.5", "--audit-rate", "0.3", "--cpus-per-replica", "1",
+        "--precision", "fp32", *more,
     ]  # fmt: skip

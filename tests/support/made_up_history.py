@@ -8,8 +8,9 @@ import numpy as np
 
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from pipelines.labelling.audit import audit
-from pipelines.labelling.job import prices, totals
-from pipelines.output.ledger import UNCERTAINTY_BINS, Ledger, Record, table_path
+from pipelines.labelling.summary import prices, totals
+from pipelines.output.ledger import Ledger, Record, table_path
+from pipelines.output.statistics import UNCERTAINTY_BINS
 from pipelines.output.storage import Storage
 
 ROWS = 1000

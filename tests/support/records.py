@@ -1,9 +1,22 @@
-"""Records of slices that nobody has labelled, and the shortest recipe."""
+"""Records of slices that nobody has labelled, and what they were labelled with."""
 
+from pipelines.output.identity import Identity
 from pipelines.output.ledger import Record
 
-#: The least that a commit wants to know of a recipe.
-RECIPE = {"checkpoint": "", "criterion": "entropy", "thresholds": []}
+
+def identity(**changes) -> Identity:
+    """That of a model of three layers."""
+    defaults = dict(
+        checkpoint="x",
+        criterion="entropy",
+        thresholds=[0.5, 0.5],
+        exit_depths=[1, 2, 3],
+        text_column="text",
+        pair_column=None,
+        carry=None,
+        max_length=32,
+    )
+    return Identity(**defaults | changes)
 
 
 def record(shard: str = "a", first_row: int = 0, rows: int = 10, **changes) -> Record:
@@ -16,7 +29,7 @@ def record(shard: str = "a", first_row: int = 0, rows: int = 10, **changes) -> R
         first_row=first_row,
         rows=rows,
         path=f"table/{shard}.{first_row:012d}.parquet",
-        recipe={"checkpoint": "x"},
+        recipe=identity().recipe,
         error_rows=1,
         tokens=90,
         exits=[5, 3, 1],

@@ -1,17 +1,20 @@
 """The three stages of labelling in this process, with its trips between processes, without Ray."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Generator
 from functools import cache
+from pathlib import Path
 
-from fastbert.exits.operating_point import OperatingPoint
-from pipelines.input.columns import InputColumns
+import msgspec
+
+from fastbert.checkpoint import fingerprint
 from pipelines.input.slices import Slice
-from pipelines.labelling.classify import Label
+from pipelines.labelling.classify import Classify
+from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import Work
+from pipelines.labelling.run import Resources, Run
+from pipelines.labelling.work import Failed, Work
 from pipelines.output.ledger import Record
+from support.records import identity
 from support.shards import random_texts
 
 MAX_LENGTH = 32
@@ -19,35 +22,65 @@ TEXTS = [None, *random_texts(20, seed=3), "", "  \t", *random_texts(9, seed=4)]
 ROWS = len(TEXTS)
 
 
+def a_run(checkpoint: str = "", output: str = "", run_id: str = "night-1", **changes) -> Run:
+    """A run in float32 with the checkpoint; `changes` of it or of its identity."""
+    known = {name: changes.pop(name) for name in [*changes] if name in Run.__dataclass_fields__}
+    if checkpoint:
+        changes = {"checkpoint": fingerprint(Path(checkpoint))} | changes
+    parts = dict(
+        model=checkpoint,
+        output=output,
+        run_id=run_id,
+        identity=identity(**{"max_length": MAX_LENGTH} | changes),
+        operating_point="speed 0.5",
+        audit_rate=0.0,
+        precision="fp32",
+    )
+    return Run(**parts | known)
+
+
 def run(shard, checkpoint, first=0, rows=ROWS, thresholds=(0.5, 0.5), audit=0.0) -> Work:
-    piece = Slice(shard, len(TEXTS), first, rows)
-    read = ReadTokenize(checkpoint, MAX_LENGTH, InputColumns())
-    label = Label(checkpoint, OperatingPoint("", list(thresholds)), audit, "fp32", threads=1)
-    return label(Work.from_block(read(Work(piece)).to_block()))
+    this = a_run(checkpoint, thresholds=list(thresholds), audit_rate=audit)
+    work = ReadTokenize(this)(Work(Slice(shard, len(TEXTS), first, rows)))
+    return Classify(this)(Work.from_block(work.to_block()))
 
 
 @cache
-def labeller(checkpoint: str, thresholds: tuple[float, ...]) -> Label:
-    """The replica, loaded once."""
-    return Label(checkpoint, OperatingPoint("", list(thresholds)), 0.0, "fp32", threads=1)
+def _reader(*key) -> ReadTokenize:
+    """Loaded once; it keeps its place between jobs, as actors do between slices."""
+    return ReadTokenize(_runs[key])
 
 
 @cache
-def reader(checkpoint: str, max_length: int, columns: InputColumns) -> ReadTokenize:
-    """The reader, loaded once; it keeps its place between jobs, as actors do between slices."""
-    return ReadTokenize(checkpoint, max_length, columns)
+def _replica(*key) -> Classify:
+    return Classify(_runs[key])
 
 
-def in_process(
-    slices, settings, point, max_length, columns, commit, share
-) -> Iterator[Record | Work]:
-    """`run_stages` without Ray."""
-    read = reader(settings.model, max_length, columns)
-    model = labeller(settings.model, tuple(point.thresholds))
-    for piece in slices:
-        block = Work(piece).to_block()
-        for stage in (read, model):
-            block = stage(Work.from_block(block)).to_block()
-        work = Work.from_block(block)
-        record = commit(work)
-        yield work if record is None else Record(**json.loads(json.dumps(asdict(record))))
+_runs: dict[tuple, Run] = {}
+
+
+class InProcess:
+    """An executor without processes; `meanwhile` happens between plan and read."""
+
+    def __init__(self, meanwhile: Callable[[], object] | None = None) -> None:
+        self.meanwhile = meanwhile
+
+    def start(self) -> None:
+        if self.meanwhile:
+            self.meanwhile()
+
+    def resources(self, settings) -> Resources:
+        return Resources(
+            low=1, high=1, replica_gpus=0, replica_cpus=1, readers=1, reader_cpus=0.5,
+            attempts=3, timeout=60.0,
+        )  # fmt: skip
+
+    def run(self, run, slices, resources) -> Generator[Record | Failed, None, None]:
+        key = (run.model, str(run.identity), run.audit_rate, run.precision)
+        _runs[key] = run
+        for piece in slices:
+            block = Work(piece).to_block()
+            for stage in (_reader(*key), _replica(*key)):
+                block = stage(Work.from_block(block)).to_block()
+            outcome = Commit(run)(Work.from_block(block))
+            yield msgspec.json.decode(msgspec.json.encode(outcome), type=type(outcome))

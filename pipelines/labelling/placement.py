@@ -1,0 +1,47 @@
+"""Where input, output and model are: seen alike by all processes, and not in each other's way."""
+
+import os
+import re
+from dataclasses import replace
+
+from fsspec.utils import glob_translate
+
+from fastbert.errors import InputError
+from fastbert.filesystem import absolute, shown
+from pipelines.input.shards import Shard
+from pipelines.output.ledger import table_path
+from pipelines.settings import LabelSettings
+
+
+def with_absolute_places(settings: LabelSettings) -> LabelSettings:
+    """The settings with every local path absolute: the stages run in other folders.
+
+    Raises InputError for places that other processes cannot see.
+    """
+    return replace(
+        settings,
+        input=tuple(absolute(url) for url in settings.input),
+        output=absolute(settings.output),
+        model=absolute(settings.model),
+    )
+
+
+def check_apart(settings: LabelSettings, shards: list[Shard]) -> None:
+    """Raises InputError if the input covers labels of these shards, there or to come: the next run
+    would take them for texts."""
+    # Without `..` and links. URLs look odd after that, but lie in each other as before.
+    root = os.path.realpath(settings.output)
+    table = f"{root}/table/"
+    labels = [f"{root}/{table_path(shard.name, 0)}" for shard in shards]
+    folders = {os.path.dirname(shard.url) for shard in shards}
+    taken_in = any(f"{os.path.realpath(absolute(f))}/".startswith(table) for f in folders)
+    for url in settings.input:
+        place = os.path.realpath(url)
+        matched = False
+        if not os.path.exists(place):  # a glob
+            matched = any(map(re.compile(glob_translate(place)).match, labels))
+        if taken_in or table.startswith(f"{place}/") or matched:
+            raise InputError(
+                f"--output {shown(settings.output)} lies inside --input {shown(url)}, which would "
+                "take labels for texts; put it beside the input"
+            )

@@ -1,0 +1,71 @@
+"""The parcels that travel with a run: what its stages know, and what they get of the machine."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipelines.input.columns import InputColumns
+from pipelines.input.slices import Slice
+from pipelines.labelling.work import Failed
+from pipelines.output.identity import Identity
+from pipelines.output.ledger import Record
+from pipelines.settings import LabelSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every stage of one run knows."""
+
+    model: str  # URL of the checkpoint, whose fingerprint is in the identity
+    output: str  # URL
+    run_id: str
+    identity: Identity
+    #: For the lineage: the name of what `identity` holds as thresholds.
+    operating_point: str
+    audit_rate: float
+    precision: str
+    #: The user asked for this precision: a device may emulate it.
+    emulated: bool = False
+    #: The run's token in the output's lock; without, the lock is not looked at.
+    lock: str | None = None
+
+    @property
+    def columns(self) -> InputColumns:
+        """What is read of the input."""
+        identity = self.identity
+        carry = None if identity.carry is None else tuple(identity.carry)
+        return InputColumns(identity.text_column, identity.pair_column, carry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Who gets what of the machine, or of the cluster."""
+
+    low: int  # fewest and most replicas
+    high: int
+    replica_gpus: float  # each
+    replica_cpus: int  # each
+    readers: int  # at most
+    reader_cpus: float  # each
+    attempts: int  # times that a slice may end its process
+    timeout: float  # seconds that a process may take for a slice
+
+    @property
+    def device(self) -> str:
+        """What replicas compute on: "cuda" or "cpu"."""
+        return "cuda" if self.replica_gpus else "cpu"
+
+
+class Executor(Protocol):
+    """What runs the stages."""
+
+    def start(self) -> None:
+        """Get hold of the machines; called once, and only if there is something to label."""
+
+    def resources(self, settings: LabelSettings) -> Resources:
+        """Share the machines out; InputError if they are too small."""
+
+    def run(
+        self, run: Run, slices: list[Slice], resources: Resources
+    ) -> Generator[Record | Failed, None, None]:
+        """The outcome of each slice, as they come. To close it ends what it has started."""

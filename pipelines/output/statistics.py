@@ -1,0 +1,164 @@
+"""What is measured of a slice, and all that follows from it.
+
+Each measurement is declared once, as a field of `SliceStats`. From the fields follow the ledger's
+record and how strictly it is read, the columns of `stats/` and of the views `slices` and `runs`,
+a run's totals, and the counters for Prometheus.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+from msgspec import Meta
+
+#: Kinds of measurements. Each fits the columns of the statistics.
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Flops = Annotated[int, Meta(ge=0, le=2**63 - 1, title="of a billion rows, more than 64 bits")]
+Seconds = Annotated[float, Meta(ge=0, lt=2**63)]
+Text = Annotated[str, Meta(pattern=r"\A[^\0\ud800-\udfff]+\Z")]
+
+#: Equal parts of [0, 1] that an exit's uncertainties are counted in.
+UNCERTAINTY_BINS = 20
+
+#: What a measurement is one of: per slice, per exit, or per slice about its rows with errors.
+Per = Literal["slice", "exit", "errors"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How one measurement is kept and added up."""
+
+    meaning: str
+    per: Per = "slice"
+    #: Name in `stats/`; "" stands for the field's own as `per` has it, None for no column.
+    column: str | None = ""
+    #: Name of its sum in a run's summary and in the view `runs`; the sum may keep exits apart.
+    total: str | None = None
+    by_exit: bool = False
+    #: Prometheus counts it.
+    exported: bool = False
+    #: Every ledger there has been has it. What came later stands for its default where missing.
+    required: bool = False
+    #: Of its field.
+    name: str = ""
+    kind: Any = None
+
+    def sum(self, records: Sequence["SliceStats"]) -> Any:
+        """Over slices and, unless it keeps them apart, exits."""
+        values = [getattr(record, self.name) for record in records]
+        if self.per == "exit" and not self.by_exit:
+            return _sum(get_args(self.kind)[0], [value for exits in values for value in exits])
+        return _sum(self.kind, values)
+
+    @property
+    def total_kind(self) -> Any:
+        """Of what type the sum is."""
+        apart = self.per != "exit" or self.by_exit
+        return self.kind if apart else get_args(self.kind)[0]
+
+
+def _sum(kind: Any, values: list[Any]) -> Any:
+    if get_origin(kind) is dict:
+        merged: Counter[str] = Counter()
+        for counts in values:
+            merged.update(counts)
+        return dict(merged.most_common())
+    if get_origin(kind) is list:
+        return [_sum(get_args(kind)[0], list(some)) for some in zip(*values, strict=True)]
+    return sum(values)
+
+
+def measured(default: Any, meaning: str, per: Per = "slice", **more: Any) -> Any:
+    """A field of `SliceStats`: its default or what makes it, and the parts of its `Measure`."""
+    known = {"default_factory" if callable(default) else "default": default}
+    return field(**known, metadata={"measure": Measure(meaning, per, **more)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceStats:
+    """What is measured of one slice; lists have one entry per exit, in the order of depth.
+
+    The stages begin with an empty one and fill it in.
+    """
+
+    # fmt: off
+    error_rows: Count = measured(0, "Rows committed with an error.", column=None,
+                                 total="error_rows", exported=True, required=True)
+    quarantined: bool = measured(False, "It was given up: all of its rows have an error.",
+                                 total="quarantined_slices")
+    retries: Count = measured(0, "Times something was done again after a fault.",
+                              total="retries", exported=True)
+    tokens: Count = measured(0, "Tokens labelled.", column=None,
+                             total="tokens", exported=True, required=True)
+    exit_depths: list[Count] = measured(list, "Layers before each exit; none: 1, 2, ... L.",
+                                        column=None)
+    exits: list[Count] = measured(list, "Rows by exit layer.", "exit", column="rows",
+                                  total="exits", by_exit=True, exported=True, required=True)
+    exit_tokens: list[Count] = measured(list, "Their tokens.", "exit", required=True)
+    exit_labels: list[dict[str, Count]] = measured(list, "Their labels.", "exit", total="labels")
+    exit_uncertainties: list[list[Count]] = measured(
+        list, f"Rows by uncertainty, in {UNCERTAINTY_BINS} equal parts of [0, 1].", "exit")
+    exit_audit_rows: list[Count] = measured(list, "Audited rows.", "exit")
+    exit_audit_agreements: list[Count] = measured(
+        list, "Of these, rows whose label is that of full depth.", "exit")
+    exit_flops: list[Flops] = measured(list, "Floating-point operations done.", "exit",
+                                       total="flops", exported=True, required=True)
+    full_flops: Flops = measured(
+        0, "Floating-point operations the same rows would take at full depth.",
+        total="full_flops", exported=True, required=True)
+    audit_rows: Count = measured(0, "Rows that ran to full depth as well.",
+                                 total="audit_rows", exported=True, required=True)
+    audit_agreements: Count = measured(0, "Of these, rows whose label is that of full depth.",
+                                       exported=True, required=True)
+    audit_flops: Flops = measured(0, "What the audit cost on top.",
+                                  total="audit_flops", required=True)
+    read_seconds: Seconds = measured(0.0, "Seconds of reading.", required=True)
+    tokenize_seconds: Seconds = measured(0.0, "Seconds of tokenizing.", required=True)
+    device_seconds: Seconds = measured(0.0, "Seconds of replicas at work.",
+                                       total="device_seconds", exported=True, required=True)
+    commit_seconds: Seconds = measured(0.0, "Seconds of publishing.", required=True)
+    device: Text = measured("none", "What the model ran on.", column="device", required=True)
+    precision: Text = measured("none", "Of its numbers.", column="precision", required=True)
+    errors: dict[str, Count] = measured(dict, "Rows by reason, the most frequent.", "errors")
+    # fmt: on
+
+    @property
+    def depths(self) -> list[int]:
+        """The depth of each exit, in layers."""
+        return self.exit_depths or list(range(1, len(self.exits) + 1))
+
+
+_KINDS = get_type_hints(SliceStats, include_extras=True)
+
+
+def _named(name: str, measure: Measure) -> Measure:
+    """A field's measure, with what the field says of it."""
+    columns = {"slice": f"slice_{name}", "exit": name.removeprefix("exit_"), "errors": name}
+    column = columns[measure.per] if measure.column == "" else measure.column
+    return replace(measure, name=name, kind=_KINDS[name], column=column)
+
+
+MEASURES = [_named(each.name, each.metadata["measure"]) for each in fields(SliceStats)]
+PER_SLICE = [m for m in MEASURES if m.per == "slice" and m.column]
+PER_EXIT = [m for m in MEASURES if m.per == "exit" and m.column]
+PER_ERRORS = [m for m in MEASURES if m.per == "errors" and m.column]
+TOTALS = [m for m in MEASURES if m.total]
+
+_ARROW = {
+    **{Count: pa.int64(), Flops: pa.int64(), Seconds: pa.float64(), Text: pa.string()},
+    **{int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()},
+}
+_SUMS = _ARROW | {Flops: pa.decimal128(38), bool: pa.int64()}
+
+
+def arrow(kind: Any, summed: bool = False) -> pa.DataType:
+    """The column type of a field's type, or of the sum of many such."""
+    inner = get_args(kind)
+    if get_origin(kind) is list:
+        return pa.list_(arrow(inner[0], summed))
+    if get_origin(kind) is dict:
+        return pa.map_(arrow(inner[0]), arrow(inner[1]))
+    known: pa.DataType = (_SUMS if summed else _ARROW)[kind]
+    return known

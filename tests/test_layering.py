@@ -15,8 +15,8 @@ from support import ROOT
 ORDER = [
     "fastbert.errors fastbert.filesystem",
     "fastbert.packed",
-    "fastbert.tasks",
     "fastbert.exits",
+    "fastbert.tasks",
     "fastbert.encoders",
     "fastbert.configuration",
     "fastbert.model",

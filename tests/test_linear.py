@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_tokens, tiny_fastbert
+from support.models import random_tokens, tiny_fastbert
 from torch import nn
 
 from fastbert.inference.engine import DTYPES, Engine

@@ -59,11 +59,11 @@ def test_labels_equal_the_slow_reference(shard, checkpoint):
     for i, p, length in zip(good, probabilities, tokens.lengths, strict=True):
         expected = answer(p, thresholds)
         assert rows[i]["label"] == model.config.id2label[expected.label]
-        assert rows[i]["exit_layer"] == expected.exit_layer
+        assert rows[i]["exit_layer"] == expected.exit + 1
         assert rows[i]["score"] == pytest.approx(expected.score, abs=1e-5)
         assert rows[i]["uncertainty"] == pytest.approx(expected.uncertainty, abs=1e-5)
         assert rows[i]["tokens"] == length
-        flops = cost.row_flops(np.array([length]), np.array([expected.exit_layer]))
+        flops = cost.row_flops(np.array([length]), np.array([expected.exit]))
         assert rows[i]["flops"] == flops[0]
         full_depth = model.config.id2label[int(p[-1].argmax())]
         assert rows[i]["audit_label"] == (full_depth if audited[i] else None)

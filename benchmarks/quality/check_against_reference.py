@@ -60,7 +60,7 @@ def compare(source: str, outputs: list[str], model: str, speed: float) -> list[d
         for i in range(len(texts)):
             probabilities = all_exits(network, tokens, i)
             expected = answer(probabilities, thresholds)
-            seen = probabilities[: expected.exit_layer]
+            seen = probabilities[: expected.exit + 1]
             uncertainty = (seen * np.log(seen)).sum(-1) / np.log(1 / seen.shape[-1])
             for result, rows in zip(results, found, strict=True):
                 row = rows[i]
@@ -74,7 +74,7 @@ def compare(source: str, outputs: list[str], model: str, speed: float) -> list[d
                 )
                 if (
                     row["label"] != names[expected.label]
-                    or row["exit_layer"] != expected.exit_layer
+                    or row["exit_layer"] != expected.exit + 1
                     or difference > 1e-5
                 ):
                     result["different"] += 1

@@ -94,7 +94,7 @@ class Job:
             checkpoint=fingerprint(self.checkpoint),
             criterion=self.point.criterion,
             thresholds=self.point.thresholds,
-            exit_depths=list(range(1, len(self.point.thresholds) + 2)),
+            exit_depths=[each.depth for each in self.config.exit_list],
             text_column=settings.text_column,
             pair_column=settings.pair_column,
             carry=list(settings.carry) or None,

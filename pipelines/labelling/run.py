@@ -46,6 +46,8 @@ class Resources:
     replica_cpus: int  # each
     readers: int  # at most
     reader_cpus: float  # each
+    #: A commit encodes Parquet for moments, and waits for the store most of the time.
+    commit_cpus: float = 0.25
     attempts: int  # times that a slice may end its process
     timeout: float  # seconds that a process may take for a slice
 

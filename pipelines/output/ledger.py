@@ -83,7 +83,7 @@ def _decoded(text: bytes) -> Record:
         if counts != exits and (counts or measure.required):
             raise ValueError(f"its {measure.name} are of {counts} exits, expected {exits}")
     depths = record.depths
-    if len(depths) != exits or depths != sorted({*depths}) or any(k > 127 for k in depths):
+    if len(depths) != exits or depths != sorted(depths) or any(k > 127 for k in depths):
         raise ValueError(f"its exits lie at {depths}, expected {exits} depths, rising to 127")
     if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
         raise ValueError("its shard or run would lie elsewhere")

@@ -10,9 +10,6 @@ from pipelines.labelling.work import Failed
 from pipelines.output.ledger import Record
 from pipelines.settings import LabelSettings
 
-#: CPUs a commit asks for: it encodes Parquet for moments and waits for the store most of the time.
-COMMIT_CPUS = 0.25
-
 
 class RayExecutor:
     """Runs the stages on the cluster that RAY_ADDRESS names, or on a private one."""
@@ -63,14 +60,14 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
     if gpus:
         reader_cpus, replica_cpus = 1.0, settings.cpus_per_replica or 1
         # A cluster that grows with the work shows few CPUs yet: allow some readers per replica.
-        readers = max(4 * high, int(cpus - high * replica_cpus - COMMIT_CPUS))
+        readers = max(4 * high, int(cpus - high * replica_cpus - Resources.commit_cpus))
     else:
         reader_cpus = 0.5
-        left = int(cpus - reader_cpus - COMMIT_CPUS) // high
+        left = int(cpus - reader_cpus - Resources.commit_cpus) // high
         fair = min(left, _fitting(nodes, high))
         replica_cpus = settings.cpus_per_replica or max(1, fair)
         readers = high
-    needed = low * replica_cpus + reader_cpus + COMMIT_CPUS
+    needed = low * replica_cpus + reader_cpus + Resources.commit_cpus
     if needed > cpus and not gpus:  # a GPU cluster may be about to grow
         raise InputError(
             f"the cluster has {cpus:g} CPUs, {low} replicas of {replica_cpus} CPUs with a reader "

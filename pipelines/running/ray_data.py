@@ -22,7 +22,6 @@ from pipelines.labelling.commit import Commit
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import Failed, Work
 from pipelines.output.ledger import Record, slice_id
-from pipelines.running.executor import COMMIT_CPUS
 from pipelines.running.guard import Attempts, Guard
 from pipelines.running.metrics import Metrics
 from pipelines.running.quiet import quiet_transformers
@@ -65,7 +64,7 @@ def run_stages(
             resources.replica_cpus,
             (low, high, high),
         ),
-        (CommitActor, (), COMMIT_CPUS, (1, high, 1)),
+        (CommitActor, (), resources.commit_cpus, (1, high, 1)),
     ]
     # Not `from_arrow`: it runs a task per block.
     rows = [Work(piece).to_row() for piece in slices]

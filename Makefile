@@ -22,16 +22,16 @@ install: .venv/installed
 $(DEMO)/checkpoint/config.json: .venv/installed demo/corpus.py
 	rm -rf $(DEMO)
 	$(BIN)/python demo/corpus.py $(DEMO)/corpus
-	$(BIN)/python jobs/train.py --train $(DEMO)/corpus/train --dev $(DEMO)/corpus/dev \
+	$(BIN)/fastbert train --train $(DEMO)/corpus/train --dev $(DEMO)/corpus/dev \
 	    --output $(DEMO)/checkpoint $(DEMO_TRAINING) --learning-rate 1e-4 --distil-learning-rate 5e-4 --max-length 64
 
 demo: $(DEMO)/checkpoint/config.json
-	$(BIN)/python jobs/label.py --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
+	$(BIN)/fastbert label --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
 	    --model $(DEMO)/checkpoint --speed 0.3 --audit-rate 0.1 --slice-rows 500
 	@echo "--- the same command again: nothing to do"
-	$(BIN)/python jobs/label.py --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
+	$(BIN)/fastbert label --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
 	    --model $(DEMO)/checkpoint --speed 0.3 --audit-rate 0.1 --slice-rows 500
-	$(BIN)/python jobs/report.py --output $(DEMO)/labels --html $(DEMO)/report.html
+	$(BIN)/fastbert report --output $(DEMO)/labels --html $(DEMO)/report.html
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "not alone"

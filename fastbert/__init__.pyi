@@ -5,6 +5,9 @@ from .inference.engine import Engine as Engine
 from .inference.engine import Predictions as Predictions
 from .inference.tokens import Tokens as Tokens
 from .inference.tokens import tokenize as tokenize
+from .library import Classifier as Classifier
+from .library import Label as Label
+from .library import load as load
 from .model import FastBertForSequenceClassification as FastBertForSequenceClassification
 
 __version__: str

@@ -66,7 +66,7 @@ def _fetch(url: str) -> Path:
     if not any(name.endswith("/config.json") for name in files):
         raise InputError(
             f"no checkpoint at '{shown(url)}': expected a directory with config.json and "
-            "model.safetensors, as jobs/train.py and jobs/distill.py write it"
+            "model.safetensors, as fastbert train and fastbert distill write it"
         )
     if isinstance(fs, LocalFileSystem):
         return Path(path)
@@ -96,7 +96,7 @@ def load_config(folder: Path) -> FastBertConfig:
     if model_type != "fastbert":
         raise InputError(
             f"the checkpoint in {folder} has model_type '{model_type}', expected 'fastbert'; "
-            "turn a Hugging Face classifier into one with jobs/distill.py"
+            "turn a Hugging Face classifier into one with fastbert distill"
         )
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"the checkpoint in {folder} has no .safetensors weights; save it again")

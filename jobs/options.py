@@ -6,27 +6,27 @@ import logging
 import sys
 import types
 import typing
-from collections.abc import Callable
-from typing import Any, TypeVar
+from importlib import import_module
+from inspect import cleandoc
+from textwrap import indent
+from typing import Any
 
 import click
 import yaml
 
 from fastbert.errors import FastBertError
+from jobs.commands import COMMANDS
 from pipelines.running.quiet import quiet_transformers
 
-Settings = TypeVar("Settings")
 
+def command(name: str) -> click.Command:
+    """One of `COMMANDS`: a click command whose options are the fields of its settings.
 
-def command(
-    settings: type[Settings], run: Callable[[Settings], dict[str, Any]], example: str
-) -> click.Command:
-    """A click command whose options are the fields of `settings`.
-
-    `run` gets the settings and returns the summary: one JSON object, printed as the last line of
-    stdout; everything else goes to stderr. A summary may carry its `exit_code`. FastBertErrors
-    become one line and their exit code; anything unexpected keeps its traceback and exits with 1.
+    What it runs returns the summary: one JSON object, printed as the last line of stdout;
+    everything else goes to stderr. A summary may carry its `exit_code`. FastBertErrors become one
+    line and their exit code; anything unexpected keeps its traceback and exits with 1.
     """
+    entry = COMMANDS[name]
 
     def callback(**options: Any) -> None:
         stdout, sys.stdout = sys.stdout, sys.stderr
@@ -37,7 +37,9 @@ def command(
             logging.getLogger(noisy).setLevel(logging.WARNING)
         quiet_transformers()
         try:
-            summary = run(settings(**options))
+            settings = entry.settings(**options)
+            module, _, function = entry.runs.partition(":")
+            summary = getattr(import_module(module), function)(settings)
         except FastBertError as error:
             click.echo(f"Error: {error}", err=True)
             raise SystemExit(error.exit_code) from error
@@ -46,12 +48,15 @@ def command(
         click.echo(json.dumps(summary, ensure_ascii=False, default=str))
         raise SystemExit(summary.get("exit_code", 0))
 
-    doc = sys.modules[run.__module__].__doc__ or ""
+    kinds = typing.get_type_hints(entry.settings)
+    says = cleandoc(entry.says)
+    example = indent(cleandoc(entry.example), "  ")
     result = click.Command(
-        name=run.__module__.rpartition(".")[2],
+        name=name,
         callback=callback,
-        params=[_option(f, typing.get_type_hints(settings)[f.name]) for f in _fields(settings)],
-        help=f"{doc.strip()}\n\n\b\nExample:\n{example.rstrip()}",
+        params=[_option(field, kinds[field.name]) for field in _fields(entry.settings)],
+        help=f"{says}\n\n\b\nExample:\n{example}",
+        short_help=says.partition("\n\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     result.params.append(

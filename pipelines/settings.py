@@ -100,7 +100,7 @@ class SelfDistillation(Texts, NewCheckpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(SelfDistillation, LabelledTexts):
-    """`jobs/train.py`."""
+    """`fastbert train`."""
 
     train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
     dev: tuple[str, ...] = setting(
@@ -134,7 +134,7 @@ class TrainSettings(SelfDistillation, LabelledTexts):
 
 @dataclass(frozen=True, kw_only=True)
 class DistilSettings(SelfDistillation):
-    """`jobs/distill.py`."""
+    """`fastbert distill`."""
 
     teacher: str = setting("A Hugging Face sequence classifier, a hub id or a folder.")
     corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
@@ -146,7 +146,7 @@ class DistilSettings(SelfDistillation):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings(NewCheckpoint):
-    """`jobs/convert.py`."""
+    """`fastbert convert`."""
 
     checkpoint: str = setting("The authors' .bin file.")
     vocabulary: str = setting("The vocabulary it was trained with, a token per line.")
@@ -163,7 +163,7 @@ class ConvertSettings(NewCheckpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateSettings(Inference, LabelledTexts):
-    """`jobs/calibrate.py`."""
+    """`fastbert calibrate`."""
 
     corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
     max_disagreement: float | None = setting(
@@ -193,7 +193,7 @@ class CalibrateSettings(Inference, LabelledTexts):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Inference, LabelledTexts):
-    """`jobs/evaluate.py`."""
+    """`fastbert evaluate`."""
 
     data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
     speeds: tuple[float, ...] = setting(
@@ -207,7 +207,7 @@ class EvaluateSettings(Inference, LabelledTexts):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings(Inference):
-    """`jobs/label.py`."""
+    """`fastbert label`."""
 
     input: tuple[str, ...] = setting("Parquet to label: files, folders or globs, any fsspec URL.")
     output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
@@ -283,17 +283,17 @@ class LabelSettings(Inference):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """`jobs/export.py`."""
+    """`fastbert export`."""
 
-    output: str = setting("Root of a labelled output, as given to label.py.")
+    output: str = setting("Root of a labelled output, as given to fastbert label.")
     delta: str = setting("The Delta table to bring up to date; made if there is none.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """`jobs/report.py`."""
+    """`fastbert report`."""
 
-    output: str = setting("Root of a labelled output, as given to label.py.")
+    output: str = setting("Root of a labelled output, as given to fastbert label.")
     sql: str | None = setting(
         "Run this query instead; the views are rows, slices, exits and runs.", None
     )

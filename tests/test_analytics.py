@@ -431,5 +431,5 @@ def test_settings_that_exclude_each_other(output):
 
 
 def test_no_output(tmp_path):
-    with pytest.raises(InputError, match=r"no labels at.*jobs/label.py"):
+    with pytest.raises(InputError, match=r"no labels at.*fastbert label"):
         analytics.open(str(tmp_path))

@@ -38,7 +38,7 @@ def shown(page: Path) -> list[list[str]]:
     return [
         shlex.split(line, comments=True)
         for line in lines
-        if re.match(r"(\.venv/bin/)?python jobs/", line)
+        if re.match(r"(\.venv/bin/)?fastbert ", line)
     ]
 
 
@@ -79,10 +79,10 @@ def test_commands(page, world, monkeypatch):
     monkeypatch.chdir(world)
     commands = shown(page)
     assert commands, "the page shows no job"
-    for _, script, *arguments in commands:
+    for _, job, *arguments in commands:
         here = [argument.replace("s3://", "") for argument in arguments]
-        result = invoke(Path(script).stem, *here)
-        assert result.exit_code == 0, f"{script} {here}\n{result.output[-3000:]}"
+        result = invoke(job, *here)
+        assert result.exit_code == 0, f"{job} {here}\n{result.output[-3000:]}"
 
 
 def test_all_pages_with_jobs_are_run():

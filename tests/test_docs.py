@@ -3,12 +3,12 @@
 import re
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 from support.made_up_history import write_history
 
+from jobs.__main__ import main
 from pipelines.reports import analytics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,18 +21,14 @@ DOCS = [
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_and_options_exist(path):
     text = path.read_text().replace("\\\n", " ")
-    commands = re.findall(r"python jobs/(\w+)\.py([^\n`]*)", text)
+    commands = re.findall(r"(?:python jobs/|fastbert )(\w+)(?:\.py)?((?: [^\n`]*)?)", text)
+    commands = [(job, arguments) for job, arguments in commands if job in main.commands]
     if path == ROOT / "README.md":
-        jobs = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__", "options"}
-        assert {job for job, _ in commands} == jobs
+        assert {job for job, _ in commands} == set(main.commands)
     for job, arguments in commands:
-        known = {
-            name
-            for p in import_module(f"jobs.{job}").main.params
-            for name in (*p.opts, *p.secondary_opts)
-        }
+        known = {name for p in main.commands[job].params for name in (*p.opts, *p.secondary_opts)}
         for option in re.findall(r"(?<=\s)--[a-z-]+", arguments):
-            assert option in known, f"{path.name}: jobs/{job}.py has no {option}"
+            assert option in known, f"{path.name}: {job} has no {option}"
 
 
 def tree_of_the_readme() -> set[Path]:

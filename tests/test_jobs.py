@@ -1,7 +1,12 @@
 """The commands from outside: help, wrong input, exit codes, config files, channels."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 from support.jobs import invoke, refused
 from support.models import tiny_classifier, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
+from fastbert import __version__
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model
+from jobs.__main__ import main
+from jobs.commands import COMMANDS
 
-JOBS = ["train", "distill", "convert", "calibrate", "evaluate", "label", "report"]
+JOBS = [*COMMANDS]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -31,8 +41,51 @@ def test_help(job):
     result = invoke(job, "--help")
     assert result.exit_code == 0
     assert "Example:" in result.stdout
-    assert f"jobs/{job}.py" in result.stdout
+    assert f"fastbert {job}" in result.stdout
     assert "--config" in result.stdout
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_script_is_the_command(job):
+    script = import_module(f"jobs.{job}").main
+    assert invoke(job, "--help").stdout == CliRunner().invoke(
+        main, [job, "--help"], prog_name="fastbert"
+    ).stdout.replace(f"fastbert {job} [OPTIONS]", f"{job} [OPTIONS]", 1)
+    assert [p.opts for p in script.params] == [p.opts for p in main.commands[job].params]
+
+
+def test_one_command_lists_all_and_imports_nothing_heavy():
+    heavy = {"torch", "ray", "transformers", "numpy", "pyarrow", "pandas", "duckdb"}
+    script = (
+        "import sys; from jobs.__main__ import main; main(['--help'], standalone_mode=False); "
+        f"print(sorted({heavy} & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[-1] == "[]"
+    said = " ".join(shown.stdout.split())
+    for job, entry in COMMANDS.items():
+        assert f" {job} {cleandoc(entry.says).partition('.')[0]}." in said
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"fastbert, version {__version__}\n"
+
+
+def test_a_mistake_in_one_command_is_wrong_usage():
+    result = CliRunner().invoke(main, ["lable"])
+    assert result.exit_code == 2
+    assert "No such command" in result.stderr
+    result = CliRunner().invoke(main, ["label", "--input", "x", "--output", "y", "--model", "none"])
+    refused(result, "no checkpoint at")
+
+
+def test_files_of_jobs_shadow_no_library(tmp_path):
+    """`python jobs/x.py` puts jobs/ first on the path."""
+    package = shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    (package / "yaml.py").write_text("raise ImportError('shadowed')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    for script in ("label", "__main__"):
+        command = [sys.executable, str(package / f"{script}.py"), "--help"]
+        shown = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert shown.returncode == 0, shown.stderr
 
 
 @pytest.mark.parametrize("job", JOBS)

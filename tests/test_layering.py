@@ -56,7 +56,7 @@ HEAVY = {
     },
     "deltalake": {"pipelines/export/delta.py"},
     "nanotoken": {"fastbert/inference/tokenizer.py"},
-    "click": {"jobs/options.py"},
+    "click": {"jobs/options.py", "jobs/__main__.py"},
 }
 TOPS = ("fastbert", "pipelines", "jobs")
 Edges = dict[str, set[str]]
@@ -202,7 +202,7 @@ def test_control_a_new_room_needs_its_place(tree):
 
 def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
-    light = ["jobs.report", "jobs.export", "pipelines.reports.analytics",
+    light = ["jobs.__main__", "pipelines.reports.analytics",
              "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
              "pipelines.running.ray_data", "pipelines.running.executor"]  # fmt: skip
     script = (

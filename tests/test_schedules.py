@@ -20,6 +20,8 @@ import pytest
 from support import ROOT
 from support.deploy import DEPLOY, cluster_of, image_sources, job_of, manifest
 
+from pipelines.settings import LabelSettings
+
 #: Where the image has the repository, and where the crontab expects it.
 IMAGE_ROOT, CRON_ROOT = "/home/ray/fastbert-ray", "/srv/fastbert-ray"
 
@@ -92,8 +94,8 @@ def test_commands_are_understood_by_their_job(dag, name, place):
     line = re.fullmatch(r"(.*\b)python jobs/(\w+)\.py (.+)", command(name, dag))
     before, job, arguments = line.groups()
     assert before.removeprefix("cd ").startswith(place)
-    module = import_module(f"jobs.{job}")
-    settings = module.LabelSettings(**module.main.make_context(job, shlex.split(arguments)).params)
+    main = import_module(f"jobs.{job}").main
+    settings = LabelSettings(**main.make_context(job, shlex.split(arguments)).params)
     if name != "crontab":
         # A cluster that starts from zero has no GPU from which the job could guess.
         assert settings.gpus_per_replica == 1

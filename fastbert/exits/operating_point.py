@@ -80,7 +80,7 @@ class OperatingPoint:
         if name is None:
             raise InputError(
                 "the checkpoint has no default operating point; pass --speed (0 is full depth, 1 "
-                "is fastest) or --operating-point, or make one with jobs/calibrate.py"
+                "is fastest) or --operating-point, or make one with fastbert calibrate"
             )
         if name not in points:
             raise InputError(
@@ -95,7 +95,7 @@ class OperatingPoint:
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"the checkpoint's operating point '{name}' cannot be used: {error}; make one "
-                "again with jobs/calibrate.py, or pass --speed"
+                "again with fastbert calibrate, or pass --speed"
             ) from error
 
     @property

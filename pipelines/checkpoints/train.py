@@ -127,7 +127,7 @@ def _judge(
     except InputError as error:
         log.warning(
             "not calibrated, for which half of --dev is used; pass more rows there, or to "
-            "jobs/calibrate.py others than these: %s",
+            "fastbert calibrate others than these: %s",
             error,
         )
         return found

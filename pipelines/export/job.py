@@ -106,5 +106,5 @@ def _check_places(settings: ExportSettings, storage: Storage) -> None:
     if not storage.paths("stats", ".parquet"):
         raise InputError(
             f"no run has ended at '{shown(settings.output)}'; expected the --output of "
-            "jobs/label.py, after its first run"
+            "fastbert label, after its first run"
         )

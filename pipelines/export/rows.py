@@ -83,7 +83,7 @@ def fitting(columns: pa.Schema, table: pa.Schema) -> pa.Schema:
     if twice := [field.name for field in together if times[field.name.casefold()] > 1]:
         raise InputError(
             f"columns {', '.join(twice)} differ in case only, which tables do not tell apart; "
-            "rename one in the input, or leave it out with --carry of label.py"
+            "rename one in the input, or leave it out with --carry of fastbert label"
         )
     return pa.schema(together)
 
@@ -148,7 +148,7 @@ def _cast(columns: dict[str, pa.Array], field: pa.Field, record: Record) -> pa.A
     except pa.ArrowException as error:
         raise InputError(
             f"column '{field.name}' of {record.path} cannot be exported as {field.type}: {error}; "
-            "leave it out with --carry of label.py"
+            "leave it out with --carry of fastbert label"
         ) from error
 
 

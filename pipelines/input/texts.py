@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from fastbert.inference.texts import unusable
+
 
 def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
     """Texts, and for each row without usable text why ("" stands in for its text)."""
@@ -15,7 +17,7 @@ def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
         # One text that is not UTF-8 must cost its own row only.
         rows = [_decode(value) for value in raw.to_pylist()]
         return [text or "" for text, _ in rows], [error for _, error in rows]
-    return [text or "" for text in texts], [_unusable(text) for text in texts]
+    return [text or "" for text in texts], [unusable(text) for text in texts]
 
 
 def _decode_dictionaries(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
@@ -26,7 +28,7 @@ def _decode_dictionaries(column: pa.ChunkedArray) -> tuple[list[str], list[str |
     for chunk in column.chunks:
         if values is None or not chunk.dictionary.equals(values):
             values = chunk.dictionary
-            known = [*zip(*decode(pa.chunked_array([values])), strict=True), ("", _unusable(None))]
+            known = [*zip(*decode(pa.chunked_array([values])), strict=True), ("", unusable(None))]
         for i in chunk.indices.to_pylist():
             text, error = known[-1 if i is None else i]
             texts.append(text)
@@ -39,10 +41,4 @@ def _decode(raw: bytes | None) -> tuple[str | None, str | None]:
         text = None if raw is None else raw.decode()
     except UnicodeDecodeError as error:
         return None, f"text is not UTF-8: {error.reason} at byte {error.start}"
-    return text, _unusable(text)
-
-
-def _unusable(text: str | None) -> str | None:
-    if text is None:
-        return "text is null"
-    return "text is empty" if not text or text.isspace() else None
+    return text, unusable(text)

@@ -114,7 +114,7 @@ class Analytics:
         self.paths = sorted(self.storage.paths("table", ".parquet"))
         if not self.paths:
             raise InputError(
-                f"no labels at '{shown(output)}'; expected the --output of jobs/label.py"
+                f"no labels at '{shown(output)}'; expected the --output of fastbert label"
             )
         self._made: set[str] = set()
 
@@ -266,7 +266,7 @@ class Analytics:
 
 
 def open(url: str) -> Analytics:
-    """The analytics of a labelled output, the --output of jobs/label.py, at any fsspec URL.
+    """The analytics of a labelled output, the --output of fastbert label, at any fsspec URL.
 
     Raises InputError if nothing is there.
     """

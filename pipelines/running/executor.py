@@ -1,6 +1,7 @@
 """The executor on Ray. Imports Ray when it is started: a run with nothing to do needs none."""
 
 from collections.abc import Generator
+from typing import Any
 
 from fastbert.errors import InputError
 from pipelines.input.slices import Slice
@@ -35,6 +36,13 @@ class RayExecutor:
         from pipelines.running.ray_data import run_stages
 
         return run_stages(run, slices, resources)
+
+
+def label_on_ray(settings: LabelSettings) -> dict[str, Any]:
+    """The labelling job."""
+    from pipelines.labelling.job import label
+
+    return label(settings, RayExecutor())
 
 
 def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[int]) -> Resources:

@@ -1,0 +1,210 @@
+"""A checkpoint in two lines: texts in, labels out, the same as the labelling job's.
+
+model = fastbert.load("models/news")
+model.label(["Oil prices fall again"])
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import pyarrow as pa
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.errors import InputError, first_line
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference import precision as arithmetic
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.texts import unusable
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.weights import load_model
+
+Text = str | None | tuple[str | None, str | None]
+
+#: What is fetched of a repository: weights, tokenizer and settings, nothing that could be run.
+_FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model"]
+#: Texts that go through the model together; more gain nothing.
+_PORTION = 16_384
+
+
+@dataclass(frozen=True)
+class Label:
+    """The answer to one text: all of it None, except the error, where there is none."""
+
+    label: str | None
+    score: float | None  # probability of the label
+    exit_layer: int | None  # layers that the text has passed
+    uncertainty: float | None  # there, 0 to 1
+    tokens: int | None  # after truncation
+    error: str | None  # why there is no label
+
+
+class Classifier:
+    """A checkpoint, ready to label texts."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str | None = None,
+        precision: str = "auto",
+        operating_point: str | None = None,
+        speed: float | None = None,
+    ) -> None:
+        """See `load`, for a checkpoint on this machine."""
+        self.model, self.precision = load_model(folder), precision
+        self.device = device or arithmetic.device()
+        self._tokenizer = Tokenizer(load_tokenizer(folder))
+        self._engines: dict[str, Engine] = {}
+        self._point: OperatingPoint | None = None
+        if operating_point is not None or speed is not None:
+            self._point = self.point(operating_point, speed)
+
+    def point(self, name: str | None = None, speed: float | None = None) -> OperatingPoint:
+        """One of the checkpoint's points, or that of a speed; by default what `load` was given,
+        else the checkpoint's default. InputError if there is none."""
+        if name is None and speed is None and self._point is not None:
+            return self._point
+        if name is not None and speed is not None:
+            raise InputError("speed and operating_point exclude each other; pass one of them")
+        if speed is not None and not 0 <= speed <= 1:
+            raise InputError(f"speed is {speed}, expected a number from 0 to 1")
+        return OperatingPoint.asked(self.model.config, speed, name)
+
+    @overload
+    def label(
+        self, texts: Sequence[Text], *, speed: float | None = ..., operating_point: str | None = ...
+    ) -> list[Label]: ...
+    @overload
+    def label(
+        self,
+        texts: Sequence[Text],
+        *,
+        speed: float | None = ...,
+        operating_point: str | None = ...,
+        as_: Literal["arrow"],
+    ) -> pa.Table: ...
+    def label(
+        self,
+        texts: Sequence[Text],
+        *,
+        speed: float | None = None,
+        operating_point: str | None = None,
+        as_: Literal["labels", "arrow"] = "labels",
+    ) -> list[Label] | pa.Table:
+        """The labels of texts, or of pairs of texts, in their order: a list, or a table with the
+        columns of `Label`.
+
+        `speed` 0 is full depth. A text that is None, empty or not UTF-8 gets an error in place of a
+        label. Raises InputError for what is no text, and for points that the checkpoint lacks.
+        """
+        point = self.point(operating_point, speed)
+        engine = self._engine(point)
+        first, second, errors = _sides(texts)
+        portions = range(0, max(1, len(first)), _PORTION)
+        parts = [
+            self._portion(engine, point, first[i:j], second and second[i:j], errors[i:j])
+            for i, j in ((start, start + _PORTION) for start in portions)
+        ]
+        table = pa.concat_tables(parts).combine_chunks()
+        return table if as_ == "arrow" else [Label(**row) for row in table.to_pylist()]
+
+    def _portion(
+        self,
+        engine: Engine,
+        point: OperatingPoint,
+        first: list[str],
+        second: list[str] | None,
+        errors: list[str | None],
+    ) -> pa.Table:
+        good = np.flatnonzero([error is None for error in errors])
+        pairs = None if second is None else [second[i] for i in good]
+        tokens = self._tokenizer([first[i] for i in good], pairs, self.model.config.max_length)
+        found = engine.classify(tokens, point.rule())
+        answered = np.isfinite(found.uncertainty)
+        for row in good[~answered].tolist():
+            errors[row] = "the model's answer is not a number"
+        depths = np.array([each.depth for each in engine.exits], np.int8)
+        place = np.full(len(errors), -1)
+        place[good[answered]] = np.flatnonzero(answered)
+        columns = engine.task.write(found.answer, answered) | {
+            "exit_layer": pa.array(depths[found.exit]),
+            "uncertainty": pa.array(found.uncertainty),
+            "tokens": pa.array(tokens.lengths.astype(np.int32)),
+        }
+        table = pa.table(columns).take(pa.array(place, mask=place < 0))
+        return table.append_column("error", pa.array(errors, pa.string()))
+
+    def _engine(self, point: OperatingPoint) -> Engine:
+        """In the precision that was asked for, or that suits the point."""
+        proven = point.evidence.precision if point.promise and point.evidence else None
+        precision = arithmetic.resolve(self.precision, self.device, proven)
+        if precision not in self._engines:
+            self._engines[precision] = Engine(self.model, self.device, DTYPES[precision])
+        return self._engines[precision]
+
+
+def load(
+    place: str | Path,
+    *,
+    device: str | None = None,
+    precision: str = "auto",
+    operating_point: str | None = None,
+    speed: float | None = None,
+) -> Classifier:
+    """The FastBERT checkpoint at `place`: a folder, a URL that fsspec knows, or an id on the hub.
+
+    `device` is "cpu" or "cuda", by default a GPU if there is one. `precision` "auto" is the one in
+    which an operating point was proven, where the device has it. `operating_point` or `speed` is
+    what `Classifier.label` works at unless told otherwise. Raises InputError, in one line, for
+    what is no such checkpoint.
+    """
+    known = ("auto", *DTYPES)
+    if precision not in known:
+        raise InputError(f"precision is '{precision}', expected one of {', '.join(known)}")
+    return Classifier(_located(str(place)), device, precision, operating_point, speed)
+
+
+def _located(place: str) -> Path:
+    """Where the checkpoint is on this machine, fetched if it was not."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or Path(place).exists():
+        return fetch_checkpoint(place)
+    try:
+        return Path(snapshot_download(place, allow_patterns=_FILES))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise InputError(
+            f"no checkpoint '{place}': there is no such folder here, and the hub has no model of "
+            f"this name that can be fetched: {first_line(error)}"
+        ) from error
+
+
+def _sides(texts: Sequence[Text]) -> tuple[list[str], list[str] | None, list[str | None]]:
+    """First texts, second ones if they are pairs, and why some of them cannot be classified."""
+    if isinstance(texts, str):
+        raise InputError("texts is one text, expected a list of them")
+    rows = list(texts)
+    paired = any(isinstance(row, tuple) for row in rows)
+    first, second, errors = list[str](), list[str](), list[str | None]()
+    for i, row in enumerate(rows):
+        sides = row if isinstance(row, tuple) else (row,) * (1 + (paired and row is None))
+        if len(sides) != 1 + paired or not all(isinstance(s, str | None) for s in sides):
+            expected = "a pair of texts, as others are" if paired else "a text"
+            raise InputError(f"texts[{i}] is {type(row).__name__}, expected {expected}")
+        reasons = [unusable(side) or _broken(side or "") for side in sides]
+        errors.append(next(filter(None, reasons), None))
+        first.append(sides[0] or "")
+        second.append(sides[-1] or "")
+    return first, second if paired else None, errors
+
+
+def _broken(text: str) -> str | None:
+    """Why a text cannot be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"text is not UTF-8: {error.reason} at character {error.start}"
+    return None

@@ -1,0 +1,133 @@
+"""Every command: what it is asked, what it runs, what its help says.
+
+What a command runs is imported when it is called: help needs neither torch nor Ray.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import settings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command."""
+
+    #: A dataclass of `pipelines.settings`, whose fields are the options.
+    settings: type[Any]
+    #: "module:function"; the function gets the settings and returns the summary.
+    runs: str
+    #: The first sentence stands for it in lists.
+    says: str
+    example: str
+
+
+COMMANDS = {
+    "train": Entry(
+        settings.TrainSettings,
+        "pipelines.checkpoints.train:train",
+        """Fine-tune a backbone on labels, then self-distil a branch on every layer.
+
+        With --dev, the checkpoint is calibrated, too: its default operating point is the fastest
+        that half of these rows prove, with 95 % confidence, to change at most 1 % of the labels.
+        """,
+        """
+        fastbert train --train s3://corpus/train/ --dev s3://corpus/dev/ \\
+            --output s3://models/news
+        """,
+    ),
+    "distill": Entry(
+        settings.DistilSettings,
+        "pipelines.checkpoints.distill:distill",
+        """Give an existing Hugging Face classifier early exits, without any labels.
+
+        The classifier itself is not changed: at full depth the checkpoint answers as it does.
+        """,
+        """
+        fastbert distill --teacher textattack/bert-base-uncased-ag-news \\
+            --corpus s3://corpus/docs/ --output s3://models/news
+        """,
+    ),
+    "convert": Entry(
+        settings.ConvertSettings,
+        "pipelines.checkpoints.convert:convert",
+        """Turn a checkpoint of the FastBERT authors' code into one of ours.
+
+        It is a bare state dict, which says nothing of labels and vocabulary: they are given beside
+        it. Logits and exit layers stay what they were.
+        """,
+        """
+        fastbert convert --checkpoint fastbert.bin --vocabulary google_zh_vocab.txt \\
+            --label negative --label positive --output models/reviews
+        """,
+    ),
+    "calibrate": Entry(
+        settings.CalibrateSettings,
+        "pipelines.checkpoints.calibrate:calibrate",
+        """Find thresholds that keep a promise, and store them in the checkpoint.
+
+        The promise is about labels: at most a share of them may differ from full depth's
+        (--max-disagreement; needs no labels), or be wrong where full depth is right
+        (--max-accuracy-loss; needs labels). --speedup asks for an amount of work instead, and says
+        what it costs.
+        """,
+        """
+        fastbert calibrate --model s3://models/news --corpus s3://corpus/2026-11/ \\
+            --max-disagreement 0.01
+        """,
+    ),
+    "evaluate": Entry(
+        settings.EvaluateSettings,
+        "pipelines.checkpoints.evaluate:evaluate",
+        """Accuracy, exit layers, FLOPs and seconds of a checkpoint at several speeds.
+
+        Every row runs through all layers once, and then every speed is known; only the realised
+        speed-up needs the clock.
+        """,
+        """
+        fastbert evaluate --model s3://models/news --data s3://corpus/test/ --speeds 0.5
+        """,
+    ),
+    "label": Entry(
+        settings.LabelSettings,
+        "pipelines.running.executor:label_on_ray",
+        """Label Parquet with a FastBERT checkpoint, on Ray.
+
+        Reads every shard of the input, writes one Parquet file per slice below OUTPUT/table, and a
+        record of it below OUTPUT/ledger. Run again, it labels only new and changed shards. Without
+        --speed or --operating-point it works at the checkpoint's default operating point.
+
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but with unreadable shards or
+        more bad rows than allowed, 4 another run holds the output.
+        """,
+        """
+        fastbert label --input s3://corpus/docs/ --output s3://corpus/labels \\
+            --model s3://models/news --speed 0.5 --gpus-per-replica 1 --replicas 1:8
+        """,
+    ),
+    "report": Entry(
+        settings.ReportSettings,
+        "pipelines.reports.job:report",
+        """What a labelled output holds and what it cost: exit layers, labels and runs.
+
+        With --sql, any query over the views rows (all columns of table/), slices (one row per file
+        of the table), exits (statistics per commit and exit layer) and runs.
+        """,
+        """
+        fastbert report --output s3://corpus/labels \\
+            --sql "select label, avg(exit_layer) from rows group by label"
+        """,
+    ),
+    "export": Entry(
+        settings.ExportSettings,
+        "pipelines.export.job:export",
+        """Bring a Delta table up to date with a labelled output, one transaction per run.
+
+        Adds the rows of every run that has ended, and removes those that it replaced or that are no
+        longer in the output. Run again, it does nothing; killed, it goes on where it was.
+        """,
+        """
+        fastbert export --output s3://corpus/labels --delta s3://lake/labels
+        """,
+    ),
+}

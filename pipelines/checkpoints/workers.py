@@ -22,9 +22,10 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from pipelines.running.cluster import cluster_resources
+    from pipelines.running.cluster import cluster_resources, start_ray
     from pipelines.running.quiet import quiet_transformers
 
+    start_ray()
     resources = cluster_resources()
 
     def loop(settings: Any) -> Any:

@@ -1,10 +1,12 @@
 """The Ray cluster a job runs on: the one it was submitted to, or a private one."""
 
 import logging
+import math
 import os
 import secrets
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,6 +18,9 @@ from ray.data import DataContext
 # Waits until its stdin closes, as it does however the driver ends, then until Ray's processes,
 # which end with the driver, have written their last.
 CLEANER = 'trap "" HUP INT TERM; read -r line; for i in 1 2 3 4 5; do rm -rf -- "$0"; sleep 1; done'
+
+#: Where Linux shows the limits of control groups: version 2's, or version 1's by controller.
+CGROUPS = Path("/sys/fs/cgroup")
 
 _cleaners: list[subprocess.Popen[bytes]] = []  # collected, they would see their stdin closed
 
@@ -93,5 +98,23 @@ def cluster_resources() -> dict[str, float]:
 
 
 def cores() -> int:
-    """CPU cores of this machine."""
-    return os.cpu_count() or 1
+    """CPU cores that this process may use: of the machine, by its affinity and its container's
+    quota; at least 1."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        allowed = os.cpu_count() or 1
+    return max(1, int(min(allowed, _quota(CGROUPS))))
+
+
+def _quota(root: Path) -> float:
+    """Cores' worth of time that the control group mounted at `root`, as a container sees its own,
+    gets; infinite where nothing is said."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            text = " ".join((root / name).read_text() for name in names)
+            quota, period = map(float, text.replace("max", "inf").split())
+        except (OSError, ValueError):
+            continue
+        return quota / period if quota > 0 and period > 0 else math.inf  # version 1 says -1
+    return math.inf

@@ -15,6 +15,10 @@ Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
+#: Share of rows that may leave elsewhere than at calibration. Corpora breathe by a few percent from
+#: night to night, and an alarm that goes off every night is not read.
+DRIFT_TOLERANCE = 0.05
+
 
 def setting(help: str, default: Any = MISSING) -> Any:
     """A field with its help text; without a default it must be given."""
@@ -212,6 +216,10 @@ class LabelSettings:
         (),
     )
     audit_rate: float = setting("Share of this run's rows that go to full depth, too, 0 to 1.", 0.0)
+    drift_tolerance: float = setting(
+        "Share of rows that may leave at other layers than at calibration before that is an alarm.",
+        DRIFT_TOLERANCE,
+    )
     slice_rows: int = setting("Rows per slice, the unit of work, of memory and of commit.", 16384)
     replicas: str = setting("Number of model replicas, N or MIN:MAX.", "1")
     gpus_per_replica: float | None = setting(
@@ -248,7 +256,8 @@ class LabelSettings:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
         if self.speed is not None and not 0 <= self.speed <= 1:
             raise InputError(f"--speed is {self.speed}, expected a number from 0 to 1")
-        for name, share in (("audit-rate", self.audit_rate), ("max-bad-rows", self.max_bad_rows)):
+        for name in ("audit-rate", "drift-tolerance", "max-bad-rows"):
+            share = getattr(self, name.replace("-", "_"))
             if not 0 <= share <= 1:
                 raise InputError(f"--{name} is {share}, expected a share from 0 to 1")
         if self.slice_rows < 1:

@@ -187,7 +187,13 @@ class Job:
         summary = self.heading(plan) | {"slices_removed": len(removed)} | totals(records)
         summary["bad_shards"] = plan.bad_shards
         agreements = sum(record.audit_agreements for record in records)
-        summary |= audit(self.point, summary["exits"], summary["audit_rows"], agreements)
+        summary |= audit(
+            self.point,
+            summary["exits"],
+            summary["audit_rows"],
+            agreements,
+            settings.drift_tolerance,
+        )
         summary["started_at"] = started_at.isoformat(timespec="milliseconds")
         summary["seconds"] = round(time.monotonic() - started, 1)
         if settings.price_per_hour is not None:

@@ -71,7 +71,7 @@ def make_plan(
             [
                 record
                 for record in mine
-                if record.version == shard.version
+                if shard.has_version(record.version)
                 and record.recipe == recipe
                 and not (retry_quarantined and record.quarantined)
             ]

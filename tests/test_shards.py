@@ -112,8 +112,10 @@ def test_unknown_file_systems(url):
 
 #: As gcsfs describes an object.
 GOOGLE = {
-    "name": "bucket/x.parquet", "type": "file", "size": 9, "etag": "CKCo1w8QAQ==", "crc32c": "yZRlqg==",
-    "md5Hash": "XrY7u+Ae7tCTyyK7j1rNww==", "generation": "17", "metageneration": "1", "mtime": "2026",
+    "name": "bucket/x.parquet", "type": "file", "size": 9,
+    "etag": "CKCo1w8QAQ==", "crc32c": "yZRlqg==",
+    "md5Hash": "XrY7u+Ae7tCTyyK7j1rNww==", "generation": "17", "metageneration": "1",
+    "mtime": "2026",
 }  # fmt: skip
 
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from fastbert.calibration.evaluation import LayerOutputs, layer_outputs
 from fastbert.calibration.promises import Choice, Shape, keep_promise, reach_speedup, rows_needed
-from fastbert.checkpoint import fetch_checkpoint, load_config, load_tokenizer, save_config
-from fastbert.configuration import FastBertConfig
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer, store_operating_point
 from fastbert.errors import InputError
 from fastbert.exits.criteria import CRITERION_NAMES
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
@@ -53,7 +52,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         outputs = layer_outputs(engine, tokens, counter.advance)
     truth = None if examples.labels is None else np.asarray(examples.labels)
     point = proven_point(settings, outputs, truth, CostModel.of(model.config), precision)
-    store_point(point, load_config(folder), settings.model)  # the configuration as it is on disk
+    store_point(point, settings.model)
     return {"model": shown(settings.model), "operating_point": asdict(point)}
 
 
@@ -85,11 +84,9 @@ def proven_point(
     )
 
 
-def store_point(point: OperatingPoint, config: FastBertConfig, url: str) -> None:
-    """Make it the default point of the checkpoint at `url`, which has this configuration."""
-    config.operating_points = (config.operating_points or {}) | {point.name: point.settings()}
-    config.default_operating_point = point.name
-    save_config(config, url)
+def store_point(point: OperatingPoint, url: str) -> None:
+    """Make it the default point of the checkpoint at `url`, and say so."""
+    store_operating_point(url, point.name, point.settings())
     log.info(describe(point))
 
 

@@ -29,17 +29,22 @@ _NOT_FINGERPRINTED = {
 }
 
 
-def save_config(config: FastBertConfig, url: str) -> None:
-    """Write the configuration of the checkpoint at `url` anew, in one step; nothing else."""
+def store_operating_point(url: str, name: str, settings: dict[str, Any]) -> None:
+    """Make it the default one of the checkpoint at `url`: in one step, and every other setting of
+    config.json stays, for whatever they are, labels may depend on them."""
     fs, path = open_url(url)
-    text = config.to_json_string(use_diff=True).encode()
+    target = f"{path}/config.json"
+    config: dict[str, Any] = json.loads(fs.cat_file(target))
+    config["operating_points"] = (config.get("operating_points") or {}) | {name: settings}
+    config["default_operating_point"] = name
+    text = (json.dumps(config, indent=2) + "\n").encode()
     if isinstance(fs, LocalFileSystem):
         with tempfile.NamedTemporaryFile(dir=path, suffix=".partial", delete=False) as file:
             file.write(text)
-        os.chmod(file.name, os.stat(f"{path}/config.json").st_mode)
-        os.replace(file.name, f"{path}/config.json")
+        os.chmod(file.name, os.stat(target).st_mode)
+        os.replace(file.name, target)
     else:
-        fs.pipe_file(f"{path}/config.json", text)
+        fs.pipe_file(target, text)
 
 
 def fetch_checkpoint(url: str, expected: str | None = None) -> Path:

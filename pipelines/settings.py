@@ -22,6 +22,10 @@ Precision = Literal["auto", "fp32", "bf16", "int8"]
 #: Bytes of a run's name: file systems allow 255 for those of its files.
 _LONGEST_NAME = 200
 
+#: Share of rows that may leave elsewhere than at calibration. Corpora breathe by a few percent from
+#: night to night, and an alarm that goes off every night is not read.
+DRIFT_TOLERANCE = 0.05
+
 
 def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = None) -> Any:
     """A field with its help text; without a default it must be given. `gone` are values that once
@@ -223,6 +227,10 @@ class LabelSettings(Inference):
         (),
     )
     audit_rate: float = setting("Share of this run's rows that go to full depth, too, 0 to 1.", 0.0)
+    drift_tolerance: float = setting(
+        "Share of rows that may leave at other layers than at calibration before that is an alarm.",
+        DRIFT_TOLERANCE,
+    )
     slice_rows: int = setting("Rows per slice, the unit of work, of memory and of commit.", 16384)
     replicas: str = setting("Number of model replicas, N or MIN:MAX.", "1")
     gpus_per_replica: float | None = setting(
@@ -252,7 +260,7 @@ class LabelSettings(Inference):
     def __post_init__(self) -> None:
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
-        _check_share(self, "speed", "audit_rate", "max_bad_rows")
+        _check_share(self, "speed", "audit_rate", "drift_tolerance", "max_bad_rows")
         if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
             raise InputError(f"--gpus-per-replica is {self.gpus_per_replica}, expected 0 or more")
         if self.run_id is not None and not re.fullmatch(r"[\w.:+-]+", self.run_id):

@@ -85,3 +85,21 @@ def test_the_interval_covers_what_the_night_really_did():
         low, high = audit(point(), [0, 0, 0], 1000, 1000 - seen)["audit_interval"]
         covered += low <= 1 - wrong / rows <= high
     assert covered >= 950
+
+
+@pytest.mark.parametrize(("moved", "alarms"), [(0.02, 0), (0.06, 1)])
+def test_a_drift_must_be_large_and_not_only_certain(moved, alarms):
+    """Among a million rows, 2 % are far beyond chance and no news."""
+    before, rows = [14_000, 4_000, 2_000], 1_000_000
+    now = [int(rows * (0.7 - moved)), int(rows * (0.2 + moved)), int(rows * 0.1)]
+    found = audit(point(exits=before), now, audited=0, agreements=0)
+    assert found["exit_drift"] == pytest.approx(moved, abs=1e-6)
+    assert found["exit_drift_p"] < FALSE_ALARM
+    assert len(found["alarms"]) == alarms
+    assert not audit(point(exits=before), now, 0, 0, drift_tolerance=0.07)["alarms"]
+
+
+def test_a_large_drift_of_few_rows_is_chance():
+    found = audit(point(exits=[700, 200, 100]), [5, 4, 1], audited=0, agreements=0)
+    assert found["exit_drift"] > 0.05
+    assert not found["alarms"]

@@ -1,6 +1,7 @@
 """The calibration job, from outside: points in the checkpoint, and refusals that change nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from support.jobs import invoke, refused
 from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
-from fastbert.checkpoint import fingerprint, load_config, load_tokenizer, save_config
+from fastbert.checkpoint import fingerprint, load_config, load_tokenizer, store_operating_point
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
@@ -147,9 +148,7 @@ def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
     ],
 )
 def test_points_that_cannot_be_used(model, point, message):
-    config = load_config(model)
-    config.operating_points = {"bad": point}
-    save_config(config, str(model))
+    store_operating_point(str(model), "bad", point)
     with pytest.raises(InputError, match=message):
         OperatingPoint.of_checkpoint(load_config(model), "bad")
 
@@ -172,8 +171,7 @@ def test_label_takes_the_point_and_audits_its_promise(model, corpus, tmp_path):
     lineage = pq.read_schema(output / "table" / "0.000000000000.parquet").metadata
     assert lineage[b"fastbert.criterion"] == b"margin"
     # Promise what it does not do: the audit says so.
-    config = load_config(model)
-    config.operating_points[point.name]["promise"]["share"] = 0.001
-    save_config(config, str(model))
+    promise = replace(point.promise, share=0.001)
+    store_operating_point(str(model), point.name, replace(point, promise=promise).settings())
     result = invoke("label", *arguments, "--output", tmp_path / "other")
     assert "audited rows do not have full depth's label" in json.loads(result.stdout)["alarms"][0]

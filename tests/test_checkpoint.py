@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.models import tiny_classifier, tiny_fastbert, tiny_tokenizer
 
-from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_tokenizer, store_operating_point
 from fastbert.errors import FastBertError, InputError
 from fastbert.weights import load_classifier, load_model, save_checkpoint
 
@@ -50,6 +53,41 @@ def test_fingerprint_changes_with_weights_and_tokenizer(copy):
     data[-1] ^= 1
     weights.write_bytes(data)
     assert fingerprint(copy) != shorter
+
+
+SETTINGS = st.dictionaries(
+    st.sampled_from(["use_cache", "torchscript", "pruned_heads", "dtype", "x", "größe"]),
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers()),
+)
+
+
+@given(extra=SETTINGS, turned=st.booleans(), remote=st.booleans())
+@settings(deadline=None, max_examples=40, derandomize=True)
+def test_a_new_point_changes_nothing_else(checkpoint, extra, turned, remote):
+    """Whatever else config.json says, and in whatever order: the nightly job compares."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(shutil.copytree(checkpoint, f"{place}/copy"))
+        kept = json.loads((folder / "config.json").read_text()) | extra
+        kept["operating_points"] = {"old": {"thresholds": [0.1, 0.1]}}
+        items = list(kept.items())[:: -1 if turned else 1]
+        (folder / "config.json").write_text(json.dumps(dict(items)))
+        before = fingerprint(folder)
+        if remote:
+            memory = fsspec.filesystem("memory")
+            memory.pipe_file("/m/config.json", (folder / "config.json").read_bytes())
+            store_operating_point("memory://m", "new", {"thresholds": [0.5, 0.5]})
+            (folder / "config.json").write_bytes(memory.cat_file("/m/config.json"))
+        else:
+            store_operating_point(str(folder), "new", {"thresholds": [0.5, 0.5]})
+        now = json.loads((folder / "config.json").read_text())
+        assert fingerprint(folder) == before
+        assert not list(folder.glob("*.partial"))
+        assert now.pop("default_operating_point") == "new"
+        assert now.pop("operating_points") == kept["operating_points"] | {
+            "new": {"thresholds": [0.5, 0.5]}
+        }
+        kept = {key: value for key, value in kept.items() if not key.endswith("point")}
+        assert now == {key: value for key, value in kept.items() if key != "operating_points"}
 
 
 def test_fingerprint_does_not_depend_on_the_folder(copy, checkpoint):

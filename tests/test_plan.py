@@ -88,6 +88,14 @@ def test_a_changed_shard_only(shards):
     assert [(r.shard, r.first_row) for r in found.replaced] == [("dt=1/b", 0)]
 
 
+def test_a_version_may_be_recorded_as_it_was_called_formerly(shards):
+    records = [committed(piece) for piece in plan(shards).todo]
+    renamed = [replace(s, version="md5hash:x", formerly=s.version) for s in shards]
+    assert plan(renamed, records).todo == []
+    other = [replace(s, version="md5hash:x", formerly="etag:y") for s in shards]
+    assert ranges(plan(other, records)) == ALL
+
+
 def test_slices_that_a_shrunken_shard_no_longer_has_are_removed(shards, tmp_path):
     records = [committed(piece) for piece in plan(shards).todo]
     write_shard(tmp_path / "dt=1" / "a.parquet", ["the red"] * 12)

@@ -7,7 +7,7 @@ import pytest
 from support.shards import write_shard
 
 from fastbert.errors import InputError
-from pipelines.input.shards import find_shards
+from pipelines.input.shards import _version, find_shards
 
 
 @pytest.fixture
@@ -108,3 +108,35 @@ def test_an_impossible_glob(tmp_path):
 def test_unknown_file_systems(url):
     with pytest.raises(InputError, match="expected a local path or a URL that fsspec knows"):
         find_shards([url])
+
+
+#: As gcsfs describes an object.
+GOOGLE = {
+    "name": "bucket/x.parquet", "type": "file", "size": 9,
+    "etag": "CKCo1w8QAQ==", "crc32c": "yZRlqg==",
+    "md5Hash": "XrY7u+Ae7tCTyyK7j1rNww==", "generation": "17", "metageneration": "1",
+    "mtime": "2026",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", [[], ["md5Hash"], ["md5Hash", "crc32c"]])
+def test_metadata_of_google_storage_are_no_new_version(missing):
+    before = {key: value for key, value in GOOGLE.items() if key not in missing}
+    found, formerly = _version(before)
+    touched = before | {"etag": "other", "metageneration": "2", "storageClass": "NEARLINE"}
+    assert _version(touched)[0] == found
+    assert formerly == "etag:CKCo1w8QAQ=="  # what outputs were labelled with before
+    new = before | {"md5Hash": "other", "crc32c": "other", "generation": "18"}
+    assert _version({key: new[key] for key in before})[0] != found
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"ETag": '"abc-2"', "size": 1, "LastModified": "2026"}, "etag:abc-2"),  # S3
+        ({"etag": "0x8D", "size": 1, "last_modified": "2026"}, "etag:0x8D"),  # Azure
+        ({"mtime": 1.5, "size": 7, "created": 1.0}, "size:7 changed:1.5"),  # a local disk
+    ],
+)
+def test_versions_of_other_stores_stay_what_they_were(info, expected):
+    assert _version(info) == (expected, None)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.promises import Choice, Shape, keep_promise, reach_speedup, rows_needed
-from fastbert.checkpoint import save_config
-from fastbert.configuration import FastBertConfig
+from fastbert.checkpoint import store_operating_point
 from fastbert.errors import InputError
 from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.operating_point import Evidence, Harm, OperatingPoint, Promise
@@ -152,11 +151,9 @@ def _choose(goal: Goal, outputs: ExitOutputs, fails: NDArray[np.bool_], cost: Co
     return found
 
 
-def store_point(point: OperatingPoint, config: FastBertConfig, url: str) -> None:
-    """Make it the default point of the checkpoint at `url`, which has this configuration."""
-    config.operating_points = (config.operating_points or {}) | {point.name: point.settings()}
-    config.default_operating_point = point.name
-    save_config(config, url)
+def store_point(point: OperatingPoint, url: str) -> None:
+    """Make it the default point of the checkpoint at `url`, and say so."""
+    store_operating_point(url, point.name, point.settings())
     log.info(describe(point))
 
 

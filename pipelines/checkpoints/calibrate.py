@@ -8,7 +8,7 @@ import numpy as np
 
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.goal import Goal, proven_point, store_point
-from fastbert.checkpoint import fetch_checkpoint, load_config, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.filesystem import shown
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
@@ -49,5 +49,5 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     truth = None if examples.labels is None else np.asarray(examples.labels)
     cost = CostModel(model)
     point = proven_point(goal, outputs, truth, cost, settings.corpus, precision)
-    store_point(point, load_config(folder), settings.model)  # the configuration as it is on disk
+    store_point(point, settings.model)
     return {"model": shown(settings.model), "operating_point": asdict(point)}

@@ -131,5 +131,5 @@ def _judge(
             error,
         )
         return found
-    store_point(point, model.config, settings.output)
+    store_point(point, settings.output)
     return found | {"operating_point": asdict(point)}

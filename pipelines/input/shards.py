@@ -25,10 +25,16 @@ class Shard:
     url: str
     #: Its path below the input root, without `.parquet`; names its output.
     name: str
-    #: Changes when the content does: the store's etag, else size and time of change.
+    #: Changes when the content does: the store's hash or etag, else size and time of change.
     version: str
     #: Why it cannot be labelled, if that is plain without opening it.
     problem: str | None = None
+    #: How releases before this one may have recorded the same version.
+    formerly: str | None = None
+
+    def has_version(self, recorded: str) -> bool:
+        """Whether a record of this version is one of the content that is there now."""
+        return recorded in (self.version, self.formerly)
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
         """The file, for reading at random places."""
@@ -84,8 +90,9 @@ def _expand(url: str) -> list[Shard]:
     for path, info in files.items():
         if info["type"] != "directory":
             name = _relative(path, root)
+            version, formerly = _version(info)
             shards.append(
-                Shard(fs.unstrip_protocol(path), name, _version(info), _problem(name, info))
+                Shard(fs.unstrip_protocol(path), name, version, _problem(name, info), formerly)
             )
     if not shards:
         raise InputError(
@@ -174,9 +181,23 @@ def _problem(name: str, info: dict[str, Any]) -> str | None:
     return None
 
 
-def _version(info: dict[str, Any]) -> str:
-    for key in ("ETag", "etag", "md5Hash", "content_md5"):
-        if info.get(key):
-            return f"{key.lower()}:{str(info[key]).strip(chr(34))}"
+def _version(info: dict[str, Any]) -> tuple[str, str | None]:
+    """A shard's version, and what it was called before. An etag of Google's changes with the
+    storage class and the metadata, too, so the content's hash comes first there."""
+
+    def named(key: str) -> str:
+        return f"{key.lower()}:{str(info[key]).strip(chr(34))}"
+
+    etag = named("etag") if info.get("etag") else None
+    if info.get("ETag"):
+        return named("ETag"), None
+    if info.get("md5Hash"):
+        return named("md5Hash"), etag
+    if info.get("crc32c"):  # of 32 bits only
+        return f"{named('crc32c')} size:{info['size']}", etag
+    if info.get("generation"):
+        return named("generation"), etag
+    if etag or info.get("content_md5"):
+        return etag or named("content_md5"), None
     changed = next((info[k] for k in ("mtime", "LastModified", "created") if info.get(k)), None)
-    return f"size:{info['size']} changed:{changed}"
+    return f"size:{info['size']} changed:{changed}", None

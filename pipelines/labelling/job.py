@@ -166,7 +166,9 @@ class Job:
         price = settings.price_per_hour
         summary = Summary(
             **self.heading(plan),
-            **audit(self.point, done["exits"], done["audit_rows"], agreements),
+            **audit(
+                self.point, done["exits"], done["audit_rows"], agreements, settings.drift_tolerance
+            ),
             **({} if price is None else prices(records, price)),
             slices_removed=len(removed),
             totals=done,

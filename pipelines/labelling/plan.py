@@ -81,7 +81,7 @@ def make_plan(
             [
                 record
                 for record in mine
-                if record.version == shard.version
+                if shard.has_version(record.version)
                 and identity.difference(record.recipe) is None
                 and not (retry_quarantined and record.quarantined)
                 and not (relabel and precision and record.precision != precision)

@@ -1,10 +1,12 @@
 """The Ray cluster a job runs on: the one it was submitted to, or a private one."""
 
 import logging
+import math
 import os
 import secrets
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +21,8 @@ CLEANER = 'trap "" HUP INT TERM; read -r line; for i in 1 2 3 4 5; do rm -rf -- 
 
 #: How a private Ray, which is told of more, knows how many cores there are.
 _CORES = "cores"
+#: Where Linux shows the limits of control groups: version 2's, or version 1's by controller.
+CGROUPS = Path("/sys/fs/cgroup")
 
 _cleaners: list[subprocess.Popen[bytes]] = []  # collected, they would see their stdin closed
 
@@ -102,5 +106,23 @@ def cores_of_nodes() -> list[int]:
 
 
 def cores() -> int:
-    """CPU cores of this machine."""
-    return os.cpu_count() or 1
+    """CPU cores that this process may use: of the machine, by its affinity and its container's
+    quota; at least 1."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        allowed = os.cpu_count() or 1
+    return max(1, int(min(allowed, _quota(CGROUPS))))
+
+
+def _quota(root: Path) -> float:
+    """Cores' worth of time that the control group mounted at `root`, as a container sees its own,
+    gets; infinite where nothing is said."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            text = " ".join((root / name).read_text() for name in names)
+            quota, period = map(float, text.replace("max", "inf").split())
+        except (OSError, ValueError):
+            continue
+        return quota / period if quota > 0 and period > 0 else math.inf  # version 1 says -1
+    return math.inf

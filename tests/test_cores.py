@@ -1,0 +1,46 @@
+"""How many cores a process takes for its own."""
+
+import os
+
+import pytest
+
+from pipelines.running import cluster
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine of 64 cores, on 8 of which this process may run, with these control group files."""
+
+    def pretend(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(cluster, "CGROUPS", tmp_path)
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "400000 100000\n"}, 4),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "3200000 100000\n"}, 8),
+        ({"cpu.max": "what?\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_affinity_and_quota_count(machine, files, expected):
+    machine(files)
+    assert cluster.cores() == expected
+
+
+def test_without_affinity(machine, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cluster.cores() == 64

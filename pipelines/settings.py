@@ -263,16 +263,13 @@ class LabelSettings(Inference):
         _check_share(self, "speed", "audit_rate", "drift_tolerance", "max_bad_rows")
         if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
             raise InputError(f"--gpus-per-replica is {self.gpus_per_replica}, expected 0 or more")
-        if self.run_id is not None and not re.fullmatch(r"[\w.:+-]+", self.run_id):
-            raise InputError(
-                f"--run-id is '{self.run_id}', expected letters, digits and _ . : + - only"
-            )
         if self.run_id is not None and (
-            not self.run_id.strip(".") or len(self.run_id.encode()) > _LONGEST_NAME
+            not re.fullmatch(r"(?!\.+$)[\w.:+-]+", self.run_id)
+            or len(self.run_id.encode()) > _LONGEST_NAME
         ):
             raise InputError(
-                f"--run-id is '{self.run_id}', expected the name of a file: not of dots only, and "
-                f"at most {_LONGEST_NAME} bytes"
+                f"--run-id is '{self.run_id}', expected letters, digits and _ . : + - only, not "
+                f"dots alone, and at most {_LONGEST_NAME} bytes"
             )
         _check_positive(self, "slice_rows", "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()

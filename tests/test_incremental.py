@@ -1,5 +1,9 @@
 """A night touches what is new, and counts: no other shard is opened."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from support.labelling import settings
 from support.shards import random_texts, write_shard
@@ -48,3 +52,27 @@ def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, opened):
     after = {path: path.stat().st_mtime_ns for path in table.rglob("*.parquet")}
     assert after.keys() == before.keys()
     assert [p.name for p in after if after[p] != before[p]] == ["500.000000000000.parquet"]
+
+
+NOTHING_TO_DO = """
+import sys
+from support.labelling import settings
+from pipelines.labelling.job import label
+from pipelines.running.executor import RayExecutor
+summary = label(settings(*sys.argv[1:], speed=0.5), RayExecutor())
+assert summary["slices_up_to_date"] == 1, summary
+print("ray" in sys.modules)
+"""
+
+
+def test_a_night_with_nothing_to_do_imports_no_ray(tmp_path, checkpoint):
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(3))
+    places = [str(tmp_path / "in"), str(tmp_path / "out"), checkpoint]
+    label(settings(*places, speed=0.5), InProcess())
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_TO_DO, *places],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "False\n"

@@ -173,7 +173,7 @@ def test_an_output_goes_on_in_its_precision(tmp_path, checkpoint, processor):
 def test_a_worker_refuses_what_it_can_only_emulate(tmp_path, checkpoint, processor):
     """Unless the user has asked for it."""
     assert night(tmp_path, checkpoint, precision="bf16") == {"bf16"}
-    with pytest.raises(InputError, match="labels in bf16, which cpu .* does not do"):
+    with pytest.raises(InputError, match="labels in bf16, which cpu .* does not multiply"):
         night(tmp_path, checkpoint)
     assert night(tmp_path, checkpoint, precision="bf16") == {"bf16"}
 
@@ -183,7 +183,7 @@ def test_a_worker_refuses_what_it_can_only_emulate(tmp_path, checkpoint, process
 
 @pytest.mark.parametrize("name", [".", "..", "...", "x" * 201, "é" * 101])
 def test_a_run_cannot_be_called_what_no_file_can(name):
-    with pytest.raises(InputError, match="--run-id is .* of dots only, and at most 200 bytes"):
+    with pytest.raises(InputError, match="--run-id is .* not dots alone, and at most 200 bytes"):
         LabelSettings(input=("in",), output="out", model="model", run_id=name)
 
 

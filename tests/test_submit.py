@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 SHARDS, ROWS, SLICE_ROWS = 4, 250, 10
 SLICES = SHARDS * ROWS // SLICE_ROWS
-REPLICA = "ray::MapWorker(MapBatches(LabelActor))"
+REPLICA = "ray::MapWorker(MapBatches(ClassifyActor))"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 #: Kinds of processes, and how the title of each begins; the driver is known by its id.
 TITLES = {
-    "replica": ("ray::MapWorker(MapBatches(LabelActor))",),
+    "replica": ("ray::MapWorker(MapBatches(ClassifyActor))",),
     "worker": (
         "ray::MapWorker(MapBatches(ReadTokenizeActor))",
         "ray::MapWorker(MapBatches(CommitActor))",

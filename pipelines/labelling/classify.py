@@ -55,8 +55,8 @@ class Classify:
         if not supports(run.precision, device) and not emulated:
             raise InputError(
                 f"this run labels in {run.precision}, which {device_name(device)} on "
-                f"{os.uname().nodename} does not do; pass --precision to say which is to be used, "
-                "or leave such machines out"
+                f"{os.uname().nodename} does not multiply; leave such machines out, or pass "
+                "--precision bf16, which is then emulated, or --precision fp32 with --relabel"
             )
         self.engine = Engine(model, device, DTYPES[run.precision])
         self.cost = CostModel(model)

@@ -147,7 +147,7 @@ class Job:
         settings, ledger = self.settings, self.ledger
         plan = self.plan()
         removed, kept = plan.removed(settings.prune), plan.kept(settings.prune)
-        work = self._prepare(plan, kept, executor, lock) if plan.todo else None
+        work = self._prepare(kept, executor, lock) if plan.todo else None
         ledger.storage.clear_staging()
         ledger.sweep(plan.leftovers)
         for record in removed:
@@ -190,7 +190,7 @@ class Job:
         return summary.as_json()
 
     def _prepare(
-        self, plan: Plan, kept: list[Record], executor: Executor, lock: RunLock
+        self, kept: list[Record], executor: Executor, lock: RunLock
     ) -> tuple[Run, Resources]:
         """All that can be refused, before anything is changed."""
         from fastbert.inference.precision import resolve

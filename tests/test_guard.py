@@ -1,0 +1,25 @@
+"""Attempts are counted where no slice can take the counts away."""
+
+from unittest.mock import MagicMock
+
+from pipelines.running import guard
+from pipelines.running.guard import Attempts
+
+
+def test_attempts_are_counted_on_the_drivers_node(monkeypatch):
+    """A slice that ends its whole node would else begin at nought again and again."""
+    ray = MagicMock()
+    ray.get_runtime_context().get_node_id.return_value = "0" * 56
+    monkeypatch.setattr(guard, "ray", ray)
+    Attempts.start("attempts")
+    options = ray.remote.return_value.return_value.options.call_args.kwargs
+    where = options["scheduling_strategy"]
+    assert (where.node_id, where.soft) == ("0" * 56, False)
+
+
+def test_an_attempt_counts_until_it_ends():
+    attempts = Attempts()
+    assert [attempts.begin("slice", "reading") for _ in range(3)] == [0, 1, 2]
+    assert attempts.begin("slice", "labelling") == 0
+    attempts.end("slice", "reading")
+    assert attempts.begin("slice", "reading") == 0

@@ -26,6 +26,7 @@ PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics")),
     ROOT / "deploy" / "README.md",
+    ROOT / "docs" / "migration.md",
 ]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 

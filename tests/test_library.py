@@ -83,11 +83,11 @@ def test_it_answers_as_the_labelling_job(calibrated, tmp_path):
     ):
         common = ["--input", shard, "--output", tmp_path / name, "--model", calibrated]
         done = invoke("label", *common, *options, "--precision", "fp32", "--max-bad-rows", "1",
-                      "--gpus-per-replica", "0", "--speed", "0.6")  # fmt: skip
+                      "--gpus-per-replica", "0", "--speed", "0.4")  # fmt: skip
         assert done.exit_code == 0, done.output
         job = pq.read_table(tmp_path / name / "table" / "a.000000000000.parquet").select(COLUMNS)
-        found = model.label(given, speed=0.6, as_="arrow")
-        assert len(set(found["exit_layer"].to_pylist())) > 2  # control
+        found = model.label(given, speed=0.4, as_="arrow")
+        assert {1, 3} <= set(found["exit_layer"].to_pylist())  # control
         assert found.schema == job.schema.remove_metadata()
         for column in ("label", "exit_layer", "tokens", "error"):
             assert found[column].to_pylist() == job[column].to_pylist(), column

@@ -173,6 +173,19 @@ def test_the_output_is_reported_from_its_records_where_statistics_are_lost(place
     assert {row["layer"]: row["rows"] for row in reported["exit_layers"]} == {1: 82, 2: 1, 3: 31}
 
 
+def test_calibrating_leaves_its_fingerprint_alone(place):
+    """`config.json` has a key, `use_cache`, that the old code lost: its output is continued."""
+    before = fingerprint(place / "checkpoint")
+    write_shard(place / "more" / "a.parquet", pq.read_table(DATA / "answers.parquet")["text"])
+    command = ["calibrate", "--model", place / "checkpoint", "--corpus", place / "more"]
+    made = summary(invoke(*command, "--max-disagreement", "0.2", "--criterion", "margin"))
+    assert fingerprint(place / "checkpoint") == before
+    config = json.loads((place / "checkpoint" / "config.json").read_text())
+    assert config["use_cache"] is False
+    assert config["default_operating_point"] == made["operating_point"]["name"]
+    assert summary(label(place, "--operating-point", DEFAULT))["slices_up_to_date"] == 8
+
+
 def test_with_nothing_new_nothing_is_done(place, monkeypatch):
     monkeypatch.setattr("pipelines.running.ray_data.run_stages", None)  # no model, no Ray
     before = files(place / "labels")

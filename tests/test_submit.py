@@ -49,6 +49,7 @@ def test_a_submitted_job_equals_a_local_one_although_a_node_is_lost(cluster, che
     arguments = [
         "--input", tmp_path / "in", "--output", output, "--model", checkpoint, "--speed", "0.4",
         "--slice-rows", SLICE_ROWS, "--replicas", "1:2", "--cpus-per-replica", "2",
+        "--precision", "fp32",
     ]  # fmt: skip
     job = threading.Thread(target=lambda: results.append(head.submit(*arguments)))
     job.start()

@@ -26,7 +26,7 @@ from fastbert.filesystem import open_url, shown
 from pipelines.labelling.summary import RUNS
 from pipelines.output.ledger import STATISTICS, Ledger, statistics
 from pipelines.output.schema import OUTPUT
-from pipelines.output.statistics import PER_SLICE, Count, Flops, Seconds
+from pipelines.output.statistics import PER_SLICE
 from pipelines.output.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ _EXITS = """
 """
 
 #: What a run's slices add up to, and as what.
-_SUMMED = [m for m in PER_SLICE if m.total]
-_TYPES = {Flops: "decimal(38, 0)", Seconds: "double", Count: "bigint", bool: "bigint"}
+_TYPES = {pa.decimal128(38): "decimal(38, 0)", pa.float64(): "double", pa.int64(): "bigint"}
+_SUMMED = {m: _TYPES[RUNS.field(m.total).type] for m in PER_SLICE if m.total}
 
 _SLICES = f"""
     create or replace view slices as
@@ -89,7 +89,7 @@ _RUNS = f"""
            count(*) as slices_labelled, sum(rows)::bigint as rows,
            sum(error_rows)::bigint as error_rows, sum(tokens)::bigint as tokens,
            sum(flops)::decimal(38, 0) as flops,
-           {", ".join(f"sum({m.name})::{_TYPES[m.kind]} as {m.total}" for m in _SUMMED)}
+           {", ".join(f"sum({m.name})::{kind} as {m.total}" for m, kind in _SUMMED.items())}
     from (
         select run_id, slice_id, min(committed_at) as committed_at, sum(rows) as rows,
                coalesce(sum(rows) filter (exit_layer is null), 0) as error_rows,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import yaml
 
-from fastbert.errors import FastBertError
+from fastbert.errors import FastBertError, Stopped
 from pipelines.running.quiet import quiet_transformers
 
 Settings = TypeVar("Settings")
@@ -38,7 +38,7 @@ def command(
         quiet_transformers()
         try:
             summary = run(settings(**options))
-        except FastBertError as error:
+        except (FastBertError, Stopped) as error:
             click.echo(f"Error: {error}", err=True)
             raise SystemExit(error.exit_code) from error
         finally:

@@ -26,7 +26,7 @@ from fastbert.checkpoint import (
     load_tokenizer,
 )
 from fastbert.configuration import FastBertConfig
-from fastbert.errors import FastBertError, InputError
+from fastbert.errors import InputError, Stopped
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import absolute, shown
 from pipelines.input.columns import InputColumns
@@ -68,10 +68,6 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         }
     with stopped_by_sigterm(), RunLock(job.ledger.storage, job.run_id) as lock:
         return job.run(lock)
-
-
-class Stopped(FastBertError):
-    """The run was asked to stop; what is committed is kept (exit code 1)."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_report_header() -> str:
+    """Which instructions the numbers in this session come from."""
+    features = torch.cpu.get_capabilities()
+    names = ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    amx = bool(features.get("amx_bf16")) and limit in (None, "DEFAULT", "AVX512_CORE_AMX")
+    return (
+        f"processor: {', '.join(name for name in names if features.get(name)) or 'none of ours'}; "
+        f"torch {torch.backends.cpu.get_cpu_capability()}, oneDNN up to {limit or 'its best'}; "
+        f"AMX was {'' if amx else 'not '}run"
+    )
+
+
 def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) -> PreTrainedModel:
     """A Hugging Face sequence classifier with random weights, noisy enough to disagree."""
     sizes = dict(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import LAYERS, RECIPE, random_texts, write_shard
 from support.reference import all_layers, answer, gap_threshold
+from support.same import assert_same_labels
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint
@@ -17,13 +18,13 @@ from fastbert.inference.flops import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import ShardError, find_shards
+from pipelines.input.shards import Shard, ShardError, find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.texts import decode
 from pipelines.labelling.classify import Label, audit_rows
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import Work
+from pipelines.labelling.work import ERROR, IDS, Work
 from pipelines.output.ledger import Ledger
 from pipelines.output.schema import OUTPUT
 from pipelines.output.storage import Storage
@@ -229,3 +230,29 @@ def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
         pytest.skip("this machine has a GPU")
     with pytest.raises(RuntimeError, match="given a GPU, but torch"):
         Label(checkpoint, OperatingPoint("", [0.5, 0.5]), 0.0, "auto", threads=1, cuda=True)
+
+
+def test_threads_change_the_last_digits_only(checkpoint):
+    """And as many threads give the same bytes."""
+    point = OperatingPoint("", [0.4, 0.4])
+    texts = pa.array(random_texts(300, seed=1))
+    ids = load_tokenizer(Path(checkpoint))(texts.to_pylist())["input_ids"]
+    piece = Slice(Shard("memory://x.parquet", "x", "v"), len(texts), 0, len(texts))
+    rows = pa.table(
+        {
+            IDS: pa.array(ids, pa.large_list(pa.int32())),
+            ERROR: pa.nulls(len(texts), pa.string()),
+        }
+    )
+
+    def labelled(threads: int) -> pa.Table:
+        label = Label(checkpoint, point, 0.0, "fp32", threads=threads)
+        return label(Work(piece, rows)).table
+
+    before = torch.get_num_threads()
+    try:
+        one, again, two = labelled(1), labelled(1), labelled(2)
+    finally:
+        torch.set_num_threads(before)
+    assert one.equals(again)
+    assert_same_labels(two, one)

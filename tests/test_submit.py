@@ -6,11 +6,10 @@ import time
 import urllib.request
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from conftest import random_texts, write_shard
 from support.ray_head import kill_node, processes, running_head, running_worker
+from support.same import assert_same_labels
 from test_label import settings, table_of
 
 from pipelines.labelling.job import label
@@ -69,14 +68,6 @@ def test_a_submitted_job_equals_a_local_one_although_a_node_is_lost(cluster, che
     wait_until_counted(head, rows=SHARDS * ROWS, exits=SHARDS * ROWS, slices=SLICES)
     label(settings(tmp_path / "in", tmp_path / "local", checkpoint, speed=0.4))
     assert_same_labels(table_of(output), table_of(tmp_path / "local"))  # by other threads
-
-
-def assert_same_labels(found: pa.Table, expected: pa.Table) -> None:
-    """Equal, except that scores and uncertainties may differ in the last digits."""
-    inexact = ["score", "uncertainty"]
-    assert found.drop_columns(inexact).equals(expected.drop_columns(inexact))
-    for name in inexact:
-        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-6)
 
 
 def committed(output: Path) -> int:

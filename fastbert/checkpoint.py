@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fastbert.configuration import FastBertConfig
-from fastbert.errors import FastBertError, InputError, first_line
+from fastbert.errors import InputError, first_line
 from fastbert.filesystem import open_url, shown
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
@@ -125,8 +125,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside the weights in `folder`."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except FastBertError:  # somebody stops the run meanwhile
-        raise
     except Exception as error:  # the tokenizers library raises nothing more exact
         raise InputError(f"no tokenizer in {folder}: {first_line(error)}") from error
     return tokenizer

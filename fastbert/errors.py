@@ -2,6 +2,7 @@
 
     FastBertError     something the project can name went wrong                            1
     └── InputError    an option, path, checkpoint or table is wrong; nothing was done      2
+    Stopped           somebody wants the process to end                                    1
 
 Messages say what was found, what was expected and what to do. Everything else that can go wrong is
 a bug and keeps its traceback.
@@ -18,6 +19,13 @@ class InputError(FastBertError):
     """What the user passed cannot be used; the message says what to pass instead."""
 
     exit_code = 2
+
+
+class Stopped(BaseException):
+    """The process was asked to end, by SIGTERM. Like KeyboardInterrupt no `Exception`, so that
+    nobody who handles these takes it for a fault of what he called."""
+
+    exit_code = 1
 
 
 def first_line(error: BaseException) -> str:

@@ -29,7 +29,10 @@ def save_checkpoint(
         tokenizer.save_pretrained(folder)
         fs, path = open_url(url)
         fs.makedirs(path, exist_ok=True)
-        # The configuration last: a directory without it is not taken for a checkpoint.
+        # A directory without configuration is not taken for a checkpoint: an old one goes first,
+        # the new one comes last.
+        if fs.exists(f"{path}/config.json"):
+            fs.rm_file(f"{path}/config.json")
         names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
         for name in names:
             fs.put_file(os.path.join(folder, name), f"{path}/{name}")

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import yaml
 
-from fastbert.errors import FastBertError
+from fastbert.errors import FastBertError, Stopped
 from jobs.commands import COMMANDS
 from pipelines.running.quiet import quiet_transformers
 
@@ -40,7 +40,7 @@ def command(name: str) -> click.Command:
             settings = entry.settings(**options)
             module, _, function = entry.runs.partition(":")
             summary = getattr(import_module(module), function)(settings)
-        except FastBertError as error:
+        except (FastBertError, Stopped) as error:
             click.echo(f"Error: {error}", err=True)
             raise SystemExit(error.exit_code) from error
         finally:

@@ -1,9 +1,11 @@
 """Options and fixtures of all tests."""
 
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
+import torch
 from support.models import tiny_fastbert, tiny_tokenizer
 
 from fastbert.weights import save_checkpoint
@@ -12,6 +14,19 @@ from fastbert.weights import save_checkpoint
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-minutes", type=float, default=0, help="How long tests/fuzz goes on, in all."
+    )
+
+
+def pytest_report_header() -> str:
+    """Which instructions the numbers in this session come from."""
+    features = torch.cpu.get_capabilities()
+    names = ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    amx = bool(features.get("amx_bf16")) and limit in (None, "DEFAULT", "AVX512_CORE_AMX")
+    return (
+        f"processor: {', '.join(name for name in names if features.get(name)) or 'none of ours'}; "
+        f"torch {torch.backends.cpu.get_cpu_capability()}, oneDNN up to {limit or 'its best'}; "
+        f"AMX was {'' if amx else 'not '}run"
     )
 
 

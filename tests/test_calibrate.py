@@ -144,7 +144,7 @@ def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
         ({"thresholds": [0.5, 0.5], "hope": 1}, "'hope', which this release"),
         ({"thresholds": ["a", "b"]}, "got `str`"),
         ({"thresholds": [0.5, 0.5], "exit_depths": [1, 2, 4]}, r"depths \[1, 2, 4\]"),
-        ({"thresholds": [0.5, 0.5], "criterion": "patience"}, "jobs/calibrate.py"),
+        ({"thresholds": [0.5, 0.5], "criterion": "patience"}, "fastbert calibrate"),
     ],
 )
 def test_points_that_cannot_be_used(model, point, message):

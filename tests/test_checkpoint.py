@@ -9,12 +9,13 @@ import fsspec
 import pytest
 import torch
 import transformers
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import tiny_classifier, tiny_fastbert, tiny_tokenizer
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_tokenizer, store_operating_point
-from fastbert.errors import FastBertError, InputError
+from fastbert.errors import InputError, Stopped
 from fastbert.weights import load_classifier, load_model, save_checkpoint
 
 
@@ -90,6 +91,27 @@ def test_a_new_point_changes_nothing_else(checkpoint, extra, turned, remote):
         assert now == {key: value for key, value in kept.items() if key != "operating_points"}
 
 
+def test_a_save_that_dies_leaves_no_checkpoint_of_two(copy, monkeypatch):
+    """New weights beside the old configuration would label, and wrongly."""
+    tokenizer, put, done = load_tokenizer(copy), LocalFileSystem.put_file, []
+
+    def die(fs, source, target, **options):
+        if target.endswith(".safetensors"):
+            done.append(put(fs, source, target, **options))
+            raise KeyboardInterrupt
+        put(fs, source, target, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", die)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tiny_fastbert(seed=5), tokenizer, str(copy))
+    assert done
+    with pytest.raises(InputError, match="no checkpoint"):
+        fetch_checkpoint(str(copy))
+    monkeypatch.undo()
+    save_checkpoint(tiny_fastbert(seed=5), tokenizer, str(copy))
+    load_model(fetch_checkpoint(str(copy)))
+
+
 def test_fingerprint_does_not_depend_on_the_folder(copy, checkpoint):
     assert fingerprint(copy) == fingerprint(Path(checkpoint))
 
@@ -118,16 +140,18 @@ def test_a_checkpoint_of_links(copy, tmp_path):
 
 def test_a_run_that_is_stopped_while_it_loads_is_not_a_bad_checkpoint(copy, monkeypatch):
     def stopped(*_):
-        raise FastBertError("stopped")
+        raise Stopped("stopped")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", stopped)
-    with pytest.raises(FastBertError, match="^stopped$"):
+    with pytest.raises(Stopped, match="^stopped$"):
         load_tokenizer(copy)
 
 
 def test_not_a_fastbert(tmp_path):
     tiny_classifier().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"model_type 'bert', expected 'fastbert'.*distill.py"):
+    with pytest.raises(
+        InputError, match=r"model_type 'bert', expected.*fastbert distill"
+    ):
         load_model(tmp_path)
 
 

@@ -13,7 +13,9 @@ from support import ROOT
 from support.records import record
 from support.shards import random_texts, write_shard
 
+from fastbert.exits.exit import Exit
 from fastbert.inference.engine import Predictions
+from fastbert.tasks.single_label import SingleLabel
 from pipelines.labelling.classify import statistics_of
 from pipelines.labelling.summary import RUNS, totals
 from pipelines.output.ledger import STATISTICS
@@ -131,21 +133,20 @@ def test_sums_are_those_of_the_slices():
 
 def test_statistics_of_answers():
     """Three rows that leave at the first of two exits, and one at the last."""
-    answers = Predictions(
-        label=np.array([0, 1, 1, 1]),
-        score=np.ones(4, np.float32),
-        exit_layer=np.array([1, 1, 2, 1], np.int8),
-        uncertainty=np.array([0.01, 0.02, 0.99, 1.0], np.float32),
-        deep_label=np.array([0, 0, 1, -1]),
-    )
+    task = SingleLabel(["no", "yes"])
+    answers = Predictions.none(4, task)
+    answers.answer["label"] = [0, 1, 1, 1]
+    answers.deep["label"] = [0, 0, 1, 0]
+    answers.audited[:3] = True
+    answers.exit[:] = [0, 0, 1, 0]
+    answers.uncertainty[:] = [0.01, 0.02, 0.99, 1.0]
     cost = SimpleNamespace(
-        layers=2,
-        row_flops=lambda lengths, layers: lengths * (10 * layers - 1),
+        exits=[Exit(1), Exit(2)],
+        row_flops=lambda lengths, exits: lengths * (10 * exits + 9),
         full_flops=lambda lengths: lengths * 20,
     )
-    audited, lengths = np.array([True, True, True, False]), np.array([3, 4, 5, 6])
     read = SliceStats(read_seconds=0.5)
-    found = statistics_of(read, answers, audited, lengths, cost, ["no", "yes"])
+    found = statistics_of(read, answers, np.array([3, 4, 5, 6]), cost, task)
     assert (found.tokens, found.full_flops, found.read_seconds) == (18, 360, 0.5)
     assert (found.exits, found.exit_tokens, found.exit_flops) == ([3, 1], [13, 5], [117, 95])
     assert found.exit_labels == [{"yes": 2, "no": 1}, {"yes": 1}]

@@ -104,6 +104,22 @@ def test_a_lock_that_cannot_be_read_expires(storage, garbage):
         assert holds(storage, lock.token)
 
 
+def test_waits_between_looks_where_the_lock_comes_and_goes(storage, monkeypatch):
+    """Stores whose listings lag show no lock although one cannot be made."""
+    tries = []
+    create = storage.create
+
+    def late(path, data):
+        tries.append(path)
+        return len(tries) > 3 and create(path, data)
+
+    monkeypatch.setattr(storage, "create", late)
+    began = time.monotonic()
+    with RunLock(storage, "night-1", beat=0.4, expiry=5, settle=0.02):
+        assert time.monotonic() - began > 0.3
+    assert len(tries) == 4
+
+
 class NotAtomic(Storage):
     """Lets all who create at the same time succeed, as Swift may."""
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.models import LAYERS
 from support.records import identity
 from support.reference import all_exits, answer, gap_threshold
+from support.same import assert_same_labels
 from support.shards import random_texts, write_shard
 from support.stages import MAX_LENGTH, TEXTS, a_run, run
 
@@ -22,14 +23,14 @@ from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.columns import InputColumns
-from pipelines.input.shards import find_shards
+from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError
 from pipelines.labelling.classify import Classify, audit_rows
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import Failed, Work
+from pipelines.labelling.work import ERROR, IDS, Failed, Work
 from pipelines.output.ledger import Ledger
 from pipelines.output.schema import OUTPUT
 from pipelines.output.statistics import SliceStats
@@ -229,3 +230,27 @@ def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
         pytest.skip("this machine has a GPU")
     with pytest.raises(InputError, match="given a GPU, but torch"):
         Classify(a_run(checkpoint), cuda=True)
+
+
+def test_threads_change_the_last_digits_only(checkpoint):
+    """And as many threads give the same bytes."""
+    texts = pa.array(random_texts(300, seed=1))
+    ids = load_tokenizer(Path(checkpoint))(texts.to_pylist())["input_ids"]
+    piece = Slice(Shard("memory://x.parquet", "x", "v"), len(texts), 0, len(texts))
+    rows = pa.table(
+        {
+            IDS: pa.array(ids, pa.large_list(pa.int32())),
+            ERROR: pa.nulls(len(texts), pa.string()),
+        }
+    )
+
+    def labelled(threads: int) -> pa.Table:
+        return Classify(a_run(checkpoint), threads)(Work(piece, rows)).table
+
+    before = torch.get_num_threads()
+    try:
+        one, again, two = labelled(1), labelled(1), labelled(2)
+    finally:
+        torch.set_num_threads(before)
+    assert one.equals(again)
+    assert_same_labels(two, one)

@@ -1,5 +1,6 @@
 """Objects appear whole or not at all."""
 
+import errno
 import os
 
 import fsspec
@@ -44,6 +45,19 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(InputError, match="/ledger' cannot be listed: .*Permission denied"):
         storage.paths("ledger", ".json")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_creating_where_there_are_no_hard_links(tmp_path, monkeypatch, code):
+    def link(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", link)
+    storage = Storage(str(tmp_path))
+    assert storage.create("ledger/lock.json", b"mine")
+    assert not storage.create("ledger/lock.json", b"theirs")
+    assert storage.read(["ledger/lock.json"]) == {"ledger/lock.json": b"mine"}
+    assert os.listdir(tmp_path / "staging") == []
 
 
 def test_a_write_that_dies_leaves_nothing_under_table(tmp_path, monkeypatch):

@@ -52,6 +52,7 @@ class RunLock:
         """Times are in seconds; `settle` must be longer than the store takes to show a write."""
         self.storage = storage
         self.beat, self.expiry = beat, expiry
+        self._pause = min(1.0, beat / 4)
         local = isinstance(storage.fs, LocalFileSystem)
         self.settle = settle if settle is not None else 0.3 if local else 2.0
         self.token = uuid.uuid4().hex
@@ -65,8 +66,9 @@ class RunLock:
     def __enter__(self) -> "RunLock":
         while not self.storage.create(LOCK, self._content()):
             other = read_lock(self.storage)
-            if other is None:
-                continue  # released in this moment
+            if other is None:  # released in this moment
+                time.sleep(self._pause)
+                continue
             if other.get("token") == self.token or self._gone(other):
                 self.storage.put(LOCK, self._content())
                 break
@@ -98,7 +100,7 @@ class RunLock:
         log.info("%s holds the output; watching for %g s", _described(other), self.expiry)
         deadline = time.monotonic() + self.expiry
         while time.monotonic() < deadline:
-            time.sleep(min(1.0, self.beat / 4))
+            time.sleep(self._pause)
             now = read_lock(self.storage)
             if now is None:
                 return False

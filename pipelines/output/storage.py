@@ -60,6 +60,8 @@ class Storage:
                 os.link(temporary, target)
             except FileExistsError:
                 return False
+            except OSError:  # mounted buckets and shares know no links
+                return _created(target, data)
             finally:
                 os.unlink(temporary)
             return True
@@ -142,6 +144,18 @@ def _files(place: str) -> list[str]:
 
     found = os.walk(place, onerror=complain)
     return [posixpath.join(folder, name) for folder, _, names in found for name in names]
+
+
+def _created(path: str, data: bytes) -> bool:
+    """Write a local file if there is none; whether it did. Readers may see a part of it."""
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sync_folder(path: str) -> None:

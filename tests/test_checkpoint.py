@@ -149,9 +149,7 @@ def test_a_run_that_is_stopped_while_it_loads_is_not_a_bad_checkpoint(copy, monk
 
 def test_not_a_fastbert(tmp_path):
     tiny_classifier().save_pretrained(tmp_path)
-    with pytest.raises(
-        InputError, match=r"model_type 'bert', expected.*fastbert distill"
-    ):
+    with pytest.raises(InputError, match=r"model_type 'bert', expected.*fastbert distill"):
         load_model(tmp_path)
 
 

@@ -9,7 +9,6 @@ from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +19,7 @@ from support.models import tiny_classifier, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
 from fastbert import __version__
+from fastbert.exits.rules import Threshold
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model
@@ -315,6 +315,6 @@ def test_distilled_from_a_fine_tuned_classifier(family, tmp_path):
         expected = teacher(**batch).logits
     found = torch.from_numpy(Engine(model).exit_logits(tokens)[-1])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    fast = Engine(model).classify(tokens, np.full(2, 0.5))
-    assert (fast.exit_layer < 3).mean() > 0.5
-    assert (fast.label == expected.argmax(-1).numpy()).mean() > 0.9
+    fast = Engine(model).classify(tokens, Threshold.of([0.5, 0.5]))
+    assert (fast.exit < 2).mean() > 0.5
+    assert (fast.answer["label"] == expected.argmax(-1).numpy()).mean() > 0.9

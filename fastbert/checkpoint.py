@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fastbert.configuration import FastBertConfig
-from fastbert.errors import InputError, first_line
+from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, shown
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
@@ -94,10 +95,8 @@ def _fetch(url: str) -> Path:
 
 def load_config(folder: Path) -> FastBertConfig:
     """The configuration of the checkpoint in `folder`; InputError if it is not a FastBERT's."""
-    try:
+    with _readable(folder / "config.json", OSError, ValueError, AttributeError):
         model_type = json.loads((folder / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder}/config.json cannot be read: {first_line(error)}") from error
     if model_type != "fastbert":
         raise InputError(
             f"the checkpoint in {folder} has model_type '{model_type}', expected 'fastbert'; "
@@ -112,21 +111,18 @@ def load_config(folder: Path) -> FastBertConfig:
 def check_weights(folder: Path) -> None:
     """Raises InputError if a weights file is truncated or damaged at its head; reads no tensor."""
     for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"the weights in {path} cannot be read: {first_line(error)}; save them again"
-            ) from error
+        with (
+            _readable(f"the weights in {path}", OSError, SafetensorError),
+            safe_open(path, framework="pt"),
+        ):
+            pass
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside the weights in `folder`."""
-    try:
+    # The tokenizers library raises nothing more exact.
+    with explained(f"no tokenizer in {folder}", "save it beside the weights", Exception):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises nothing more exact
-        raise InputError(f"no tokenizer in {folder}: {first_line(error)}") from error
     return tokenizer
 
 
@@ -143,10 +139,8 @@ def fingerprint(folder: Path) -> str:
             continue
         digest.update(f"{path.name}\0".encode())
         if path.name in ("config.json", "tokenizer_config.json"):
-            try:
+            with _readable(path, ValueError):
                 settings: dict[str, Any] = json.loads(path.read_text())
-            except ValueError as error:
-                raise InputError(f"{path} cannot be read: {first_line(error)}") from error
             kept = {k: v for k, v in settings.items() if k not in _NOT_FINGERPRINTED}
             digest.update(json.dumps(kept, sort_keys=True).encode())
             continue
@@ -154,3 +148,7 @@ def fingerprint(folder: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def _readable(what: object, *kinds: type[Exception]) -> AbstractContextManager[None]:
+    return explained(f"{what} cannot be read", "save the checkpoint again", *kinds)

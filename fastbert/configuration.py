@@ -1,10 +1,16 @@
 """Configuration of a FastBERT checkpoint: the backbone, its exits and its operating points."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from fastbert.exits.exit import Exit, read_exits, standard_exits
+
+#: What a backbone's configuration says of a head that it had, and of the place it came from.
+_NOT_OF_A_BACKBONE = (
+    *("id2label", "label2id", "architectures", "problem_type", "_name_or_path", "dtype"),
+)
 
 
 class FastBertConfig(PreTrainedConfig):
@@ -34,6 +40,18 @@ class FastBertConfig(PreTrainedConfig):
     operating_points: dict[str, Any] | None = None
     #: The operating point used where none is asked for.
     default_operating_point: str | None = None
+
+    @classmethod
+    def of(
+        cls, backbone: PreTrainedConfig, labels: Sequence[str], **settings: Any
+    ) -> "FastBertConfig":
+        """For a backbone, classes of these names and any of the fields above."""
+        own = backbone.to_dict()
+        for key in _NOT_OF_A_BACKBONE:
+            own.pop(key, None)
+        names = dict(enumerate(labels))
+        numbers = {label: k for k, label in names.items()}
+        return cls(backbone=own, id2label=names, label2id=numbers, **settings)
 
     def backbone_config(self) -> PreTrainedConfig:
         """The backbone's own configuration object."""

@@ -8,6 +8,9 @@ Messages say what was found, what was expected and what to do. Everything else t
 a bug and keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FastBertError(Exception):
     """Base of every error this project raises on purpose."""
@@ -31,3 +34,12 @@ class Stopped(BaseException):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; libraries append pages of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def explained(what: str, advice: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds become an InputError: what went wrong, why, and what to do."""
+    try:
+        yield
+    except kinds as error:
+        raise InputError(f"{what}: {first_line(error)}; {advice}") from error

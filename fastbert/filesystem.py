@@ -7,7 +7,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fastbert.errors import InputError
+from fastbert.errors import InputError, explained
 
 #: Clients try again by themselves, but not for an hour: a request without an answer ends after
 #: half a minute. What the user has configured for fsspec comes first.
@@ -17,14 +17,12 @@ _S3 = ("s3", "s3a")
 
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `url` and the path in it; InputError if there is no way to reach it."""
-    try:
+    advice = (
+        "expected a local path or a URL that fsspec knows, such as s3:// (pip install "
+        "'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// ([azure])"
+    )
+    with explained(f"cannot open '{shown(url)}'", advice, ImportError, ValueError):
         fs, path = fsspec.core.url_to_fs(url, **_options(url))
-    except (ImportError, ValueError) as error:
-        raise InputError(
-            f"cannot open '{shown(url)}': {error}; expected a local path or a URL that fsspec "
-            "knows, such as s3:// (pip install 'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// "
-            "([azure])"
-        ) from error
     return fs, path
 
 

@@ -18,7 +18,7 @@ from transformers.utils.generic import ModelOutput
 from fastbert.configuration import FastBertConfig, label_names
 from fastbert.encoders import encoder_for
 from fastbert.encoders.pretrained import load_backbone, new_backbone
-from fastbert.errors import InputError
+from fastbert.errors import InputError, explained
 from fastbert.exits.exit import Exit
 from fastbert.exits.heads import Branch, Head, PooledHead
 from fastbert.tasks.single_label import SingleLabel
@@ -86,13 +86,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 f"the teacher's problem type is '{config.problem_type}'; "
                 "only single-label classifiers can exit early"
             )
-        try:
+        what = f"{type(classifier).__name__} has no classification head"
+        with explained(what, "pass a model for sequence classification", AttributeError):
             theirs = encoder.head_of(classifier)
-        except AttributeError as error:
-            raise InputError(
-                f"{type(classifier).__name__} has no classification head ({error}); "
-                "pass a model for sequence classification"
-            ) from error
         backbone: Any = classifier.base_model
         model = cls._around(
             backbone, label_names(config), teacher_activation=theirs.activation, **settings
@@ -107,23 +103,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def _around(
         cls, backbone: PreTrainedModel, labels: list[str], **settings: Any
     ) -> "FastBertForSequenceClassification":
-        own = backbone.config.to_dict()
-        for key in (
-            "id2label",
-            "label2id",
-            "architectures",
-            "problem_type",
-            "_name_or_path",
-            "dtype",
-        ):
-            own.pop(key, None)  # the old head's, or the old place's
-        config = FastBertConfig(
-            backbone=own,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            **settings,
-        )
-        model = cls(config)
+        model = cls(FastBertConfig.of(backbone.config, labels, **settings))
         weights = {k: v for k, v in backbone.state_dict().items() if not k.startswith("pooler.")}
         model.backbone.load_state_dict(weights)
         return model

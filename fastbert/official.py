@@ -23,31 +23,33 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertTokenizer, PreTrainedTokenizerFast
 
 from fastbert.configuration import FastBertConfig
-from fastbert.errors import InputError, first_line
+from fastbert.errors import InputError, explained
 from fastbert.model import FastBertForSequenceClassification
 
 Weights = dict[str, torch.Tensor]
 
-#: UER's names of a layer's parts, and ours.
+#: Our names of tables of embeddings, and UER's.
+_EMBEDDINGS = {"word": "word", "position": "position", "token_type": "segment"}
+#: The same of a layer's parts.
 _LAYER = {
-    "self_attn.linear_layers.0": "attention.self.query",
-    "self_attn.linear_layers.1": "attention.self.key",
-    "self_attn.linear_layers.2": "attention.self.value",
-    "self_attn.final_linear": "attention.output.dense",
-    "layer_norm_1": "attention.output.LayerNorm",
-    "feed_forward.linear_1": "intermediate.dense",
-    "feed_forward.linear_2": "output.dense",
-    "layer_norm_2": "output.LayerNorm",
+    "attention.self.query": "self_attn.linear_layers.0",
+    "attention.self.key": "self_attn.linear_layers.1",
+    "attention.self.value": "self_attn.linear_layers.2",
+    "attention.output.dense": "self_attn.final_linear",
+    "attention.output.LayerNorm": "layer_norm_1",
+    "intermediate.dense": "feed_forward.linear_1",
+    "output.dense": "feed_forward.linear_2",
+    "output.LayerNorm": "layer_norm_2",
 }
-#: The same of a branch.
+#: And of a branch's.
 _BRANCH = {
-    "output_layer_0": "narrow",
-    "self_atten.linear_layers.0": "query",
-    "self_atten.linear_layers.1": "key",
-    "self_atten.linear_layers.2": "value",
-    "self_atten.final_linear": "output",
-    "output_layer_1": "dense",
-    "output_layer_2": "classifier",
+    "narrow": "output_layer_0",
+    "query": "self_atten.linear_layers.0",
+    "key": "self_atten.linear_layers.1",
+    "value": "self_atten.linear_layers.2",
+    "output": "self_atten.final_linear",
+    "dense": "output_layer_1",
+    "classifier": "output_layer_2",
 }
 
 
@@ -56,15 +58,11 @@ def read_official(path: Path) -> Weights:
 
     Raises InputError if it is not a state dict, or not that of a FastBERT with a BERT encoder.
     """
-    try:
+    what, advice = f"{path} cannot be read as a state dict", "expected the authors' .bin file"
+    with explained(what, advice, OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path} cannot be read as a state dict: {first_line(error)}; expected the .bin file "
-            "that the authors' code has saved"
-        ) from error
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        raise InputError(f"{path} holds no state dict; expected the authors' .bin file")
+        raise InputError(f"{path} holds no state dict; {advice}")
     weights = {
         re.sub(r"^(module\.)?(kernel\.)?", "", name): tensor.float()
         for name, tensor in found.items()
@@ -108,50 +106,44 @@ def from_official(
         layer_norm_eps=2e-6,
         hidden_act="gelu",
     )
-    model = FastBertForSequenceClassification(
-        FastBertConfig(
-            backbone=backbone.to_dict(),
-            branch_size=branch,
-            id2label=dict(enumerate(labels)),
-            label2id={label: k for k, label in enumerate(labels)},
-            max_length=max_length,
-        )
-    )
-    embeddings = "backbone.embeddings"
-    words, positions, segments = (
-        _get(weights, f"embedding.{part}_embedding.weight")
-        for part in ("word", "position", "segment")
-    )
-    scale = (words + positions[0] + segments[1]).std(-1).mean() ** -0.5
-    renamed = {
-        f"{embeddings}.word_embeddings.weight": words * scale,
-        f"{embeddings}.position_embeddings.weight": positions * scale,
-        f"{embeddings}.token_type_embeddings.weight": segments[1:] * scale,
-        **_norm(weights, "embedding.layer_norm", f"{embeddings}.LayerNorm"),
-    }
-    for k in range(layers):
-        for theirs, ours in _LAYER.items():
-            old, new = f"encoder.transformer.{k}.{theirs}", f"backbone.encoder.layer.{k}.{ours}"
-            renamed |= (_norm if "norm" in theirs else _linear)(weights, old, new)
-        for theirs, ours in _BRANCH.items():
-            renamed |= _linear(weights, f"classifiers.{k}.{theirs}", f"branches.{k}.{ours}")
-        del renamed[f"branches.{k}.key.bias"]
-    try:
+    config = FastBertConfig.of(backbone, labels, branch_size=branch, max_length=max_length)
+    model = FastBertForSequenceClassification(config)
+    renamed = _renamed(weights, model)
+    embeddings = [renamed[f"backbone.embeddings.{kind}_embeddings.weight"] for kind in _EMBEDDINGS]
+    words, positions, segments = embeddings
+    scale = (words + positions[0] + segments[0]).std(-1).mean() ** -0.5
+    for table in embeddings:
+        table *= scale
+    with explained("the checkpoint does not fit together", "convert another", RuntimeError):
         model.load_state_dict(renamed)
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint does not fit together: {first_line(error)}") from error
-    model.eval()
-    return model
+    return model.eval()
 
 
-def _linear(weights: Weights, old: str, new: str) -> Weights:
-    return {f"{new}.{part}": _get(weights, f"{old}.{part}") for part in ("weight", "bias")}
-
-
-def _norm(weights: Weights, old: str, new: str) -> Weights:
-    gamma = _get(weights, f"{old}.gamma")
-    scale = math.sqrt((len(gamma) - 1) / len(gamma))
-    return {f"{new}.weight": gamma * scale, f"{new}.bias": _get(weights, f"{old}.beta")}
+def _renamed(weights: Weights, model: FastBertForSequenceClassification) -> Weights:
+    """Copies of the tensors, by the model's names."""
+    names = {
+        f"backbone.embeddings.{ours}_embeddings": f"embedding.{theirs}_embedding"
+        for ours, theirs in _EMBEDDINGS.items()
+    }
+    names["backbone.embeddings.LayerNorm"] = "embedding.layer_norm"
+    for k in range(len(model.exits)):
+        for ours, theirs in _LAYER.items():
+            names[f"backbone.encoder.layer.{k}.{ours}"] = f"encoder.transformer.{k}.{theirs}"
+        for ours, theirs in _BRANCH.items():
+            names[f"branches.{k}.{ours}"] = f"classifiers.{k}.{theirs}"
+    renamed = {}
+    for name in model.state_dict():
+        part, _, kind = name.rpartition(".")
+        if not part.endswith("LayerNorm"):
+            renamed[name] = _get(weights, f"{names[part]}.{kind}").clone()
+        elif kind == "bias":
+            renamed[name] = _get(weights, f"{names[part]}.beta")
+        else:
+            gamma = _get(weights, f"{names[part]}.gamma")
+            renamed[name] = gamma * math.sqrt((len(gamma) - 1) / len(gamma))
+        if name.endswith("token_type_embeddings.weight"):
+            renamed[name] = renamed[name][1:]
+    return renamed
 
 
 def _get(weights: Weights, name: str) -> torch.Tensor:
@@ -163,14 +155,12 @@ def _get(weights: Weights, name: str) -> torch.Tensor:
 def tokenizer_of(vocabulary: Path) -> PreTrainedTokenizerFast:
     """BERT's tokenizer on a vocabulary file, with the authors' special tokens: no [SEP] at the end
     of a single text. Raises InputError if the file has none of them."""
-    try:
+    advice = "expected a vocabulary of BERT"
+    with explained(f"{vocabulary} cannot be read", advice, OSError, UnicodeDecodeError):
         lines = vocabulary.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{vocabulary} cannot be read: {error}") from error
     ids = {line.strip(): k for k, line in enumerate(lines)}
-    missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - ids.keys()
-    if missing:
-        raise InputError(f"{vocabulary} has no {min(missing)}; expected a vocabulary of BERT")
+    if missing := {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - ids.keys():
+        raise InputError(f"{vocabulary} has no {min(missing)}; {advice}")
     backend = BertTokenizer(str(vocabulary)).backend_tokenizer
     backend.post_processor = TemplateProcessing(
         single="[CLS] $A",

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from fastbert.checkpoint import load_config
-from fastbert.errors import InputError, first_line
+from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url
 from fastbert.model import FastBertForSequenceClassification
 
@@ -41,43 +41,36 @@ def save_checkpoint(
 def load_model(folder: Path) -> FastBertForSequenceClassification:
     """Configuration and weights of the checkpoint in `folder`, in eval mode, float32."""
     load_config(folder)
-    try:
+    unfit = f"the weights in {folder} do not fit its config.json"
+    again = "save the checkpoint again"
+    with (
+        explained(f"the weights in {folder} cannot be read", again, OSError, SafetensorError),
+        explained(unfit, again, RuntimeError),  # tensors of other shapes
+    ):
         loaded: Any = FastBertForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, dtype="float32"
         )
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"the weights in {folder} cannot be read: {first_line(error)}; save them again"
-        ) from error
-    except RuntimeError as error:  # tensors of other shapes
-        raise InputError(
-            f"the weights in {folder} do not fit its config.json: {first_line(error)}; "
-            "save the checkpoint again"
-        ) from error
     model: FastBertForSequenceClassification
     model, report = loaded
-    if report["missing_keys"] or report["unexpected_keys"]:
-        strange = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+    if strange := [*sorted(report["missing_keys"]), *sorted(report["unexpected_keys"])]:
         raise InputError(
-            f"the weights in {folder} do not fit its config.json: {len(strange)} tensors are "
-            f"missing or unknown, the first is {strange[0]}; save the checkpoint again"
+            f"{unfit}: {len(strange)} tensors are missing or unknown, the first is {strange[0]}; "
+            f"{again}"
         )
-    model.eval()
-    return model
+    return model.eval()
 
 
 def load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Hugging Face sequence classifier (hub id or directory) and its tokenizer."""
-    try:
+    advice = (
+        "pass a Hugging Face model id or a directory with config.json, safetensors weights and a "
+        "tokenizer"
+    )
+    with explained(f"cannot load the classifier '{name}'", advice, OSError, ValueError):
         model = AutoModelForSequenceClassification.from_pretrained(
             name, use_safetensors=True, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot load the classifier '{name}': {first_line(error)}; pass a Hugging Face model "
-            "id or a directory with config.json, safetensors weights and a tokenizer"
-        ) from error
     if isinstance(model, FastBertForSequenceClassification):
         raise InputError(f"'{name}' is a FastBERT checkpoint already")
     return model, tokenizer

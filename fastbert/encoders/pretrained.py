@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from fastbert.encoders import encoder_for
-from fastbert.errors import InputError, first_line
+from fastbert.errors import InputError, explained
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -24,13 +24,9 @@ def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedM
 def load_backbone(name: str) -> PreTrainedModel:
     """The pre-trained base model `name`: a hub id, a directory, or the packaged default."""
     source = locate_backbone(name)
-    try:
+    advice = "pass a Hugging Face model id or a directory saved with save_pretrained"
+    with explained(f"cannot load the backbone '{name}'", advice, OSError, ValueError):
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot load the backbone '{name}': {first_line(error)}; "
-            "pass a Hugging Face model id or a directory saved with save_pretrained"
-        ) from error
     options = encoder_for(config).backbone_options
     model: PreTrainedModel = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
     return model

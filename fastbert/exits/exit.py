@@ -6,12 +6,12 @@ row meets them; the depth is for costs, and for people.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from fastbert.errors import InputError
+from fastbert.errors import InputError, explained
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,9 @@ def standard_exits(layers: int, last_head: str = "branch") -> tuple[Exit, ...]:
 
 def read_exits(values: Sequence[dict[str, Any]], layers: int) -> tuple[Exit, ...]:
     """Exits as a checkpoint's config.json lists them; InputError where they make no sense."""
-    try:
+    advice = "expected some like {'depth': 1, 'head': 'branch'}"
+    with explained("the checkpoint's exits cannot be read", advice, msgspec.ValidationError):
         exits = msgspec.convert(values, tuple[Exit, ...])
-    except msgspec.ValidationError as error:
-        raise InputError(f"the checkpoint's exits cannot be read: {error}") from error
     depths = [each.depth for each in exits]
     if not exits or depths != sorted(depths) or depths[0] < 0 or depths[-1] != layers:
         raise InputError(
@@ -44,8 +43,3 @@ def read_exits(values: Sequence[dict[str, Any]], layers: int) -> tuple[Exit, ...
             f"{layers}, the number of layers"
         )
     return exits
-
-
-def listed_exits(exits: Sequence[Exit]) -> list[dict[str, Any]]:
-    """Inverse of `read_exits`."""
-    return [asdict(each) for each in exits]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from fastbert.errors import InputError
+from fastbert.errors import InputError, explained
 from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.exit import Exit
 from fastbert.exits.rules import Threshold
@@ -87,16 +87,13 @@ class OperatingPoint:
                 f"the checkpoint has no operating point '{name}'; it has "
                 f"{', '.join(points) or 'none'}; --speed needs none"
             )
-        try:
+        advice = "make one again with fastbert calibrate, or pass --speed"
+        what = f"the checkpoint's operating point '{name}' cannot be used"
+        with explained(what, advice, TypeError, ValueError):
             values = {**points[name], "name": name}
             if unknown := values.keys() - {each.name for each in fields(cls)}:
                 raise ValueError(f"it has '{min(unknown)}', which this release does not know")
             return msgspec.convert(values, cls)._fitting(config.exit_list)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"the checkpoint's operating point '{name}' cannot be used: {error}; make one "
-                "again with fastbert calibrate, or pass --speed"
-            ) from error
 
     @property
     def proven_in(self) -> str | None:

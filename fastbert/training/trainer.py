@@ -10,7 +10,8 @@ to do for a classifier that exists already.
 import logging
 import tempfile
 import time
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,13 +28,15 @@ from transformers import (
 from transformers.training_args import ParallelMode
 
 from fastbert.inference.precision import device, supports
-from fastbert.model import FastBertForSequenceClassification
-from fastbert.tasks.task import Task
-from fastbert.training.examples import Examples, TokenDataset
+from fastbert.model import FastBertForSequenceClassification, FastBertOutput
+from fastbert.training.examples import Examples
 from fastbert.training.losses import distillation_loss, joint_loss
 from fastbert.training.recipes import DISTIL, FINETUNE, Recipe
 
 log = logging.getLogger(__name__)
+
+#: What the model is called with.
+Batch = dict[str, Any]
 
 
 def finetune(
@@ -49,10 +52,15 @@ def finetune(
     """
     if not recipe.joint:
         model.freeze_students()
-    length = model.config.max_length
-    rows = train.tokenize(tokenizer, length)
-    judges = dev.tokenize(tokenizer, length) if dev else None
-    _run(_FinetuneTrainer, model, tokenizer, rows, judges, recipe, "fine-tune")
+
+    def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
+        outputs: FastBertOutput = network(**batch, all_exits=recipe.joint and network.training)
+        if outputs.exit_logits is not None:
+            outputs.loss = joint_loss(model.task, outputs.exit_logits, batch["labels"])
+            outputs.exit_logits = None  # gathered along the wrong dimension otherwise
+        return outputs
+
+    _run("fine-tune", answered, model, tokenizer, train, dev, recipe)
 
 
 def self_distil(
@@ -65,57 +73,38 @@ def self_distil(
 
     Labels are used only if the recipe gives them a weight.
     """
-    rows = texts.tokenize(tokenizer, model.config.max_length)
     if not recipe.hard_labels:
-        rows.labels = None
+        texts = replace(texts, labels=None)
     model.freeze_teacher()
-    _run(_DistilTrainer, model, tokenizer, rows, None, recipe, "self-distil")
+
+    def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
+        labels = batch.pop("labels", None)
+        outputs: FastBertOutput = network(**batch, all_exits=True)
+        assert outputs.exit_logits is not None
+        *students, teacher = outputs.exit_logits  # each (B, N)
+        outputs.loss = distillation_loss(
+            *(model.task, torch.stack(students), teacher),
+            *(labels, recipe.temperature, recipe.hard_labels),
+        )
+        return outputs
+
+    _run("self-distil", answered, model, tokenizer, texts, None, recipe)
 
 
-class _StepTrainer(Trainer, ABC):
-    """What both steps share."""
+class _Trainer(Trainer):
+    """Minimises the loss of what `answered` makes of the model and a batch."""
 
-    recipe: Recipe
-    task: Task
+    answered: Callable[[nn.Module, Batch], FastBertOutput]
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        loss, outputs = self.loss_of(model, inputs)
-        return (loss, outputs) if return_outputs else loss
-
-    @abstractmethod
-    def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """The loss of a batch, and the model's outputs."""
-
-
-class _FinetuneTrainer(_StepTrainer):
-    """Loss of the last exit on the labels, or the sum of all."""
-
-    def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        outputs = model(**inputs, all_exits=self.recipe.joint and model.training)
-        loss = outputs.loss
-        if outputs.exit_logits is not None:
-            loss = joint_loss(self.task, outputs.exit_logits, inputs["labels"])
-            outputs.exit_logits = None  # gathered along the wrong dimension otherwise
-        return loss, outputs
-
-
-class _DistilTrainer(_StepTrainer):
-    """Distance of the students from the last exit."""
-
-    def loss_of(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        labels = inputs.pop("labels", None)
-        outputs = model(**inputs, all_exits=True)
-        logits, recipe = outputs.exit_logits, self.recipe  # (E, B, N)
-        loss = distillation_loss(
-            self.task, logits[:-1], logits[-1], labels, recipe.temperature, recipe.hard_labels
-        )
-        return loss, outputs
+        outputs = self.answered(model, inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
 class _Progress(TrainerCallback):
@@ -148,14 +137,15 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def _run(
-    trainer_class: type[_FinetuneTrainer] | type[_DistilTrainer],
+    step: str,
+    answered: Callable[[nn.Module, Batch], FastBertOutput],
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
-    train: TokenDataset,
-    dev: TokenDataset | None,
+    train: Examples,
+    dev: Examples | None,
     recipe: Recipe,
-    step: str,
 ) -> None:
+    length = model.config.max_length
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -183,16 +173,16 @@ def _run(
         )
         if arguments.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
             arguments._n_gpu = 1  # DataParallel would gather (E, B, N) along E; use --workers
-        trainer = trainer_class(
+        trainer = _Trainer(
             model=model,
             args=arguments,
             data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
-            train_dataset=train,
-            eval_dataset=dev,
+            train_dataset=train.tokenize(tokenizer, length),
+            eval_dataset=dev.tokenize(tokenizer, length) if dev else None,
             compute_metrics=_accuracy if dev else None,
             callbacks=[_Progress(step)],
         )
-        trainer.recipe, trainer.task = recipe, model.task
+        trainer.answered = answered
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     model.eval()

@@ -6,9 +6,9 @@ model.label(["Oil prices fall again"])
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
-from fastbert.errors import InputError, first_line
+from fastbert.errors import InputError, explained
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference import precision as arithmetic
+from fastbert.inference.columns import NOT_A_NUMBER, columns
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.texts import unusable
 from fastbert.inference.tokenizer import Tokenizer
@@ -75,19 +77,6 @@ class Classifier:
             raise InputError(f"speed is {speed}, expected a number from 0 to 1")
         return OperatingPoint.asked(self.model.config, speed, name)
 
-    @overload
-    def label(
-        self, texts: Sequence[Text], *, speed: float | None = ..., operating_point: str | None = ...
-    ) -> list[Label]: ...
-    @overload
-    def label(
-        self,
-        texts: Sequence[Text],
-        *,
-        speed: float | None = ...,
-        operating_point: str | None = ...,
-        as_: Literal["arrow"],
-    ) -> pa.Table: ...
     def label(
         self,
         texts: Sequence[Text],
@@ -95,7 +84,7 @@ class Classifier:
         speed: float | None = None,
         operating_point: str | None = None,
         as_: Literal["labels", "arrow"] = "labels",
-    ) -> list[Label] | pa.Table:
+    ) -> Any:
         """The labels of texts, or of pairs of texts, in their order: a list, or a table with the
         columns of `Label`.
 
@@ -121,27 +110,23 @@ class Classifier:
         second: list[str] | None,
         errors: list[str | None],
     ) -> pa.Table:
-        good = np.flatnonzero([error is None for error in errors])
-        pairs = None if second is None else [second[i] for i in good]
-        tokens = self._tokenizer([first[i] for i in good], pairs, self.model.config.max_length)
+        good = np.array([error is None for error in errors], bool)
+        rows = np.flatnonzero(good)
+        pairs = None if second is None else [second[i] for i in rows]
+        tokens = self._tokenizer([first[i] for i in rows], pairs, self.model.config.max_length)
         found = engine.classify(tokens, point.rule())
         answered = np.isfinite(found.uncertainty)
-        for row in good[~answered].tolist():
-            errors[row] = "the model's answer is not a number"
-        depths = np.array([each.depth for each in engine.exits], np.int8)
-        place = np.full(len(errors), -1)
-        place[good[answered]] = np.flatnonzero(answered)
-        columns = engine.task.write(found.answer, answered) | {
-            "exit_layer": pa.array(depths[found.exit]),
-            "uncertainty": pa.array(found.uncertainty),
-            "tokens": pa.array(tokens.lengths.astype(np.int32)),
-        }
-        table = pa.table(columns).take(pa.array(place, mask=place < 0))
-        return table.append_column("error", pa.array(errors, pa.string()))
+        for row in rows[~answered].tolist():
+            errors[row] = NOT_A_NUMBER
+        good[rows] = answered
+        found, lengths = found.take(answered), tokens.lengths[answered]
+        answers = columns(found, lengths, good, engine.task, CostModel(self.model))
+        answers["error"] = pa.array(errors, pa.string())
+        return pa.table({field.name: answers[field.name] for field in fields(Label)})
 
     def _engine(self, point: OperatingPoint) -> Engine:
         """In the precision that was asked for, or that suits the point."""
-        proven = point.evidence.precision if point.promise and point.evidence else None
+        proven = point.proven_in if point.promise else None
         precision = arithmetic.resolve(self.precision, self.device, proven)
         if precision not in self._engines:
             self._engines[precision] = Engine(self.model, self.device, DTYPES[precision])
@@ -173,13 +158,10 @@ def _located(place: str) -> Path:
     """Where the checkpoint is on this machine, fetched if it was not."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or Path(place).exists():
         return fetch_checkpoint(place)
-    try:
+    what = f"no checkpoint '{place}': there is no such folder here, and the hub does not give one"
+    advice = "expected a folder, a URL or the id of a model on the hub"
+    with explained(what, advice, OSError, ValueError, HfHubHTTPError):
         return Path(snapshot_download(place, allow_patterns=_FILES))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise InputError(
-            f"no checkpoint '{place}': there is no such folder here, and the hub has no model of "
-            f"this name that can be fetched: {first_line(error)}"
-        ) from error
 
 
 def _sides(texts: Sequence[Text]) -> tuple[list[str], list[str] | None, list[str | None]]:

@@ -116,7 +116,8 @@ def from_official(
         table *= scale
     with explained("the checkpoint does not fit together", "convert another", RuntimeError):
         model.load_state_dict(renamed)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _renamed(weights: Weights, model: FastBertForSequenceClassification) -> Weights:

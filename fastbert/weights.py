@@ -57,7 +57,8 @@ def load_model(folder: Path) -> FastBertForSequenceClassification:
             f"{unfit}: {len(strange)} tensors are missing or unknown, the first is {strange[0]}; "
             f"{again}"
         )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

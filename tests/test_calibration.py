@@ -1,5 +1,7 @@
 """Promises: arithmetic against definitions, and whether they are kept as often as they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.models import tiny_fastbert
@@ -8,6 +10,7 @@ from fastbert.calibration.bounds import interval, upper_bound
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.promises import (
     Path,
+    Sample,
     allowed_failures,
     breaking_steps,
     furthest_step,
@@ -48,6 +51,11 @@ def random_outputs(rows: int, seed: int) -> ExitOutputs:
 def left(uncertainties: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Where rows leave, by number."""
     return replay(Threshold.of(thresholds), np.zeros(uncertainties.shape), uncertainties)
+
+
+def sample_of(outputs: ExitOutputs, cost: CostModel) -> Sample:
+    """With disagreement as the harm."""
+    return Sample(outputs, disagreement(outputs), cost)
 
 
 def disagreement(outputs: ExitOutputs) -> np.ndarray:
@@ -104,8 +112,8 @@ def test_breaking_steps_by_the_slow_way(shape, cost):
     fails = disagreement(outputs)
     path = uniform_path(outputs, "margin")
     if shape == "per-layer":
-        path = per_layer_path(outputs, fails, "margin", cost)
-    found = breaking_steps(outputs, fails, path)
+        path = per_layer_path(sample_of(outputs, cost), "margin")
+    found = breaking_steps(sample_of(outputs, cost), path)
     for row in range(223):
         mine = outputs.uncertainties("margin")[:, row : row + 1]
 
@@ -123,11 +131,8 @@ def test_breaking_steps_by_the_slow_way(shape, cost):
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_paths_begin_at_full_depth_and_only_get_faster(criterion, cost):
     outputs = random_outputs(400, seed=6)
-    fails = disagreement(outputs)
-    for path in (
-        uniform_path(outputs, criterion),
-        per_layer_path(outputs, fails, criterion, cost),
-    ):
+    learned = per_layer_path(sample_of(outputs, cost), criterion)
+    for path in (uniform_path(outputs, criterion), learned):
         assert (path.thresholds[0] == 0).all()
         assert (np.diff(path.thresholds, axis=0) >= 0).all()
         found = [left(outputs.uncertainties(criterion), t) for t in path.thresholds]
@@ -150,10 +155,8 @@ def test_thresholds_per_exit_cost_least_where_they_were_learned(cost):
             losses.append(flops.sum() + weight * fails[exits, rows].sum())
         return min(losses)
 
-    learned, uniform = (
-        per_layer_path(outputs, fails, "entropy", cost),
-        uniform_path(outputs, "entropy"),
-    )
+    learned = per_layer_path(sample_of(outputs, cost), "entropy")
+    uniform = uniform_path(outputs, "entropy")
     for weight in (2.0, 5.0, 20.0):
         assert least(learned, weight) < least(uniform, weight)
 
@@ -176,13 +179,12 @@ def test_promises_are_kept_on_the_rest(criteria, shapes, cost):
     for seed in range(trials):
         order = np.random.default_rng(seed).permutation(6000)
         sample, rest = order[:2000], order[2000:]
-        chosen = keep_promise(
-            corpus.take(sample), fails[:, sample], cost, promise, criteria, shapes, seed
-        )
+        chosen = keep_promise(sample_of(corpus, cost).take(sample), promise, criteria, shapes, seed)
         assert chosen is not None
+        assert chosen.evidence is not None
         exits = left(corpus.uncertainties(chosen.criterion)[:, rest], chosen.thresholds)
         broken += fails[exits, rest].mean() > promise.share
-        speedups.append(chosen.flops_speedup)
+        speedups.append(chosen.evidence.flops_speedup)
     assert broken / trials <= 0.1 + 3 * (0.09 / trials) ** 0.5
     assert np.mean(speedups) > 1.3
 
@@ -196,7 +198,7 @@ def test_without_a_bound_the_promise_would_not_hold(cost):
         order = np.random.default_rng(seed).permutation(6000)
         sample, rest = order[:2000], order[2000:]
         path = uniform_path(corpus.take(sample), "entropy")
-        steps = breaking_steps(corpus.take(sample), fails[:, sample], path)
+        steps = breaking_steps(sample_of(corpus, cost).take(sample), path)
         step = furthest_step(steps, 40, len(path.thresholds) - 1)
         exits = left(corpus.uncertainties()[:, rest], path.thresholds[step])
         broken += fails[exits, rest].mean() > 0.02
@@ -204,33 +206,40 @@ def test_without_a_bound_the_promise_would_not_hold(cost):
 
 
 def test_too_few_rows_choose_nothing(cost):
-    outputs = random_outputs(298, seed=9)
-    arguments = (cost, ONE_PERCENT, ("entropy",), ("uniform",))
-    assert keep_promise(outputs, disagreement(outputs), *arguments) is None
-    outputs = random_outputs(299, seed=9)
-    chosen = keep_promise(outputs, disagreement(outputs), *arguments)
+    few, enough = (sample_of(random_outputs(rows, seed=9), cost) for rows in (298, 299))
+    assert keep_promise(few, ONE_PERCENT, ("entropy",), ("uniform",)) is None
+    chosen = keep_promise(enough, ONE_PERCENT, ("entropy",), ("uniform",))
     assert chosen is not None
-    assert chosen.broken == 0
-    assert chosen.bound <= 0.01
+    assert chosen.evidence is not None
+    assert chosen.evidence.broken == 0
+    assert chosen.evidence.bound <= 0.01
 
 
 def test_a_choice_says_what_its_thresholds_do(cost):
     outputs = random_outputs(2000, seed=10)
     fails = disagreement(outputs)
-    chosen = keep_promise(outputs, fails, cost, ONE_PERCENT, ("entropy",), ("uniform",))
+    sample = replace(sample_of(outputs, cost), corpus="s3://docs", precision="bf16")
+    chosen = keep_promise(sample, ONE_PERCENT, ("entropy",), ("uniform",))
     assert chosen is not None
+    evidence = chosen.evidence
+    assert evidence is not None
+    assert (chosen.promise, evidence.corpus, evidence.precision) == (
+        *(ONE_PERCENT, "s3://docs", "bf16"),
+    )
+    assert chosen.exit_depths == evidence.exit_depths == [0, 1, 2, 3]
     exits = left(outputs.uncertainties(), chosen.thresholds)
-    assert chosen.exits == np.bincount(exits, minlength=EXITS).tolist()
-    assert chosen.broken >= fails[exits, np.arange(2000)].sum()
-    assert chosen.bound == upper_bound(chosen.broken, 2000, 0.95) <= 0.01
+    assert evidence.exits == np.bincount(exits, minlength=EXITS).tolist()
+    assert evidence.broken >= fails[exits, np.arange(2000)].sum()
+    assert evidence.bound == upper_bound(evidence.broken, 2000, 0.95) <= 0.01
     flops = cost.row_flops(outputs.lengths, exits).sum()
-    assert chosen.flops_speedup == cost.full_flops(outputs.lengths).sum() / flops
+    assert evidence.flops_speedup == cost.full_flops(outputs.lengths).sum() / flops
 
 
 def test_a_speedup_is_reached_with_the_least_change(cost):
     outputs = random_outputs(1000, seed=11)
-    fails = disagreement(outputs)
-    chosen = reach_speedup(outputs, fails, cost, 1.7, 0.95, "max-probability")
+    sample = sample_of(outputs, cost)
+    chosen = reach_speedup(sample, 1.7, 0.95, "max-probability")
     assert chosen is not None
-    assert 1.7 <= chosen.flops_speedup < 1.75
-    assert reach_speedup(outputs, fails, cost, 1e6, 0.95, "entropy") is None
+    assert chosen.evidence is not None
+    assert 1.7 <= chosen.evidence.flops_speedup < 1.75
+    assert reach_speedup(sample, 1e6, 0.95, "entropy") is None

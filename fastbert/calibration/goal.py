@@ -5,19 +5,18 @@ Letters: n rows, E exits.
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbert.calibration.evaluation import ExitOutputs
-from fastbert.calibration.promises import Choice, Shape, keep_promise, reach_speedup, rows_needed
+from fastbert.calibration.promises import Sample, Shape, keep_promise, reach_speedup, rows_needed
 from fastbert.checkpoint import store_operating_point
 from fastbert.errors import InputError
 from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
-from fastbert.exits.operating_point import Evidence, Harm, OperatingPoint, Promise
+from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
 from fastbert.filesystem import shown
 from fastbert.inference.cost import CostModel
 
@@ -92,22 +91,37 @@ def proven_point(
     `truth` (n,) are the task's targets, which only `max_accuracy_loss` needs. The URLs of the
     `corpus` and the `precision` that the outputs come from become part of the evidence.
     """
-    chosen = _choose(goal, outputs, harmed(outputs, truth), cost)
-    depths = [each.depth for each in cost.exits]
-    evidence = Evidence(
-        rows=chosen.rows,
-        broken=chosen.broken,
-        bound=chosen.bound,
-        exits=chosen.exits,
-        flops_speedup=chosen.flops_speedup,
-        corpus=", ".join(map(shown, corpus)),
-        precision=precision,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        exit_depths=depths,
-    )
-    return OperatingPoint(
-        goal.title, chosen.thresholds, chosen.criterion, goal.promise, evidence, depths
-    )
+    sample = Sample(outputs, harmed(outputs, truth), cost, ", ".join(map(shown, corpus)), precision)
+    promise = goal.promise
+    point: OperatingPoint | None
+    if promise is None:
+        assert goal.speedup is not None
+        point = reach_speedup(sample, goal.speedup, goal.confidence, goal.criterion)
+        if point is None:
+            raise InputError(
+                f"--speedup is {goal.speedup:g}, more than leaving at the first exit brings; "
+                "expected less: without an exit before the first layer, that is "
+                f"{cost.encoder.depth} at most"
+            )
+        return replace(point, name=goal.title)
+    criteria = tuple(CRITERIA) if goal.criterion == "auto" else (goal.criterion,)
+    shapes: tuple[Shape, ...] = ("uniform", "per-layer") if goal.shape == "auto" else (goal.shape,)
+    point = keep_promise(sample, promise, criteria, shapes, goal.seed)
+    if point is None:
+        raise InputError(
+            f"{len(outputs.lengths)} rows with a text are too few to prove a {promise.harm} of at "
+            f"most {promise.share:g} with confidence {promise.confidence:g}: that takes at least "
+            f"{rows_needed(promise)} of which none fails, and many times that to get fast; raise "
+            "--rows, pass a larger --corpus, or ask for less"
+        )
+    evidence = point.evidence
+    assert evidence is not None
+    if evidence.flops_speedup <= 1:
+        raise InputError(
+            f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
+            f"{promise.share:g} on {evidence.rows} rows; allow more, or pass more rows with --rows"
+        )
+    return replace(point, name=goal.title)
 
 
 def harmed(outputs: ExitOutputs, truth: NDArray[np.integer] | None) -> NDArray[np.bool_]:
@@ -118,37 +132,6 @@ def harmed(outputs: ExitOutputs, truth: NDArray[np.integer] | None) -> NDArray[n
     wrong = outputs.differs(outputs.task.truth(truth))
     fails: NDArray[np.bool_] = wrong & ~wrong[-1]
     return fails
-
-
-def _choose(goal: Goal, outputs: ExitOutputs, fails: NDArray[np.bool_], cost: CostModel) -> Choice:
-    """The thresholds that reach the goal; InputError if there are none."""
-    if goal.speedup is not None:
-        found = reach_speedup(outputs, fails, cost, goal.speedup, goal.confidence, goal.criterion)
-        if found is None:
-            raise InputError(
-                f"--speedup is {goal.speedup:g}, more than leaving at the first exit brings; "
-                "expected less: without an exit before the first layer, that is "
-                f"{cost.encoder.depth} at most"
-            )
-        return found
-    promise = goal.promise
-    assert promise is not None
-    criteria = tuple(CRITERIA) if goal.criterion == "auto" else (goal.criterion,)
-    shapes: tuple[Shape, ...] = ("uniform", "per-layer") if goal.shape == "auto" else (goal.shape,)
-    found = keep_promise(outputs, fails, cost, promise, criteria, shapes, goal.seed)
-    if found is None:
-        raise InputError(
-            f"{len(outputs.lengths)} rows with a text are too few to prove a {promise.harm} of at "
-            f"most {promise.share:g} with confidence {promise.confidence:g}: that takes at least "
-            f"{rows_needed(promise)} of which none fails, and many times that to get fast; raise "
-            "--rows, pass a larger --corpus, or ask for less"
-        )
-    if found.flops_speedup <= 1:
-        raise InputError(
-            f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
-            f"{promise.share:g} on {found.rows} rows; allow more, or pass more rows with --rows"
-        )
-    return found
 
 
 def store_point(point: OperatingPoint, url: str) -> None:

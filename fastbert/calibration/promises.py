@@ -19,7 +19,9 @@ Letters: n rows, E exits, J steps.
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +29,7 @@ from scipy.stats import binom, hypergeom
 
 from fastbert.calibration.bounds import upper_bound
 from fastbert.calibration.evaluation import ExitOutputs
-from fastbert.exits.operating_point import Promise
+from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.exits.rules import Threshold, replay
 from fastbert.inference.cost import CostModel
 
@@ -77,11 +79,36 @@ def rows_needed(promise: Promise) -> int:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Rows that choose thresholds, or prove them."""
+
+    outputs: ExitOutputs
+    fails: Array  # bool (E, n), where a row's answer would do harm
+    cost: CostModel
+    corpus: str = ""  # that the rows come from
+    precision: str = ""  # that the outputs were computed in
+
+    def __len__(self) -> int:
+        return len(self.outputs.lengths)
+
+    def take(self, rows: Array) -> "Sample":
+        """Some of the rows, by number or mask."""
+        return replace(self, outputs=self.outputs.take(rows), fails=self.fails[:, rows])
+
+
+@dataclass(frozen=True)
 class Path:
     """Thresholds from full depth to the fastest."""
 
     criterion: str
     thresholds: Array  # float64 (J, E - 1), no column ever falls; the first row is all zeros
+
+    def __len__(self) -> int:
+        return len(self.thresholds)
+
+    def rule(self, step: int) -> Threshold:
+        """What the engine does at a step."""
+        return Threshold.of(self.thresholds[step], self.criterion)
 
 
 def uniform_path(outputs: ExitOutputs, criterion: str) -> Path:
@@ -94,31 +121,29 @@ def uniform_path(outputs: ExitOutputs, criterion: str) -> Path:
     return Path(criterion, np.repeat(np.append(0.0, steps)[:, None], exits - 1, axis=1))
 
 
-def per_layer_path(outputs: ExitOutputs, fails: Array, criterion: str, cost: CostModel) -> Path:
+def per_layer_path(sample: Sample, criterion: str) -> Path:
     """Thresholds per exit that cost the fewest FLOPs for the failures they make on these rows.
 
     For weights of a failure from high to low, exit after exit gets the threshold that is best
     as long as the others stay what they are (coordinate descent), and thresholds only rise.
-    `fails` (E, n) says where a row would fail.
     """
-    uncertainties = outputs.uncertainties(criterion)
-    exits, n = fails.shape
-    costs = np.stack([cost.row_flops(outputs.lengths, np.full(n, k)) for k in range(exits)])
-    costs = costs / cost.full_flops(outputs.lengths).mean()  # (E, n)
+    answers, lengths = sample.outputs.answers, sample.outputs.lengths
+    uncertainties = sample.outputs.uncertainties(criterion)
+    exits, n = sample.fails.shape
+    costs = np.stack([sample.cost.row_flops(lengths, np.full(n, k)) for k in range(exits)])
+    costs = costs / sample.cost.full_flops(lengths).mean()  # (E, n)
     thresholds = np.zeros(exits - 1)
     corners = [thresholds]
     for weight in _WEIGHTS:
-        loss = costs + weight * fails  # (E, n) of a row that leaves at an exit
+        loss = costs + weight * sample.fails  # (E, n) of a row that leaves at an exit
         for _ in range(2):
             for exit in reversed(range(exits - 1)):
-                best = _best_threshold(outputs.answers, uncertainties, loss, thresholds, exit)
+                best = _best_threshold(answers, uncertainties, loss, thresholds, exit)
                 thresholds = thresholds.copy()
                 thresholds[exit] = max(best, corners[-1][exit])
         corners.append(thresholds)
     corners.append(np.maximum(thresholds, float(uncertainties[:-1].max()) + 1e-3))
-    parts = [
-        np.linspace(a, b, _BETWEEN + 1)[1:] for a, b in zip(corners, corners[1:], strict=False)
-    ]
+    parts = [np.linspace(a, b, _BETWEEN + 1)[1:] for a, b in pairwise(corners)]
     return Path(criterion, np.unique(np.vstack([np.zeros((1, exits - 1)), *parts]), axis=0))
 
 
@@ -143,26 +168,25 @@ def _best_threshold(
     return float((values[cut - 1] + values[cut]) / 2 if cut < len(values) else values[-1] + 1e-3)
 
 
-def breaking_steps(outputs: ExitOutputs, fails: Array, path: Path) -> Array:
+def breaking_steps(sample: Sample, path: Path) -> Array:
     """Where along a path each row fails for the first time: int (n,), J for never.
 
     With one threshold for all exits, failures between two steps count, too: its steps lie where
     the sample's uncertainties do, so the proof is about all thresholds there are.
     """
-    uncertainties = outputs.uncertainties(path.criterion)
+    fails, uncertainties = sample.fails, sample.outputs.uncertainties(path.criterion)
     common = path.thresholds[:, 0].astype(np.float32)
     if (path.thresholds == path.thresholds[:, :1]).all():
         # A row leaves at exit k for some threshold if and only if k is surer than all before.
         before = np.minimum.accumulate(uncertainties[:-1], axis=0)
-        surer = np.vstack([np.ones((1, fails.shape[1]), bool), uncertainties[1:-1] < before[:-1]])
+        surer = np.vstack([np.ones((1, len(sample)), bool), uncertainties[1:-1] < before[:-1]])
         breaks = np.where(surer & fails[:-1], uncertainties[:-1], np.inf).min(0)
         first: Array = np.searchsorted(common, breaks, side="right")
         return first
-    rows = np.arange(fails.shape[1])
-    steps = np.full(len(rows), len(path.thresholds))
-    for step in reversed(range(len(path.thresholds))):
-        rule = Threshold.of(path.thresholds[step])
-        steps[fails[replay(rule, outputs.answers, uncertainties), rows]] = step
+    rows = np.arange(len(sample))
+    steps = np.full(len(rows), len(path))
+    for step in reversed(range(len(path))):
+        steps[fails[replay(path.rule(step), sample.outputs.answers, uncertainties), rows]] = step
     return steps
 
 
@@ -173,119 +197,96 @@ def furthest_step(steps: Array, allowed: int, last: int) -> int:
     return min(int(np.partition(steps, allowed)[allowed]) - 1, last)
 
 
-def furthest_exits(outputs: ExitOutputs, fails: Array, path: Path, allowed: int) -> Array:
+def furthest_exits(sample: Sample, path: Path, allowed: int) -> Array:
     """Exits (n,) at the last step of a path at which at most `allowed` rows are broken."""
-    last = len(path.thresholds) - 1
-    step = furthest_step(breaking_steps(outputs, fails, path), allowed, last)
-    return outputs.exits(Threshold.of(path.thresholds[step], path.criterion))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Thresholds, and what the rows that prove them say."""
-
-    criterion: str
-    thresholds: list[float]  # E - 1
-    rows: int  # the sample that proves it
-    broken: int  # of these
-    bound: float  # upper, on the share of broken rows
-    exits: list[int]  # rows of the sample that leave at each exit
-    flops_speedup: float  # full depth's FLOPs by these
+    step = furthest_step(breaking_steps(sample, path), allowed, len(path) - 1)
+    return sample.outputs.exits(path.rule(step))
 
 
 def keep_promise(
-    outputs: ExitOutputs,
-    fails: Array,
-    cost: CostModel,
+    sample: Sample,
     promise: Promise,
     criteria: Sequence[str],
     shapes: Sequence[Shape],
     seed: int = 0,
-) -> Choice | None:
+) -> OperatingPoint | None:
     """The fastest thresholds that keep the promise, of those that the criteria and shapes offer.
 
     With one criterion and one threshold for all exits, all rows prove. Otherwise a share of them,
     drawn with `seed`, chooses and learns, and the others prove. None if too few rows prove: see
     `rows_needed` and `PROVING`.
     """
-    proving, path = outputs, None
-    if tuple(shapes) != ("uniform",) or len(criteria) > 1:
-        learns = np.random.default_rng(seed).random(fails.shape[1]) >= PROVING
-        path = _best_path(outputs.take(learns), fails[:, learns], cost, promise, criteria, shapes)
-        proving, fails = outputs.take(~learns), fails[:, ~learns]
-    if path is None:
-        path = uniform_path(outputs, criteria[0])
-    allowed = allowed_failures(fails.shape[1], promise)
+    if tuple(shapes) == ("uniform",) and len(criteria) == 1:
+        path = uniform_path(sample.outputs, criteria[0])
+    else:
+        learns = np.random.default_rng(seed).random(len(sample)) >= PROVING
+        path = _best_path(sample.take(learns), promise, criteria, shapes)
+        sample = sample.take(~learns)
+    allowed = allowed_failures(len(sample), promise)
     if allowed < 0:
         return None
-    steps = breaking_steps(proving, fails, path)
-    step = furthest_step(steps, allowed, len(path.thresholds) - 1)
-    return _choice(proving, path, step, steps, cost, promise.confidence)
+    steps = breaking_steps(sample, path)
+    step = furthest_step(steps, allowed, len(path) - 1)
+    return replace(_point(sample, path, step, steps, promise.confidence), promise=promise)
 
 
 def reach_speedup(
-    outputs: ExitOutputs,
-    fails: Array,
-    cost: CostModel,
-    speedup: float,
-    confidence: float,
-    criterion: str,
-) -> Choice | None:
+    sample: Sample, speedup: float, confidence: float, criterion: str
+) -> OperatingPoint | None:
     """The slowest common threshold whose FLOPs speed-up on these rows is at least `speedup`."""
+    outputs = sample.outputs
     path = uniform_path(outputs, criterion)
 
     def fast_enough(step: int) -> bool:
-        exits = outputs.exits(Threshold.of(path.thresholds[step], criterion))
-        return cost.speedup(outputs.lengths, exits) >= speedup
+        return sample.cost.speedup(outputs.lengths, outputs.exits(path.rule(step))) >= speedup
 
-    step = bisect_right(range(len(path.thresholds)), False, key=fast_enough)
-    if step == len(path.thresholds):
+    step = bisect_right(range(len(path)), False, key=fast_enough)
+    if step == len(path):
         return None
-    return _choice(outputs, path, step, breaking_steps(outputs, fails, path), cost, confidence)
+    return _point(sample, path, step, breaking_steps(sample, path), confidence)
 
 
 def _best_path(
-    outputs: ExitOutputs,
-    fails: Array,
-    cost: CostModel,
-    promise: Promise,
-    criteria: Sequence[str],
-    shapes: Sequence[Shape],
+    sample: Sample, promise: Promise, criteria: Sequence[str], shapes: Sequence[Shape]
 ) -> Path:
     """The path that saves most at the promised share; half of the rows learns, the others judge."""
 
-    def learn(rows: Array, criterion: str, shape: Shape) -> Path:
+    def learn(rows: Sample, criterion: str, shape: Shape) -> Path:
         if shape == "uniform":
-            return uniform_path(outputs.take(rows), criterion)
-        return per_layer_path(outputs.take(rows), fails[:, rows], criterion, cost)
+            return uniform_path(rows.outputs, criterion)
+        return per_layer_path(rows, criterion)
 
     def flops(criterion: str, shape: Shape) -> float:
         total = 0.0
-        for rows, others in ((halves[0], halves[1]), (halves[1], halves[0])):
-            path, judge = learn(rows, criterion, shape), outputs.take(others)
-            allowed = math.floor(promise.share * len(others))
-            exits = furthest_exits(judge, fails[:, others], path, allowed)
-            total += cost.row_flops(judge.lengths, exits).sum()
+        for learner, judge in (halves, halves[::-1]):
+            allowed = math.floor(promise.share * len(judge))
+            exits = furthest_exits(judge, learn(learner, criterion, shape), allowed)
+            total += sample.cost.row_flops(judge.outputs.lengths, exits).sum()
         return total
 
-    everything = np.arange(fails.shape[1])
-    halves = everything[::2], everything[1::2]
+    halves = [sample.take(np.arange(k, len(sample), 2)) for k in (0, 1)]
     offers = [(criterion, shape) for criterion in criteria for shape in shapes]
     best = offers[0] if len(offers) == 1 else min(offers, key=lambda offer: flops(*offer))
-    return learn(everything, *best)
+    return learn(sample, *best)
 
 
-def _choice(
-    outputs: ExitOutputs, path: Path, step: int, steps: Array, cost: CostModel, confidence: float
-) -> Choice:
-    exits = outputs.exits(Threshold.of(path.thresholds[step], path.criterion))
+def _point(
+    sample: Sample, path: Path, step: int, steps: Array, confidence: float
+) -> OperatingPoint:
+    """A step of a path, still without a name, and what the rows say of it."""
+    exits = sample.outputs.exits(path.rule(step))
     broken = int((steps <= step).sum())
-    return Choice(
-        criterion=path.criterion,
-        thresholds=path.thresholds[step].tolist(),
+    depths = [each.depth for each in sample.cost.exits]
+    evidence = Evidence(
         rows=len(exits),
         broken=broken,
         bound=upper_bound(broken, len(exits), confidence),
-        exits=np.bincount(exits, minlength=len(outputs.logits)).tolist(),
-        flops_speedup=cost.speedup(outputs.lengths, exits),
+        exits=np.bincount(exits, minlength=len(depths)).tolist(),
+        flops_speedup=sample.cost.speedup(sample.outputs.lengths, exits),
+        corpus=sample.corpus,
+        precision=sample.precision,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        exit_depths=depths,
     )
+    thresholds = path.thresholds[step].tolist()
+    return OperatingPoint("", thresholds, path.criterion, evidence=evidence, exit_depths=depths)

@@ -18,4 +18,4 @@ def encoder_for(config: PreTrainedConfig) -> Encoder:
         )
     if getattr(config, "is_decoder", False):
         raise InputError("the backbone is configured as a decoder; FastBERT needs an encoder")
-    return ENCODERS[config.model_type].of(config)
+    return ENCODERS[config.model_type](config)

@@ -22,9 +22,6 @@ from fastbert.packed.attention import attend
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
 
-#: The parts of a layer, in the order of `Family.parts`.
-_PARTS = ("query", "key", "value", "output", "attention_norm", "up", "down", "block_norm")
-
 
 @dataclass(frozen=True)
 class Family:
@@ -32,7 +29,8 @@ class Family:
 
     #: The list of L layers, from the base model.
     layers: str = "encoder.layer"
-    #: The parts of one layer, from the layer.
+    #: The parts of one layer, from the layer: query, key, value, output, norm of the attention, and
+    #: the block's way up, its way down, its norm.
     parts: tuple[str, ...] = (
         "attention.self.query",
         "attention.self.key",
@@ -98,10 +96,6 @@ class Bert(Encoder):
         # ELECTRA's embeddings may be narrower than its hidden states.
         self.embedding: int = getattr(config, "embedding_size", None) or self.width
 
-    @classmethod
-    def of(cls, config: PreTrainedConfig) -> Self:
-        return cls(config)
-
     @property
     def backbone_options(self) -> dict[str, Any]:
         return {"add_pooling_layer": False} if self.family.optional_pooler else {}
@@ -131,11 +125,9 @@ class Bert(Encoder):
         self.norm = place.module(embeddings.LayerNorm)
         project = getattr(backbone, "embeddings_project", None)
         self.project = None if project is None else place.module(project)
-        paths = [attrgetter(path) for path in self.family.parts]
-        self.layers = [
-            _Layer(dict(zip(_PARTS, [get(layer) for get in paths], strict=True)), self, place)
-            for layer in attrgetter(self.family.layers)(backbone)
-        ]
+        parts = attrgetter(*self.family.parts)
+        layers = attrgetter(self.family.layers)(backbone)
+        self.layers = [_Layer(parts(layer), self, place) for layer in layers]
         return self
 
     def embed(
@@ -164,14 +156,16 @@ class Bert(Encoder):
 class _Layer:
     """One transformer layer, prepared for inference."""
 
-    def __init__(self, parts: dict[str, Any], encoder: Bert, place: Placement) -> None:
+    def __init__(self, parts: tuple[Any, ...], encoder: Bert, place: Placement) -> None:
+        """`parts` as in `Family.parts`."""
+        query, key, value, output, attention_norm, up, down, block_norm = parts
         self.heads = encoder.heads
-        self.mixed = place.linear([parts["query"], parts["key"], parts["value"]])
-        self.output = place.linear([parts["output"]])
-        self.attention_norm = place.module(parts["attention_norm"])
-        self.up = place.linear([parts["up"]], encoder.activation)
-        self.down = place.linear([parts["down"]])
-        self.block_norm = place.module(parts["block_norm"])
+        self.mixed = place.linear([query, key, value])
+        self.output = place.linear([output])
+        self.attention_norm = place.module(attention_norm)
+        self.up = place.linear([up], encoder.activation)
+        self.down = place.linear([down])
+        self.block_norm = place.module(block_norm)
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         context = attend(self.mixed(hidden), groups, self.heads)

@@ -35,9 +35,8 @@ class Encoder(ABC):
     width: int  # H
     longest: int  # tokens that a row may have
 
-    @classmethod
     @abstractmethod
-    def of(cls, config: PreTrainedConfig) -> Self:
+    def __init__(self, config: PreTrainedConfig) -> None:
         """For a backbone's configuration."""
 
     @property

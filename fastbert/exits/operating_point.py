@@ -1,7 +1,7 @@
 """Operating points: where rows leave the network, and what has been promised about it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -109,9 +109,7 @@ class OperatingPoint:
         depths = [each.depth for each in exits]
         if self.exit_depths not in (None, depths):
             raise ValueError(f"its exits lie at depths {self.exit_depths}, the model's at {depths}")
-        return OperatingPoint(
-            self.name, self.thresholds, self.criterion, self.promise, self.evidence, depths
-        )
+        return replace(self, exit_depths=depths)
 
     def rule(self) -> Threshold:
         """What it makes the engine do."""

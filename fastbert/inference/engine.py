@@ -157,16 +157,13 @@ class Engine:
 
     def full_depth(self, tokens: Tokens) -> NDArray[np.float32]:
         """The last exit's logits, with no other head computed: float32 (n, N)."""
-        logits: NDArray[np.float32] = self._logits(tokens, first_exit=len(self.exits) - 1)[0]
+        logits: NDArray[np.float32] = self.exit_logits(tokens, len(self.exits) - 1)[0]
         return logits
 
-    def exit_logits(self, tokens: Tokens) -> NDArray[np.float32]:
-        """The logits of every exit for every row: float32 (E, n, N)."""
-        return self._logits(tokens, first_exit=0)
-
-    def _logits(self, tokens: Tokens, first_exit: int) -> NDArray[np.float32]:
-        exits = len(self.exits) - first_exit
-        out = np.zeros((exits, len(tokens), self.num_labels), np.float32)
+    def exit_logits(self, tokens: Tokens, first_exit: int = 0) -> NDArray[np.float32]:
+        """The logits of every exit from `first_exit` on, for every row: float32 (E, n, N)."""
+        shape = (len(self.exits) - first_exit, len(tokens), self.num_labels)
+        out = np.zeros(shape, np.float32)
 
         def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
             out[exit - first_exit, rows] = logits.float().cpu().numpy()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 
@@ -13,21 +14,19 @@ from transformers import PreTrainedTokenizerBase
 class Tokens:
     """n ragged rows of token ids."""
 
-    ids: np.ndarray[Any, np.dtype[np.int32]]  # int32 (sum of lengths,)
-    offsets: np.ndarray[
-        Any, np.dtype[np.int64]
-    ]  # int64 (n + 1,): row i is [offsets[i], offsets[i+1])
-    types: np.ndarray[Any, np.dtype[np.int8]] | None = None  # int8 like ids: 1 in a second text
+    ids: NDArray[np.int32]  # (sum of lengths,)
+    offsets: NDArray[np.int64]  # (n + 1,): row i is [offsets[i], offsets[i+1])
+    types: NDArray[np.int8] | None = None  # like ids: 1 in a second text
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
-    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def lengths(self) -> NDArray[np.int64]:
         """Tokens per row, int64 (n,)."""
         return np.diff(self.offsets)
 
-    def take(self, rows: np.ndarray[Any, Any]) -> "Tokens":
+    def take(self, rows: NDArray[Any]) -> "Tokens":
         """These rows, in this order: indices (m,)."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -36,22 +35,16 @@ class Tokens:
         types = None if self.types is None else self.types[where]
         return Tokens(self.ids[where], offsets, types)
 
-    def distinct(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first row of each kind (m,), and for every row which of those it equals (n,)."""
-        ids, types = memoryview(self.ids.tobytes()), None
-        if self.types is not None:
-            types = memoryview(self.types.tobytes())
-        seen: dict[Any, int] = {}
-        chosen: list[int] = []
-        place = np.empty(len(self), np.int64)
-        for row, (start, stop) in enumerate(itertools.pairwise(self.offsets.tolist())):
-            key: Any = bytes(ids[4 * start : 4 * stop])
-            if types is not None:
-                key = (key, bytes(types[start:stop]))
-            place[row] = seen.setdefault(key, len(chosen))
-            if place[row] == len(chosen):
-                chosen.append(row)
-        return np.array(chosen, np.int64), place
+        ids, types = self.ids.data, self.ids[:0].data if self.types is None else self.types.data
+        spans = itertools.pairwise(self.offsets.tolist())
+        kinds: dict[bytes, int] = {}
+        place = np.array(
+            [kinds.setdefault(bytes(ids[a:b]) + bytes(types[a:b]), len(kinds)) for a, b in spans],
+            np.int64,
+        )
+        return np.unique(place, return_index=True)[1], place
 
 
 def tokenize(

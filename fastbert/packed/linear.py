@@ -34,15 +34,12 @@ def prepared(maps: list[nn.Linear], activation: str | None = None, int8: bool = 
     not depend on the others; inputs and outputs stay float32. The linear maps need not be kept.
     """
     weight = torch.cat([part.weight.detach() for part in maps])  # (M, K)
-    bias = None
-    if any(part.bias is not None for part in maps):
-        zeros = [part.weight.new_zeros(part.out_features) for part in maps]
-        bias = torch.cat(
-            [
-                none if part.bias is None else part.bias.detach()
-                for part, none in zip(maps, zeros, strict=True)
-            ]
-        )
+    bias = torch.cat(
+        [
+            weight.new_zeros(len(part.weight)) if part.bias is None else part.bias.detach()
+            for part in maps
+        ]
+    )
     if int8:
         return _then(_quantised(weight, bias), activation)
     packed = _packed(weight)
@@ -66,7 +63,7 @@ def _packed(weight: torch.Tensor) -> torch.Tensor | None:
     return packed
 
 
-def _quantised(weight: torch.Tensor, bias: torch.Tensor | None) -> Map:
+def _quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
     """x (N, K) -> (N, M) by 8-bit weights, and inputs of 2 * levels + 1 values a token."""
     scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
     rounded = (weight / scales[:, None]).round()  # (M, K), -127 to 127
@@ -80,8 +77,7 @@ def _quantised(weight: torch.Tensor, bias: torch.Tensor | None) -> Map:
         steps = (x.abs().amax(1, keepdim=True) / levels).clamp_min(1e-30)  # (N, 1)
         # Shifted to be positive, and by a half to be rounded by the cut: 1 to 2 * levels + 1.
         quantised = (x * steps.reciprocal()).add_(levels + 1.5).to(torch.uint8)
-        sums = product(quantised)
-        return sums.mul_(steps) if bias is None else torch.addcmul(bias, sums, steps)
+        return torch.addcmul(bias, product(quantised), steps)
 
     return multiply
 

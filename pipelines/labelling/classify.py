@@ -15,6 +15,7 @@ import torch
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import InputError
 from fastbert.exits.rules import NO_EXIT, Threshold
+from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine, Predictions
 from fastbert.inference.precision import device_name, supports
@@ -80,16 +81,15 @@ class Classify:
         places = np.flatnonzero(good)
         for row in np.flatnonzero(~answered).tolist():
             why = failed.get(row)
-            errors[places[row]] = (
-                f"the model failed: {why}" if why else "the model's answer is not a number"
-            )
+            errors[places[row]] = f"the model failed: {why}" if why else NOT_A_NUMBER
         good[good] = answered  # from here on: the rows that have a label
         found, lengths = found.take(answered), tokens.lengths[answered]
         kept = [name for name in table.column_names if name not in _PRIVATE]
         result = table.select(kept)
-        columns = self.answer(found, lengths, good) | {"error": pa.array(errors, pa.string())}
+        answers = columns(found, lengths, good, self.engine.task, self.cost)
+        answers["error"] = pa.array(errors, pa.string())
         for field in OUTPUT:
-            result = result.append_column(field, columns[field.name])
+            result = result.append_column(field, answers[field.name])
         stats = replace(
             statistics_of(work.stats, found, lengths, self.cost, self.engine.task),
             exit_depths=self.run.identity.exit_depths,
@@ -100,22 +100,6 @@ class Classify:
             device_seconds=time.monotonic() - started,
         )
         return replace(work, table=result, stats=stats)
-
-    def answer(self, found: Predictions, lengths: Array, good: Array) -> dict[str, pa.Array]:
-        """The output's columns but the error, for all rows of the slice; those that are `good`,
-        bool (N,), have an answer."""
-        task = self.engine.task
-        audited = np.zeros_like(good)
-        audited[good] = found.audited
-        depths = np.asarray(self.run.identity.exit_depths, np.int8)
-        return {
-            **task.write(_spread(good, found.answer), good),
-            "exit_layer": _column(good, depths[found.exit]),
-            "uncertainty": _column(good, found.uncertainty),
-            "tokens": _column(good, lengths.astype(np.int32)),
-            "flops": _column(good, self.cost.row_flops(lengths, found.exit)),
-            "audit_label": task.write(_spread(good, found.deep), audited)["label"],
-        }
 
     def give_up(self, work: Work, reason: str) -> Work:
         """Every row gets `reason` as its error; the model is not used."""
@@ -221,15 +205,3 @@ def tokens_of(table: pa.Table, good: Array) -> Tokens:
     if TYPES in table.column_names:
         types = np.asarray(table[TYPES].combine_chunks().flatten())
     return Tokens(np.asarray(ids.flatten()), np.concatenate([[0], ends]).astype(np.int64), types)
-
-
-def _spread(good: Array, values: Array) -> Array:
-    """Values of the good rows among all rows, (N,); the others have zeros."""
-    full = np.zeros(len(good), values.dtype)
-    full[good] = values
-    return full
-
-
-def _column(good: Array, values: Array) -> pa.Array:
-    """Values of the good rows as a column of all rows, null elsewhere."""
-    return pa.array(_spread(good, values), mask=~good)

@@ -31,10 +31,8 @@ COMMANDS = {
         With --dev, the checkpoint is calibrated, too: its default operating point is the fastest
         that half of these rows prove, with 95 % confidence, to change at most 1 % of the labels.
         """,
-        """
-        fastbert train --train s3://corpus/train/ --dev s3://corpus/dev/ \\
-            --output s3://models/news
-        """,
+        "fastbert train --train s3://corpus/train/ --dev s3://corpus/dev/ \\\n"
+        "    --output s3://models/news",
     ),
     "distill": Entry(
         settings.DistilSettings,
@@ -43,10 +41,8 @@ COMMANDS = {
 
         The classifier itself is not changed: at full depth the checkpoint answers as it does.
         """,
-        """
-        fastbert distill --teacher textattack/bert-base-uncased-ag-news \\
-            --corpus s3://corpus/docs/ --output s3://models/news
-        """,
+        "fastbert distill --teacher textattack/bert-base-uncased-ag-news \\\n"
+        "    --corpus s3://corpus/docs/ --output s3://models/news",
     ),
     "convert": Entry(
         settings.ConvertSettings,
@@ -56,10 +52,8 @@ COMMANDS = {
         It is a bare state dict, which says nothing of labels and vocabulary: they are given beside
         it. Logits and exit layers stay what they were.
         """,
-        """
-        fastbert convert --checkpoint fastbert.bin --vocabulary google_zh_vocab.txt \\
-            --label negative --label positive --output models/reviews
-        """,
+        "fastbert convert --checkpoint fastbert.bin --vocabulary google_zh_vocab.txt \\\n"
+        "    --label negative --label positive --output models/reviews",
     ),
     "calibrate": Entry(
         settings.CalibrateSettings,
@@ -71,10 +65,8 @@ COMMANDS = {
         (--max-accuracy-loss; needs labels). --speedup asks for an amount of work instead, and says
         what it costs.
         """,
-        """
-        fastbert calibrate --model s3://models/news --corpus s3://corpus/2026-11/ \\
-            --max-disagreement 0.01
-        """,
+        "fastbert calibrate --model s3://models/news --corpus s3://corpus/2026-11/ \\\n"
+        "    --max-disagreement 0.01",
     ),
     "evaluate": Entry(
         settings.EvaluateSettings,
@@ -84,9 +76,7 @@ COMMANDS = {
         Every row runs through all layers once, and then every speed is known; only the realised
         speed-up needs the clock.
         """,
-        """
-        fastbert evaluate --model s3://models/news --data s3://corpus/test/ --speeds 0.5
-        """,
+        "fastbert evaluate --model s3://models/news --data s3://corpus/test/ --speeds 0.5",
     ),
     "label": Entry(
         settings.LabelSettings,
@@ -100,10 +90,8 @@ COMMANDS = {
         Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but with unreadable shards or
         more bad rows than allowed, 4 another run holds the output.
         """,
-        """
-        fastbert label --input s3://corpus/docs/ --output s3://corpus/labels \\
-            --model s3://models/news --speed 0.5 --gpus-per-replica 1 --replicas 1:8
-        """,
+        "fastbert label --input s3://corpus/docs/ --output s3://corpus/labels \\\n"
+        "    --model s3://models/news --speed 0.5 --gpus-per-replica 1 --replicas 1:8",
     ),
     "report": Entry(
         settings.ReportSettings,
@@ -113,10 +101,8 @@ COMMANDS = {
         With --sql, any query over the views rows (all columns of table/), slices (one row per file
         of the table), exits (statistics per commit and exit layer) and runs.
         """,
-        """
-        fastbert report --output s3://corpus/labels \\
-            --sql "select label, avg(exit_layer) from rows group by label"
-        """,
+        "fastbert report --output s3://corpus/labels \\\n"
+        '    --sql "select label, avg(exit_layer) from rows group by label"',
     ),
     "export": Entry(
         settings.ExportSettings,
@@ -126,8 +112,6 @@ COMMANDS = {
         Adds the rows of every run that has ended, and removes those that it replaced or that are no
         longer in the output. Run again, it does nothing; killed, it goes on where it was.
         """,
-        """
-        fastbert export --output s3://corpus/labels --delta s3://lake/labels
-        """,
+        "fastbert export --output s3://corpus/labels --delta s3://lake/labels",
     ),
 }

@@ -2,7 +2,5 @@
 
 from jobs.options import command
 
-main = command("export")
-
 if __name__ == "__main__":
-    main()
+    command("export")()

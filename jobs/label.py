@@ -2,7 +2,5 @@
 
 from jobs.options import command
 
-main = command("label")
-
 if __name__ == "__main__":
-    main()
+    command("label")()

@@ -48,13 +48,16 @@ def command(name: str) -> click.Command:
         click.echo(json.dumps(summary, ensure_ascii=False, default=str))
         raise SystemExit(summary.get("exit_code", 0))
 
-    kinds = typing.get_type_hints(entry.settings)
+    # First what must be given, and what is the command's own before what it shares with others.
+    own, kinds = entry.settings.__annotations__, typing.get_type_hints(entry.settings)
+    order = lambda f: (f.default is not dataclasses.MISSING, f.name not in own)  # noqa: E731
+    fields = sorted(dataclasses.fields(entry.settings), key=order)
     says = cleandoc(entry.says)
-    example = indent(cleandoc(entry.example), "  ")
+    example = indent(entry.example, "  ")
     result = click.Command(
         name=name,
         callback=callback,
-        params=[_option(field, kinds[field.name]) for field in _fields(entry.settings)],
+        params=[_option(field, kinds[field.name]) for field in fields],
         help=f"{says}\n\n\b\nExample:\n{example}",
         short_help=says.partition("\n\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -70,13 +73,6 @@ def command(name: str) -> click.Command:
         )
     )
     return result
-
-
-def _fields(settings: Any) -> list[dataclasses.Field[Any]]:
-    """First those without a default, and those of its own before those that it shares."""
-    own = settings.__annotations__
-    order = lambda f: (f.default is not dataclasses.MISSING, f.name not in own)  # noqa: E731
-    return sorted(dataclasses.fields(settings), key=order)
 
 
 class _Choice(click.Choice[str]):
@@ -95,9 +91,7 @@ class _Choice(click.Choice[str]):
 def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
     flag = field.name.replace("_", "-")
     many = typing.get_origin(hint) is tuple
-    kind = _click_type(hint)
-    if isinstance(kind, click.Choice):
-        kind = _Choice(kind.choices, field.metadata["gone"])
+    kind = _click_type(hint, field.metadata["gone"])
     required = field.default is dataclasses.MISSING
     options: dict[str, Any] = {"help": field.metadata["help"], "required": required}
     if not required:
@@ -110,13 +104,13 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
     return click.Option([f"--{flag}", field.name], type=kind, multiple=many, **options)
 
 
-def _click_type(hint: Any) -> Any:
+def _click_type(hint: Any, gone: dict[str, str]) -> Any:
     if isinstance(hint, types.UnionType):  # X | None
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if typing.get_origin(hint) is tuple:
         return typing.get_args(hint)[0]
     if typing.get_origin(hint) is typing.Literal:
-        return click.Choice(typing.get_args(hint))
+        return _Choice(typing.get_args(hint), gone)
     return hint
 
 
@@ -139,9 +133,7 @@ def _load_config(context: click.Context, _: click.Parameter, path: str | None) -
             raise click.BadParameter(
                 f"'{key}' in {path} is not an option; the options are {', '.join(sorted(names))}"
             )
-        if value in ("", "null", "~"):
-            continue
-        if getattr(option, "multiple", False) and not isinstance(value, list):
-            value = [value]
-        defaults[str(option.name)] = value
+        if value not in ("", "null", "~"):
+            many = getattr(option, "multiple", False) and not isinstance(value, list)
+            defaults[str(option.name)] = [value] if many else value
     context.default_map = defaults

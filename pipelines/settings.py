@@ -5,11 +5,10 @@ library and the command line cannot disagree. Imports nothing heavy: `--help` is
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
-from fastbert.errors import InputError
+from fastbert.errors import InputError, check_options
 
 #: Those of `fastbert.exits.criteria`, and the choice among them.
 Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin"]
@@ -33,21 +32,12 @@ def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = Non
     return field(default=default, metadata={"help": help, "gone": gone or {}})
 
 
-def _check(
-    settings: Any, names: tuple[str, ...], expected: str, holds: Callable[..., bool]
-) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not holds(value):
-            raise InputError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
-
-
 def _check_positive(settings: Any, *names: str) -> None:
-    _check(settings, names, "more than 0", lambda value: value > 0)
+    check_options(settings, names, "more than 0", lambda value: value > 0)
 
 
 def _check_share(settings: Any, *names: str) -> None:
-    _check(settings, names, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+    check_options(settings, names, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)

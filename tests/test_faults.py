@@ -19,7 +19,7 @@ from support.stages import a_run
 
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.errors import InputError
-from jobs.label import main
+from jobs.options import command as command_of
 from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.labelling.classify import Classify
@@ -220,7 +220,7 @@ def test_what_a_worker_refuses_is_one_line(tmp_path, checkpoint, local_ray, monk
     write_shard(tmp_path / "in" / "a.parquet", random_texts(25))
     monkeypatch.setattr(ray_stages, stage.__bases__[0].__name__, stage)
     command = label_command(tmp_path / "in", tmp_path / "out", checkpoint, 0.5)
-    result = CliRunner().invoke(main, command[2:])
+    result = CliRunner().invoke(command_of("label"), command[2:])
     assert result.exit_code == 2
     assert "Error: the checkpoint has changed" in result.stderr.splitlines()
     assert "Traceback" not in result.stderr

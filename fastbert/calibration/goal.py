@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.promises import Sample, Shape, keep_promise, reach_speedup, rows_needed
 from fastbert.checkpoint import store_operating_point
-from fastbert.errors import InputError
+from fastbert.errors import InputError, check_options
 from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
 from fastbert.filesystem import shown
@@ -46,16 +46,10 @@ class Goal:
                 "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
                 "the point is for"
             )
-        for name in ("max_disagreement", "max_accuracy_loss", "confidence"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share < 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is {share}, expected a share, more than 0 and "
-                    "less than 1: 0.01 is 1 %"
-                )
-        for name in ("speedup", "promise_rows"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise InputError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+        shares = ("max_disagreement", "max_accuracy_loss", "confidence")
+        a_share = "a share, more than 0 and less than 1: 0.01 is 1 %"
+        check_options(self, shares, a_share, lambda value: 0 < value < 1)
+        check_options(self, ("speedup", "promise_rows"), "more than 0", lambda value: value > 0)
         if self.speedup is not None and "auto" in (self.criterion, self.shape):
             raise InputError("--speedup wants a --criterion, and --shape uniform")
 
@@ -63,7 +57,7 @@ class Goal:
     def title(self) -> str:
         """The point's name."""
         ((asked, value),) = self._asked().items()
-        return self.name or f"{asked.replace('_', '-')}-{value:g}"
+        return self.name or f"{asked}-{value:g}"
 
     @property
     def promise(self) -> Promise | None:
@@ -73,8 +67,11 @@ class Goal:
         return Promise(share, self.confidence, self.promise_rows, harm) if share else None
 
     def _asked(self) -> dict[str, float]:
-        names = ("max_disagreement", "max_accuracy_loss", "speedup")
-        values = {name: getattr(self, name) for name in names}
+        values = {
+            "max-disagreement": self.max_disagreement,
+            "max-accuracy-loss": self.max_accuracy_loss,
+            "speedup": self.speedup,
+        }
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -135,21 +132,15 @@ def harmed(outputs: ExitOutputs, truth: NDArray[np.integer] | None) -> NDArray[n
 
 
 def store_point(point: OperatingPoint, url: str) -> None:
-    """Make it the default point of the checkpoint at `url`, and say so."""
+    """Make it the default point of the checkpoint at `url`, and say what it brings and risks."""
     store_operating_point(url, point.name, point.settings())
-    log.info(describe(point))
-
-
-def describe(point: OperatingPoint) -> str:
-    """What a calibrated point brings and risks, in one line."""
-    evidence = point.evidence
+    evidence, promise = point.evidence, point.promise
     assert evidence is not None
-    harm = "get another label than at full depth"
-    if point.promise and point.promise.harm == "accuracy-loss":
-        harm = "lose the right label"
-    text = (
+    loses = promise is not None and promise.harm == "accuracy-loss"
+    log.info(
         f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
-        f"{evidence.rows} rows {harm}, with this or a slower setting, so that at most "
-        f"{evidence.bound:.3%} of all do"
+        f"{evidence.rows} rows "
+        f"{'lose the right label' if loses else 'get another label than at full depth'}, with this "
+        f"or a slower setting, so that at most {evidence.bound:.3%} of all do"
+        + (f" with confidence {promise.confidence:g}" if promise else "")
     )
-    return text + (f" with confidence {point.promise.confidence:g}" if point.promise else "")

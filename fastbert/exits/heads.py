@@ -81,7 +81,7 @@ class PooledHead(nn.Module):
         self.classifier = nn.Linear(hidden_size, num_labels)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Hidden states (B, T, H) to logits (B, N); the mask is not needed for one token."""
+        """As a branch; the mask is not needed for one token."""
         return self.answer(hidden[:, 0])
 
     def answer(self, first: torch.Tensor) -> torch.Tensor:

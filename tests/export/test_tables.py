@@ -12,7 +12,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from export.output import ROWS, Output, as_key, check
 from fastbert.errors import InputError
-from jobs.export import main
+from jobs.options import command
 from pipelines.export import delta
 from pipelines.export.rows import OutputChanged
 from pipelines.output.storage import Storage
@@ -113,10 +113,14 @@ def test_wrong_places(output, tmp_path):
 
 def test_the_command(output):
     output.label(("a", 0))
-    result = CliRunner().invoke(main, ["--output", output.url, "--delta", output.delta])
+    result = CliRunner().invoke(
+        command("export"), ["--output", output.url, "--delta", output.delta]
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["runs"] == ["run-1"]
-    result = CliRunner().invoke(main, ["--output", output.url + "x", "--delta", output.delta])
+    result = CliRunner().invoke(
+        command("export"), ["--output", output.url + "x", "--delta", output.delta]
+    )
     assert result.exit_code == 2
     assert "no run has ended" in result.stderr
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from fastbert.exits.exit import Exit, read_exits, standard_exits
+from fastbert.exits.exit import Exit, read_exits
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
 _NOT_OF_A_BACKBONE = (
@@ -65,7 +65,8 @@ class FastBertConfig(PreTrainedConfig):
         layers: int = self.backbone_config().num_hidden_layers
         if self.exits is not None:
             return read_exits(self.exits, layers)
-        return standard_exits(layers, "adopted" if self.teacher_activation else "branch")
+        last = Exit(layers, "adopted" if self.teacher_activation else "branch")
+        return (*(Exit(depth) for depth in range(1, layers)), last)
 
     @property
     def label_names(self) -> list[str]:

@@ -8,9 +8,8 @@ Messages say what was found, what was expected and what to do. Everything else t
 a bug and keeps its traceback.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 class FastBertError(Exception):
@@ -23,17 +22,6 @@ class InputError(FastBertError):
     """What the user passed cannot be used; the message says what to pass instead."""
 
     exit_code = 2
-
-
-def check_options(
-    settings: Any, names: tuple[str, ...], expected: str, holds: Callable[[Any], bool]
-) -> None:
-    """Raises InputError for those of the settings that have a value for which that does not hold.
-    They are called what the command line calls them."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not holds(value):
-            raise InputError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
 
 
 class Stopped(BaseException):

@@ -51,13 +51,25 @@ class Classifier:
 
     def __init__(
         self,
-        folder: Path,
+        place: str | Path,
+        *,
         device: str | None = None,
         precision: str = "auto",
         operating_point: str | None = None,
         speed: float | None = None,
     ) -> None:
-        """See `load`, for a checkpoint on this machine."""
+        """The FastBERT checkpoint at `place`: a folder, a URL that fsspec knows, or an id on the
+        hub.
+
+        `device` is "cpu" or "cuda", by default a GPU if there is one. `precision` "auto" is the one
+        in which an operating point was proven, where the device has it. `operating_point` or
+        `speed` is what `label` works at unless told otherwise. Raises InputError, in one line, for
+        what is no such checkpoint.
+        """
+        known = ("auto", *DTYPES)
+        if precision not in known:
+            raise InputError(f"precision is '{precision}', expected one of {', '.join(known)}")
+        folder = _located(str(place))
         self.model, self.precision = load_model(folder), precision
         self.device = device or arithmetic.device()
         self._tokenizer = Tokenizer(load_tokenizer(folder))
@@ -67,8 +79,8 @@ class Classifier:
             self._point = self.point(operating_point, speed)
 
     def point(self, name: str | None = None, speed: float | None = None) -> OperatingPoint:
-        """One of the checkpoint's points, or that of a speed; by default what `load` was given,
-        else the checkpoint's default. InputError if there is none."""
+        """One of the checkpoint's points, or that of a speed; by default what was asked for when
+        loading, else the checkpoint's default. InputError if there is none."""
         if name is None and speed is None and self._point is not None:
             return self._point
         if name is not None and speed is not None:
@@ -133,25 +145,7 @@ class Classifier:
         return self._engines[precision]
 
 
-def load(
-    place: str | Path,
-    *,
-    device: str | None = None,
-    precision: str = "auto",
-    operating_point: str | None = None,
-    speed: float | None = None,
-) -> Classifier:
-    """The FastBERT checkpoint at `place`: a folder, a URL that fsspec knows, or an id on the hub.
-
-    `device` is "cpu" or "cuda", by default a GPU if there is one. `precision` "auto" is the one in
-    which an operating point was proven, where the device has it. `operating_point` or `speed` is
-    what `Classifier.label` works at unless told otherwise. Raises InputError, in one line, for
-    what is no such checkpoint.
-    """
-    known = ("auto", *DTYPES)
-    if precision not in known:
-        raise InputError(f"precision is '{precision}', expected one of {', '.join(known)}")
-    return Classifier(_located(str(place)), device, precision, operating_point, speed)
+load = Classifier
 
 
 def _located(place: str) -> Path:

@@ -154,11 +154,6 @@ class FastBertForSequenceClassification(PreTrainedModel):
         output = FastBertOutput(loss=loss, logits=logits, exit_logits=every)
         return output.to_tuple() if return_dict is False else output
 
-    def freeze_students(self) -> None:
-        """Only backbone and last classifier learn; students wait for their own step."""
-        for student in self.branches[:-1]:
-            student.requires_grad_(False)
-
     def freeze_teacher(self) -> None:
         """Fix backbone and last classifier: no gradients, and no dropout even in train mode.
 

@@ -102,9 +102,7 @@ def from_official(
         num_attention_heads=heads,
         intermediate_size=weights["encoder.transformer.0.feed_forward.linear_1.weight"].shape[0],
         max_position_embeddings=weights["embedding.position_embedding.weight"].shape[0],
-        type_vocab_size=2,
         layer_norm_eps=2e-6,
-        hidden_act="gelu",
     )
     config = FastBertConfig.of(backbone, labels, branch_size=branch, max_length=max_length)
     model = FastBertForSequenceClassification(config)

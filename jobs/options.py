@@ -53,12 +53,11 @@ def command(name: str) -> click.Command:
     order = lambda f: (f.default is not dataclasses.MISSING, f.name not in own)  # noqa: E731
     fields = sorted(dataclasses.fields(entry.settings), key=order)
     says = cleandoc(entry.says)
-    example = indent(entry.example, "  ")
     result = click.Command(
         name=name,
         callback=callback,
         params=[_option(field, kinds[field.name]) for field in fields],
-        help=f"{says}\n\n\b\nExample:\n{example}",
+        help=f"{says}\n\n\b\nExample:\n{indent(entry.example, '  ')}",
         short_help=says.partition("\n\n")[0],
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )

@@ -5,10 +5,11 @@ library and the command line cannot disagree. Imports nothing heavy: `--help` is
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
-from fastbert.errors import InputError, check_options
+from fastbert.errors import InputError
 
 #: Those of `fastbert.exits.criteria`, and the choice among them.
 Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin"]
@@ -32,12 +33,21 @@ def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = Non
     return field(default=default, metadata={"help": help, "gone": gone or {}})
 
 
+def _check(
+    settings: Any, names: tuple[str, ...], expected: str, holds: Callable[..., bool]
+) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not holds(value):
+            raise InputError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
+
+
 def _check_positive(settings: Any, *names: str) -> None:
-    check_options(settings, names, "more than 0", lambda value: value > 0)
+    _check(settings, names, "more than 0", lambda value: value > 0)
 
 
 def _check_share(settings: Any, *names: str) -> None:
-    check_options(settings, names, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+    _check(settings, names, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +192,18 @@ class CalibrateSettings(Inference, LabelledTexts):
     seed: int = setting("Seed of drawing and dividing the rows.", 0)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "rows")  # the others make a Goal, which checks itself
+        asked = (self.max_disagreement, self.max_accuracy_loss, self.speedup)
+        if sum(value is not None for value in asked) != 1:
+            raise InputError(
+                "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
+                "the point is for"
+            )
+        shares = ("max_disagreement", "max_accuracy_loss", "confidence")
+        a_share = "a share, more than 0 and less than 1: 0.01 is 1 %"
+        _check(self, shares, a_share, lambda value: 0 < value < 1)
+        _check_positive(self, "rows", "speedup", "promise_rows")
+        if self.speedup is not None and "auto" in (self.criterion, self.shape):
+            raise InputError("--speedup wants a --criterion, and --shape uniform")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,24 +2,8 @@
 
 import pytest
 
-from fastbert.calibration.goal import Goal
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import Promise
-
-
-@pytest.mark.parametrize(
-    ("asked", "title", "promise"),
-    [
-        ({"max_disagreement": 0.01}, "max-disagreement-0.01", Promise(0.01, 0.95)),
-        ({"max_accuracy_loss": 0.1, "confidence": 0.9, "promise_rows": 50},
-         "max-accuracy-loss-0.1", Promise(0.1, 0.9, 50, "accuracy-loss")),
-        ({"speedup": 3}, "speedup-3", None),
-        ({"speedup": 3, "name": "fast"}, "fast", None),
-    ],
-)  # fmt: skip
-def test_a_goal_names_and_promises_what_is_asked(asked, title, promise):
-    goal = Goal(**asked)
-    assert (goal.title, goal.promise) == (title, promise)
+from pipelines.settings import CalibrateSettings
 
 
 @pytest.mark.parametrize(
@@ -38,4 +22,4 @@ def test_a_goal_names_and_promises_what_is_asked(asked, title, promise):
 )
 def test_goals_that_nothing_can_reach_are_refused(asked):
     with pytest.raises(InputError, match="--"):
-        Goal(**asked)
+        CalibrateSettings(model="m", corpus=("c",), **asked)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
 
@@ -47,11 +46,11 @@ def test_help(job):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_script_is_the_command(job):
-    script = import_module(f"jobs.{job}").main
-    assert invoke(job, "--help").stdout == CliRunner().invoke(
-        main, [job, "--help"], prog_name="fastbert"
-    ).stdout.replace(f"fastbert {job} [OPTIONS]", f"{job} [OPTIONS]", 1)
-    assert [p.opts for p in script.params] == [p.opts for p in main.commands[job].params]
+    script = [sys.executable, f"jobs/{job}.py", "--help"]
+    shown = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+    expected = CliRunner().invoke(main, [job, "--help"], prog_name="fastbert").stdout
+    found = shown.stdout.replace(f"{job}.py", f"fastbert {job}", 1)
+    assert found.split() == expected.split()
 
 
 def test_one_command_lists_all_and_imports_nothing_heavy():

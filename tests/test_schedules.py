@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import create_autospec
@@ -20,6 +19,7 @@ import pytest
 from support import ROOT
 from support.deploy import DEPLOY, cluster_of, image_sources, job_of, manifest
 
+from jobs.options import command as command_of
 from pipelines.settings import LabelSettings
 
 #: Where the image has the repository, and where the crontab expects it.
@@ -94,8 +94,8 @@ def test_commands_are_understood_by_their_job(dag, name, place):
     line = re.fullmatch(r"(.*\b)python jobs/(\w+)\.py (.+)", command(name, dag))
     before, job, arguments = line.groups()
     assert before.removeprefix("cd ").startswith(place)
-    main = import_module(f"jobs.{job}").main
-    settings = LabelSettings(**main.make_context(job, shlex.split(arguments)).params)
+    context = command_of(job).make_context(job, shlex.split(arguments))
+    settings = LabelSettings(**context.params)
     if name != "crontab":
         # A cluster that starts from zero has no GPU from which the job could guess.
         assert settings.gpus_per_replica == 1

@@ -9,7 +9,7 @@ Letters: n rows, E exits, N numbers that a head gives.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,7 @@ class ExitOutputs:
 
     def uncertainties(self, criterion: str = DEFAULT_CRITERION) -> NDArray[np.float32]:
         """By a criterion of the task: (E, n)."""
-        measured: NDArray[np.float32]
-        measured = self.task.uncertainty(torch.from_numpy(self.logits), criterion).numpy()
-        return measured
+        return np.asarray(self.task.uncertainty(torch.from_numpy(self.logits), criterion))
 
     def differs(self, from_answers: NDArray[Any]) -> NDArray[np.bool_]:
         """Where each exit answers otherwise than some answers (n,): (E, n)."""
@@ -114,15 +112,13 @@ def realised_speedups(
     Full depth is the engine itself at speed 0, without the other heads' share of the work: the same
     batches, so that only early exit makes the difference.
     """
-    seconds: list[list[float]] = [[] for _ in (None, *points)]
-    for repeat in range(repeats + 1):  # the first round warms up
-        for point, taken in zip((None, *points), seconds, strict=True):
+    runs: list[Callable[[], object]] = [partial(engine.full_depth, tokens)]
+    runs += [partial(engine.classify, tokens, point.rule()) for point in points]
+    seconds = np.zeros((repeats + 1, len(runs)))
+    for taken in seconds:
+        for k, run in enumerate(runs):
             started = time.perf_counter()
-            if point is None:
-                engine.full_depth(tokens)
-            else:
-                engine.classify(tokens, point.rule())
-            if repeat:
-                taken.append(time.perf_counter() - started)
-    full, *others = (np.median(taken) for taken in seconds)
+            run()
+            taken[k] = time.perf_counter() - started
+    full, *others = np.median(seconds[1:], axis=0)  # the first round warms up
     return [float(full / other) for other in others]

@@ -181,8 +181,7 @@ def breaking_steps(sample: Sample, path: Path) -> Array:
         before = np.minimum.accumulate(uncertainties[:-1], axis=0)
         surer = np.vstack([np.ones((1, len(sample)), bool), uncertainties[1:-1] < before[:-1]])
         breaks = np.where(surer & fails[:-1], uncertainties[:-1], np.inf).min(0)
-        first: Array = np.searchsorted(common, breaks, side="right")
-        return first
+        return np.asarray(np.searchsorted(common, breaks, side="right"))
     rows = np.arange(len(sample))
     steps = np.full(len(rows), len(path))
     for step in reversed(range(len(path))):

@@ -26,11 +26,6 @@ class Exit:
     task: str = "label"
 
 
-def standard_exits(layers: int, last_head: str = "branch") -> tuple[Exit, ...]:
-    """The paper's: one after every layer."""
-    return (*(Exit(depth) for depth in range(1, layers)), Exit(layers, last_head))
-
-
 def read_exits(values: Sequence[dict[str, Any]], layers: int) -> tuple[Exit, ...]:
     """Exits as a checkpoint's config.json lists them; InputError where they make no sense."""
     advice = "expected some like {'depth': 1, 'head': 'branch'}"

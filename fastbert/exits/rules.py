@@ -63,8 +63,7 @@ class Threshold:
     def decide(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> NDArray[np.bool_]:
         if exit == len(self.thresholds):  # also where the uncertainty is not a number
             return np.ones(len(rows), bool)
-        leaves: NDArray[np.bool_] = answers.uncertainty < self.thresholds[exit]
-        return leaves
+        return np.asarray(answers.uncertainty < self.thresholds[exit])
 
 
 def replay(rule: Rule, values: NDArray[Any], uncertainties: NDArray[np.float32]) -> NDArray[Any]:

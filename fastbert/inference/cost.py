@@ -24,7 +24,10 @@ class CostModel:
 
     def row_flops(self, lengths: Counts, exits: NDArray[np.integer]) -> Counts:
         """Rows of `lengths` (n,) that left at exits (n,), by index: int64 (n,)."""
-        by_exit = self._by_exit(lengths.astype(np.int64))
+        lengths = lengths.astype(np.int64)
+        layers = self._layers(lengths)
+        heads = np.cumsum([head.flops(lengths) for head in self.heads], axis=0)
+        by_exit = np.stack([layers[each.depth] for each in self.exits]) + heads  # (E, n)
         flops: Counts = by_exit[exits, np.arange(len(lengths))]
         return flops
 
@@ -38,13 +41,6 @@ class CostModel:
         """Times fewer FLOPs than the full model, over all rows together."""
         full, early = self.full_flops(lengths), self.row_flops(lengths, exits)
         return float(full.sum() / early.sum())
-
-    def _by_exit(self, lengths: Counts) -> Counts:
-        """Up to each exit, with the heads of those before: (E, n)."""
-        heads = np.cumsum([head.flops(lengths) for head in self.heads], axis=0)
-        layers = self._layers(lengths)
-        flops: Counts = np.stack([layers[each.depth] for each in self.exits]) + heads
-        return flops
 
     def _layers(self, lengths: Counts) -> Counts:
         """Up to each depth: (L + 1, n)."""

@@ -11,13 +11,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fastbert.inference.tokens import Tokens, tokenize
 
 log = logging.getLogger(__name__)
 
-_Lengths = np.ndarray[Any, np.dtype[np.int64]]
+_Lengths = NDArray[np.int64]
 
 #: Texts on which tokenizers that are not the same part ways.
 PROBES = (

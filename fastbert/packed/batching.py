@@ -1,14 +1,15 @@
 """Cutting length-sorted rows into batches and groups: pure functions on lengths."""
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
-Lengths = np.ndarray[Any, np.dtype[np.int64]]
+Lengths = NDArray[np.int64]
 
 
-def longest_first(lengths: Lengths) -> np.ndarray[Any, np.dtype[np.int64]]:
+def longest_first(lengths: Lengths) -> NDArray[np.int64]:
     """Row indices by falling length, ties in input order; the largest batch comes first, so that
     a device too small for it says so at once."""
     return np.argsort(-lengths, kind="stable")
@@ -36,7 +37,7 @@ def groups(lengths: Lengths) -> list[Group]:
     bounds = [0, *edges.tolist(), len(lengths)] if len(lengths) else [0]
     found = []
     token = 0
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         length = int(lengths[start])
         end = token + (stop - start) * length
         found.append(Group(slice(token, end), stop - start, length))

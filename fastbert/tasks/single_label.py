@@ -67,8 +67,7 @@ class SingleLabel:
 
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
         """Another label, whatever the score."""
-        other: NDArray[np.bool_] = early["label"] != deep["label"]
-        return other
+        return np.asarray(early["label"] != deep["label"])
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Class indices as certain answers."""

@@ -51,7 +51,7 @@ def finetune(
     With `dev` the weights after the epoch with the best accuracy on it are kept, else the last.
     """
     if not recipe.joint:
-        model.freeze_students()
+        model.branches[:-1].requires_grad_(False)  # students wait for their own step
 
     def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
         outputs: FastBertOutput = network(**batch, all_exits=recipe.joint and network.training)
@@ -80,11 +80,9 @@ def self_distil(
     def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
         labels = batch.pop("labels", None)
         outputs: FastBertOutput = network(**batch, all_exits=True)
-        assert outputs.exit_logits is not None
-        *students, teacher = outputs.exit_logits  # each (B, N)
+        logits: Any = outputs.exit_logits  # (E, B, N)
         outputs.loss = distillation_loss(
-            *(model.task, torch.stack(students), teacher),
-            *(labels, recipe.temperature, recipe.hard_labels),
+            model.task, logits[:-1], logits[-1], labels, recipe.temperature, recipe.hard_labels
         )
         return outputs
 
@@ -117,12 +115,8 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        shown = {
-            key: f"{logs[key]:.4f}"
-            for key in ("loss", "eval_loss", "eval_accuracy", "train_loss")
-            if key in logs
-        }
-        values = "  ".join(f"{key} {value}" for key, value in shown.items())
+        shown = [key for key in ("loss", "eval_loss", "eval_accuracy", "train_loss") if key in logs]
+        values = "  ".join(f"{key} {logs[key]:.4f}" for key in shown)
         spent = time.monotonic() - self.started
         left = spent * (state.max_steps - state.global_step) / max(state.global_step, 1)
         log.info(

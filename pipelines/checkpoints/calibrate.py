@@ -1,14 +1,16 @@
 """The calibration job: a checkpoint and a corpus in, an operating point in the checkpoint out."""
 
 import logging
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from fastbert.calibration.evaluation import exit_outputs
-from fastbert.calibration.goal import Goal, proven_point, store_point
+from fastbert.calibration.points import faster_point, promised_point, sample_of, store_point
+from fastbert.calibration.promises import Sample
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
 from fastbert.filesystem import shown
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
@@ -29,12 +31,11 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     Raises InputError where the rows are too few to prove the promise, and where nothing faster
     than full depth keeps it; the checkpoint is left alone then.
     """
-    goal = Goal(**{field.name: getattr(settings, field.name) for field in fields(Goal)})
     folder = fetch_checkpoint(settings.model)
     columns = InputColumns(
         settings.text_column,
         settings.pair_column,
-        label=settings.label_column if goal.max_accuracy_loss is not None else None,
+        label=settings.label_column if settings.max_accuracy_loss is not None else None,
     )
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     examples, _ = read_examples(
@@ -47,7 +48,19 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         engine = Engine(model, device(), DTYPES[precision])
         outputs = exit_outputs(engine, tokens, counter.advance)
     truth = None if examples.labels is None else np.asarray(examples.labels)
-    cost = CostModel(model)
-    point = proven_point(goal, outputs, truth, cost, settings.corpus, precision)
+    sample = sample_of(outputs, truth, CostModel(model), settings.corpus, precision)
+    point = _point(sample, settings)
+    point = replace(point, name=settings.name or point.name)
     store_point(point, settings.model)
     return {"model": shown(settings.model), "operating_point": asdict(point)}
+
+
+def _point(sample: Sample, settings: CalibrateSettings) -> OperatingPoint:
+    """What is asked for, as far as the sample proves it."""
+    if settings.speedup is not None:
+        return faster_point(sample, settings.speedup, settings.confidence, settings.criterion)
+    harm: Harm = "disagreement" if settings.max_accuracy_loss is None else "accuracy-loss"
+    share = settings.max_disagreement or settings.max_accuracy_loss
+    assert share is not None
+    promise = Promise(share, settings.confidence, settings.promise_rows, harm)
+    return promised_point(sample, promise, settings.criterion, settings.shape, settings.seed)

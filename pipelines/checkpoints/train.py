@@ -9,9 +9,10 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from fastbert.calibration.evaluation import exit_outputs
-from fastbert.calibration.goal import Goal, proven_point, store_point
+from fastbert.calibration.points import promised_point, sample_of, store_point
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
+from fastbert.exits.operating_point import Promise
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, resolve
@@ -29,8 +30,8 @@ from pipelines.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-#: The share of labels that a checkpoint calibrated by training promises to change at most.
-PROMISED = 0.01
+#: What a checkpoint calibrated by training promises, about all rows that could ever come.
+PROMISED = Promise(0.01, 0.95)
 
 
 def train(settings: TrainSettings) -> dict[str, Any]:
@@ -121,9 +122,9 @@ def _judge(
         "dev_rows": len(judges),
         "dev_accuracy_by_layer": [round(float(share), 4) for share in right.mean(1)],
     }
-    goal, cost = Goal(max_disagreement=PROMISED), CostModel(model)
+    sample = sample_of(outputs, None, CostModel(model), settings.dev, precision)
     try:
-        point = proven_point(goal, outputs, None, cost, settings.dev, precision)
+        point = promised_point(sample, PROMISED)
     except InputError as error:
         log.warning(
             "not calibrated, for which half of --dev is used; pass more rows there, or to "

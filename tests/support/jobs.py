@@ -1,13 +1,12 @@
 """The commands, called in this process, and what becomes of wrong input."""
 
-from importlib import import_module
-
 from click.testing import CliRunner
+
+from jobs.options import command
 
 
 def invoke(job: str, *arguments: object):
-    command = import_module(f"jobs.{job}").main
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+    return CliRunner().invoke(command(job), [str(argument) for argument in arguments])
 
 
 def refused(result, *parts: str) -> None:

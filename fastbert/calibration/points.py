@@ -1,0 +1,100 @@
+"""Operating points that a sample proves, or the reason why there is none.
+
+Letters: n rows, E exits.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.calibration.promises import Sample, Shape, keep_promise, reach_speedup, rows_needed
+from fastbert.checkpoint import store_operating_point
+from fastbert.errors import InputError
+from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
+from fastbert.exits.operating_point import OperatingPoint, Promise
+from fastbert.filesystem import shown
+from fastbert.inference.cost import CostModel
+
+log = logging.getLogger(__name__)
+
+
+def sample_of(
+    outputs: ExitOutputs,
+    truth: NDArray[Any] | None,
+    cost: CostModel,
+    corpus: Iterable[str],
+    precision: str,
+) -> Sample:
+    """What thresholds are chosen on. A row's answer does harm where it is not full depth's, or, if
+    the `truth` (n,), the task's targets, is given, where it is wrong and full depth's is right."""
+    fails = outputs.differs(outputs.answers[-1])
+    if truth is not None:
+        wrong = outputs.differs(outputs.task.truth(truth))
+        fails = wrong & ~wrong[-1]
+    return Sample(outputs, fails, cost, ", ".join(map(shown, corpus)), precision)
+
+
+def promised_point(
+    sample: Sample,
+    promise: Promise,
+    criterion: str = DEFAULT_CRITERION,
+    shape: Shape | Literal["auto"] = "uniform",
+    seed: int = 0,
+) -> OperatingPoint:
+    """The fastest point that keeps a promise; InputError if the rows prove none.
+
+    A criterion or shape "auto" takes the fastest of all; `seed` divides the rows into those that
+    choose and those that prove.
+    """
+    criteria = tuple(CRITERIA) if criterion == "auto" else (criterion,)
+    shapes: tuple[Shape, ...] = ("uniform", "per-layer") if shape == "auto" else (shape,)
+    point = keep_promise(sample, promise, criteria, shapes, seed)
+    if point is None:
+        raise InputError(
+            f"{len(sample)} rows with a text are too few to prove a {promise.harm} of at "
+            f"most {promise.share:g} with confidence {promise.confidence:g}: that takes at least "
+            f"{rows_needed(promise)} of which none fails, and many times that to get fast; raise "
+            "--rows, pass a larger --corpus, or ask for less"
+        )
+    evidence = point.evidence
+    assert evidence is not None
+    if evidence.flops_speedup <= 1:
+        raise InputError(
+            f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
+            f"{promise.share:g} on {evidence.rows} rows; allow more, or pass more rows with --rows"
+        )
+    return replace(point, name=f"max-{promise.harm}-{promise.share:g}")
+
+
+def faster_point(
+    sample: Sample, speedup: float, confidence: float, criterion: str
+) -> OperatingPoint:
+    """The most careful point that takes so many times fewer FLOPs than full depth, without a
+    promise; InputError if there is none. `confidence` is that of the bound on what it costs."""
+    point = reach_speedup(sample, speedup, confidence, criterion)
+    if point is None:
+        raise InputError(
+            f"--speedup is {speedup:g}, more than leaving at the first exit brings; "
+            "expected less: without an exit before the first layer, that is "
+            f"{sample.cost.encoder.depth} at most"
+        )
+    return replace(point, name=f"speedup-{speedup:g}")
+
+
+def store_point(point: OperatingPoint, url: str) -> None:
+    """Make it the default point of the checkpoint at `url`, and say what it brings and risks."""
+    store_operating_point(url, point.name, point.settings())
+    evidence, promise = point.evidence, point.promise
+    assert evidence is not None
+    loses = promise is not None and promise.harm == "accuracy-loss"
+    log.info(
+        f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
+        f"{evidence.rows} rows "
+        f"{'lose the right label' if loses else 'get another label than at full depth'}, with this "
+        f"or a slower setting, so that at most {evidence.bound:.3%} of all do"
+        + (f" with confidence {promise.confidence:g}" if promise else "")
+    )

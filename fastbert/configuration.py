@@ -8,9 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from fastbert.exits.exit import Exit, read_exits
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
-_NOT_OF_A_BACKBONE = (
-    *("id2label", "label2id", "architectures", "problem_type", "_name_or_path", "dtype"),
-)
+_FOREIGN = ("id2label", "label2id", "architectures", "problem_type", "_name_or_path", "dtype")
 
 
 class FastBertConfig(PreTrainedConfig):
@@ -46,9 +44,7 @@ class FastBertConfig(PreTrainedConfig):
         cls, backbone: PreTrainedConfig, labels: Sequence[str], **settings: Any
     ) -> "FastBertConfig":
         """For a backbone, classes of these names and any of the fields above."""
-        own = backbone.to_dict()
-        for key in _NOT_OF_A_BACKBONE:
-            own.pop(key, None)
+        own = {key: value for key, value in backbone.to_dict().items() if key not in _FOREIGN}
         names = dict(enumerate(labels))
         numbers = {label: k for k, label in names.items()}
         return cls(backbone=own, id2label=names, label2id=numbers, **settings)

@@ -28,8 +28,13 @@ from fastbert.model import FastBertForSequenceClassification
 
 Weights = dict[str, torch.Tensor]
 
-#: Our names of tables of embeddings, and UER's.
-_EMBEDDINGS = {"word": "word", "position": "position", "token_type": "segment"}
+#: Our names of the parts of embeddings, and UER's.
+_EMBEDDINGS = {
+    "word_embeddings": "word_embedding",
+    "position_embeddings": "position_embedding",
+    "token_type_embeddings": "segment_embedding",
+    "LayerNorm": "layer_norm",
+}
 #: The same of a layer's parts.
 _LAYER = {
     "attention.self.query": "self_attn.linear_layers.0",
@@ -107,12 +112,15 @@ def from_official(
     config = FastBertConfig.of(backbone, labels, branch_size=branch, max_length=max_length)
     model = FastBertForSequenceClassification(config)
     renamed = _renamed(weights, model)
-    embeddings = [renamed[f"backbone.embeddings.{kind}_embeddings.weight"] for kind in _EMBEDDINGS]
-    words, positions, segments = embeddings
+    words, positions, segments = (
+        renamed[f"backbone.embeddings.{kind}_embeddings.weight"]
+        for kind in ("word", "position", "token_type")
+    )
     scale = (words + positions[0] + segments[0]).std(-1).mean() ** -0.5
-    for table in embeddings:
+    for table in (words, positions, segments):
         table *= scale
-    with explained("the checkpoint does not fit together", "convert another", RuntimeError):
+    advice = "expected one that the authors' code can load"
+    with explained("the checkpoint does not fit together", advice, RuntimeError):
         model.load_state_dict(renamed)
     model.eval()
     return model
@@ -120,16 +128,12 @@ def from_official(
 
 def _renamed(weights: Weights, model: FastBertForSequenceClassification) -> Weights:
     """Copies of the tensors, by the model's names."""
-    names = {
-        f"backbone.embeddings.{ours}_embeddings": f"embedding.{theirs}_embedding"
-        for ours, theirs in _EMBEDDINGS.items()
-    }
-    names["backbone.embeddings.LayerNorm"] = "embedding.layer_norm"
+    names = {f"backbone.embeddings.{ours}": f"embedding.{uer}" for ours, uer in _EMBEDDINGS.items()}
     for k in range(len(model.exits)):
-        for ours, theirs in _LAYER.items():
-            names[f"backbone.encoder.layer.{k}.{ours}"] = f"encoder.transformer.{k}.{theirs}"
-        for ours, theirs in _BRANCH.items():
-            names[f"branches.{k}.{ours}"] = f"classifiers.{k}.{theirs}"
+        for ours, uer in _LAYER.items():
+            names[f"backbone.encoder.layer.{k}.{ours}"] = f"encoder.transformer.{k}.{uer}"
+        for ours, uer in _BRANCH.items():
+            names[f"branches.{k}.{ours}"] = f"classifiers.{k}.{uer}"
     renamed = {}
     for name in model.state_dict():
         part, _, kind = name.rpartition(".")

@@ -55,9 +55,7 @@ class Family:
 
 FAMILIES = {
     "bert": Family(head=("bert.pooler.dense", "tanh", "classifier")),
-    "roberta": Family(padded_positions=True),
-    "xlm-roberta": Family(padded_positions=True),
-    "camembert": Family(padded_positions=True),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), Family(padded_positions=True)),
     "electra": Family(
         optional_pooler=False, head=("classifier.dense", "gelu", "classifier.out_proj")
     ),

@@ -23,7 +23,6 @@ class SingleLabel:
 
     columns = pa.schema([("label", pa.string()), ("score", pa.float32())])
     dtype = np.dtype([("label", np.int32), ("score", np.float32)])
-    criteria = tuple(CRITERIA)
 
     def __init__(self, names: Sequence[str]) -> None:
         """`names` of the classes, by index."""

@@ -28,8 +28,6 @@ class Task(Protocol):
     columns: pa.Schema
     #: And as an element of an array.
     dtype: np.dtype[Any]
-    #: Names of what uncertainty may mean.
-    criteria: tuple[str, ...]
 
     def answer(self, logits: torch.Tensor, criterion: str) -> Answers:
         """Logits (n, N) on any device to answers on the host, in one transfer."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
@@ -85,10 +85,9 @@ def print_outcomes(
     points: list[OperatingPoint], outcomes: list[Outcome], realised: list[float | None]
 ) -> None:
     """One line per point, on stderr."""
-    table = Table(title="speed-ups are against full depth without branches")
     names = ("point", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
-    for name in names:
-        table.add_column(name, justify="right")
+    columns = (Column(name, justify="right") for name in names)
+    table = Table(*columns, title="speed-ups are against full depth without branches")
     for point, found, clock in zip(points, outcomes, realised, strict=True):
         table.add_row(
             point.name,

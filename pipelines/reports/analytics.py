@@ -240,9 +240,5 @@ class Analytics:
         self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
 
 
-def open(url: str) -> Analytics:
-    """The analytics of a labelled output, the --output of fastbert label, at any fsspec URL.
-
-    Raises InputError if nothing is there.
-    """
-    return Analytics(url)
+#: The analytics of a labelled output, the --output of fastbert label, at any fsspec URL.
+open = Analytics

@@ -24,6 +24,9 @@ _MORE = {
     "labels by run": questions.LABELS_BY_RUN,
     "uncertainty": questions.UNCERTAINTY,
     "times": questions.TIMES,
+    "steps": questions.STEPS,
+    "audited": questions.AUDITED,
+    "drift": questions.DRIFT,
 }
 #: Pictures, by the frame that they show.
 _DRAW: dict[str, figures.Drawing] = {
@@ -52,7 +55,6 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
     page.tests["numeric"] = lambda column: bool(pd.api.types.is_numeric_dtype(column))
     template = resources.files("pipelines.reports").joinpath("report.html.j2").read_text()
     frames = {**frames, **{name: found.query(sql) for name, sql in _MORE.items()}}
-    frames |= _parts(frames["audits"], frames["times"], frames["runs"])
     return page.from_string(template).render(
         output=shown(output),
         last=found.query(questions.LAST_MODEL),
@@ -67,9 +69,8 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
 
 def _figures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     """What is said first, in one number each."""
-    layers, runs, audits = frames["exit layers"], frames["runs"], frames["audits"]
+    layers, runs, audited = frames["exit layers"], frames["runs"], frames["audited"]
     rows = int(layers["rows"].sum())
-    audited = audits[audits["agreement_percent"].notna()] if len(audits) else audits
     speedups = runs["flops_speedup"].dropna()
     numbers = {
         "rows labelled": cell(rows),
@@ -106,21 +107,6 @@ def _promise(audits: pd.DataFrame) -> str:
         f"all rows {low} to {high} do (with 95 % confidence): {verdict}. Whether labels are right, "
         "no audit knows."
     )
-
-
-def _parts(
-    audits: pd.DataFrame, times: pd.DataFrame, runs: pd.DataFrame
-) -> dict[str, pd.DataFrame]:
-    """Frames that are made of others."""
-    steps = times.assign(started_at=times["run_id"].map(runs.set_index("run_id")["started_at"]))
-    seconds = ["read_seconds", "tokenize_seconds", "device_seconds", "commit_seconds"]
-    steps = steps.melt(["run_id", "started_at"], seconds, "step")
-    drift = audits[["run_id", "started_at", "drift", "drift_p"]]
-    return {
-        "audited": audits[audits["agreement_percent"].notna()],
-        "drift": drift[drift["drift"].notna()],
-        "steps": steps.assign(step=steps["step"].str.removesuffix("_seconds")),
-    }
 
 
 def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

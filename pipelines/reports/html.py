@@ -59,30 +59,11 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
         output=shown(output),
         last=found.query(questions.LAST_MODEL),
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        figures=_figures(frames),
         promise=_promise(frames["audits"]),
-        alarms=frames["alarms"],
+        frames=frames,
         tables=_tables(frames),
         pictures=_pictures(frames),
     )
-
-
-def _figures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """What is said first, in one number each."""
-    layers, runs, audited = frames["exit layers"], frames["runs"], frames["audited"]
-    rows = int(layers["rows"].sum())
-    speedups = runs["flops_speedup"].dropna()
-    numbers = {
-        "rows labelled": cell(rows),
-        "rows with an error": cell(int(frames["errors"]["rows"].sum())),
-        "mean exit layer": f"{(layers['layer'] * layers['rows']).sum() / max(rows, 1):.2f}",
-        "runs": cell(len(runs)),
-    }
-    if len(speedups):
-        numbers["times fewer FLOPs, last run"] = f"{speedups.iloc[-1]:.2f}"
-    if len(audited):
-        numbers["% as at full depth, last audit"] = f"{audited['agreement_percent'].iloc[-1]:.2f}"
-    return numbers
 
 
 def _promise(audits: pd.DataFrame) -> str:

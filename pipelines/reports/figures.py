@@ -16,10 +16,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 #: Stand in for colours until the SVG is written, where CSS takes over.
 _INK, _FAINT = "#fe0100", "#fe0200"
-_SERIES = "#fe03{:02x}"
+_SERIES = [f"#fe03{i:02x}" for i in range(256)]
 #: About as wide as a phone, in inches of 72 px: text is as large as that of the page.
 _SIZE = (5.4, 2.7)
 _MOST_TICKS = 7
@@ -46,6 +47,8 @@ _STYLE: Any = {
     "grid.color": _FAINT,
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=_SERIES),
+    "lines.markersize": 3,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.facecolor": "none",
@@ -68,15 +71,15 @@ def svg(draw: Drawing, frame: pd.DataFrame) -> str:
     text = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r'\1role="img"', text, count=1,
                   flags=re.DOTALL)  # fmt: skip
     text = text.replace(_INK, "currentColor").replace(_FAINT, "light-dark(#ddd, #444)")
-    for i, color in enumerate(_palette(colors)):
-        text = text.replace(_color(i), color)
+    for stand_in, color in zip(_SERIES, _palette(colors), strict=False):
+        text = text.replace(stand_in, color)
     return text
 
 
 def exit_layers(axes: Axes, frame: pd.DataFrame) -> Said:
     """Rows by the layer that answered them."""
-    colors = [_color(i) for i in range(len(frame))]
-    bars = axes.bar(frame["layer"], frame["percent"], color=colors, tick_label=frame["layer"])
+    colors, layers = _SERIES[: len(frame)], frame["layer"]
+    bars = axes.bar(layers, frame["percent"], color=colors, tick_label=layers)
     axes.bar_label(bars, [f"{value:.1f}" for value in frame["percent"]], fontsize=8)
     axes.set(xlabel="exit layer", ylabel="% of rows")
     return "Share of rows by exit layer", len(frame)
@@ -86,8 +89,8 @@ def uncertainties(axes: Axes, frame: pd.DataFrame) -> Said:
     """Rows by uncertainty when they left, a colour per layer."""
     table = frame.pivot_table("rows", "from_uncertainty", "layer", "sum", fill_value=0)
     below = np.zeros(len(table))
-    for i, layer in enumerate(table):
-        axes.bar(table.index, table[layer], 0.05, below, align="edge", color=_color(i), label=layer)
+    for layer in table:
+        axes.bar(table.index, table[layer], 0.05, below, align="edge", label=layer)
         below += table[layer]
     axes.set(xlabel="uncertainty at the exit", ylabel="rows", xlim=(0, 1))
     _legend(axes, "layer")
@@ -99,7 +102,7 @@ def labels(axes: Axes, frame: pd.DataFrame) -> Said:
     top = frame.head(15).iloc[::-1]
     axes.figure.set(figheight=0.6 + 0.2 * len(top))
     names = [_short(label) for label in top["label"]]
-    bars = axes.barh(np.arange(len(top)), top["percent"], color=_color(0), tick_label=names)
+    bars = axes.barh(np.arange(len(top)), top["percent"], tick_label=names)
     axes.bar_label(bars, [f" {value:.1f}" for value in top["percent"]], fontsize=8)
     axes.grid(False)
     axes.set(xlabel="% of rows")
@@ -113,9 +116,9 @@ def stacked(axes: Axes, frame: pd.DataFrame, key: str, value: str, unit: str) ->
     if key != "layer":  # layers keep their order, and are all shown
         table = table[table.sum().sort_values(ascending=False).index[:_MOST_STACKED]]
     edges, below = np.arange(len(table) + 1) - 0.5, np.zeros(len(table))
-    for i, name in enumerate(table):  # one shape each: a year of bars would make a heavy page
+    for name in table:  # one shape each: a year of bars would make a heavy page
         above = below + table[name].to_numpy(float)
-        axes.stairs(above, edges, baseline=below, fill=True, color=_color(i), label=_short(name))
+        axes.stairs(above, edges, baseline=below, fill=True, label=_short(name))
         below = above
     _by_run(axes, runs, unit)
     _legend(axes, key)
@@ -124,9 +127,8 @@ def stacked(axes: Axes, frame: pd.DataFrame, key: str, value: str, unit: str) ->
 
 def lines(axes: Axes, frame: pd.DataFrame, values: dict[str, str], unit: str) -> Said:
     """A line over runs for each column of `values`, which gives it a name."""
-    for i, (column, name) in enumerate(values.items()):
-        axes.plot(np.arange(len(frame)), frame[column].astype(float), "o-", color=_color(i),
-                  markersize=3, label=name)  # fmt: skip
+    for column, name in values.items():
+        axes.plot(np.arange(len(frame)), frame[column].astype(float), "o-", label=name)
     axes.set_ylim(bottom=0)
     _by_run(axes, frame, unit)
     if len(values) > 1:
@@ -146,18 +148,14 @@ def agreement(axes: Axes, frame: pd.DataFrame) -> Said:
     x, values = np.arange(len(frame)), frame["agreement_percent"].astype(float)
     spread = np.array([values - frame["lower_percent"].astype(float),
                        frame["upper_percent"].astype(float) - values]).clip(0)  # fmt: skip
-    axes.errorbar(x, values, spread, fmt="o", color=_color(0), markersize=3, label="audited")
+    axes.errorbar(x, values, spread, fmt="o", label="audited")
     promised = frame["promised_percent"].astype(float)
     if promised.notna().any():
         line = {"drawstyle": "steps-mid"} if len(x) > 1 else {"marker": "_", "markersize": 40}
-        axes.plot(x, promised, color=_color(1), label="promised", **line)
+        axes.plot(x, promised, label="promised", **line)
     _by_run(axes, frame, "% that agree with full depth")
     _legend(axes, "")
     return "Agreement with full depth by run", 2
-
-
-def _color(i: int) -> str:
-    return _SERIES.format(i)
 
 
 def _short(name: Any) -> str:

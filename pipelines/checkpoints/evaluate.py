@@ -35,11 +35,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     and so are the operating points that the checkpoint holds."""
     folder = fetch_checkpoint(settings.model)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    columns = InputColumns(
-        settings.text_column,
-        settings.pair_column,
-        label=settings.label_column if settings.labels else None,
-    )
+    label = settings.label_column if settings.labels else None
+    columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)
     default = model.config.default_operating_point

@@ -73,9 +73,8 @@ def _values(
         try:
             values += read(table[name])
         except pa.ArrowException as error:
-            raise InputError(
-                f"column '{name}' is {table[name].type}, expected {expected}"
-            ) from error
+            kind = table[name].type
+            raise InputError(f"column '{name}' is {kind}, expected {expected}") from error
     return values
 
 

@@ -111,8 +111,9 @@ class _Place:
         with ExitStack() as stack:
             file = stack.enter_context(piece.shard.open())
             metadata = pq.read_metadata(file)
-            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-            largest = max((group.total_byte_size for group in groups), default=0)
+            groups = map(metadata.row_group, range(metadata.num_row_groups))
+            weights = [(group.num_rows, group.total_byte_size) for group in groups]
+            largest = max((size for _, size in weights), default=0)
             parquet = pq.ParquetFile(
                 file,
                 metadata=metadata,
@@ -123,23 +124,20 @@ class _Place:
             schema = parquet.schema_arrow
             names = list(dict.fromkeys([*columns.texts, *columns.carried(schema)]))
             self.schema = pa.schema([schema.field(name) for name in names])
-            sizes = (group.num_rows for group in groups)
-            self.starts = list(accumulate(sizes, initial=0))  # of the groups; at last, the end
+            # Of the row groups; at last, the end.
+            self.starts = list(accumulate((rows for rows, _ in weights), initial=0))
             first = self._group(piece.first_row)
             self.row = self.starts[first]
-            bytes_per_row = max(
-                (g.total_byte_size // max(1, g.num_rows) for g in groups), default=0
-            )
+            bytes_per_row = max((size // max(1, rows) for rows, size in weights), default=0)
             at_once = min(
                 BATCH_ROWS,
                 max(_DECODE_ROWS, len(names)),
                 max(1, BATCH_BYTES // max(1, bytes_per_row)),
             )
             # Arrow keeps what it has fetched for a call until the next one.
-            weights = [(group.num_rows, group.total_byte_size) for group in groups]
             self.batches = (
                 batch
-                for run in _together(range(first, len(groups)), weights.__getitem__)
+                for run in _together(range(first, len(weights)), weights.__getitem__)
                 for batch in parquet.iter_batches(at_once, run, columns=names)
             )
             self.rest: pa.RecordBatch | None = None  # decoded, and not taken yet

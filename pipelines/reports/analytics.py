@@ -45,9 +45,10 @@ _HISTORY = """
     from ({sources})
 """
 
-#: The commits whose rows the table holds now: of each slice that is there, the last run's. Runs
-#: come one after the other; in the order of their drivers' clocks, as those of nodes may differ.
-_CURRENT = """
+#: Current are the commits whose rows the table holds now: of each slice that is there, the last
+#: run's. Runs come one after the other; in the order of their drivers' clocks, as those of nodes
+#: may differ.
+_EXITS = """
     create or replace table newest as
     with begun as (
         select run_id, coalesce(any_value(summaries.started_at)::timestamp, min(committed_at))
@@ -55,10 +56,8 @@ _CURRENT = """
         from history left join summaries using (run_id) group by run_id
     )
     select slice_id, max_by(run_id, row(begun_at, committed_at)) as run_id
-    from history semi join listing using (path) join begun using (run_id) group by slice_id
-"""
+    from history semi join listing using (path) join begun using (run_id) group by slice_id;
 
-_EXITS = """
     create or replace view exits as
     select history.*, newest.run_id is not null as current
     from history left join newest using (slice_id, run_id)
@@ -223,7 +222,6 @@ class Analytics:
         if missing:
             records = Ledger(self.storage).records([path for (path,) in missing])
             self.connection.register("unreported", statistics(records))
-        self._execute(_CURRENT)
         self._execute(_EXITS)
 
     def _make_summaries(self) -> None:

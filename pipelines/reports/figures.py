@@ -18,6 +18,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
+from pipelines.reports.cells import spread
+
 #: Stand in for colours until the SVG is written, where CSS takes over.
 _INK, _FAINT = "#fe0100", "#fe0200"
 _SERIES = [f"#fe03{i:02x}" for i in range(256)]
@@ -87,7 +89,7 @@ def exit_layers(axes: Axes, frame: pd.DataFrame) -> Said:
 
 def uncertainties(axes: Axes, frame: pd.DataFrame) -> Said:
     """Rows by uncertainty when they left, a colour per layer."""
-    table = frame.pivot_table("rows", "from_uncertainty", "layer", "sum", fill_value=0)
+    table = spread(frame, "rows", "from_uncertainty", "layer")
     below = np.zeros(len(table))
     for layer in table:
         axes.bar(table.index, table[layer], 0.05, below, align="edge", label=layer)
@@ -112,9 +114,7 @@ def labels(axes: Axes, frame: pd.DataFrame) -> Said:
 def stacked(axes: Axes, frame: pd.DataFrame, key: str, value: str, unit: str) -> Said:
     """A bar per run, stacked by `key`: columns run_id, started_at, `key` and `value`."""
     runs = frame.drop_duplicates("run_id").sort_values(["started_at", "run_id"])
-    table = frame.pivot_table(value, "run_id", key, "sum", fill_value=0).loc[runs["run_id"]]
-    if key != "layer":  # layers keep their order, and are all shown
-        table = table[table.sum().sort_values(ascending=False).index[:_MOST_STACKED]]
+    table = spread(frame, value, "run_id", key, _MOST_STACKED).loc[runs["run_id"]]
     edges, below = np.arange(len(table) + 1) - 0.5, np.zeros(len(table))
     for name in table:  # one shape each: a year of bars would make a heavy page
         above = below + table[name].to_numpy(float)

@@ -11,7 +11,7 @@ import pandas as pd
 from fastbert.filesystem import shown
 from pipelines.reports import figures, questions
 from pipelines.reports.analytics import Analytics
-from pipelines.reports.cells import cell, shortened
+from pipelines.reports.cells import cell, shortened, spread
 
 #: Rows of a table.
 _MOST_ROWS = 100
@@ -93,7 +93,9 @@ def _promise(audits: pd.DataFrame) -> str:
 def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The frames as the page shows them, except those that say nothing."""
     some = {name: frame for name, frame in frames.items() if len(frame)}
-    some |= {name: _wide(some[name], *keys) for name, keys in _WIDE.items() if name in some}
+    for name in _WIDE.keys() & some.keys():
+        wide = spread(some[name], "rows", *_WIDE[name])
+        some[name] = wide.add_prefix(f"{wide.columns.name} ").reset_index()
     return {name: shortened(table, name, _MOST_ROWS) for name, table in some.items()}
 
 
@@ -105,14 +107,3 @@ def _pictures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
         for name, draw in _DRAW.items()
         if len(frames[name]) and (several or "started_at" not in frames[name])
     }
-
-
-def _wide(frame: pd.DataFrame, by: str, key: str) -> pd.DataFrame:
-    """Numbers of rows: a row per value of `by`, a column per `key`, the largest first."""
-    table = frame.pivot_table("rows", by, key, "sum", fill_value=0, sort=False)
-    if not pd.api.types.is_numeric_dtype(frame[key]):
-        table = table[table.sum().sort_values(ascending=False).index[:20]]
-    else:
-        table = table[sorted(table.columns)]
-    table.columns = pd.Index([f"{key} {name}" for name in table.columns])
-    return table.reset_index()

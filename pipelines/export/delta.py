@@ -75,14 +75,7 @@ class Delta:
         """
         try:
             if self._table is None:
-                # A version of its own: where two create a table with rows, Delta would keep both's.
-                self._table = DeltaTable.create(
-                    self.url,
-                    rows.schema,
-                    configuration={OUTPUT: self.output},
-                    raise_if_key_not_exists=False,
-                    commit_properties=CommitProperties(max_commit_retries=0),
-                )
+                self._table = self._create(rows.schema)
             self._write(self._table, change, rows)
         except TableNotFoundError as error:
             raise self._unusable(error) from error
@@ -92,6 +85,16 @@ class Delta:
             if there and DeltaTable(self.url).version() != self.version:
                 raise Overtaken(str(error)) from error
             raise
+
+    def _create(self, schema: pa.Schema) -> DeltaTable:
+        # A version of its own: where two create a table with rows, Delta would keep both's rows.
+        return DeltaTable.create(
+            self.url,
+            schema,
+            configuration={OUTPUT: self.output},
+            raise_if_key_not_exists=False,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
 
     def _write(self, table: DeltaTable, change: Change, rows: pa.RecordBatchReader) -> None:
         how: dict[str, Any] = {"mode": "append"}

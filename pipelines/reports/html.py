@@ -15,8 +15,6 @@ from pipelines.reports.cells import cell, shortened, spread
 
 #: Rows of a table.
 _MOST_ROWS = 100
-
-
 #: Questions that only the page asks.
 _MORE = {
     "exits by label": questions.EXITS_BY_LABEL,

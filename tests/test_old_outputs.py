@@ -123,6 +123,16 @@ def test_a_point_of_patience_is_refused(place, options):
     assert files(place / "labels-patient") == before
 
 
+def test_the_other_points_are_evaluated(place, caplog):
+    result = invoke(
+        "evaluate", "--model", place / "checkpoint", "--data", place / "corpus", "--no-labels",
+        "--no-timing",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert [*json.loads(result.stdout)["operating_points"]] == ["max-disagreement-0.01"]
+    assert "left out: the checkpoint's operating point 'patient'" in caplog.text
+
+
 def test_patience_cannot_be_asked_for(place):
     options = ["--corpus", place / "corpus", "--max-disagreement", "0.2"]
     model = ["--model", place / "checkpoint"]

@@ -1,4 +1,4 @@
-"""Special tokens in a text: the answer that Hugging Face's model gives, in training and inference."""
+"""Special tokens in a text: Hugging Face's answer, and the same in training and inference."""
 
 import pytest
 import torch

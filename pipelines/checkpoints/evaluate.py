@@ -11,6 +11,8 @@ from rich.table import Column, Table
 
 from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.configuration import FastBertConfig
+from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import shown
 from fastbert.inference.cost import CostModel
@@ -39,15 +41,15 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)
-    default = model.config.default_operating_point
-    proven = OperatingPoint.of_checkpoint(model.config, default).proven_in if default else None
-    precision = resolve(settings.precision, device(), proven)
+    config = model.config
+    stored = stored_points(config)
+    proven = (p.proven_in for p in stored if p.name == config.default_operating_point)
+    precision = resolve(settings.precision, device(), next(proven, None))
     engine = Engine(model, device(), DTYPES[precision])
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
-    config = model.config
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
     points = [OperatingPoint.of_speed(speed, config) for speed in speeds]
-    points += [OperatingPoint.of_checkpoint(config, n) for n in config.operating_points or {}]
+    points += stored
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
         outputs = exit_outputs(engine, tokens, counter.advance)
@@ -76,6 +78,17 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             for point, each in zip(points[len(speeds) :], found[len(speeds) :], strict=True)
         },
     }
+
+
+def stored_points(config: FastBertConfig) -> list[OperatingPoint]:
+    """What the checkpoint holds; a point that cannot be used is left out, and said to be."""
+    points = []
+    for name in config.operating_points or {}:
+        try:
+            points.append(OperatingPoint.of_checkpoint(config, name))
+        except InputError as error:
+            log.warning("left out: %s", error)
+    return points
 
 
 def print_outcomes(

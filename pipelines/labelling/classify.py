@@ -64,13 +64,12 @@ class Classify:
         self.rule = Threshold.of(run.identity.thresholds, run.identity.criterion)
         self.device = device_name(device)
 
-    def __call__(self, work: Work) -> Work:
-        """Label every row that has tokens; the others keep their error."""
-        if work.table is None:
-            return work
+    def __call__(self, work: Work, given_up: str | None = None) -> Work:
+        """Label every row that has tokens; the others keep their error, or get `given_up`, with
+        which no row is labelled."""
         started = time.monotonic()
         table = work.table.combine_chunks()
-        errors = table[ERROR].to_pylist()
+        errors = [error or given_up for error in table[ERROR].to_pylist()]
         good = np.array([error is None for error in errors], bool)
         tokens = tokens_of(table, good)
         where, rate = work.slice, self.run.audit_rate
@@ -85,8 +84,7 @@ class Classify:
             )
         good[good] = answered  # from here on: the rows that have a label
         found, lengths = found.take(answered), tokens.lengths[answered]
-        kept = [name for name in table.column_names if name not in _PRIVATE]
-        result = table.select(kept)
+        result = table.drop_columns([name for name in table.column_names if name in _PRIVATE])
         columns = self.answer(found, lengths, good) | {"error": pa.array(errors, pa.string())}
         for field in OUTPUT:
             result = result.append_column(field, columns[field.name])
@@ -94,6 +92,7 @@ class Classify:
             statistics_of(work.stats, found, lengths, self.cost, self.engine.task),
             exit_depths=self.run.identity.exit_depths,
             error_rows=int((~good).sum()),
+            quarantined=work.stats.quarantined or given_up is not None,
             errors=dict(Counter(error for error in errors if error).most_common(_MOST_REASONS)),
             device=self.device,
             precision=self.run.precision,
@@ -116,19 +115,6 @@ class Classify:
             "flops": _column(good, self.cost.row_flops(lengths, found.exit)),
             "audit_label": task.write(_spread(good, found.deep), audited)["label"],
         }
-
-    def give_up(self, work: Work, reason: str) -> Work:
-        """Every row gets `reason` as its error; the model is not used."""
-        if work.table is None:
-            return work
-        errors = [error or reason for error in work.table[ERROR].to_pylist()]
-        none = pa.array([[]] * len(errors), pa.large_list(pa.int32()))
-        table = work.table.drop_columns(
-            [name for name in _PRIVATE if name in work.table.schema.names]
-        )
-        table = table.append_column(IDS, none).append_column(ERROR, pa.array(errors, pa.string()))
-        stats = replace(work.stats, quarantined=True)
-        return self(replace(work, table=table, stats=stats))
 
     def _classify(self, tokens: Tokens, audited: Array) -> tuple[Predictions, dict[int, str]]:
         """Answers for all rows, and why there are none for some."""
@@ -213,14 +199,12 @@ def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:
 
 
 def tokens_of(table: pa.Table, good: Array) -> Tokens:
-    """The token columns as Tokens; rows with an error hold no tokens, so leaving them out moves
-    no id."""
-    ids = table[IDS].chunk(0) if table.num_rows else pa.array([], pa.large_list(pa.int32()))
-    ends = np.asarray(ids.offsets)[1:][good]
-    types = None
-    if TYPES in table.column_names:
-        types = np.asarray(table[TYPES].combine_chunks().flatten())
-    return Tokens(np.asarray(ids.flatten()), np.concatenate([[0], ends]).astype(np.int64), types)
+    """The token columns of the rows that are `good`, bool (N,)."""
+    names = [name for name in (IDS, TYPES) if name in table.column_names]
+    some = table.select(names).filter(pa.array(good))
+    ids, *types = [some[name].combine_chunks() for name in names]
+    kinds = np.asarray(types[0].flatten()) if types else None
+    return Tokens(np.asarray(ids.flatten()), np.asarray(ids.offsets), kinds)
 
 
 def _spread(good: Array, values: Array) -> Array:

@@ -41,6 +41,11 @@ class Plan:
     #: url -> why it cannot be labelled.
     bad_shards: dict[str, str]
 
+    @property
+    def rows(self) -> int:
+        """Rows to label."""
+        return sum(piece.rows for piece in self.todo)
+
     def removed(self, prune: bool) -> list[Record]:
         """Commits whose rows go."""
         return self.superseded + (self.vanished if prune else [])
@@ -193,18 +198,12 @@ def _gaps(shard: Shard, rows: int, done: list[Record], slice_rows: int) -> list[
 
     A shard without rows gets one empty slice, so that it is not opened again the next night.
     """
-    if rows == 0:
-        return [] if done else [Slice(shard, 0, 0, 0)]
-    slices = []
-    start = 0
-    for record in done:  # in order, as _disjoint leaves them
-        slices += _cut(shard, rows, start, record.first_row, slice_rows)
-        start = record.first_row + record.rows
-    return slices + _cut(shard, rows, start, rows, slice_rows)
-
-
-def _cut(shard: Shard, rows: int, start: int, stop: int, slice_rows: int) -> list[Slice]:
+    if rows == 0 and not done:
+        return [Slice(shard, 0, 0, 0)]
+    starts = [0, *(record.first_row + record.rows for record in done)]
+    stops = [*(record.first_row for record in done), rows]  # in order, as _disjoint leaves them
     return [
         Slice(shard, rows, first, min(slice_rows, stop - first))
+        for start, stop in zip(starts, stops, strict=True)
         for first in range(start, stop, slice_rows)
     ]

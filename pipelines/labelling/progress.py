@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.labelling.work import Failed
-from pipelines.output.ledger import Record
+from pipelines.labelling.work import Failed, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ class Counter:
         self.started = self.said = time.monotonic()
         self.task = bar.add_task("", total=total, state=self.state()) if bar else None
 
-    def add(self, outcome: Record | Failed) -> None:
+    def add(self, outcome: Outcome) -> None:
         """A slice has come to its end."""
         if isinstance(outcome, Failed):
             return self.advance(outcome.slice.rows)

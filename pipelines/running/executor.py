@@ -6,29 +6,25 @@ from typing import Any
 from fastbert.errors import InputError
 from pipelines.input.slices import Slice
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import Failed
-from pipelines.output.ledger import Record
+from pipelines.labelling.work import Outcome
 from pipelines.settings import LabelSettings
 
 
 class RayExecutor:
     """Runs the stages on the cluster that RAY_ADDRESS names, or on a private one."""
 
-    def start(self) -> None:
-        """Join the cluster, or start it."""
-        from pipelines.running.cluster import start_ray
+    def resources(self, settings: LabelSettings) -> Resources:
+        """Join the cluster, or start it, and share out what it has now."""
+        import ray
+
+        from pipelines.running.cluster import cores_of_nodes, start_ray
 
         start_ray()
-
-    def resources(self, settings: LabelSettings) -> Resources:
-        """Share out what the cluster has now."""
-        from pipelines.running.cluster import cluster_resources, cores_of_nodes
-
-        return share_out(settings, cluster_resources(), cores_of_nodes())
+        return share_out(settings, ray.cluster_resources(), cores_of_nodes())
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
-    ) -> Generator[Record | Failed, None, None]:
+    ) -> Generator[Outcome, None, None]:
         """As `ray_data.run_stages` does."""
         from pipelines.running.ray_data import run_stages
 

@@ -49,8 +49,7 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
     out of the replica.
     """
     low, high = settings.replica_range()
-    cpus = cluster.get("CPU", 0.0)
-    gpus = settings.gpus_per_replica
+    cpus, gpus = cluster.get("CPU", 0.0), settings.gpus_per_replica
     if gpus is None:
         gpus = 1.0 if cluster.get("GPU") else 0.0
     if gpus:
@@ -58,11 +57,9 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
         # A cluster that grows with the work shows few CPUs yet: allow some readers per replica.
         readers = max(4 * high, int(cpus - high * replica_cpus - Resources.commit_cpus))
     else:
-        reader_cpus = 0.5
-        left = int(cpus - reader_cpus - Resources.commit_cpus) // high
-        fair = min(left, _fitting(nodes, high))
-        replica_cpus = settings.cpus_per_replica or max(1, fair)
-        readers = high
+        reader_cpus, readers = 0.5, high
+        share = int(cpus - reader_cpus - Resources.commit_cpus) // high
+        replica_cpus = settings.cpus_per_replica or max(1, min(share, _fitting(nodes, high)))
     needed = low * replica_cpus + reader_cpus + Resources.commit_cpus
     if needed > cpus and not gpus:  # a GPU cluster may be about to grow
         raise InputError(

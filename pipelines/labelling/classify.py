@@ -28,7 +28,6 @@ from pipelines.output.schema import OUTPUT
 from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats
 
 Array = np.ndarray[Any, Any]
-_PRIVATE = (IDS, TYPES, ERROR)
 #: Kinds of errors that a slice's record counts; they may name what is a row's own.
 _MOST_REASONS = 20
 #: Labels that it counts per exit: all, but where classes are so many that records would grow.
@@ -84,7 +83,8 @@ class Classify:
             )
         good[good] = answered  # from here on: the rows that have a label
         found, lengths = found.take(answered), tokens.lengths[answered]
-        result = table.drop_columns([name for name in table.column_names if name in _PRIVATE])
+        private = {IDS, TYPES, ERROR}
+        result = table.drop_columns([name for name in table.column_names if name in private])
         columns = self.answer(found, lengths, good) | {"error": pa.array(errors, pa.string())}
         for field in OUTPUT:
             result = result.append_column(field, columns[field.name])
@@ -121,16 +121,13 @@ class Classify:
 
         def run(rows: Rows) -> Predictions:
             try:
-                whole = len(rows) == len(tokens)
-                some = tokens if whole else tokens.take(rows)
+                some = tokens if len(rows) == len(tokens) else tokens.take(rows)
                 return self.engine.classify(some, self.rule, audited[rows])
             except RuntimeError:
                 self._check_device()
                 raise
 
         parts, failed = isolate(run, np.arange(len(tokens)))
-        if not failed:
-            return parts[0][1], {}
         found = Predictions.none(len(tokens), self.engine.task)
         for rows, part in parts:
             found.put(rows, part)
@@ -166,7 +163,7 @@ def statistics_of(
         exits=[int(at.sum()) for at in left],
         exit_tokens=by_exit(lengths),
         exit_flops=by_exit(flops),
-        exit_labels=[_most(task.count(found.answer[at])) for at in left],
+        exit_labels=[dict(task.count(found.answer[at]).most_common(_MOST_LABELS)) for at in left],
         exit_uncertainties=[
             np.histogram(found.uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
         ],
@@ -177,10 +174,6 @@ def statistics_of(
         audit_agreements=int(agreed.sum()),
         audit_flops=int((deepest - flops)[found.audited].sum()),
     )
-
-
-def _most(counts: Counter[str]) -> dict[str, int]:
-    return dict(counts.most_common(_MOST_LABELS))
 
 
 def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:

@@ -4,6 +4,7 @@ import logging
 import time
 import uuid
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,10 +16,10 @@ from fastbert.checkpoint import (
     load_tokenizer,
 )
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.filesystem import shown
+from fastbert.filesystem import absolute, shown
 from pipelines.input.shards import find_shards
 from pipelines.labelling.audit import audit
-from pipelines.labelling.placement import check_apart, with_absolute_places
+from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan, newest
 from pipelines.labelling.progress import counting
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
@@ -41,7 +42,12 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     than allowed have an error. Raises InputError, before any work, for wrong input or settings,
     OutputHeld if another run is at work on the output, and Stopped on SIGTERM.
     """
-    settings = with_absolute_places(settings)
+    settings = replace(  # the stages run in other folders
+        settings,
+        input=tuple(absolute(url) for url in settings.input),
+        output=absolute(settings.output),
+        model=absolute(settings.model),
+    )
     job = Job(settings)
     if settings.dry_run:
         plan = job.plan()

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -64,13 +64,11 @@ class Counter:
 @contextmanager
 def counting(total: int, price_per_hour: float | None = None) -> Iterator[Counter]:
     """A counter of `total` rows."""
-    if not sys.stderr.isatty():
-        yield Counter(total, None, price_per_hour)
-        return
-    columns = (
+    bar = Progress(
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows  {task.fields[state]}"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield Counter(total, bar, price_per_hour)
+    with bar if sys.stderr.isatty() else nullcontext() as live:
+        yield Counter(total, live, price_per_hour)

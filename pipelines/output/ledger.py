@@ -225,8 +225,8 @@ def statistics(records: list[Record]) -> pa.Table:
     """
     rows = []
     for record in sorted(records, key=lambda r: (r.shard, r.first_row)):
-        common = {name: getattr(record, name) for name in _OF_RECORD}
-        common |= {m.column: getattr(record, m.name) for m in PER_SLICE}
+        common: dict[str | None, Any] = {m.column: getattr(record, m.name) for m in PER_SLICE}
+        common |= {name: getattr(record, name) for name in _OF_RECORD}
         common |= {"slice_rows": record.rows}
         known = {m.column: values for m in PER_EXIT if (values := getattr(record, m.name))}
         for place, depth in enumerate(record.depths):

@@ -71,7 +71,7 @@ class Record(SliceStats):
         return slice_id(self.shard, self.first_row)
 
 
-def _decoded(text: bytes) -> Record:
+def _decoded(path: str, text: bytes) -> Record:
     """A record as `Ledger.put` writes it; ValueError for all that is not one. Much depends on what
     it says: which rows are done, and which files may be removed."""
     values = json.loads(text)
@@ -92,6 +92,8 @@ def _decoded(text: bytes) -> Record:
         raise ValueError(f"its exits lie at {depths}, expected {exits} depths, rising to 127")
     if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
         raise ValueError("its shard or run would lie elsewhere")
+    if path != record_path(record.shard, record.first_row):
+        raise ValueError(f"it is the record of {record.path}")
     return record
 
 
@@ -147,13 +149,9 @@ class Ledger:
         records = []
         for path, text in self.storage.read(sorted(paths)).items():
             try:
-                record = _decoded(text)
-                if path != record_path(record.shard, record.first_row):
-                    raise ValueError(f"it is the record of {record.path}")
+                records.append(_decoded(path, text))
             except (ValueError, RecursionError) as error:
                 log.warning("ignoring the unreadable record %s: %s", path, error)
-                continue
-            records.append(record)
         return records
 
     def sweep(self, paths: list[str]) -> None:

@@ -103,10 +103,8 @@ def cores_of_nodes() -> list[int]:
 def cores() -> int:
     """CPU cores that this process may use: of the machine, by its affinity and its container's
     quota; at least 1."""
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        allowed = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, int(min(allowed, _quota(CGROUPS))))
 
 

@@ -12,7 +12,7 @@ def test_attempts_are_counted_on_the_drivers_node(monkeypatch):
     ray.get_runtime_context().get_node_id.return_value = "0" * 56
     monkeypatch.setattr(guard, "ray", ray)
     Attempts.start("attempts")
-    options = ray.remote.return_value.return_value.options.call_args.kwargs
+    options = ray.remote.return_value.options.call_args.kwargs
     where = options["scheduling_strategy"]
     assert (where.node_id, where.soft) == ("0" * 56, False)
 

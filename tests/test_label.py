@@ -131,7 +131,7 @@ def test_nothing_but_final_data_lies_under_table(undisturbed):
 def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monkeypatch):
     output, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
-    monkeypatch.setattr(RayExecutor, "start", lambda _: pytest.fail("Ray was started"))
+    monkeypatch.setattr(RayExecutor, "resources", lambda *_: pytest.fail("Ray was started"))
     summary = label(settings(corpus, output, checkpoint, speed=speed), RAY)
     assert summary["slices_labelled"] == 0
     assert summary["slices_up_to_date"] == len(list((output / "table").rglob("*.parquet")))

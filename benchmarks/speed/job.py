@@ -93,8 +93,9 @@ class EngineAlone:
         self.tokens = []
         for first in range(0, rows, settings.slice_rows):
             piece = Slice(shard, rows, first, min(settings.slice_rows, rows - first))
-            table = read(Work(piece)).table
-            assert table is not None
+            work = read(Work(piece))
+            assert isinstance(work, Work)
+            table = work.table
             good = table[ERROR].is_null().to_numpy()
             self.tokens.append(tokens_of(table.combine_chunks(), good))
         self.engine = Classify(run, threads).engine
@@ -193,9 +194,7 @@ def main(
         precision="fp32",
     )
     few = write_corpus(data, work / "few", recipe_rows)
-    executor = RayExecutor()
-    executor.start()
-    threads = executor.resources(settings).replica_cpus
+    threads = RayExecutor().resources(settings).replica_cpus
     contenders = {
         "engine": EngineAlone(settings, threads),
         "job": lambda: whole_job(settings),

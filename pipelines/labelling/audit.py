@@ -73,17 +73,14 @@ def drift(before: Sequence[int], now: Sequence[int]) -> tuple[float, float]:
     shares = counts / counts.sum(1, keepdims=True)
     distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
     least = counts.sum(0) * (counts.sum(1).min() / counts.sum())  # expected in the smaller sample
-    cells: list[np.ndarray[Any, Any]] = [np.zeros(2)]
-    expected = 0.0
+    cells: list[np.ndarray[Any, Any]] = []
+    waiting, expected = np.zeros(2), 0.0
     for column, more in zip(counts.T, least, strict=True):
+        waiting, expected = waiting + column, expected + more
         if expected >= _EXPECTED:
-            cells.append(np.zeros(2))
-            expected = 0.0
-        cells[-1] = cells[-1] + column
-        expected += more
-    if expected < _EXPECTED and len(cells) > 1:
-        last = cells.pop()
-        cells[-1] = cells[-1] + last
+            cells.append(waiting)
+            waiting, expected = np.zeros(2), 0.0
     if len(cells) < 2:
         return distance, 1.0
+    cells[-1] += waiting
     return distance, float(chi2_contingency(np.array(cells).T, correction=False).pvalue)

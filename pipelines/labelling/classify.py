@@ -29,7 +29,6 @@ from pipelines.output.schema import OUTPUT
 from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats
 
 Array = np.ndarray[Any, Any]
-_PRIVATE = (IDS, TYPES, ERROR)
 #: Kinds of errors that a slice's record counts; they may name what is a row's own.
 _MOST_REASONS = 20
 #: Labels that it counts per exit: all, but where classes are so many that records would grow.
@@ -65,13 +64,12 @@ class Classify:
         self.rule = Threshold.of(run.identity.thresholds, run.identity.criterion)
         self.device = device_name(device)
 
-    def __call__(self, work: Work) -> Work:
-        """Label every row that has tokens; the others keep their error."""
-        if work.table is None:
-            return work
+    def __call__(self, work: Work, given_up: str | None = None) -> Work:
+        """Label every row that has tokens; the others keep their error, or get `given_up`, with
+        which no row is labelled."""
         started = time.monotonic()
         table = work.table.combine_chunks()
-        errors = table[ERROR].to_pylist()
+        errors = [error or given_up for error in table[ERROR].to_pylist()]
         good = np.array([error is None for error in errors], bool)
         tokens = tokens_of(table, good)
         where, rate = work.slice, self.run.audit_rate
@@ -84,8 +82,8 @@ class Classify:
             errors[places[row]] = f"the model failed: {why}" if why else NOT_A_NUMBER
         good[good] = answered  # from here on: the rows that have a label
         found, lengths = found.take(answered), tokens.lengths[answered]
-        kept = [name for name in table.column_names if name not in _PRIVATE]
-        result = table.select(kept)
+        private = {IDS, TYPES, ERROR}
+        result = table.drop_columns([name for name in table.column_names if name in private])
         answers = columns(found, lengths, good, self.engine.task, self.cost)
         answers["error"] = pa.array(errors, pa.string())
         for field in OUTPUT:
@@ -94,6 +92,7 @@ class Classify:
             statistics_of(work.stats, found, lengths, self.cost, self.engine.task),
             exit_depths=self.run.identity.exit_depths,
             error_rows=int((~good).sum()),
+            quarantined=work.stats.quarantined or given_up is not None,
             errors=dict(Counter(error for error in errors if error).most_common(_MOST_REASONS)),
             device=self.device,
             precision=self.run.precision,
@@ -101,34 +100,18 @@ class Classify:
         )
         return replace(work, table=result, stats=stats)
 
-    def give_up(self, work: Work, reason: str) -> Work:
-        """Every row gets `reason` as its error; the model is not used."""
-        if work.table is None:
-            return work
-        errors = [error or reason for error in work.table[ERROR].to_pylist()]
-        none = pa.array([[]] * len(errors), pa.large_list(pa.int32()))
-        table = work.table.drop_columns(
-            [name for name in _PRIVATE if name in work.table.schema.names]
-        )
-        table = table.append_column(IDS, none).append_column(ERROR, pa.array(errors, pa.string()))
-        stats = replace(work.stats, quarantined=True)
-        return self(replace(work, table=table, stats=stats))
-
     def _classify(self, tokens: Tokens, audited: Array) -> tuple[Predictions, dict[int, str]]:
         """Answers for all rows, and why there are none for some."""
 
         def run(rows: Rows) -> Predictions:
             try:
-                whole = len(rows) == len(tokens)
-                some = tokens if whole else tokens.take(rows)
+                some = tokens if len(rows) == len(tokens) else tokens.take(rows)
                 return self.engine.classify(some, self.rule, audited[rows])
             except RuntimeError:
                 self._check_device()
                 raise
 
         parts, failed = isolate(run, np.arange(len(tokens)))
-        if not failed:
-            return parts[0][1], {}
         found = Predictions.none(len(tokens), self.engine.task)
         for rows, part in parts:
             found.put(rows, part)
@@ -164,7 +147,7 @@ def statistics_of(
         exits=[int(at.sum()) for at in left],
         exit_tokens=by_exit(lengths),
         exit_flops=by_exit(flops),
-        exit_labels=[_most(task.count(found.answer[at])) for at in left],
+        exit_labels=[dict(task.count(found.answer[at]).most_common(_MOST_LABELS)) for at in left],
         exit_uncertainties=[
             np.histogram(found.uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
         ],
@@ -175,10 +158,6 @@ def statistics_of(
         audit_agreements=int(agreed.sum()),
         audit_flops=int((deepest - flops)[found.audited].sum()),
     )
-
-
-def _most(counts: Counter[str]) -> dict[str, int]:
-    return dict(counts.most_common(_MOST_LABELS))
 
 
 def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:
@@ -197,11 +176,9 @@ def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:
 
 
 def tokens_of(table: pa.Table, good: Array) -> Tokens:
-    """The token columns as Tokens; rows with an error hold no tokens, so leaving them out moves
-    no id."""
-    ids = table[IDS].chunk(0) if table.num_rows else pa.array([], pa.large_list(pa.int32()))
-    ends = np.asarray(ids.offsets)[1:][good]
-    types = None
-    if TYPES in table.column_names:
-        types = np.asarray(table[TYPES].combine_chunks().flatten())
-    return Tokens(np.asarray(ids.flatten()), np.concatenate([[0], ends]).astype(np.int64), types)
+    """The token columns of the rows that are `good`, bool (N,)."""
+    names = [name for name in (IDS, TYPES) if name in table.column_names]
+    some = table.select(names).filter(pa.array(good))
+    ids, *types = [some[name].combine_chunks() for name in names]
+    kinds = np.asarray(types[0].flatten()) if types else None
+    return Tokens(np.asarray(ids.flatten()), np.asarray(ids.offsets), kinds)

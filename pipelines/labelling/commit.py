@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import fastbert
 from fastbert.filesystem import shown
 from pipelines.labelling.run import Run
-from pipelines.labelling.work import Failed, Work
+from pipelines.labelling.work import Work
 from pipelines.output.ledger import Ledger, Record
 from pipelines.output.lock import OutputHeld, holds
 from pipelines.output.storage import Storage, to_parquet
@@ -20,15 +20,13 @@ class Commit:
 
     run: Run
 
-    def __call__(self, work: Work) -> Record | Failed:
+    def __call__(self, work: Work) -> Record:
         """Commit a labelled slice.
 
         Data before record: a crash in between costs a recomputation, which publishes the same
         rows under the same name. Raises OutputHeld, and writes nothing, if the run has lost the
         output to another one.
         """
-        if work.table is None:
-            return Failed(work.slice, str(work.failure))
         started = time.monotonic()
         piece, run = work.slice, self.run
         data = to_parquet(work.table.replace_schema_metadata(self._lineage(work)))

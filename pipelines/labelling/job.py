@@ -4,10 +4,8 @@ import logging
 import time
 import uuid
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fastbert.checkpoint import (
@@ -17,17 +15,16 @@ from fastbert.checkpoint import (
     load_config,
     load_tokenizer,
 )
-from fastbert.configuration import FastBertConfig
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.filesystem import shown
+from fastbert.filesystem import absolute, shown
 from pipelines.input.shards import find_shards
 from pipelines.labelling.audit import audit
-from pipelines.labelling.placement import check_apart, with_absolute_places
+from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan, newest
 from pipelines.labelling.progress import counting
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import stopped_by_sigterm
-from pipelines.labelling.summary import Summary, prices, totals
+from pipelines.labelling.summary import RUNS, prices, totals
 from pipelines.labelling.work import Failed
 from pipelines.output.identity import Identity
 from pipelines.output.ledger import Ledger, Record
@@ -45,14 +42,19 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     than allowed have an error. Raises InputError, before any work, for wrong input or settings,
     OutputHeld if another run is at work on the output, and Stopped on SIGTERM.
     """
-    settings = with_absolute_places(settings)
-    job = Job.of(settings)
+    settings = replace(  # the stages run in other folders
+        settings,
+        input=tuple(absolute(url) for url in settings.input),
+        output=absolute(settings.output),
+        model=absolute(settings.model),
+    )
+    job = Job(settings)
     if settings.dry_run:
         plan = job.plan()
         return job.heading(plan) | {
             "dry_run": True,
             "slices_to_label": len(plan.todo),
-            "rows_to_label": sum(piece.rows for piece in plan.todo),
+            "rows_to_label": plan.rows,
             "slices_to_remove": len(plan.removed(settings.prune)),
             "leftovers_to_remove": len(plan.leftovers),
             "bad_shards": plan.bad_shards,
@@ -61,44 +63,28 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
         return job.run(lock, executor)
 
 
-@dataclass(frozen=True)
 class Job:
     """One run: what was asked for, checked, before anything is done."""
 
-    settings: LabelSettings
-    run_id: str
-    checkpoint: Path
-    config: FastBertConfig
-    point: OperatingPoint
-    ledger: Ledger
-
-    @classmethod
-    def of(cls, settings: LabelSettings) -> "Job":
+    def __init__(self, settings: LabelSettings) -> None:
         """Check settings and checkpoint; InputError if they do not fit."""
-        checkpoint = fetch_checkpoint(settings.model)
-        config = load_config(checkpoint)
-        return cls(
-            settings=settings,
-            run_id=settings.run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}",
-            checkpoint=checkpoint,
-            config=config,
-            point=OperatingPoint.asked(config, settings.speed, settings.operating_point),
-            ledger=Ledger(Storage(settings.output)),
-        )
-
-    @cached_property
-    def identity(self) -> Identity:
-        """What a slice's labels depend on, beside the shard; for precision see `Plan`."""
-        settings = self.settings
-        return Identity(
+        self.settings = settings
+        self.checkpoint = fetch_checkpoint(settings.model)
+        config = load_config(self.checkpoint)
+        self.point = OperatingPoint.asked(config, settings.speed, settings.operating_point)
+        self.ledger = Ledger(Storage(settings.output))
+        started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        self.run_id = settings.run_id or f"{started}-{uuid.uuid4().hex[:4]}"
+        #: What a slice's labels depend on, beside the shard; for precision see `Plan`.
+        self.identity = Identity(
             checkpoint=fingerprint(self.checkpoint),
             criterion=self.point.criterion,
             thresholds=self.point.thresholds,
-            exit_depths=[each.depth for each in self.config.exit_list],
+            exit_depths=[each.depth for each in config.exit_list],
             text_column=settings.text_column,
             pair_column=settings.pair_column,
             carry=list(settings.carry) or None,
-            max_length=self.config.max_length,
+            max_length=config.max_length,
         )
 
     def plan(self) -> Plan:
@@ -119,11 +105,7 @@ class Job:
         log.info(
             "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards "
             "unreadable",
-            len(shards),
-            len(plan.todo),
-            sum(piece.rows for piece in plan.todo),
-            len(plan.up_to_date),
-            len(plan.bad_shards),
+            *(plan.shards, len(plan.todo), plan.rows, len(plan.up_to_date), len(plan.bad_shards)),
         )
         return plan
 
@@ -160,34 +142,34 @@ class Job:
             ledger.reopen(self.run_id)
             records, failed = self._label(plan, executor, *work, lock)
             bad_shards = bad_shards | failed
-        done = totals(records)
-        too_many = done["error_rows"] > settings.max_bad_rows * done["rows"]
-        agreements = sum(record.audit_agreements for record in records)
-        price = settings.price_per_hour
-        summary = Summary(
-            **self.heading(plan),
-            **audit(
-                self.point, done["exits"], done["audit_rows"], agreements, settings.drift_tolerance
-            ),
-            **({} if price is None else prices(records, price)),
-            slices_removed=len(removed),
-            totals=done,
-            bad_shards=bad_shards,
-            started_at=started_at.isoformat(timespec="milliseconds"),
-            seconds=round(time.monotonic() - started, 1),
-            exit_code=3 if bad_shards or too_many else 0,
+        found = self.heading(plan) | totals(records) | prices(records, settings.price_per_hour)
+        too_many = found["error_rows"] > settings.max_bad_rows * found["rows"]
+        found |= audit(
+            self.point,
+            found["exits"],
+            found["audit_rows"],
+            sum(record.audit_agreements for record in records),
+            settings.drift_tolerance,
         )
+        found |= {
+            "slices_removed": len(removed),
+            "bad_shards": bad_shards,
+            "started_at": started_at.isoformat(timespec="milliseconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "exit_code": 3 if bad_shards or too_many else 0,
+        }
+        summary = {name: found[name] for name in RUNS.names if name in found}
         for url, reason in bad_shards.items():
             log.warning("not labelled: %s %s", url, reason)
         if too_many:
-            log.warning("%d of %d rows have an error", done["error_rows"], done["rows"])
-        for alarm in summary.alarms:
+            log.warning("%d of %d rows have an error", found["error_rows"], found["rows"])
+        for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         killed = ledger.unreported(kept)
         if plan.todo or removed or bad_shards or killed:
             lock.check()
-            ledger.close_run(self.run_id, summary.as_json(), kept + records, killed)
-        return summary.as_json()
+            ledger.close_run(self.run_id, summary, kept + records, killed)
+        return summary
 
     def _prepare(
         self, kept: list[Record], executor: Executor, lock: RunLock
@@ -197,7 +179,6 @@ class Job:
 
         check_weights(self.checkpoint)
         load_tokenizer(self.checkpoint)
-        executor.start()
         resources = executor.resources(self.settings)
         asked, last = self.settings.precision, newest(kept)
         if asked == "auto" and last:  # an output goes on as it was
@@ -225,10 +206,10 @@ class Job:
         shards could not be read."""
         records: list[Record] = []
         failed: dict[str, str] = {}
-        rows, price = sum(piece.rows for piece in plan.todo), self.settings.price_per_hour
+        price = self.settings.price_per_hour
         outcomes = executor.run(run, plan.todo, resources)
         # The signal again, because executors may have set a handler of their own since.
-        with closing(outcomes), stopped_by_sigterm(), counting(rows, price) as progress:
+        with closing(outcomes), stopped_by_sigterm(), counting(plan.rows, price) as progress:
             try:
                 for outcome in outcomes:
                     lock.check()

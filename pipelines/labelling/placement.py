@@ -1,8 +1,7 @@
-"""Where input, output and model are: seen alike by all processes, and not in each other's way."""
+"""Where input and output are: not in each other's way."""
 
 import os
 import re
-from dataclasses import replace
 
 from fsspec.utils import glob_translate
 
@@ -11,19 +10,6 @@ from fastbert.filesystem import absolute, shown
 from pipelines.input.shards import Shard
 from pipelines.output.ledger import table_path
 from pipelines.settings import LabelSettings
-
-
-def with_absolute_places(settings: LabelSettings) -> LabelSettings:
-    """The settings with every local path absolute: the stages run in other folders.
-
-    Raises InputError for places that other processes cannot see.
-    """
-    return replace(
-        settings,
-        input=tuple(absolute(url) for url in settings.input),
-        output=absolute(settings.output),
-        model=absolute(settings.model),
-    )
 
 
 def check_apart(settings: LabelSettings, shards: list[Shard]) -> None:

@@ -41,6 +41,11 @@ class Plan:
     #: url -> why it cannot be labelled.
     bad_shards: dict[str, str]
 
+    @property
+    def rows(self) -> int:
+        """Rows to label."""
+        return sum(piece.rows for piece in self.todo)
+
     def removed(self, prune: bool) -> list[Record]:
         """Commits whose rows go."""
         return self.superseded + (self.vanished if prune else [])
@@ -65,8 +70,12 @@ def make_plan(
     Raises InputError where commits were made with another identity or precision, or from another
     place, and `relabel` does not allow to replace them; and where not one shard can be labelled.
     """
-    if precision and not relabel:
-        _check_precision(output.records, precision)
+    last = newest(output.records)
+    if last and precision and last.precision != precision and not relabel:
+        raise InputError(
+            f"the output was labelled in {last.precision}, --precision is {precision}; leave it "
+            "out to go on as before, or pass --relabel to label everything again"
+        )
     committed: dict[str, list[Record]] = defaultdict(list)
     for record in output.records:
         committed[record.shard].append(record)
@@ -76,7 +85,8 @@ def make_plan(
         mine = committed.pop(shard.name, [])
         if not relabel:
             for record in mine:
-                _check_replaceable(record, shard, identity)
+                _check_replaceable(record, shard)
+                _check_identity(record, identity)
         current[shard.name] = _disjoint(
             [
                 record
@@ -95,18 +105,17 @@ def make_plan(
         for record in vanished:
             _check_identity(record, identity)
 
-    new = [shard for shard in shards if not current[shard.name]]
-    bad: dict[str, str] = {}  # by name
     rows = {name: mine[0].shard_rows for name, mine in current.items() if mine}
+    bad_shards: dict[str, str] = {}
+    new = [shard for shard in shards if shard.name not in rows]
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        results = pool.map(lambda shard: _count_rows(shard, columns), new)
-        for shard, result in zip(new, results, strict=True):
-            if isinstance(result, ShardError):
-                bad[shard.name] = str(result)
+        counts = pool.map(lambda shard: _count_rows(shard, columns), new)
+        for shard, count in zip(new, counts, strict=True):
+            if isinstance(count, str):
+                bad_shards[shown(shard.url)] = count
             else:
-                rows[shard.name] = result
-    bad_shards = {shown(shard.url): bad[shard.name] for shard in new if shard.name in bad}
-    if bad and len(bad) == len(shards):
+                rows[shard.name] = count
+    if shards and not rows:
         url, reason = next(iter(bad_shards.items()))
         raise InputError(f"not one shard can be labelled; {url}: {reason}")
     todo = [
@@ -116,7 +125,7 @@ def make_plan(
         for piece in _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
     ]
     paths = {piece.path for piece in todo}
-    old = [record for record in outdated if record.shard not in bad]
+    old = [record for record in outdated if record.shard in rows]
     return Plan(
         shards=len(shards),
         todo=todo,
@@ -124,7 +133,7 @@ def make_plan(
         superseded=[record for record in old if record.path not in paths],
         replaced=[record for record in old if record.path in paths],
         # Bad shards keep what was committed of their last good version.
-        spared=[record for record in outdated if record.shard in bad],
+        spared=[record for record in outdated if record.shard not in rows],
         vanished=vanished,
         # A record that cannot be read still says that the rows were committed: they are only
         # removed where this run knows all rows of their shard.
@@ -142,23 +151,13 @@ def newest(records: list[Record]) -> Record | None:
     return max(records, key=lambda record: record.committed_at, default=None)
 
 
-def _check_precision(records: list[Record], asked: str) -> None:
-    last = newest(records)
-    if last and last.precision != asked:
-        raise InputError(
-            f"the output was labelled in {last.precision}, --precision is {asked}; leave it out to "
-            "go on as before, or pass --relabel to label everything again"
-        )
-
-
-def _check_replaceable(record: Record, shard: Shard, identity: Identity) -> None:
+def _check_replaceable(record: Record, shard: Shard) -> None:
     if record.source != shown(shard.url):
         raise InputError(
             f"the output has labels of {record.source} as '{shard.name}', which would be replaced "
             f"by those of {shown(shard.url)}; pass the folder above both as --input, another "
             "--output, or --relabel if the corpus has moved"
         )
-    _check_identity(record, identity)
 
 
 def _check_identity(record: Record, identity: Identity) -> None:
@@ -170,13 +169,14 @@ def _check_identity(record: Record, identity: Identity) -> None:
         )
 
 
-def _count_rows(shard: Shard, columns: InputColumns) -> int | ShardError:
+def _count_rows(shard: Shard, columns: InputColumns) -> int | str:
+    """How many rows the shard has, or why it cannot be labelled."""
     if shard.problem is not None:
-        return ShardError(shard.problem)
+        return shard.problem
     try:
         return read_patiently(Patience(), count_rows, shard, columns)
     except ShardError as error:
-        return error
+        return str(error)
 
 
 def _disjoint(records: list[Record]) -> list[Record]:
@@ -193,18 +193,12 @@ def _gaps(shard: Shard, rows: int, done: list[Record], slice_rows: int) -> list[
 
     A shard without rows gets one empty slice, so that it is not opened again the next night.
     """
-    if rows == 0:
-        return [] if done else [Slice(shard, 0, 0, 0)]
-    slices = []
-    start = 0
-    for record in done:  # in order, as _disjoint leaves them
-        slices += _cut(shard, rows, start, record.first_row, slice_rows)
-        start = record.first_row + record.rows
-    return slices + _cut(shard, rows, start, rows, slice_rows)
-
-
-def _cut(shard: Shard, rows: int, start: int, stop: int, slice_rows: int) -> list[Slice]:
+    if rows == 0 and not done:
+        return [Slice(shard, 0, 0, 0)]
+    starts = [0, *(record.first_row + record.rows for record in done)]  # in order
+    stops = [*(record.first_row for record in done), rows]
     return [
         Slice(shard, rows, first, min(slice_rows, stop - first))
+        for start, stop in zip(starts, stops, strict=True)
         for first in range(start, stop, slice_rows)
     ]

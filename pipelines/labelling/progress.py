@@ -4,13 +4,12 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.labelling.work import Failed
-from pipelines.output.ledger import Record
+from pipelines.labelling.work import Failed, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ class Counter:
         self.started = self.said = time.monotonic()
         self.task = bar.add_task("", total=total, state=self.state()) if bar else None
 
-    def add(self, outcome: Record | Failed) -> None:
+    def add(self, outcome: Outcome) -> None:
         """A slice has come to its end."""
         if isinstance(outcome, Failed):
             return self.advance(outcome.slice.rows)
@@ -65,13 +64,11 @@ class Counter:
 @contextmanager
 def counting(total: int, price_per_hour: float | None = None) -> Iterator[Counter]:
     """A counter of `total` rows."""
-    if not sys.stderr.isatty():
-        yield Counter(total, None, price_per_hour)
-        return
-    columns = (
+    bar = Progress(
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows  {task.fields[state]}"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield Counter(total, bar, price_per_hour)
+    with bar if sys.stderr.isatty() else nullcontext() as live:
+        yield Counter(total, live, price_per_hour)

@@ -19,7 +19,7 @@ from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.run import Run, columns_of
-from pipelines.labelling.work import ERROR, IDS, TYPES, Work
+from pipelines.labelling.work import ERROR, IDS, TYPES, Failed, Work
 from pipelines.output.retry import Patience
 
 
@@ -35,58 +35,46 @@ class ReadTokenize:
         self.columns = columns_of(run.identity)
         self.rows = SliceReader(self.columns)
 
-    def __call__(self, work: Work) -> Work:
-        """Read and tokenize; a shard that cannot be read becomes a failure, not an exception."""
-        return self._patiently(work, None)
-
-    def give_up(self, work: Work, reason: str) -> Work:
-        """Only read: every row gets `reason` as its error."""
-        return self._patiently(work, reason)
-
-    def _patiently(self, work: Work, reason: str | None) -> Work:
+    def __call__(self, work: Work, given_up: str | None = None) -> Work | Failed:
+        """Read and tokenize, or only read: every row gets `given_up` as its error then."""
         patience = Patience()
         try:
-            done = read_patiently(patience, self._read, work, reason)
+            done = read_patiently(patience, self._read, work, given_up)
         except ShardError as error:
-            return Work(work.slice, failure=str(error))
+            return Failed(work.slice, str(error))
         return done.retried(patience.retries)
 
-    def _read(self, work: Work, reason: str | None) -> Work:
+    def _read(self, work: Work, given_up: str | None) -> Work:
         started = time.monotonic()
         tokenizing = 0.0
         parts = []
         for rows in self.rows.read(work.slice):
             before = time.monotonic()
-            parts.append(self._tokenized(rows, reason))
+            parts.append(self._tokenized(rows, given_up))
             tokenizing += time.monotonic() - before
         table = pa.concat_tables(parts, promote_options="default")
         stats = replace(
             work.stats,
             read_seconds=time.monotonic() - started - tokenizing,
             tokenize_seconds=tokenizing,
-            quarantined=reason is not None,
+            quarantined=given_up is not None,
         )
         return replace(work, table=table, stats=stats)
 
-    def _tokenized(self, table: pa.Table, reason: str | None) -> pa.Table:
+    def _tokenized(self, table: pa.Table, given_up: str | None) -> pa.Table:
         """Carried columns, token ids and errors of some rows."""
-        texts, errors = decode(table[self.columns.text])
-        pairs = None
-        if self.columns.pair is not None:
-            pairs, pair_errors = decode(table[self.columns.pair])
-            errors = [first or second for first, second in zip(errors, pair_errors, strict=True)]
-        if reason is not None:
-            errors = [error or reason for error in errors]
+        decoded = [decode(table[name]) for name in self.columns.texts]
+        texts = [some for some, _ in decoded]  # by column
+        reasons = zip(*(errors for _, errors in decoded), strict=True)
+        errors = [next(filter(None, of_row), given_up) for of_row in reasons]
 
         def run(rows: Rows) -> Tokens:
-            first = [texts[i] for i in rows]
-            second = None if pairs is None else [pairs[i] for i in rows]
-            return self.tokenize(first, second, self.max_length)
+            chosen = [[column[i] for i in rows] for column in texts]
+            pairs = chosen[1] if len(chosen) > 1 else None
+            return self.tokenize(chosen[0], pairs, self.max_length)
 
         good = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
-        sizes = np.array([len(text) for text in texts], np.int64)
-        if pairs is not None:
-            sizes += [len(text) for text in pairs]
+        sizes = np.array([[len(text) for text in column] for column in texts], np.int64).sum(0)
         found = []
         for rows in _portions(good, sizes[good]):
             some, failed = isolate(run, rows)

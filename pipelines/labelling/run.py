@@ -6,9 +6,8 @@ from typing import Protocol
 
 from pipelines.input.columns import InputColumns
 from pipelines.input.slices import Slice
-from pipelines.labelling.work import Failed
+from pipelines.labelling.work import Outcome
 from pipelines.output.identity import Identity
-from pipelines.output.ledger import Record
 from pipelines.settings import LabelSettings
 
 
@@ -60,13 +59,11 @@ class Resources:
 class Executor(Protocol):
     """What runs the stages."""
 
-    def start(self) -> None:
-        """Get hold of the machines; called once, and only if there is something to label."""
-
     def resources(self, settings: LabelSettings) -> Resources:
-        """Share the machines out; InputError if they are too small."""
+        """Get hold of the machines and share them out; InputError if they are too small. Called
+        only if there is something to label."""
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
-    ) -> Generator[Record | Failed, None, None]:
+    ) -> Generator[Outcome, None, None]:
         """The outcome of each slice, as they come. To close it ends what it has started."""

@@ -1,20 +1,24 @@
-"""A slice on its way through the stages, and its form between processes.
+"""A slice on its way through the stages, what becomes of it, and both between processes.
 
-One slice is one row of one Ray Data block, its table an Arrow IPC buffer: Ray splits blocks above
-128 MiB, and would tear a slice apart, but it never splits a row.
+Each is one row of one Ray Data block, pickled: Ray splits blocks above 128 MiB, and would tear a
+slice apart, but it never splits a row.
 """
 
+import pickle
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 
+from fastbert.errors import FastBertError
 from pipelines.input.slices import Slice
+from pipelines.output.ledger import Record
 from pipelines.output.statistics import SliceStats
 
 #: Private columns between the stages; none reaches the output, and no shard may have such names.
 IDS, TYPES, ERROR = "\0ids", "\0types", "\0error"
+#: The one column of a block.
+ITEM = "item"
 
 
 @dataclass(frozen=True)
@@ -23,44 +27,23 @@ class Work:
 
     slice: Slice
     #: Carried columns and, after ReadTokenize, the private ones; after Classify, the output's.
-    table: pa.Table | None = None
+    table: pa.Table = field(default_factory=lambda: pa.table({}))
     #: So far.
     stats: SliceStats = field(default_factory=SliceStats)
-    #: Why the shard could not be read; then there is no table, and later stages pass it on.
-    failure: str | None = None
 
     def retried(self, times: int) -> "Work":
         """The same after so many further retries."""
         return replace(self, stats=replace(self.stats, retries=self.stats.retries + times))
 
-    def to_row(self) -> dict[str, Any]:
-        """The table as bytes, and the rest as JSON."""
-        payload = b""
-        if self.table is not None:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, self.table.schema) as writer:
-                writer.write_table(self.table)
-            payload = sink.getvalue().to_pybytes()
-        return {"work": msgspec.json.encode(replace(self, table=None)), "payload": payload}
+    def __getstate__(self) -> dict[str, Any]:
+        """With Arrow's own format: pickled, a part of a table takes along all that it is of."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        return vars(self) | {"table": sink.getvalue()}
 
-    def to_block(self) -> pa.Table:
-        """`to_row` as a block of one row."""
-        row = self.to_row()
-        return pa.table(
-            {
-                "work": pa.array([row["work"]]),
-                "payload": pa.array([row["payload"]], pa.large_binary()),
-            }
-        )
-
-    @classmethod
-    def from_block(cls, block: pa.Table) -> "Work":
-        """Inverse of `to_block`."""
-        work = msgspec.json.decode(block["work"][0].as_py(), type=cls)
-        payload = block["payload"][0].as_buffer() if block["payload"][0].is_valid else None
-        if payload and payload.size:
-            return replace(work, table=pa.ipc.open_stream(payload).read_all())
-        return work
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"table": pa.ipc.open_stream(state["table"]).read_all()})
 
 
 @dataclass(frozen=True)
@@ -69,3 +52,17 @@ class Failed:
 
     slice: Slice
     reason: str
+
+
+Outcome = Record | Failed
+
+
+def to_block(item: Work | Outcome | FastBertError) -> pa.Table:
+    """A block of one row; errors, too, because one that is raised reaches the driver inside
+    tracebacks of Ray's."""
+    return pa.table({ITEM: pa.array([pickle.dumps(item)], pa.large_binary())})
+
+
+def from_block(block: pa.Table) -> Any:
+    """Inverse of `to_block`."""
+    return pickle.loads(block[ITEM][0].as_buffer())

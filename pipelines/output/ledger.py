@@ -39,6 +39,11 @@ def table_path(shard: str, first_row: int) -> str:
     return f"table/{shard}.{first_row:012d}.parquet"
 
 
+def record_path(shard: str, first_row: int) -> str:
+    """Where the record of a slice is."""
+    return f"ledger/slices/{slice_id(shard, first_row)}.json"
+
+
 def _slice_of(path: str) -> tuple[str, int] | None:
     """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
     found = re.fullmatch(r"table/(.+)\.([0-9]{12,})\.parquet", path, re.DOTALL)
@@ -62,11 +67,11 @@ class Record(SliceStats):
 
     @property
     def slice_id(self) -> str:
-        """Names the record's file."""
+        """The name of its slice."""
         return slice_id(self.shard, self.first_row)
 
 
-def _decoded(text: bytes) -> Record:
+def _decoded(path: str, text: bytes) -> Record:
     """A record as `Ledger.put` writes it; ValueError for all that is not one. Much depends on what
     it says: which rows are done, and which files may be removed."""
     values = json.loads(text)
@@ -87,6 +92,8 @@ def _decoded(text: bytes) -> Record:
         raise ValueError(f"its exits lie at {depths}, expected {exits} depths, rising to 127")
     if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
         raise ValueError("its shard or run would lie elsewhere")
+    if path != record_path(record.shard, record.first_row):
+        raise ValueError(f"it is the record of {record.path}")
     return record
 
 
@@ -117,7 +124,7 @@ class Ledger:
     def put(self, record: Record) -> None:
         """Commit a slice: its labelled rows are published already."""
         data = json.dumps(asdict(record), indent=1).encode()
-        self.storage.put(f"ledger/slices/{record.slice_id}.json", data)
+        self.storage.put(record_path(record.shard, record.first_row), data)
 
     def committed(self) -> "Committed":
         """All commits whose labelled rows are there; unreadable records count as absent."""
@@ -127,7 +134,7 @@ class Ledger:
         stray = {}
         for path in data - {record.path for record in records}:
             if place := _slice_of(path):
-                stray[path] = Stray(place[0], f"ledger/slices/{slice_id(*place)}.json" in paths)
+                stray[path] = Stray(place[0], record_path(*place) in paths)
             else:
                 log.warning("not written by this job, and left alone: %s", path)
         return Committed(records, stray)
@@ -135,21 +142,16 @@ class Ledger:
     def records(self, paths: list[str]) -> list[Record]:
         """The commits of files of labelled rows; those that are not ours, or no record vouches for,
         have none."""
-        places = [place for path in paths if (place := _slice_of(path))]
-        return self._read({f"ledger/slices/{slice_id(*place)}.json" for place in places})
+        return self._read({record_path(*place) for path in paths if (place := _slice_of(path))})
 
     def _read(self, paths: set[str]) -> list[Record]:
         """The records at `paths`, but those that cannot be read."""
         records = []
         for path, text in self.storage.read(sorted(paths)).items():
             try:
-                record = _decoded(text)
-                if path != f"ledger/slices/{record.slice_id}.json":
-                    raise ValueError(f"it is the record of {record.path}")
+                records.append(_decoded(path, text))
             except (ValueError, RecursionError) as error:
                 log.warning("ignoring the unreadable record %s: %s", path, error)
-                continue
-            records.append(record)
         return records
 
     def sweep(self, paths: list[str]) -> None:
@@ -160,7 +162,7 @@ class Ledger:
 
     def withdraw(self, record: Record) -> None:
         """Take back a commit; its rows stay until they are written over."""
-        self.storage.remove(f"ledger/slices/{record.slice_id}.json")
+        self.storage.remove(record_path(record.shard, record.first_row))
 
     def forget(self, record: Record) -> None:
         """Remove a slice: the record first, so that it never promises rows that are gone."""
@@ -195,6 +197,8 @@ class Ledger:
         self.storage.put(f"ledger/runs/{run_id}.json", text.encode())
 
 
+#: What statistics tell of a record under the same name.
+_OF_RECORD = ("run_id", "slice_id", "shard", "first_row", "committed_at")
 #: The columns of `stats/`.
 STATISTICS = pa.schema(
     [
@@ -219,15 +223,9 @@ def statistics(records: list[Record]) -> pa.Table:
     """
     rows = []
     for record in sorted(records, key=lambda r: (r.shard, r.first_row)):
-        common = {m.column: getattr(record, m.name) for m in PER_SLICE}
-        common |= {
-            "run_id": record.run_id,
-            "slice_id": record.slice_id,
-            "shard": record.shard,
-            "first_row": record.first_row,
-            "slice_rows": record.rows,
-            "committed_at": record.committed_at,
-        }
+        common: dict[str | None, Any] = {m.column: getattr(record, m.name) for m in PER_SLICE}
+        common |= {name: getattr(record, name) for name in _OF_RECORD}
+        common |= {"slice_rows": record.rows}
         known = {m.column: values for m in PER_EXIT if (values := getattr(record, m.name))}
         for place, depth in enumerate(record.depths):
             counts = {name: values[place] for name, values in known.items()}

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import FastBertError
@@ -56,7 +57,14 @@ class RunLock:
         local = isinstance(storage.fs, LocalFileSystem)
         self.settle = settle if settle is not None else 0.3 if local else 2.0
         self.token = uuid.uuid4().hex
-        self._owner = {"token": self.token, "run_id": run_id, **_this_process()}
+        self._owner = {
+            "token": self.token,
+            "run_id": run_id,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+        }
         self._beats = 0
         self._renewed = 0.0
         self._lost = False
@@ -68,13 +76,12 @@ class RunLock:
             other = read_lock(self.storage)
             if other is None:  # released in this moment
                 time.sleep(self._pause)
-                continue
-            if other.get("token") == self.token or self._gone(other):
+            elif other.get("token") == self.token or self._gone(other):
                 self.storage.put(LOCK, self._content())
                 break
         self._renewed = time.monotonic()
         time.sleep(self.settle)
-        self._check_owner()
+        self._lost = not holds(self.storage, self.token)
         self.check()
         self._heart.start()
         return self
@@ -114,7 +121,7 @@ class RunLock:
     def _keep(self) -> None:
         while not self._done.wait(self.beat):
             try:
-                self._check_owner()
+                self._lost = not holds(self.storage, self.token)
                 if self._lost:
                     return
                 self._beats += 1
@@ -122,9 +129,6 @@ class RunLock:
                 self._renewed = time.monotonic()
             except Exception as error:  # an outage: the next beat may get through
                 log.warning("could not renew the run lock: %s", error)
-
-    def _check_owner(self) -> None:
-        self._lost = not holds(self.storage, self.token)
 
     def _content(self) -> bytes:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -139,30 +143,16 @@ def holds(storage: Storage, token: str) -> bool:
 def read_lock(storage: Storage) -> dict[str, Any] | None:
     """What the lock says; None if there is none. One that cannot be read has no owner."""
     data = storage.read([LOCK]).get(LOCK)
-    if data is None:
-        return None
     try:
-        content = json.loads(data)
+        return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
     except ValueError:
-        content = None
-    return content if isinstance(content, dict) else {}
+        return {}
 
 
 def _described(lock: dict[str, Any] | None) -> str:
     if not lock:
         return "another run"
     return f"run {lock.get('run_id')} on {lock.get('host')} (process {lock.get('pid')})"
-
-
-def _this_process() -> dict[str, Any]:
-    """Who owns the lock: for people, and for other processes of this machine."""
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": pid,
-        "started": _started(pid),
-    }
 
 
 def _machine() -> str | None:
@@ -184,6 +174,5 @@ def _started(pid: int) -> int | None:
 
 
 def _is_dead(lock: dict[str, Any]) -> bool:
-    if not lock.get("machine") or lock["machine"] != _machine():
-        return False
-    return _started(int(lock["pid"])) != lock.get("started")
+    here = bool(lock.get("machine")) and lock["machine"] == _machine()
+    return here and _started(int(lock["pid"])) != lock.get("started")

@@ -5,14 +5,10 @@ Most clients try again on their own, for seconds. A nightly job can wait a littl
 
 import errno
 import logging
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import tenacity
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 #: Times a call is made, and the longest pause between two, in seconds.
 _TRIES, _LONGEST_PAUSE = 6, 20.0
@@ -48,22 +44,19 @@ def passes(error: BaseException) -> bool:
     return not kinds.isdisjoint(_CLIENT_ERRORS)
 
 
-class Patience:
-    """Makes calls again that fail for a passing reason, and counts how often that was needed."""
+class Patience(tenacity.Retrying):
+    """Makes calls again that fail for a passing reason, and counts how often that was needed: the
+    result of the call, its last error if it keeps failing, any other error at once."""
 
     def __init__(self, tries: int = _TRIES, longest_pause: float = _LONGEST_PAUSE) -> None:
         self.tries, self.retries = tries, 0
-        self._retrying = tenacity.Retrying(
+        super().__init__(
             retry=tenacity.retry_if_exception(passes),
             stop=tenacity.stop_after_attempt(tries),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=longest_pause),
             before_sleep=self._count,
             reraise=True,
         )
-
-    def __call__(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """The result of the call; its last error if it keeps failing, any other error at once."""
-        return self._retrying.copy()(call, *arguments, **named)
 
     def _count(self, state: tenacity.RetryCallState) -> None:
         self.retries += 1

@@ -7,7 +7,8 @@ a run's totals, and the counters for Prometheus.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
+from itertools import chain
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -30,33 +31,39 @@ Per = Literal["slice", "exit", "errors"]
 class Measure:
     """How one measurement is kept and added up."""
 
+    name: str  # of its field
+    kind: Any  # and its type
     meaning: str
     per: Per = "slice"
-    #: Name in `stats/`; "" stands for the field's own as `per` has it, None for no column.
+    #: Name in `stats/`, where it is not that of the field as `per` has it; None for no column.
     column: str | None = ""
     #: Name of its sum in a run's summary and in the view `runs`; the sum may keep exits apart.
-    total: str | None = None
+    total: str = ""
     by_exit: bool = False
     #: Prometheus counts it.
     exported: bool = False
     #: Every ledger there has been has it. What came later stands for its default where missing.
     required: bool = False
-    #: Of its field.
-    name: str = ""
-    kind: Any = None
+
+    @classmethod
+    def of(cls, field: Field[Any]) -> "Measure":
+        """What a field of `SliceStats` declares."""
+        measure = cls(field.name, _KINDS[field.name], **field.metadata)
+        prefixed = {"slice": f"slice_{field.name}", "exit": field.name.removeprefix("exit_")}
+        usual = prefixed.get(measure.per, field.name)
+        return replace(measure, column=usual if measure.column == "" else measure.column)
+
+    @property
+    def summed(self) -> Any:
+        """Of what type its sum is."""
+        apart = self.per != "exit" or self.by_exit
+        return self.kind if apart else get_args(self.kind)[0]
 
     def sum(self, records: Sequence["SliceStats"]) -> Any:
         """Over slices and, unless it keeps them apart, exits."""
         values = [getattr(record, self.name) for record in records]
-        if self.per == "exit" and not self.by_exit:
-            return _sum(get_args(self.kind)[0], [value for exits in values for value in exits])
-        return _sum(self.kind, values)
-
-    @property
-    def total_kind(self) -> Any:
-        """Of what type the sum is."""
-        apart = self.per != "exit" or self.by_exit
-        return self.kind if apart else get_args(self.kind)[0]
+        apart = self.summed == self.kind
+        return _sum(self.summed, values if apart else [*chain.from_iterable(values)])
 
 
 def _sum(kind: Any, values: list[Any]) -> Any:
@@ -73,7 +80,7 @@ def _sum(kind: Any, values: list[Any]) -> Any:
 def measured(default: Any, meaning: str, per: Per = "slice", **more: Any) -> Any:
     """A field of `SliceStats`: its default or what makes it, and the parts of its `Measure`."""
     known = {"default_factory" if callable(default) else "default": default}
-    return field(**known, metadata={"measure": Measure(meaning, per, **more)})
+    return field(**known, metadata={"meaning": meaning, "per": per, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +138,7 @@ class SliceStats:
 
 
 _KINDS = get_type_hints(SliceStats, include_extras=True)
-
-
-def _named(name: str, measure: Measure) -> Measure:
-    """A field's measure, with what the field says of it."""
-    columns = {"slice": f"slice_{name}", "exit": name.removeprefix("exit_"), "errors": name}
-    column = columns[measure.per] if measure.column == "" else measure.column
-    return replace(measure, name=name, kind=_KINDS[name], column=column)
-
-
-MEASURES = [_named(each.name, each.metadata["measure"]) for each in fields(SliceStats)]
+MEASURES = [Measure.of(each) for each in fields(SliceStats)]
 PER_SLICE = [m for m in MEASURES if m.per == "slice" and m.column]
 PER_EXIT = [m for m in MEASURES if m.per == "exit" and m.column]
 PER_ERRORS = [m for m in MEASURES if m.per == "errors" and m.column]

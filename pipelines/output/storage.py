@@ -4,6 +4,7 @@ import contextlib
 import os
 import posixpath
 import uuid
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,11 +58,9 @@ class Storage:
         if isinstance(self.fs, LocalFileSystem):
             temporary = self._staged(target, data)
             try:
-                os.link(temporary, target)
+                _link(temporary, target)
             except FileExistsError:
                 return False
-            except OSError:  # mounted buckets and shares know no links
-                return _created(target, data)
             finally:
                 os.unlink(temporary)
             return True
@@ -80,10 +79,7 @@ class Storage:
         os.makedirs(staging, exist_ok=True)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         temporary = os.path.join(staging, uuid.uuid4().hex)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary, data)
         return temporary
 
     def clear_staging(self) -> None:
@@ -146,16 +142,23 @@ def _files(place: str) -> list[str]:
     return [posixpath.join(folder, name) for folder, _, names in found for name in names]
 
 
-def _created(path: str, data: bytes) -> bool:
-    """Write a local file if there is none; whether it did. Readers may see a part of it."""
+def _write(path: str, data: bytes) -> None:
+    """A new local file, synced."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(path: str, name: str) -> None:
+    """Give a local file another name; FileExistsError if that is taken. Mounted buckets and shares
+    know no links: they get a copy, of which readers may see a part."""
     try:
-        with open(path, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        os.link(path, name)
     except FileExistsError:
-        return False
-    return True
+        raise
+    except OSError:
+        _write(name, Path(path).read_bytes())
 
 
 def _sync_folder(path: str) -> None:

@@ -94,11 +94,6 @@ def private_directory() -> str:
     return path
 
 
-def cluster_resources() -> dict[str, float]:
-    """What the cluster has now: "CPU" and, where there are some, "GPU"."""
-    return dict(ray.cluster_resources())
-
-
 def cores_of_nodes() -> list[int]:
     """The CPU cores of each node, as far as Ray may use them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -108,10 +103,8 @@ def cores_of_nodes() -> list[int]:
 def cores() -> int:
     """CPU cores that this process may use: of the machine, by its affinity and its container's
     quota; at least 1."""
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        allowed = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, int(min(allowed, _quota(CGROUPS))))
 
 

@@ -6,29 +6,25 @@ from typing import Any
 from fastbert.errors import InputError
 from pipelines.input.slices import Slice
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import Failed
-from pipelines.output.ledger import Record
+from pipelines.labelling.work import Outcome
 from pipelines.settings import LabelSettings
 
 
 class RayExecutor:
     """Runs the stages on the cluster that RAY_ADDRESS names, or on a private one."""
 
-    def start(self) -> None:
-        """Join the cluster, or start it."""
-        from pipelines.running.cluster import start_ray
+    def resources(self, settings: LabelSettings) -> Resources:
+        """Join the cluster, or start it, and share out what it has now."""
+        import ray
+
+        from pipelines.running.cluster import cores_of_nodes, start_ray
 
         start_ray()
-
-    def resources(self, settings: LabelSettings) -> Resources:
-        """Share out what the cluster has now."""
-        from pipelines.running.cluster import cluster_resources, cores_of_nodes
-
-        return share_out(settings, cluster_resources(), cores_of_nodes())
+        return share_out(settings, ray.cluster_resources(), cores_of_nodes())
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
-    ) -> Generator[Record | Failed, None, None]:
+    ) -> Generator[Outcome, None, None]:
         """As `ray_data.run_stages` does."""
         from pipelines.running.ray_data import run_stages
 
@@ -53,8 +49,7 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
     out of the replica.
     """
     low, high = settings.replica_range()
-    cpus = cluster.get("CPU", 0.0)
-    gpus = settings.gpus_per_replica
+    cpus, gpus = cluster.get("CPU", 0.0), settings.gpus_per_replica
     if gpus is None:
         gpus = 1.0 if cluster.get("GPU") else 0.0
     if gpus:
@@ -62,11 +57,9 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
         # A cluster that grows with the work shows few CPUs yet: allow some readers per replica.
         readers = max(4 * high, int(cpus - high * replica_cpus - Resources.commit_cpus))
     else:
-        reader_cpus = 0.5
-        left = int(cpus - reader_cpus - Resources.commit_cpus) // high
-        fair = min(left, _fitting(nodes, high))
-        replica_cpus = settings.cpus_per_replica or max(1, fair)
-        readers = high
+        reader_cpus, readers = 0.5, high
+        share = int(cpus - reader_cpus - Resources.commit_cpus) // high
+        replica_cpus = settings.cpus_per_replica or max(1, min(share, _fitting(nodes, high)))
     needed = low * replica_cpus + reader_cpus + Resources.commit_cpus
     if needed > cpus and not gpus:  # a GPU cluster may be about to grow
         raise InputError(

@@ -26,15 +26,9 @@ class Attempts:
     def start(cls, name: str) -> Any:
         """The actor; it lives as long as this handle. It stays on the driver's node, where no
         stage can take its counts with the node."""
-        here = ray.get_runtime_context().get_node_id()
-        return (
-            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(cls)
-            .options(
-                name=name,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=here, soft=False),
-            )
-            .remote()
-        )
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        return ray.remote(cls).options(name=name, scheduling_strategy=here, **options).remote()
 
     def begin(self, what: str, stage: str) -> int:
         """Note an attempt; returns how many before it have ended their process."""

@@ -25,23 +25,22 @@ class Metrics:
         self.tags = {"output": output}
         by_exit = {name for name, measure in _EXPORTED.items() if measure.by_exit}
         self.counters = {
-            name: Counter(
-                name, meaning, tag_keys=("output", "layer") if name in by_exit else ("output",)
-            )
+            name: Counter(name, meaning, ("output", "layer") if name in by_exit else ("output",))
             for name, meaning in COUNTERS.items()
         }
 
     def add(self, record: Record) -> None:
         """A slice has been committed."""
-        amounts = {"fastbert_slices": 1, "fastbert_rows": record.rows}
-        amounts |= {name: measure.sum([record]) for name, measure in _EXPORTED.items()}
-        for name, amount in amounts.items():
-            if not isinstance(amount, list):
-                self._count(name, amount, self.tags)
+        self._count("fastbert_slices", 1)
+        self._count("fastbert_rows", record.rows)
+        for name, measure in _EXPORTED.items():
+            amount = measure.sum([record])
+            if not measure.by_exit:
+                self._count(name, amount)
                 continue
             for depth, part in zip(record.depths, amount, strict=True):
-                self._count(name, part, self.tags | {"layer": str(depth)})
+                self._count(name, part, layer=str(depth))
 
-    def _count(self, name: str, amount: float, tags: dict[str, str]) -> None:
+    def _count(self, name: str, amount: float, **tags: str) -> None:
         if amount:  # Ray refuses to count nothing
-            self.counters[name].inc(amount, tags)
+            self.counters[name].inc(amount, self.tags | tags)

@@ -7,8 +7,8 @@ another one. A slice that does so every time is given up after some attempts.
 """
 
 import pickle
-from abc import ABC, abstractmethod
 from collections.abc import Generator
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +18,8 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from fastbert.errors import FastBertError
 from fastbert.filesystem import shown
 from pipelines.input.slices import Slice
-from pipelines.labelling.commit import Commit
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import Failed, Work
+from pipelines.labelling.work import ITEM, Failed, Outcome, Work, from_block, to_block
 from pipelines.output.ledger import Record, slice_id
 from pipelines.running.guard import Attempts, Guard
 from pipelines.running.metrics import Metrics
@@ -32,14 +31,11 @@ from pipelines.running.quiet import quiet_transformers
 _SLICES_PER_ACTOR = 4
 #: Seconds that processes may take to begin, each time that one has died; busy machines need them.
 _STARTING = 300
-#: The column for what becomes of a slice, pickled: a FastBertError, too, because one that is raised
-#: reaches the driver inside tracebacks of Ray's.
-_OUTCOME = "outcome"
 
 
 def run_stages(
     run: Run, slices: list[Slice], resources: Resources
-) -> Generator[Record | Failed, None, None]:
+) -> Generator[Outcome, None, None]:
     """Run the slices through the stages on Ray; yields what becomes of each.
 
     Raises FastBertErrors as the stages do. Closing it ends the actors.
@@ -67,7 +63,7 @@ def run_stages(
         (CommitActor, (), resources.commit_cpus, (1, high, 1)),
     ]
     # Not `from_arrow`: it runs a task per block.
-    rows = [Work(piece).to_row() for piece in slices]
+    rows = [{ITEM: pickle.dumps(Work(piece))} for piece in slices]
     data: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage, arguments, cpus, (least, most, first) in stages:
         data = data.map_batches(
@@ -86,7 +82,7 @@ def run_stages(
         )
     try:
         for row in data.iter_rows():
-            outcome = pickle.loads(row[_OUTCOME])
+            outcome = pickle.loads(row[ITEM])
             if isinstance(outcome, FastBertError):
                 raise outcome
             if isinstance(outcome, Record):
@@ -96,14 +92,14 @@ def run_stages(
         ray.kill(attempts)
 
 
-class OnBlocks(ABC):
-    """A stage as an actor of Ray Data: made once per actor, called with one slice at a time.
-
-    `make` imports what the stage needs: every worker process imports this module, and those that
-    commit need not wait for torch, nor hold it.
-    """
+class OnBlocks:
+    """A stage as an actor of Ray Data, under the name that Ray's dashboard shows: made once per
+    actor, called with one slice at a time."""
 
     doing: str
+    #: What the stage is. By name, because every worker process imports this module, and those that
+    #: commit need not wait for torch, nor hold it.
+    stage: str
 
     def __init__(self, guard: Guard, *arguments: Any) -> None:
         self.guard = guard
@@ -117,87 +113,71 @@ class OnBlocks(ABC):
                     raise FastBertError(
                         f"the process for {self.doing} died {failed} times at its start"
                     )
-                self.stage = self.make(*arguments)
+                self.run = self.make(*arguments)
             except FastBertError as error:
                 self.refused = error
 
-    @abstractmethod
     def make(self, *arguments: Any) -> Any:
         """The stage."""
+        return resolve_name(self.stage)(*arguments)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """One slice in, one slice out, or what was refused."""
-        if _OUTCOME in block.column_names:
+        """One slice in, one slice out, or what has become of it, or what was refused."""
+        work = from_block(block)
+        if not isinstance(work, Work):
             return block
         if self.refused is None:
-            work = Work.from_block(block)
-            with self.guard.attempt(name_of(work.slice), self.doing) as failed:
+            name = slice_id(work.slice.shard.name, work.slice.first_row)
+            with self.guard.attempt(name, self.doing) as failed:
                 try:
-                    return self.done(work, failed)
+                    return to_block(self.done(work.retried(failed), failed))
                 except FastBertError as error:
                     self.refused = error
-        return pa.table({_OUTCOME: [pickle.dumps(self.refused)]})
+        return to_block(self.refused)
 
-    def done(self, work: Work, failed: int) -> pa.Table:
-        """The block of a slice after this stage, and `failed` attempts at it."""
+    def done(self, work: Work, failed: int) -> Work | Outcome:
+        """The slice after this stage, and `failed` attempts at it."""
         reason = (
             f"given up: {self.doing} its slice ended the process {failed} times (a crash, too "
             f"little memory, or more than {self.guard.timeout:g} s)"
         )
+        found: Work | Outcome
         if failed < self.guard.limit:
-            done = self.stage(work)
+            found = self.run(work)
         elif failed < 2 * self.guard.limit:
-            done = self.stage.give_up(work, reason)
+            found = self.run(work, reason)
         else:  # even that kills
-            done = Work(work.slice, stats=work.stats, failure=reason)
-        block: pa.Table = done.retried(failed).to_block()
-        return block
+            found = Failed(work.slice, reason)
+        return found
 
 
 class ReadTokenizeActor(OnBlocks):
-    """`ReadTokenize` under the name that Ray's dashboard shows."""
+    """First."""
 
-    doing = "reading"
-
-    def make(self, *arguments: Any) -> Any:
-        from pipelines.labelling.read import ReadTokenize
-
-        return ReadTokenize(*arguments)
+    doing, stage = "reading", "pipelines.labelling.read:ReadTokenize"
 
 
 class ClassifyActor(OnBlocks):
-    """`Classify` under the name that Ray's dashboard shows."""
+    """Second."""
 
-    doing = "labelling"
-
-    def make(self, *arguments: Any) -> Any:
-        from pipelines.labelling.classify import Classify
-
-        return Classify(*arguments)
+    doing, stage = "labelling", "pipelines.labelling.classify:Classify"
 
 
 class CommitActor(OnBlocks):
-    """`Commit` at the end of the plan: a labelled slice in, its outcome out.
+    """Third: a labelled slice in, its outcome out.
 
     An actor although it keeps no state: as tasks, commits would start ever more worker processes,
     and each has to import what this module needs before its first slice.
     """
 
-    doing = "committing"
+    doing, stage = "committing", "pipelines.labelling.commit:Commit"
 
-    def make(self, *arguments: Any) -> Any:
-        return Commit(*arguments)
-
-    def done(self, work: Work, failed: int) -> pa.Table:
+    def done(self, work: Work, failed: int) -> Outcome:
         """The outcome of a slice."""
         if failed >= self.guard.limit:
             raise FastBertError(
                 f"publishing {work.slice.path} ended the process {failed} times (a crash, too "
                 f"little memory, or more than {self.guard.timeout:g} s): is the store there?"
             )
-        return pa.table({_OUTCOME: [pickle.dumps(self.stage(work.retried(failed)))]})
-
-
-def name_of(piece: Slice) -> str:
-    """The name of a slice in the ledger."""
-    return slice_id(piece.shard.name, piece.first_row)
+        record: Record = self.run(work)
+        return record

@@ -11,7 +11,7 @@ from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import Slice, count_rows
 from pipelines.input.unreadable import ShardError
 from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import Work
+from pipelines.labelling.work import Failed, Work, from_block, to_block
 
 ROWS = 62
 
@@ -38,9 +38,9 @@ def read_slices(read: ReadTokenize, shard: Shard, rows: int) -> int | str:
     found = 0
     for first in range(0, rows, 25):
         work = read(Work(Slice(shard, rows, first, min(25, rows - first))))
-        if work.table is None:
-            return f"refused: {work.failure}"
-        found += Work.from_block(work.to_block()).table.num_rows
+        if isinstance(work, Failed):
+            return f"refused: {work.reason}"
+        found += from_block(to_block(work)).table.num_rows
     return found
 
 

@@ -31,7 +31,7 @@ for shard in find_shards([folder]):
     rows = int(shard.name.split("-")[0])
     for first in range(0, rows, 1000):
         work = read(Work(Slice(shard, rows, first, min(1000, rows - first))))
-        assert work.table.num_rows == min(1000, rows - first), work.failure
+        assert work.table.num_rows == min(1000, rows - first)
     print(shard.name, (peak[0] - base) >> 20)
 """
 

@@ -4,16 +4,13 @@ from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 
-import msgspec
-
 from fastbert.checkpoint import fingerprint
 from pipelines.input.slices import Slice
 from pipelines.labelling.classify import Classify
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import Failed, Work
-from pipelines.output.ledger import Record
+from pipelines.labelling.work import Failed, Outcome, Work, from_block, to_block
 from support.records import identity
 from support.shards import random_texts
 
@@ -39,10 +36,10 @@ def a_run(checkpoint: str = "", output: str = "", run_id: str = "night-1", **cha
     return Run(**parts | known)
 
 
-def run(shard, checkpoint, first=0, rows=ROWS, thresholds=(0.5, 0.5), audit=0.0) -> Work:
+def run(shard, checkpoint, first=0, rows=ROWS, thresholds=(0.5, 0.5), audit=0.0) -> Work | Failed:
     this = a_run(checkpoint, thresholds=list(thresholds), audit_rate=audit)
     work = ReadTokenize(this)(Work(Slice(shard, len(TEXTS), first, rows)))
-    return Classify(this)(Work.from_block(work.to_block()))
+    return work if isinstance(work, Failed) else Classify(this)(from_block(to_block(work)))
 
 
 @cache
@@ -65,22 +62,20 @@ class InProcess:
     def __init__(self, meanwhile: Callable[[], object] | None = None) -> None:
         self.meanwhile = meanwhile
 
-    def start(self) -> None:
+    def resources(self, settings) -> Resources:
         if self.meanwhile:
             self.meanwhile()
-
-    def resources(self, settings) -> Resources:
         return Resources(
             low=1, high=1, replica_gpus=0, replica_cpus=1, readers=1, reader_cpus=0.5,
             attempts=3, timeout=60.0,
         )  # fmt: skip
 
-    def run(self, run, slices, resources) -> Generator[Record | Failed, None, None]:
+    def run(self, run, slices, resources) -> Generator[Outcome, None, None]:
         key = (run.model, str(run.identity), run.audit_rate, run.precision, run.emulated)
         _runs[key] = run
         for piece in slices:
-            block = Work(piece).to_block()
-            for stage in (_reader(*key), _replica(*key)):
-                block = stage(Work.from_block(block)).to_block()
-            outcome = Commit(run)(Work.from_block(block))
-            yield msgspec.json.decode(msgspec.json.encode(outcome), type=type(outcome))
+            item = Work(piece)
+            for stage in (_reader(*key), _replica(*key), Commit(run)):
+                if isinstance(item, Work):
+                    item = from_block(to_block(stage(item)))
+            yield item

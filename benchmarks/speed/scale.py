@@ -242,7 +242,7 @@ def overhead(work: Path, slices: tuple[int, ...], rounds: int) -> dict[str, Any]
                 runs[name].append(contenders[name](n))
                 print(n, name, runs[name][-1], file=sys.stderr)
         started = time.perf_counter()
-        job.label(null_settings(work / f"in{n}", work / "out", checkpoint))
+        job.label(null_settings(work / f"in{n}", work / "out", checkpoint), RayExecutor())
         again = time.perf_counter() - started
         sizes.append(
             {

@@ -64,6 +64,12 @@ def test_the_program_for_gpus_runs_without_one(tmp_path):
         assert result["flops_speedup"] > 1
 
 
+def test_a_huge_row_group_is_read_slice_by_slice(tmp_path):
+    found = run("speed.scale", tmp_path, "reading", "--work", tmp_path / "work",
+                "--rows", 600, "--slice-rows", 100, "--rounds", 1)  # fmt: skip
+    assert found["reading"]["slices"] == 6
+
+
 def run(program, folder, *arguments):
     """A program's JSON."""
     output = folder / "found.json"

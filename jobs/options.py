@@ -111,7 +111,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
 
 
 def _click_type(hint: Any) -> Any:
-    if isinstance(hint, types.UnionType):  # X | None
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # X | None
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if typing.get_origin(hint) is tuple:
         return typing.get_args(hint)[0]

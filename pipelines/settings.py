@@ -7,7 +7,7 @@ library and the command line cannot disagree. Imports nothing heavy: `--help` is
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from fastbert.errors import InputError
 
@@ -27,31 +27,43 @@ _LONGEST_NAME = 200
 DRIFT_TOLERANCE = 0.05
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What a number may be: in words, and as a test of it."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+_POSITIVE = Bound("more than 0", lambda value: value > 0)
+Positive = Annotated[float, _POSITIVE]
+Count = Annotated[int, _POSITIVE]
+NotNegative = Annotated[float, Bound("0 or more", lambda value: value >= 0)]
+Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
+
+
 def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = None) -> Any:
     """A field with its help text; without a default it must be given. `gone` are values that once
     were, and what to say to those who pass them."""
     return field(default=default, metadata={"help": help, "gone": gone or {}})
 
 
-def _check(
-    settings: Any, names: tuple[str, ...], expected: str, holds: Callable[..., bool]
-) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not holds(value):
-            raise InputError(f"--{name.replace('_', '-')} is {value}, expected {expected}")
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of one command. Raises InputError for numbers that are out of bounds."""
 
-
-def _check_positive(settings: Any, *names: str) -> None:
-    _check(settings, names, "more than 0", lambda value: value > 0)
-
-
-def _check_share(settings: Any, *names: str) -> None:
-    _check(settings, names, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for kind in (hint, *get_args(hint)):  # Positive and, in it, Positive | None
+                for bound in getattr(kind, "__metadata__", ()):
+                    if value is not None and not bound.holds(value):
+                        flag = name.replace("_", "-")
+                        raise InputError(f"--{flag} is {value}, expected {bound.expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Texts:
+class Texts(Settings):
     """Of which columns the input's texts are."""
 
     text_column: str = setting("Column of the text.", "text")
@@ -78,28 +90,25 @@ class Inference(Texts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewCheckpoint:
+class NewCheckpoint(Settings):
     """What makes a checkpoint."""
 
     output: str = setting("Where to write the checkpoint, a folder.")
-    max_length: int = setting("Longest input in tokens, special tokens included.", 128)
+    max_length: Count = setting("Longest input in tokens, special tokens included.", 128)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillation(Texts, NewCheckpoint):
     """What makes a checkpoint by self-distillation."""
 
-    distil_epochs: float = setting("Passes over the data when self-distilling.", 5.0)
-    distil_learning_rate: float = setting(
+    distil_epochs: NotNegative = setting("Passes over the data when self-distilling.", 5.0)
+    distil_learning_rate: Positive = setting(
         "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
     )
-    temperature: float = setting("Softens answers before students are compared with them.", 1.0)
-    batch_size: int = setting("Rows per optimizer step and worker.", 32)
-    workers: int = setting("Training processes; above 1 they run on Ray Train.", 1)
+    temperature: Positive = setting("Softens answers before students are compared with them.", 1.0)
+    batch_size: Count = setting("Rows per optimizer step and worker.", 32)
+    workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: int = setting("Seed of initial weights and shuffling.", 0)
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "distil_learning_rate", "temperature", "batch_size", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,24 +125,20 @@ class TrainSettings(SelfDistillation, LabelledTexts):
         "DistilBERT.",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
-    epochs: float = setting("Passes over the data when fine-tuning.", 3.0)
-    learning_rate: float = setting("Peak learning rate when fine-tuning.", 2e-5)
+    epochs: Positive = setting("Passes over the data when fine-tuning.", 3.0)
+    learning_rate: Positive = setting("Peak learning rate when fine-tuning.", 2e-5)
     joint: bool = setting(
         "Let all branches learn from the labels when fine-tuning; --distil-epochs may then be 0.",
         False,
     )
-    hard_labels: float = setting(
+    hard_labels: Share = setting(
         "Weight of the labels when self-distilling, 0 to 1; the rest is the teacher's.", 0.0
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "epochs", "learning_rate")
-        if self.distil_epochs < 0:
-            raise InputError(f"--distil-epochs is {self.distil_epochs}, expected 0 or more")
         if not self.distil_epochs and not self.joint:
             raise InputError("--distil-epochs 0 leaves branches untrained; pass --joint as well")
-        _check_share(self, "hard_labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +150,8 @@ class DistilSettings(SelfDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "distil_epochs")
+        if not self.distil_epochs:
+            raise InputError(f"--distil-epochs is {self.distil_epochs}, expected more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,17 +163,14 @@ class ConvertSettings(NewCheckpoint):
     label: tuple[str, ...] = setting(
         "Class name, once for each class and in their order. Default: 0, 1, ...", ()
     )
-    heads: int | None = setting(
+    heads: Count | None = setting(
         "Attention heads of a layer. Default: the hidden size by 64, as in BERT.", None
     )
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "heads", "max_length")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateSettings(Inference, LabelledTexts):
-    """`fastbert calibrate`."""
+    """`fastbert calibrate`. Most of it makes a `Goal`, which checks itself."""
 
     corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
     max_disagreement: float | None = setting(
@@ -187,12 +190,9 @@ class CalibrateSettings(Inference, LabelledTexts):
     shape: Literal["auto", "uniform", "per-layer"] = setting(
         "One threshold for all layers, or each its own.", "uniform"
     )
-    rows: int = setting("Rows to calibrate on, drawn from the corpus.", 20000)
+    rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
     name: str | None = setting("Name of the point. Default: what is asked for.", None)
     seed: int = setting("Seed of drawing and dividing the rows.", 0)
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "rows")  # the others make a Goal, which checks itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class LabelSettings(Inference):
 
     input: tuple[str, ...] = setting("Parquet to label: files, folders or globs, any fsspec URL.")
     output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
-    speed: float | None = setting(
+    speed: Share | None = setting(
         "Exit as soon as the normalised entropy is below this: 0 is full depth, 1 is fastest.", None
     )
     operating_point: str | None = setting(
@@ -226,17 +226,17 @@ class LabelSettings(Inference):
         "named like one of the output's own is copied as input_NAME.",
         (),
     )
-    audit_rate: float = setting("Share of this run's rows that go to full depth, too, 0 to 1.", 0.0)
-    drift_tolerance: float = setting(
+    audit_rate: Share = setting("Share of this run's rows that go to full depth, too, 0 to 1.", 0.0)
+    drift_tolerance: Share = setting(
         "Share of rows that may leave at other layers than at calibration before that is an alarm.",
         DRIFT_TOLERANCE,
     )
-    slice_rows: int = setting("Rows per slice, the unit of work, of memory and of commit.", 16384)
+    slice_rows: Count = setting("Rows per slice, the unit of work, of memory and of commit.", 16384)
     replicas: str = setting("Number of model replicas, N or MIN:MAX.", "1")
-    gpus_per_replica: float | None = setting(
+    gpus_per_replica: NotNegative | None = setting(
         "GPUs each replica holds. Default: 1 where the cluster has GPUs, else 0.", None
     )
-    cpus_per_replica: int | None = setting(
+    cpus_per_replica: Count | None = setting(
         "CPU cores each replica holds. Default: 1 with a GPU, else the machine's share.", None
     )
     run_id: str | None = setting("Name of this run in the ledger. Default: UTC time.", None)
@@ -246,23 +246,21 @@ class LabelSettings(Inference):
     retry_quarantined: bool = setting(
         "Label slices again that an earlier run has given up on.", False
     )
-    slice_attempts: int = setting(
+    slice_attempts: Count = setting(
         "Times a slice may end its process before its rows are given up on.", 3
     )
-    slice_timeout: float = setting(
+    slice_timeout: Positive = setting(
         "Seconds after which the process that works on a slice is taken to hang, and ended.", 3600.0
     )
-    max_bad_rows: float = setting(
+    max_bad_rows: Share = setting(
         "Share of this run's rows with an error above which the exit code is 3.", 0.01
     )
     price_per_hour: float | None = setting("Price of one replica's hour, for the report.", None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
-        _check_share(self, "speed", "audit_rate", "drift_tolerance", "max_bad_rows")
-        if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
-            raise InputError(f"--gpus-per-replica is {self.gpus_per_replica}, expected 0 or more")
         if self.run_id is not None and (
             not re.fullmatch(r"(?!\.+$)[\w.:+-]+", self.run_id)
             or len(self.run_id.encode()) > _LONGEST_NAME
@@ -271,7 +269,6 @@ class LabelSettings(Inference):
                 f"--run-id is '{self.run_id}', expected letters, digits and _ . : + - only, not "
                 f"dots alone, and at most {_LONGEST_NAME} bytes"
             )
-        _check_positive(self, "slice_rows", "cpus_per_replica", "slice_attempts", "slice_timeout")
         self.replica_range()
 
     def replica_range(self) -> tuple[int, int]:
@@ -287,7 +284,7 @@ class LabelSettings(Inference):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings:
+class ExportSettings(Settings):
     """`fastbert export`."""
 
     output: str = setting("Root of a labelled output, as given to fastbert label.")
@@ -295,7 +292,7 @@ class ExportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings:
+class ReportSettings(Settings):
     """`fastbert report`."""
 
     output: str = setting("Root of a labelled output, as given to fastbert label.")
@@ -311,6 +308,7 @@ class ReportSettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.save is not None and self.sql is None:
             raise InputError("--save writes the result of --sql; pass a query, or --html")
         if self.sql is not None and (self.html or self.truth_column):

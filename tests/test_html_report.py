@@ -49,6 +49,12 @@ def test_every_section_has_its_table_and_picture(page):
         assert ("<table" in section(page, title)) == (title not in ("Alarms", "Words")), title
 
 
+def test_all_that_pictures_say_follows_light_and_dark(page):
+    texts = re.findall(r"<text [^>]*>", page)
+    assert texts
+    assert not [text for text in texts if "fill: currentColor" not in text]
+
+
 def test_it_says_what_happened(page):
     assert f"<b>{NIGHTS * SLICES * (ROWS - 1):,}</b>rows labelled" in page
     alarmed = set(re.findall(r"<b>(night-\d+)</b>", section(page, "Alarms")))

@@ -31,11 +31,8 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     """
     goal = Goal(**{field.name: getattr(settings, field.name) for field in fields(Goal)})
     folder = fetch_checkpoint(settings.model)
-    columns = InputColumns(
-        settings.text_column,
-        settings.pair_column,
-        label=settings.label_column if goal.max_accuracy_loss is not None else None,
-    )
+    label = None if goal.max_accuracy_loss is None else settings.label_column
+    columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     examples, _ = read_examples(
         list(settings.corpus), columns, model.config.label_names, settings.rows, settings.seed

@@ -6,6 +6,7 @@ from typing import Any
 from fastbert.errors import InputError
 from fastbert.official import from_official, read_official, tokenizer_of
 from fastbert.weights import save_checkpoint
+from pipelines.checkpoints.students import check_length
 from pipelines.settings import ConvertSettings
 
 
@@ -20,11 +21,7 @@ def convert(settings: ConvertSettings) -> dict[str, Any]:
             f"{settings.vocabulary} has {len(tokenizer)} tokens, the checkpoint was trained with "
             f"{backbone.vocab_size}; pass the vocabulary it was trained with"
         )
-    if not 3 <= settings.max_length <= backbone.max_position_embeddings:
-        raise InputError(
-            f"--max-length is {settings.max_length}, expected 3 to "
-            f"{backbone.max_position_embeddings} for this checkpoint"
-        )
+    check_length(model, settings.max_length)
     save_checkpoint(model, tokenizer, settings.output)
     return {
         "output": settings.output,

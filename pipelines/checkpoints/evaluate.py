@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
@@ -35,11 +35,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     and so are the operating points that the checkpoint holds."""
     folder = fetch_checkpoint(settings.model)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    columns = InputColumns(
-        settings.text_column,
-        settings.pair_column,
-        label=settings.label_column if settings.labels else None,
-    )
+    label = settings.label_column if settings.labels else None
+    columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)
     default = model.config.default_operating_point
@@ -85,10 +82,9 @@ def print_outcomes(
     points: list[OperatingPoint], outcomes: list[Outcome], realised: list[float | None]
 ) -> None:
     """One line per point, on stderr."""
-    table = Table(title="speed-ups are against full depth without branches")
     names = ("point", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
-    for name in names:
-        table.add_column(name, justify="right")
+    columns = (Column(name, justify="right") for name in names)
+    table = Table(*columns, title="speed-ups are against full depth without branches")
     for point, found, clock in zip(points, outcomes, realised, strict=True):
         table.add_row(
             point.name,

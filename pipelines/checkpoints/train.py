@@ -50,7 +50,10 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         known = read_examples(list(settings.dev), columns, labels)[0]
         order = np.random.default_rng(settings.seed).permutation(len(known)).tolist()
         dev, judges = known.take(order[::2]), known.take(order[1::2])
-    corpus = _join(examples, _unlabelled(settings.unlabeled, columns))
+    corpus = examples
+    if settings.unlabeled:
+        others = read_examples(list(settings.unlabeled), replace(columns, label=None))[0]
+        corpus = _join(examples, others)
     if judges:
         judges = _unseen(judges, corpus)
     set_seed(settings.seed)
@@ -77,14 +80,8 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     return summary
 
 
-def _unlabelled(urls: tuple[str, ...], columns: InputColumns) -> Examples | None:
-    return read_examples(list(urls), replace(columns, label=None))[0] if urls else None
-
-
-def _join(first: Examples, second: Examples | None) -> Examples:
+def _join(first: Examples, second: Examples) -> Examples:
     """Both, the second without labels."""
-    if second is None:
-        return first
     pairs = None if first.pairs is None else first.pairs + (second.pairs or [])
     labels = None if first.labels is None else first.labels + [NO_LABEL] * len(second)
     return Examples(first.texts + second.texts, pairs, labels)
@@ -100,8 +97,7 @@ def _unseen(rows: Examples, corpus: Examples) -> Examples:
         log.warning(
             "%d of the %d rows of --dev that judge the model are in --train or --unlabeled, too: "
             "left out",
-            len(rows) - len(new),
-            len(rows),
+            *(len(rows) - len(new), len(rows)),
         )
     return rows.take(new)
 

@@ -53,11 +53,11 @@ def is_first_worker() -> bool:
 
 def _absolute(settings: Any) -> dict[str, Any]:
     """The settings that name places, with every local path absolute."""
+    values = vars(settings)
     places: dict[str, Any] = {"output": absolute(settings.output)}
-    for name in ("train", "dev", "unlabeled", "corpus"):
-        if hasattr(settings, name):
-            places[name] = tuple(absolute(url) for url in getattr(settings, name))
-    for name in ("backbone", "teacher"):  # or the id of a model on the hub
-        if hasattr(settings, name) and os.path.isdir(getattr(settings, name)):
-            places[name] = os.path.abspath(getattr(settings, name))
+    for name in {"train", "dev", "unlabeled", "corpus"} & values.keys():
+        places[name] = tuple(map(absolute, values[name]))
+    for name in {"backbone", "teacher"} & values.keys():  # or the id of a model on the hub
+        if os.path.isdir(values[name]):
+            places[name] = os.path.abspath(values[name])
     return places

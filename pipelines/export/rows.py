@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from fastbert.errors import FastBertError, InputError
 from pipelines.output.ledger import Ledger, Record
@@ -25,17 +28,24 @@ LINEAGE = pa.schema(
 )
 
 #: What stands for types that the tables do not have: the nearest one that holds all values.
-_NEAREST = {
-    pa.uint8(): pa.int16(),
-    pa.uint16(): pa.int32(),
-    pa.uint32(): pa.int64(),
-    pa.uint64(): pa.decimal128(20, 0),
-    pa.float16(): pa.float32(),
-    pa.large_string(): pa.string(),
-    pa.string_view(): pa.string(),
-    pa.large_binary(): pa.binary(),
-    pa.binary_view(): pa.binary(),
-}
+_NEAREST: list[tuple[Callable[[Any], bool], Callable[[Any], pa.DataType]]] = [
+    (types.is_uint8, lambda kind: pa.int16()),
+    (types.is_uint16, lambda kind: pa.int32()),
+    (types.is_uint32, lambda kind: pa.int64()),
+    (types.is_uint64, lambda kind: pa.decimal128(20, 0)),
+    (types.is_float16, lambda kind: pa.float32()),
+    (lambda kind: types.is_decimal(kind) and kind.precision > 38, lambda kind: pa.string()),
+    (types.is_decimal, lambda kind: pa.decimal128(kind.precision, kind.scale)),
+    (types.is_timestamp, lambda kind: pa.timestamp("us", "UTC" if kind.tz else None)),
+    (types.is_date, lambda kind: pa.date32()),
+    (types.is_duration, lambda kind: pa.int64()),
+    (types.is_time, lambda kind: pa.string()),
+    (types.is_large_string, lambda kind: pa.string()),
+    (types.is_string_view, lambda kind: pa.string()),
+    (types.is_large_binary, lambda kind: pa.binary()),
+    (types.is_binary_view, lambda kind: pa.binary()),
+    (types.is_fixed_size_binary, lambda kind: pa.binary()),
+]
 
 _NULL = pa.null()
 
@@ -60,7 +70,7 @@ def columns_of(storage: Storage, records: list[Record]) -> pa.Schema:
             f"the output's shards do not fit into one table: {error}; expected the same type in "
             "all, so label those with another one into another output"
         ) from error
-    return pa.schema([field for field in together if not pa.types.is_null(field.type)])
+    return pa.schema([field for field in together if not types.is_null(field.type)])
 
 
 def fitting(columns: pa.Schema, table: pa.Schema) -> pa.Schema:
@@ -68,16 +78,16 @@ def fitting(columns: pa.Schema, table: pa.Schema) -> pa.Schema:
 
     Raises InputError where the table could not hold all values of a column.
     """
-    types = {field.name: field.type for field in columns}
+    kinds = {field.name: field.type for field in columns}
     for field in table:
-        kind = types.pop(field.name, field.type)
+        kind = kinds.pop(field.name, field.type)
         if not _holds(field.type, kind):
             raise InputError(
                 f"column '{field.name}' is {kind} in the output, and {field.type} in the exported "
                 "table, which would lose values; export to another table"
             )
     # Lists without any element have no type of it: it is taken for a string.
-    new = [pa.field(name, _storable(kind, pa.string())) for name, kind in types.items()]
+    new = [pa.field(name, _storable(kind, pa.string())) for name, kind in kinds.items()]
     together = [*table, *new]
     times = Counter(field.name.casefold() for field in together)
     if twice := [field.name for field in together if times[field.name.casefold()] > 1]:
@@ -180,32 +190,20 @@ def _names(schema: pa.Schema) -> list[str]:
 
 def _storable(kind: pa.DataType, untyped: pa.DataType = _NULL) -> pa.DataType:
     """The type that stands for `kind` in an exported table."""
-    types = pa.types
+    inner = partial(_storable, untyped=untyped)
     if isinstance(kind, pa.BaseExtensionType):
-        return _storable(kind.storage_type, untyped)
+        return inner(kind.storage_type)
     if types.is_dictionary(kind):
-        return _storable(kind.value_type, untyped)
+        return inner(kind.value_type)
     if types.is_null(kind):
         return untyped
-    if types.is_timestamp(kind):
-        return pa.timestamp("us", "UTC" if kind.tz else None)
-    if types.is_date(kind):
-        return pa.date32()
-    if types.is_time(kind):
-        return pa.string()
-    if types.is_duration(kind):
-        return pa.int64()
-    if types.is_fixed_size_binary(kind):
-        return pa.binary()
-    if types.is_decimal(kind):
-        return pa.decimal128(kind.precision, kind.scale) if kind.precision <= 38 else pa.string()
     if types.is_map(kind):
-        return pa.map_(_storable(kind.key_type, untyped), _storable(kind.item_type, untyped))
+        return pa.map_(inner(kind.key_type), inner(kind.item_type))
     if types.is_struct(kind):
-        return pa.struct([(f.name, _storable(f.type, untyped)) for f in kind])
+        return pa.struct([(field.name, inner(field.type)) for field in kind])
     if types.is_nested(kind) and kind.num_fields == 1:  # lists of any kind
-        return pa.list_(pa.field("element", _storable(kind.value_type, untyped)))
-    return _NEAREST.get(kind, kind)
+        return pa.list_(pa.field("element", inner(kind.value_type)))
+    return next((nearest(kind) for is_one, nearest in _NEAREST if is_one(kind)), kind)
 
 
 def _holds(wide: pa.DataType, narrow: pa.DataType) -> bool:

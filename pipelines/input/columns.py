@@ -42,7 +42,8 @@ class InputColumns:
                 raise ShardError(f"has more than one column '{name}'")
         for name in self.texts:
             kind = schema.field(name).type
-            if not _is_string(kind):
+            values = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if values not in (pa.string(), pa.large_string(), pa.string_view()):
                 raise ShardError(f"column '{name}' is of type {kind}, expected string")
         names = self.carry
         if names is None:
@@ -64,11 +65,3 @@ class InputColumns:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )

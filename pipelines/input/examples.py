@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +31,11 @@ def _opened(shard: Shard, read: Callable[[pq.ParquetFile], Result]) -> Result:
         raise InputError(f"{shown(shard.url)} cannot be read as Parquet: {error}") from error
 
 
-def _draw(counts: list[int], sample: int, seed: int) -> list[NDArray[np.int64]]:
-    """Row numbers, ascending, of a random sample of all rows, by shard."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1])
-    chosen = np.random.default_rng(seed).choice(total, min(sample, total), replace=False)
-    chosen.sort()
-    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-    return [part - start for part, start in zip(parts, [0, *ends[:-1]], strict=True)]
+def _split(rows: NDArray[np.int64], sizes: list[int]) -> list[NDArray[np.int64]]:
+    """Ascending row numbers, by which of several pieces they lie in, counted from its start."""
+    ends = np.cumsum(sizes)
+    parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+    return [part - start for part, start in zip(parts, ends - sizes, strict=True)]
 
 
 def _rows(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64] | None) -> pa.Table:
@@ -52,45 +49,32 @@ def _rows(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64] | No
     if rows is None:
         return file.read(columns)
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    ends = np.cumsum(sizes)
-    parts = []
-    for group in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
-        first = int(ends[group]) - sizes[group]
-        mine = rows[(rows >= first) & (rows < ends[group])] - first
-        parts.append(file.read_row_group(group, columns).take(pa.array(mine)))
-    return pa.concat_tables(parts)
+    return pa.concat_tables(
+        file.read_row_group(group, columns).take(pa.array(part))
+        for group, part in enumerate(_split(rows, sizes))
+        if len(part)
+    )
 
 
-def _texts(tables: list[pa.Table], name: str) -> tuple[list[str], list[str | None]]:
-    """The texts of a column, and why a row has none, as the labelling job sees them."""
-    texts: list[str] = []
-    errors: list[str | None] = []
-    for table in tables:
-        try:
-            more, reasons = decode(table[name])
-        except pa.ArrowException as error:
-            raise InputError(
-                f"column '{name}' is {table[name].type}, expected text; name another one"
-            ) from error
-        texts += more
-        errors += reasons
-    return texts, errors
+def _usable(column: pa.ChunkedArray) -> list[str | None]:
+    """Texts as the labelling job sees them; None where it would not label the row."""
+    return [text if error is None else None for text, error in zip(*decode(column), strict=True)]
 
 
-def _labels(tables: list[pa.Table], name: str) -> list[str | None]:
-    """The values of a column as strings, whatever their types."""
-    with contextlib.suppress(pa.ArrowException):  # 0.5 is 0.50 where one type can hold both
-        columns = [table.select([name]) for table in tables]
-        tables = [pa.concat_tables(columns, promote_options="permissive")]
+def _values(
+    tables: list[pa.Table],
+    name: str,
+    read: Callable[[pa.ChunkedArray], list[str | None]],
+    expected: str,
+) -> list[Any]:
+    """The values of a column as `read` gives them."""
     values: list[str | None] = []
     for table in tables:
         try:
-            values += table[name].cast(pa.string()).to_pylist()
+            values += read(table[name])
         except pa.ArrowException as error:
-            raise InputError(
-                f"column '{name}' is {table[name].type}, expected strings or numbers; name "
-                "another one with --label-column"
-            ) from error
+            kind = table[name].type
+            raise InputError(f"column '{name}' is {kind}, expected {expected}") from error
     return values
 
 
@@ -108,29 +92,32 @@ def read_examples(
     without usable text are left out. Raises InputError for missing columns, those of other types,
     missing labels, and labels that `labels` does not name.
     """
-    wanted = columns.texts + ([] if columns.label is None else [columns.label])
+    wanted = [*columns.texts, *filter(None, [columns.label])]
     shards = find_shards(urls)
     drawn: Sequence[NDArray[np.int64] | None] = [None] * len(shards)
     if sample is not None:
-        drawn = _draw([_opened(s, lambda f: f.metadata.num_rows) for s in shards], sample, seed)
+        sizes = [_opened(shard, lambda file: file.metadata.num_rows) for shard in shards]
+        chosen = np.random.default_rng(seed).choice(sum(sizes), min(sample, sum(sizes)), False)
+        drawn = _split(np.sort(chosen), sizes)
     tables = [
         _opened(shard, partial(_rows, columns=wanted, rows=rows))
         for shard, rows in zip(shards, drawn, strict=True)
         if rows is None or len(rows)
     ]
-    asked = ", ".join(shown(url) for url in urls)
-    texts, errors = _texts(tables, columns.text)
-    pairs = None
-    if columns.pair is not None:
-        pairs, more = _texts(tables, columns.pair)
-        errors = [first or second for first, second in zip(errors, more, strict=True)]
-    kept = [i for i, error in enumerate(errors) if error is None]
+    sides = [_values(tables, name, _usable, "text; name another one") for name in columns.texts]
+    kept = [i for i, row in enumerate(zip(*sides, strict=True)) if None not in row]
     if not kept:
-        raise InputError(f"no row of {asked} has a text")
-    names = labels or []
-    indices = None
+        raise InputError(f"no row of {', '.join(map(shown, urls))} has a text")
+    texts, *pairs = ([side[i] for i in kept] for side in sides)
+    names, indices = labels or [], None
     if columns.label:
-        values = _labels(tables, columns.label)
+        with contextlib.suppress(pa.ArrowException):  # 0.5 is 0.50 where one type can hold both
+            alone = [table.select([columns.label]) for table in tables]
+            tables = [pa.concat_tables(alone, promote_options="permissive")]
+        expected = "strings or numbers; name another one with --label-column"
+        values = _values(
+            tables, columns.label, lambda column: column.cast(pa.string()).to_pylist(), expected
+        )
         given = [value for i in kept if (value := values[i]) is not None]
         if missing := len(kept) - len(given):
             raise InputError(
@@ -138,15 +125,11 @@ def read_examples(
                 "fill it, name another one with --label-column, or drop those rows"
             )
         names = labels or sorted(set(given))
-        unknown = sorted(set(given) - set(names))
-        if unknown:
+        if unknown := sorted(set(given) - set(names)):
             raise InputError(
                 f"label '{unknown[0]}' in column '{columns.label}' is not one of the model's: "
                 f"{', '.join(names)}"
             )
         index = {name: i for i, name in enumerate(names)}
         indices = [index[value] for value in given]
-    examples = Examples(
-        [texts[i] for i in kept], None if pairs is None else [pairs[i] for i in kept], indices
-    )
-    return examples, names
+    return Examples(texts, pairs[0] if pairs else None, indices), names

@@ -89,7 +89,7 @@ def _expand(url: str) -> list[Shard]:
     shards = []
     for path, info in files.items():
         if info["type"] != "directory":
-            name = _relative(path, root)
+            name = path[len(root) :].lstrip("/").removesuffix(".parquet")
             version, formerly = _version(info)
             shards.append(
                 Shard(fs.unstrip_protocol(path), name, version, _problem(name, info), formerly)
@@ -149,10 +149,6 @@ def _target(fs: fsspec.AbstractFileSystem, path: str, link: dict[str, Any]) -> d
         return link | {"type": "link to nothing"}
 
 
-def _relative(path: str, root: str) -> str:
-    return path[len(root) :].lstrip("/").removesuffix(".parquet")
-
-
 #: Longest name of a file, in bytes, that all file systems take.
 _LONGEST_NAME = 255
 
@@ -181,23 +177,17 @@ def _problem(name: str, info: dict[str, Any]) -> str | None:
     return None
 
 
+#: What stores have to tell versions apart, the best first. An etag of Google's changes with the
+#: storage class and the metadata, too, so what only Google's has comes before it.
+_GOOGLES = ("md5Hash", "crc32c", "generation")
+_TAGS = ("ETag", *_GOOGLES, "etag", "content_md5")
+
+
 def _version(info: dict[str, Any]) -> tuple[str, str | None]:
-    """A shard's version, and what it was called before. An etag of Google's changes with the
-    storage class and the metadata, too, so the content's hash comes first there."""
-
-    def named(key: str) -> str:
-        return f"{key.lower()}:{str(info[key]).strip(chr(34))}"
-
-    etag = named("etag") if info.get("etag") else None
-    if info.get("ETag"):
-        return named("ETag"), None
-    if info.get("md5Hash"):
-        return named("md5Hash"), etag
-    if info.get("crc32c"):  # of 32 bits only
-        return f"{named('crc32c')} size:{info['size']}", etag
-    if info.get("generation"):
-        return named("generation"), etag
-    if etag or info.get("content_md5"):
-        return etag or named("content_md5"), None
+    """A shard's version, and what it was called before."""
+    tags = {k: f"{k.lower()}:{str(info[k]).strip(chr(34))}" for k in _TAGS if info.get(k)}
+    for key, version in tags.items():
+        more = f" size:{info['size']}" if key == "crc32c" else ""  # of 32 bits only
+        return version + more, tags.get("etag") if key in _GOOGLES else None
     changed = next((info[k] for k in ("mtime", "LastModified", "created") if info.get(k)), None)
     return f"size:{info['size']} changed:{changed}", None

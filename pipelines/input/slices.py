@@ -1,10 +1,11 @@
 """Slices of shards: what they are, and reading their rows."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,8 @@ BATCH_ROWS, BATCH_BYTES = 4096, 64 << 20
 _DECODE_ROWS = 64
 #: Largest row group that is fetched in whole, and else the bytes of a column read at a time.
 _FETCH_BYTES, _READ_BYTES = 256 << 20, 1 << 20
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,9 @@ class _Place:
         with ExitStack() as stack:
             file = stack.enter_context(piece.shard.open())
             metadata = pq.read_metadata(file)
-            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-            largest = max((group.total_byte_size for group in groups), default=0)
+            groups = map(metadata.row_group, range(metadata.num_row_groups))
+            weights = [(group.num_rows, group.total_byte_size) for group in groups]
+            largest = max((size for _, size in weights), default=0)
             parquet = pq.ParquetFile(
                 file,
                 metadata=metadata,
@@ -120,13 +124,11 @@ class _Place:
             schema = parquet.schema_arrow
             names = list(dict.fromkeys([*columns.texts, *columns.carried(schema)]))
             self.schema = pa.schema([schema.field(name) for name in names])
-            sizes = (group.num_rows for group in groups)
-            self.starts = list(accumulate(sizes, initial=0))  # of the groups; at last, the end
+            # Of the row groups; at last, the end.
+            self.starts = list(accumulate((rows for rows, _ in weights), initial=0))
             first = self._group(piece.first_row)
             self.row = self.starts[first]
-            bytes_per_row = max(
-                (g.total_byte_size // max(1, g.num_rows) for g in groups), default=0
-            )
+            bytes_per_row = max((size // max(1, rows) for rows, size in weights), default=0)
             at_once = min(
                 BATCH_ROWS,
                 max(_DECODE_ROWS, len(names)),
@@ -135,7 +137,7 @@ class _Place:
             # Arrow keeps what it has fetched for a call until the next one.
             self.batches = (
                 batch
-                for run in _runs(groups, first)
+                for run in _together(range(first, len(weights)), weights.__getitem__)
                 for batch in parquet.iter_batches(at_once, run, columns=names)
             )
             self.rest: pa.RecordBatch | None = None  # decoded, and not taken yet
@@ -148,39 +150,37 @@ class _Place:
 
     def take(self, piece: Slice) -> Iterator[pa.Table]:
         """The slice's rows, some at a time, or those that the shard has."""
+        for some in _together(self._parts(piece), lambda part: (part.num_rows, part.nbytes)):
+            yield pa.Table.from_batches(some, self.schema)
+
+    def _parts(self, piece: Slice) -> Iterator[pa.RecordBatch]:
+        """The slice's rows as they are decoded."""
         stop = piece.first_row + piece.rows
-        some: list[pa.RecordBatch] = []
-        rows = size = 0
         while self.row < stop and (batch := self.rest or next(self.batches, None)):
             first = max(0, piece.first_row - self.row)
             last = min(batch.num_rows, stop - self.row)
             self.row += last
             self.rest = batch.slice(last) if last < batch.num_rows else None
-            if first >= last:
-                continue
-            part = batch.select(self.schema.names).slice(first, last - first)
-            rows, size = rows + part.num_rows, size + part.nbytes
-            if some and (rows > BATCH_ROWS or size > BATCH_BYTES):
-                yield pa.Table.from_batches(some, self.schema)
-                some, rows, size = [], part.num_rows, part.nbytes
-            some.append(part)
-        if some:
-            yield pa.Table.from_batches(some, self.schema)
+            if first < last:
+                yield batch.select(self.schema.names).slice(first, last - first)
 
     def _group(self, row: int) -> int:
         """The row group that `row` lies in."""
         return max(0, bisect_right(self.starts, row, hi=len(self.starts) - 1) - 1)
 
 
-def _runs(groups: list[pq.RowGroupMetaData], first: int) -> Iterator[list[int]]:
-    """Row groups from `first` on, small ones together: what is fetched at a time."""
-    run: list[int] = []
+def _together(
+    items: Iterable[Item], weight: Callable[[Item], tuple[int, int]]
+) -> Iterator[list[Item]]:
+    """Neighbours of few rows and bytes together; `weight` tells both."""
+    some: list[Item] = []
     rows = size = 0
-    for i in range(first, len(groups)):
-        rows, size = rows + groups[i].num_rows, size + groups[i].total_byte_size
-        if run and (rows > BATCH_ROWS or size > BATCH_BYTES):
-            yield run
-            run, rows, size = [], groups[i].num_rows, groups[i].total_byte_size
-        run.append(i)
-    if run:
-        yield run
+    for item in items:
+        more, larger = weight(item)
+        rows, size = rows + more, size + larger
+        if some and (rows > BATCH_ROWS or size > BATCH_BYTES):
+            yield some
+            some, rows, size = [], more, larger
+        some.append(item)
+    if some:
+        yield some

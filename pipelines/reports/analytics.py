@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 #: Names of hive folders, `name=value`, in a path.
 _HIVE = re.compile(r"(?:^|/)([^/=]+)=[^/]*(?=/)")
 
+#: What DuckDB says of a statement that names a view which is not there yet.
+_MISSING = re.compile(r'(?:Table with name |reference to CTE ")(\w+)[ "]')
+
 #: Statistics of all commits there have ever been, with where their rows are.
 _HISTORY = """
     create or replace view history as
@@ -42,9 +45,10 @@ _HISTORY = """
     from ({sources})
 """
 
-#: The commits whose rows the table holds now: of each slice that is there, the last run's. Runs
-#: come one after the other; in the order of their drivers' clocks, as those of nodes may differ.
-_CURRENT = """
+#: Current are the commits whose rows the table holds now: of each slice that is there, the last
+#: run's. Runs come one after the other; in the order of their drivers' clocks, as those of nodes
+#: may differ.
+_EXITS = """
     create or replace table newest as
     with begun as (
         select run_id, coalesce(any_value(summaries.started_at)::timestamp, min(committed_at))
@@ -52,10 +56,8 @@ _CURRENT = """
         from history left join summaries using (run_id) group by run_id
     )
     select slice_id, max_by(run_id, row(begun_at, committed_at)) as run_id
-    from history semi join listing using (path) join begun using (run_id) group by slice_id
-"""
+    from history semi join listing using (path) join begun using (run_id) group by slice_id;
 
-_EXITS = """
     create or replace view exits as
     select history.*, newest.run_id is not null as current
     from history left join newest using (slice_id, run_id)
@@ -116,7 +118,6 @@ class Analytics:
             raise InputError(
                 f"no labels at '{shown(output)}'; expected the --output of fastbert label"
             )
-        self._made: set[str] = set()
 
     def query(self, sql: str) -> pd.DataFrame:
         """The result of one query; InputError if it is not valid SQL on the views.
@@ -163,58 +164,36 @@ class Analytics:
             self.connection.register_filesystem(fs)
 
     def _run(self, sql: str, form: str) -> Any:
-        """The result of the last statement, after the views that they name have been made; `form`
-        is the method of DuckDB's relations that gives it."""
+        """The result of the last statement, as `_execute` gives it."""
         try:
             statements = [statement.query for statement in duckdb.extract_statements(sql)]
-            return [self._answer(statement, form) for statement in statements or [sql]][-1]
+            return [self._execute(statement, form) for statement in statements or [sql]][-1]
         except duckdb.Error as error:
             raise InputError(f"the query failed: {error}") from error
 
-    def _answer(self, statement: str, form: str) -> Any:
-        try:
-            named, others = self.connection.get_table_names(statement), list[str]()
-        except (duckdb.Error, OSError):
-            # It looks for columns, too, as in `join ... using`: then all in turn, the cheap first.
-            named, others = set(), list(self._makers)
-        for name in named:
-            self._make(name.casefold())
-        while True:
-            try:
-                return self._execute(statement, form)
-            except duckdb.CatalogException:
-                if not others:
-                    raise
-                self._make(others.pop(0))
-
     def _execute(self, statement: str, form: str = "fetchall") -> Any:
-        try:
-            found = self.connection.sql(statement)
-            return None if found is None else getattr(found, form)()
-        except OSError as error:
-            raise InputError(f"the query failed: {error}") from error
-
-    @property
-    def _makers(self) -> dict[str, Callable[[], object]]:
-        """By view, in the order of what making it costs."""
-        return {
+        """The result of a statement, after the views that it names have been made; `form` is the
+        method of DuckDB's relations that gives it."""
+        makers: dict[str, Callable[[], object]] = {
             "summaries": self._make_summaries,
             "exits": self._make_exits,
-            "slices": lambda: self._make_from_exits(_SLICES),
-            "runs": lambda: self._make_from_exits(_RUNS),
+            "slices": lambda: self._execute(_SLICES),
+            "runs": lambda: self._execute(_RUNS),
             "rows": self._make_rows,
         }
-
-    def _make(self, view: str) -> None:
-        """Make a view, if it is one of ours and not there yet."""
-        if view not in self._makers or view in self._made:
-            return
-        self._made.add(view)
-        try:
-            self._makers[view]()
-        except BaseException:
-            self._made.remove(view)
-            raise
+        while True:
+            try:
+                found = self.connection.sql(statement)
+                return None if found is None else getattr(found, form)()
+            except OSError as error:
+                raise InputError(f"the query failed: {error}") from error
+            except duckdb.Error as error:
+                # Only DuckDB can tell the names of tables from all others: it says what it lacks.
+                missing = _MISSING.search(str(error))
+                make = makers.pop(missing[1].casefold(), None) if missing else None
+                if make is None:
+                    raise
+            make()
 
     def _parquet(self, patterns: list[str], hive: bool) -> str:
         quoted = (f"{self.root}/{pattern}".replace("'", "''") for pattern in patterns)
@@ -232,7 +211,6 @@ class Analytics:
         self._execute(f"create view rows as from {self._parquet(patterns, hive)}")
 
     def _make_exits(self) -> None:
-        self._make("summaries")
         self.connection.register("listing", pa.table({"path": self.paths}))
         # A run that is still at work, or was killed, has commits but no statistics.
         self.connection.register("unreported", STATISTICS.empty_table())
@@ -244,12 +222,7 @@ class Analytics:
         if missing:
             records = Ledger(self.storage).records([path for (path,) in missing])
             self.connection.register("unreported", statistics(records))
-        self._execute(_CURRENT)
         self._execute(_EXITS)
-
-    def _make_from_exits(self, view: str) -> None:
-        self._make("exits")
-        self._execute(view)
 
     def _make_summaries(self) -> None:
         texts = self.storage.read(sorted(self.storage.paths("ledger/runs", ".json")))
@@ -265,9 +238,5 @@ class Analytics:
         self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
 
 
-def open(url: str) -> Analytics:
-    """The analytics of a labelled output, the --output of fastbert label, at any fsspec URL.
-
-    Raises InputError if nothing is there.
-    """
-    return Analytics(url)
+#: The analytics of a labelled output, the --output of fastbert label, at any fsspec URL.
+open = Analytics

@@ -16,6 +16,15 @@ def shortened(frame: pd.DataFrame, name: str, most: int) -> pd.DataFrame:
     return some.dropna(axis="columns", how="all")
 
 
+def spread(frame: pd.DataFrame, value: str, by: str, key: str, most: int = 20) -> pd.DataFrame:
+    """Sums of `value`: a row per `by`, a column per `key`. Layers are in their order; of all else
+    the `most` with the largest sums come, the largest first."""
+    table = frame.pivot_table(value, by, key, "sum", fill_value=0, sort=False)
+    if key == "layer":
+        return table.sort_index(axis="columns")
+    return table[table.sum().sort_values(ascending=False).index[:most]]
+
+
 def cell(value: Any) -> str:
     """A value as people read it."""
     if pd.api.types.is_scalar(value) and pd.isna(value):

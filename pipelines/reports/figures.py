@@ -1,11 +1,12 @@
 """The report's pictures: SVG for the inside of a page, in colours that follow its light or dark.
 
-Each takes a data frame that `questions` describes. Nothing in them refers to anything outside.
+`svg` makes them of drawings, which take a data frame that `questions` describes. Nothing in them
+refers to anything outside.
 """
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,13 +16,22 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+
+from pipelines.reports.cells import spread
 
 #: Stand in for colours until the SVG is written, where CSS takes over.
 _INK, _FAINT = "#fe0100", "#fe0200"
-_SERIES = "#fe03{:02x}"
+_SERIES = [f"#fe03{i:02x}" for i in range(256)]
 #: About as wide as a phone, in inches of 72 px: text is as large as that of the page.
 _SIZE = (5.4, 2.7)
 _MOST_TICKS = 7
+#: Names in a bar per run; the others are left out.
+_MOST_STACKED = 12
+
+#: What a picture is called, and how many colours it has.
+Said = tuple[str, int]
+Drawing = Callable[[Axes, pd.DataFrame], Said]
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -39,110 +49,113 @@ _STYLE: Any = {
     "grid.color": _FAINT,
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=_SERIES),
+    "lines.markersize": 3,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "savefig.facecolor": "none",
 }
 
 
-def exit_layers(frame: pd.DataFrame) -> str:
+def svg(draw: Drawing, frame: pd.DataFrame) -> str:
+    """The picture as an element of a page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        title, colors = draw(figure.subplots(), frame)
+        # Ids are made of the salt, and are one space for all pictures of a page.
+        matplotlib.rcParams["svg.hashsalt"] = title
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r'\1role="img"', text, count=1,
+                  flags=re.DOTALL)  # fmt: skip
+    text = text.replace(_INK, "currentColor").replace(_FAINT, "light-dark(#ddd, #444)")
+    for stand_in, color in zip(_SERIES, _palette(colors), strict=False):
+        text = text.replace(stand_in, color)
+    return text
+
+
+def exit_layers(axes: Axes, frame: pd.DataFrame) -> Said:
     """Rows by the layer that answered them."""
-    figure, axes = _axes()
-    colors = [_color(i) for i in range(len(frame))]
-    bars = axes.bar(frame["layer"], frame["percent"], color=colors, tick_label=frame["layer"])
+    colors, layers = _SERIES[: len(frame)], frame["layer"]
+    bars = axes.bar(layers, frame["percent"], color=colors, tick_label=layers)
     axes.bar_label(bars, [f"{value:.1f}" for value in frame["percent"]], fontsize=8)
     axes.set(xlabel="exit layer", ylabel="% of rows")
-    return _svg(figure, "Share of rows by exit layer", len(frame))
+    return "Share of rows by exit layer", len(frame)
 
 
-def uncertainties(frame: pd.DataFrame) -> str:
+def uncertainties(axes: Axes, frame: pd.DataFrame) -> Said:
     """Rows by uncertainty when they left, a colour per layer."""
-    figure, axes = _axes()
-    layers = sorted(frame["layer"].unique())
-    below = np.zeros(20)
-    for i, layer in enumerate(layers):
-        mine = frame[frame["layer"] == layer]
-        counts = np.zeros(20)
-        counts[(mine["from_uncertainty"] * 20).round().astype(int)] = mine["rows"]
-        axes.bar((np.arange(20) + 0.5) / 20, counts, 0.05, below, color=_color(i), label=layer)
-        below += counts
+    table = spread(frame, "rows", "from_uncertainty", "layer")
+    below = np.zeros(len(table))
+    for layer in table:
+        axes.bar(table.index, table[layer], 0.05, below, align="edge", label=layer)
+        below += table[layer]
     axes.set(xlabel="uncertainty at the exit", ylabel="rows", xlim=(0, 1))
     _legend(axes, "layer")
-    return _svg(figure, "Rows by uncertainty and exit layer", len(layers))
+    return "Rows by uncertainty and exit layer", len(table.columns)
 
 
-def labels(frame: pd.DataFrame) -> str:
+def labels(axes: Axes, frame: pd.DataFrame) -> Said:
     """The most frequent labels."""
     top = frame.head(15).iloc[::-1]
-    figure, axes = _axes(0.6 + 0.2 * len(top))
+    axes.figure.set(figheight=0.6 + 0.2 * len(top))
     names = [_short(label) for label in top["label"]]
-    bars = axes.barh(np.arange(len(top)), top["percent"], color=_color(0), tick_label=names)
+    bars = axes.barh(np.arange(len(top)), top["percent"], tick_label=names)
     axes.bar_label(bars, [f" {value:.1f}" for value in top["percent"]], fontsize=8)
     axes.grid(False)
     axes.set(xlabel="% of rows")
-    return _svg(figure, "Share of rows by label", 1)
+    return "Share of rows by label", 1
 
 
-def stacked(frame: pd.DataFrame, key: str, value: str, unit: str, most: int = 12) -> str:
+def stacked(axes: Axes, frame: pd.DataFrame, key: str, value: str, unit: str) -> Said:
     """A bar per run, stacked by `key`: columns run_id, started_at, `key` and `value`."""
-    runs = _runs(frame)
-    table = frame.pivot_table(value, "run_id", key, "sum", fill_value=0).loc[runs["run_id"]]
-    if not pd.api.types.is_numeric_dtype(frame[key]):  # layers keep their order
-        table = table[table.sum().sort_values(ascending=False).index]
-    figure, axes = _axes()
+    runs = frame.drop_duplicates("run_id").sort_values(["started_at", "run_id"])
+    table = spread(frame, value, "run_id", key, _MOST_STACKED).loc[runs["run_id"]]
     edges, below = np.arange(len(table) + 1) - 0.5, np.zeros(len(table))
-    shown = list(table.columns if key == "layer" else table.columns[:most])
-    for i, name in enumerate(shown):  # one shape each: a year of bars would make a heavy page
+    for name in table:  # one shape each: a year of bars would make a heavy page
         above = below + table[name].to_numpy(float)
-        axes.stairs(above, edges, baseline=below, fill=True, color=_color(i), label=_short(name))
+        axes.stairs(above, edges, baseline=below, fill=True, label=_short(name))
         below = above
-    _run_ticks(axes, runs)
-    axes.set(ylabel=unit)
+    _by_run(axes, runs, unit)
     _legend(axes, key)
-    return _svg(figure, f"{unit} by run and {key}", len(shown))
+    return f"{unit} by run and {key}", len(table.columns)
 
 
-def lines(frame: pd.DataFrame, values: dict[str, str], unit: str) -> str:
+def lines(axes: Axes, frame: pd.DataFrame, values: dict[str, str], unit: str) -> Said:
     """A line over runs for each column of `values`, which gives it a name."""
-    figure, axes = _axes()
-    for i, (column, name) in enumerate(values.items()):
-        axes.plot(np.arange(len(frame)), frame[column].astype(float), "o-", color=_color(i),
-                  markersize=3, label=name)  # fmt: skip
+    for column, name in values.items():
+        axes.plot(np.arange(len(frame)), frame[column].astype(float), "o-", label=name)
     axes.set_ylim(bottom=0)
-    _run_ticks(axes, frame)
-    axes.set(ylabel=unit)
+    _by_run(axes, frame, unit)
     if len(values) > 1:
         _legend(axes, "")
-    return _svg(figure, f"{unit} by run", len(values))
+    return f"{unit} by run", len(values)
 
 
-def agreement(frame: pd.DataFrame) -> str:
+def spending(axes: Axes, frame: pd.DataFrame) -> Said:
+    """Money if prices are known, else seconds."""
+    unit = "price" if frame["price_per_million"].notna().any() else "seconds"
+    values = {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"}
+    return lines(axes, frame, values, f"{unit} per million rows")
+
+
+def agreement(axes: Axes, frame: pd.DataFrame) -> Said:
     """Audited agreement with full depth, its interval, and what was promised."""
-    figure, axes = _axes()
     x, values = np.arange(len(frame)), frame["agreement_percent"].astype(float)
     spread = np.array([values - frame["lower_percent"].astype(float),
                        frame["upper_percent"].astype(float) - values]).clip(0)  # fmt: skip
-    axes.errorbar(x, values, spread, fmt="o", color=_color(0), markersize=3, label="audited")
+    axes.errorbar(x, values, spread, fmt="o", label="audited")
     promised = frame["promised_percent"].astype(float)
     if promised.notna().any():
         line = {"drawstyle": "steps-mid"} if len(x) > 1 else {"marker": "_", "markersize": 40}
-        axes.plot(x, promised, color=_color(1), label="promised", **line)
-    _run_ticks(axes, frame)
-    axes.set(ylabel="% that agree with full depth")
+        axes.plot(x, promised, label="promised", **line)
+    _by_run(axes, frame, "% that agree with full depth")
     _legend(axes, "")
-    return _svg(figure, "Agreement with full depth by run", 2)
-
-
-def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
-        return figure, figure.subplots()
-
-
-def _color(i: int) -> str:
-    return _SERIES.format(i)
+    return "Agreement with full depth by run", 2
 
 
 def _short(name: Any) -> str:
@@ -151,39 +164,16 @@ def _short(name: Any) -> str:
     return "\u200b" + text.replace("$", r"\$")
 
 
-def _runs(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.drop_duplicates("run_id").sort_values(["started_at", "run_id"])
-
-
-def _run_ticks(axes: Axes, runs: pd.DataFrame) -> None:
+def _by_run(axes: Axes, runs: pd.DataFrame, unit: str) -> None:
     """Dates below some of the runs."""
-    every = max(1, -(-len(runs) // _MOST_TICKS))
-    places = np.arange(0, len(runs), every)
+    places = np.arange(0, len(runs), max(1, -(-len(runs) // _MOST_TICKS)))
     starts = runs["started_at"].iloc[places]
     axes.set_xticks(places, ["?" if pd.isna(at) else f"{at:%m-%d}" for at in starts])
-    axes.set_xlim(-0.6, max(len(runs), 4) - 0.4)
+    axes.set(ylabel=unit, xlim=(-0.6, max(len(runs), 4) - 0.4))
 
 
 def _legend(axes: Axes, title: str) -> None:
-    with matplotlib.rc_context(_STYLE):
-        axes.legend(title=title, loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
-
-
-def _svg(figure: Figure, title: str, series: int) -> str:
-    """The picture as an element of a page."""
-    buffer = io.StringIO()
-    # Ids are made of the salt, and are one space for all pictures of a page.
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r'\1role="img"', text, count=1,
-                  flags=re.DOTALL)  # fmt: skip
-    text = text.replace(_INK, "currentColor").replace(_FAINT, "light-dark(#ddd, #444)")
-    for i, color in enumerate(_palette(series)):
-        text = text.replace(_color(i), color)
-    return text
+    axes.legend(title=title, loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
 
 
 def _palette(n: int) -> Sequence[str]:

@@ -1,7 +1,6 @@
 """The report as one HTML file that needs nothing beside itself."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
@@ -12,105 +11,39 @@ import pandas as pd
 from fastbert.filesystem import shown
 from pipelines.reports import figures, questions
 from pipelines.reports.analytics import Analytics
-from pipelines.reports.cells import cell, shortened
+from pipelines.reports.cells import cell, shortened, spread
 
 #: Rows of a table.
 _MOST_ROWS = 100
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table and, if it has something to draw, a picture beside it.
-
-    Both show the frame of that name; the picture shows the one called `drawn`, if that is given.
-    """
-
-    title: str
-    says: str
-    frame: str
-    draw: Callable[[pd.DataFrame], str] | None = None
-    drawn: str = ""
-    #: The table's rows and columns, where it does not show the frame as it is.
-    wide: tuple[str, str] | None = None
-
-
-def _spending(costs: pd.DataFrame) -> str:
-    """Money if prices are known, else seconds."""
-    unit = "price" if costs["price_per_million"].notna().any() else "seconds"
-    values = {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"}
-    return figures.lines(costs, values, f"{unit} per million rows")
-
-
-_SECTIONS = (
-    Section("Labels", "Of all rows the table holds.", "labels", figures.labels),
-    Section("Accuracy by exit layer", "Against the labels that the table carries.", "accuracy"),
-    Section(
-        "Exit layers by label",
-        "A label whose rows leave late is one that the shallow layers do not know well.",
-        "exits by label",
-        wide=("label", "layer"),
-    ),
-    Section(
-        "Exit layers",
-        "The layer that answered, of all rows the table holds; audited rows ran to full depth, "
-        "too.",
-        "exit layers",
-        figures.exit_layers,
-    ),
-    Section(
-        "Exit layers by run",
-        "Another mix than before means that the corpus has changed, or the model.",
-        "exits by run",
-        partial(figures.stacked, key="layer", value="percent", unit="% of rows"),
-        wide=("run_id", "layer"),
-    ),
-    Section(
-        "Cost",
-        "Per million rows, in seconds of the replicas and, with --price-per-hour, in its currency; "
-        "audits included. Full depth is what the same rows would have cost by their FLOPs.",
-        "costs",
-        _spending,
-    ),
-    Section(
-        "Audit",
-        "Of the audited rows, those that early exit labels as full depth does; exact 95 % "
-        "intervals.",
-        "audits",
-        figures.agreement,
-        "audited",
-    ),
-    Section(
-        "Drift of the exit layers",
-        "The share of rows that leave at other layers than when the operating point was "
-        "calibrated.",
-        "drift",
-        partial(figures.lines, values={"drift": "drift"}, unit="share of rows"),
-    ),
-    Section(
-        "Labels by run",
-        "The most frequent ones.",
-        "labels by run",
-        partial(figures.stacked, key="label", value="rows", unit="rows"),
-        wide=("run_id", "label"),
-    ),
-    Section(
-        "Uncertainty",
-        "How sure rows were when they left. The last layer answers all that reach it.",
-        "uncertainty",
-        figures.uncertainties,
-    ),
-    Section(
-        "Where the time goes",
-        "Seconds of work by step, added up over processes; of the rows the table holds.",
-        "times",
-        partial(figures.stacked, key="step", value="value", unit="seconds"),
-        "steps",
-    ),
-    Section("Slowest slices", "", "slowest slices"),
-    Section("Errors", "Rows that have no label, by reason.", "errors"),
-    Section("Unreadable shards", "The last fifty.", "unreadable shards"),
-    Section("Runs", "", "runs"),
-)
+#: Questions that only the page asks.
+_MORE = {
+    "exits by label": questions.EXITS_BY_LABEL,
+    "exits by run": questions.EXITS_BY_RUN,
+    "labels by run": questions.LABELS_BY_RUN,
+    "uncertainty": questions.UNCERTAINTY,
+    "times": questions.TIMES,
+    "steps": questions.STEPS,
+    "audited": questions.AUDITED,
+    "drift": questions.DRIFT,
+}
+#: Pictures, by the frame that they show.
+_DRAW: dict[str, figures.Drawing] = {
+    "labels": figures.labels,
+    "exit layers": figures.exit_layers,
+    "exits by run": partial(figures.stacked, key="layer", value="percent", unit="% of rows"),
+    "costs": figures.spending,
+    "audited": figures.agreement,
+    "drift": partial(figures.lines, values={"drift": "drift"}, unit="share of rows"),
+    "labels by run": partial(figures.stacked, key="label", value="rows", unit="rows"),
+    "uncertainty": figures.uncertainties,
+    "steps": partial(figures.stacked, key="step", value="value", unit="seconds"),
+}
+#: Frames whose numbers of rows are shown as a table of these two columns' values.
+_WIDE = {
+    "exits by label": ("label", "layer"),
+    "exits by run": ("run_id", "layer"),
+    "labels by run": ("run_id", "label"),
+}
 
 
 def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame]) -> str:
@@ -119,40 +52,16 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
     page.filters["cell"] = cell
     page.tests["numeric"] = lambda column: bool(pd.api.types.is_numeric_dtype(column))
     template = resources.files("pipelines.reports").joinpath("report.html.j2").read_text()
+    frames = {**frames, **{name: found.query(sql) for name, sql in _MORE.items()}}
     return page.from_string(template).render(
         output=shown(output),
-        model=_model(found),
+        last=found.query(questions.LAST_MODEL),
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        figures=_figures(frames),
         promise=_promise(frames["audits"]),
-        alarms=frames["alarms"],
-        sections=_sections({**frames, **_more(found, frames)}),
+        frames=frames,
+        tables=_tables(frames),
+        pictures=_pictures(frames),
     )
-
-
-def _figures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """What is said first, in one number each."""
-    layers, runs, audits = frames["exit layers"], frames["runs"], frames["audits"]
-    rows = int(layers["rows"].sum())
-    audited = audits[audits["agreement_percent"].notna()] if len(audits) else audits
-    speedups = runs["flops_speedup"].dropna()
-    numbers = {
-        "rows labelled": cell(rows),
-        "rows with an error": cell(int(frames["errors"]["rows"].sum())),
-        "mean exit layer": f"{(layers['layer'] * layers['rows']).sum() / max(rows, 1):.2f}",
-        "runs": cell(len(runs)),
-    }
-    if len(speedups):
-        numbers["times fewer FLOPs, last run"] = f"{speedups.iloc[-1]:.2f}"
-    if len(audited):
-        numbers["% as at full depth, last audit"] = f"{audited['agreement_percent'].iloc[-1]:.2f}"
-    return numbers
-
-
-def _model(found: Analytics) -> str:
-    """The last run's, and its operating point."""
-    last = found.query(questions.LAST_MODEL)
-    return f"{last['model'].iloc[0]} ({last['operating_point'].iloc[0]})" if len(last) else ""
 
 
 def _promise(audits: pd.DataFrame) -> str:
@@ -179,49 +88,20 @@ def _promise(audits: pd.DataFrame) -> str:
     )
 
 
-def _more(found: Analytics, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The frames that only the page shows."""
-    audits, times = frames["audits"], found.query(questions.TIMES)
-    starts = frames["runs"].set_index("run_id")["started_at"]
-    seconds = ["read_seconds", "tokenize_seconds", "device_seconds", "commit_seconds"]
-    steps = times.assign(started_at=times["run_id"].map(starts))
-    steps = steps.melt(["run_id", "started_at"], seconds, "step")
-    drift = audits.loc[audits["drift"].notna(), ["run_id", "started_at", "drift", "drift_p"]]
+def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The frames as the page shows them, except those that say nothing."""
+    some = {name: frame for name, frame in frames.items() if len(frame)}
+    for name in _WIDE.keys() & some.keys():
+        wide = spread(some[name], "rows", *_WIDE[name])
+        some[name] = wide.add_prefix(f"{wide.columns.name} ").reset_index()
+    return {name: shortened(table, name, _MOST_ROWS) for name, table in some.items()}
+
+
+def _pictures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """Those that have something to show; by run only where there are several."""
+    several = len(frames["runs"]) > 1
     return {
-        "exits by label": found.query(questions.EXITS_BY_LABEL),
-        "exits by run": found.query(questions.EXITS_BY_RUN),
-        "audited": audits[audits["agreement_percent"].notna()],
-        "drift": drift,
-        "labels by run": found.query(questions.LABELS_BY_RUN),
-        "uncertainty": found.query(questions.UNCERTAINTY),
-        "times": times,
-        "steps": steps.assign(step=steps["step"].str.removesuffix("_seconds")),
+        name: figures.svg(draw, frames[name])
+        for name, draw in _DRAW.items()
+        if len(frames[name]) and (several or "started_at" not in frames[name])
     }
-
-
-def _sections(
-    frames: Mapping[str, pd.DataFrame],
-) -> Iterator[tuple[Section, pd.DataFrame, str]]:
-    """The page's body: sections with their tables and pictures. What there is nothing to say about
-    is left out, and pictures by run where there is only one."""
-    for section in _SECTIONS:
-        frame = frames.get(section.frame, pd.DataFrame())
-        if not len(frame):
-            continue
-        table = _wide(frame, *section.wide) if section.wide else frame
-        drawn, picture = frames[section.drawn] if section.drawn else frame, ""
-        by_run = "started_at" in drawn.columns
-        if section.draw and len(drawn) and (len(frames["runs"]) > 1 or not by_run):
-            picture = section.draw(drawn)
-        yield section, shortened(table, section.frame, _MOST_ROWS), picture
-
-
-def _wide(frame: pd.DataFrame, by: str, key: str) -> pd.DataFrame:
-    """Numbers of rows: a row per value of `by`, a column per `key`, the largest first."""
-    table = frame.pivot_table("rows", by, key, "sum", fill_value=0, sort=False)
-    if not pd.api.types.is_numeric_dtype(frame[key]):
-        table = table[table.sum().sort_values(ascending=False).index[:20]]
-    else:
-        table = table[sorted(table.columns)]
-    table.columns = pd.Index([f"{key} {name}" for name in table.columns])
-    return table.reset_index()

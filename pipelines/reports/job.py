@@ -67,8 +67,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
 def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> dict[str, Any]:
     """The result of the user's own query, in a file or shown."""
     if save is not None:
-        rows = found.save(sql, save)
-        return {"saved": shown(save), "rows": rows}
+        return {"saved": shown(save), "rows": found.save(sql, save)}
     frame = found.query(sql)
     show(console, "", frame)
     return {"rows": _plain(frame)}

@@ -115,6 +115,15 @@ AUDITS = """
     order by started_at nulls first, run_id
 """
 
+AUDITED = f"""
+    from ({AUDITS}) where agreement_percent is not null order by started_at nulls first, run_id
+"""
+
+DRIFT = f"""
+    select run_id, started_at, drift, drift_p from ({AUDITS}) where drift is not null
+    order by started_at nulls first, run_id
+"""
+
 TIMES = """
     select run_id, sum(rows)::bigint as rows, round(sum(read_seconds), 1) as read_seconds,
            round(sum(tokenize_seconds), 1) as tokenize_seconds,
@@ -122,6 +131,12 @@ TIMES = """
            round(sum(commit_seconds), 1) as commit_seconds,
            round(sum(rows) / nullif(sum(device_seconds), 0)) as rows_per_device_second
     from slices group by run_id order by min(committed_at), run_id
+"""
+
+STEPS = f"""
+    select run_id, started_at, replace(step, '_seconds', '') as step, value
+    from (unpivot ({TIMES}) on columns('_seconds$') into name step value value)
+    join (select run_id, started_at from runs) using (run_id)
 """
 
 SLOWEST_SLICES = """

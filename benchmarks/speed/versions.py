@@ -196,7 +196,7 @@ def same(this: Version, other: Version) -> dict[str, float]:
 @click.option("--rows", default=800, show_default=True, help="Of the engine.")
 @click.option("--rounds", default=12, show_default=True, help="Of the engine.")
 @click.option("--job-rows", default=2_560, show_default=True)
-@click.option("--slice-rows", default=256, show_default=True)
+@click.option("--slice-rows", default=128, show_default=True)
 @click.option("--job-rounds", default=4, show_default=True)
 def main(
     against: Path,

@@ -4,7 +4,7 @@ For machines that have no pre-trained Chinese weights at hand. Whoever has, pass
 `paper.py --backbone bert-base-chinese` instead; what this makes is a stand-in that knows no more
 than the texts of a few data sets.
 
-    python benchmarks/chinese_bert.py --data DATA --output WORK/chinese_bert \\
+    python -m benchmarks.quality.chinese_bert --data DATA --output WORK/chinese_bert \\
         --sets chnsenticorp --sets douban_book_review
 
 DATA holds a folder per set, with train.parquet, and vocab/bert-base-chinese.vocab.txt.
@@ -19,7 +19,6 @@ from typing import Any
 
 import click
 import torch
-from measure import machine
 from torch import nn
 from transformers import (
     BertConfig,
@@ -31,6 +30,7 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.support.measure import machine
 from fastbert.inference.precision import device, supports
 from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns

@@ -1,4 +1,4 @@
-"""The authors' code and ours on the same weights: logits of every layer, exits at three speeds.
+"""The authors' code and ours on the same weights: logits of every exit, exits at three speeds.
 
 Claim: a converted checkpoint gives the authors' logits to 1e-5 and leaves where theirs leaves.
 
@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.support.measure import machine
 from fastbert.checkpoint import load_tokenizer
+from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model
@@ -118,15 +119,13 @@ def compare(code: Path, vocabulary: Path, texts: list[str], sizes: dict[str, int
         ours, our_tokenizer = load_model(Path(folder, "ours")), load_tokenizer(Path(folder, "ours"))
     tokens = Tokenizer(our_tokenizer)(texts, None, LENGTH)
     engine = Engine(ours)
-    logits = engine.exit_logits(tokens)  # (L, n, N)
+    logits = engine.exit_logits(tokens)  # (E, n, N), an exit after every layer
     exits = {
-        speed: engine.classify(tokens, np.full(len(logits) - 1, speed)).exit_layer
+        speed: engine.classify(tokens, OperatingPoint.of_speed(speed, ours.config).rule()).exit
         for speed in SPEEDS
     }
-    exact, exact_logits = (
-        deepcopy(model).double(),
-        Engine(deepcopy(ours), dtype=torch.float64).exit_logits(tokens),
-    )
+    exact = deepcopy(model).double()
+    exact_logits = Engine(ours, dtype=torch.float64).exit_logits(tokens)
     worst, exact_worst, other_tokens = 0.0, 0.0, 0
     different = dict.fromkeys(SPEEDS, 0)
     for row, text in enumerate(texts):
@@ -142,7 +141,7 @@ def compare(code: Path, vocabulary: Path, texts: list[str], sizes: dict[str, int
         exact_worst = max(exact_worst, float(gap))
         for speed in SPEEDS:
             theirs = their_exit(model, padded, segments, speed)
-            different[speed] += int(theirs != exits[speed][row])
+            different[speed] += int(theirs != engine.exits[exits[speed][row]].depth)
     return {
         "layers": len(logits),
         "rows": len(texts),
@@ -151,7 +150,7 @@ def compare(code: Path, vocabulary: Path, texts: list[str], sizes: dict[str, int
         "largest_difference": worst,
         "largest_difference_in_float64": exact_worst,  # without rounding: of the conversion alone
         "exits": {
-            f"{speed:g}": np.bincount(exits[speed], minlength=len(logits) + 1)[1:].tolist()
+            f"{speed:g}": np.bincount(exits[speed], minlength=len(logits)).tolist()
             for speed in SPEEDS
         },
         "rows_of_other_exits": {f"{speed:g}": n for speed, n in different.items()},

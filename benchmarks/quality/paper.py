@@ -1,6 +1,6 @@
 """The paper's Table 2 laid out again, and what the calibrated point adds to it.
 
-For each data set: train, run every layer on the test rows once, and keep what the layers said
+For each data set: train, run every exit on the test rows once, and keep what the exits said
 (WORK/<set>/outputs.npz, for promises.py) and a JSON with the paper's columns (full depth, fixed
 depth, speeds), those of figures 3 to 5, and the clock at the point that calibration chooses.
 
@@ -32,11 +32,11 @@ import pyarrow.parquet as pq
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import (
     ExitOutputs,
-    exit_layers,
     exit_outputs,
     outcome,
     realised_speedups,
 )
+from fastbert.calibration.goal import harmed
 from fastbert.calibration.promises import keep_promise
 from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint, Promise
@@ -97,22 +97,26 @@ def named(backbone: str) -> str:
     return Path(backbone).name if Path(backbone).is_dir() else backbone
 
 
-def fixed_depth(outputs: ExitOutputs, cost: CostModel, layer: int, truth: np.ndarray) -> Any:
-    """Everybody leaves at one layer, and no other branch is computed."""
+def fixed_depth(outputs: ExitOutputs, cost: CostModel, exit: int, truth: np.ndarray) -> Any:
+    """Everybody leaves at one exit, and no other head is computed."""
     lengths = outputs.lengths
-    flops = layer * cost.layer_flops(lengths) + cost.branch_flops(lengths)
+    labels, depth = outputs.answers["label"], cost.exits[exit].depth
+    parts = [cost.encoder.flops(k, lengths) for k in range(depth + 1)]
+    flops = sum(parts) + cost.heads[exit].flops(lengths)
     return {
-        "layers": layer,
-        "accuracy": float((outputs.labels[layer - 1] == truth).mean()),
-        "agreement": float((outputs.labels[layer - 1] == outputs.labels[-1]).mean()),
+        "layers": depth,
+        "accuracy": float((labels[exit] == truth).mean()),
+        "agreement": float((labels[exit] == labels[-1]).mean()),
         "flops_speedup": float(cost.full_flops(lengths).sum() / flops.sum()),
     }
 
 
 def certainty_bins(outputs: ExitOutputs, truth: np.ndarray) -> list[list[list[float]]]:
-    """Figure 4: of each layer and tenth of uncertainty, rows and accuracy (0 without rows)."""
+    """Figure 4: of each exit and tenth of uncertainty, rows and accuracy (0 without rows)."""
     found = []
-    for labels, uncertainties in zip(outputs.labels, outputs.uncertainties(), strict=True):
+    for labels, uncertainties in zip(
+        outputs.answers["label"], outputs.uncertainties(), strict=True
+    ):
         bins = np.minimum((uncertainties * BINS).astype(int), BINS - 1)
         right = labels == truth
         found.append(
@@ -128,24 +132,23 @@ def promised_point(
     """The point that half of the rows promise, on the other half; None if they are too few."""
     order = np.random.default_rng(0).permutation(len(truth))
     sample, rest = order[: len(order) // 2], order[len(order) // 2 :]
-    fails = outputs.labels != outputs.labels[-1]
+    fails = harmed(outputs, None)
     chosen = keep_promise(
         outputs.take(sample), fails[:, sample], cost, PROMISE, ("entropy",), ("uniform",)
     )
     if chosen is None:
         return None
-    judge = outputs.take(rest)
-    exits = exit_layers(judge.uncertainties(), np.array(chosen.thresholds))
-    labels = judge.labels[exits - 1, np.arange(len(rest))]
-    point = OperatingPoint("promise", chosen.thresholds)
+    judge, point = outputs.take(rest), OperatingPoint("promise", chosen.thresholds)
+    exits, deep = judge.exits(point.rule()), judge.answers["label"][-1]
+    labels = judge.answers["label"][exits, np.arange(len(rest))]
     timed = tokens.take(rest[:TIMED_ROWS])
     return {
         "threshold": chosen.thresholds[0],
         "calibrated_on": chosen.rows,
         "rows": len(rest),
-        "disagreement": float((labels != judge.labels[-1]).mean()),
+        "disagreement": float((labels != deep).mean()),
         "accuracy": float((labels == truth[rest]).mean()),
-        "accuracy_at_full_depth": float((judge.labels[-1] == truth[rest]).mean()),
+        "accuracy_at_full_depth": float((deep == truth[rest]).mean()),
         "flops_speedup": cost.speedup(judge.lengths, exits),
         "timed_rows": len(timed),
         "realised_speedup": round(realised_speedups(engine, timed, [point])[0], 3),
@@ -168,19 +171,22 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
     pairs = [pair for examples in known for pair in examples.pairs or []]
     truth = np.array([label for examples in known for label in examples.labels or []])
     tokens = Tokenizer(tokenizer)(texts, pairs or None, config.max_length)
-    engine, cost = Engine(model), CostModel.of(config)
+    engine, cost = Engine(model), CostModel(model)
     all_outputs = exit_outputs(engine, tokens)
     np.savez_compressed(
-        folder / "outputs.npz", log_p=all_outputs.log_p.astype(np.float16), lengths=tokens.lengths,
+        folder / "outputs.npz",
+        logits=all_outputs.logits.astype(np.float16),
+        lengths=tokens.lengths,
         truth=truth,
-    )  # fmt: skip
+    )
     rows = np.arange(len(test))
     outputs, truth_of_test = all_outputs.take(rows), truth[rows]
+    rules = {speed: OperatingPoint.of_speed(speed, config).rule() for speed in SPEEDS}
     return {
         "command": command_of(name, options),
         "machine": machine(),
         "backbone": named(options.get("backbone", TrainSettings.backbone)),
-        "layers": cost.layers,
+        "layers": cost.encoder.depth,
         "train_rows": pq.read_metadata(files[0]).num_rows,
         "rows": len(rows),
         "rows_with_dev": len(truth),
@@ -188,10 +194,10 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
         "mean_tokens": float(outputs.lengths.mean()),
         "full_flops_per_row": float(cost.full_flops(outputs.lengths).mean()),
         "fixed": [
-            fixed_depth(outputs, cost, layer, truth_of_test) for layer in range(1, cost.layers + 1)
+            fixed_depth(outputs, cost, exit, truth_of_test) for exit in range(len(cost.exits))
         ],
         "speeds": [
-            {"speed": speed} | vars(outcome(outputs, cost, speed, truth_of_test))
+            {"speed": speed} | vars(outcome(outputs, cost, rules[speed], truth_of_test))
             for speed in SPEEDS
         ],
         "certainty_bins": certainty_bins(outputs, truth_of_test),

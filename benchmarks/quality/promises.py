@@ -6,9 +6,9 @@ its promise on the rows it has not seen; and not far fewer do.
     python -m benchmarks.quality.paper --data DATA --work WORK --output benchmarks/results/paper
     python -m benchmarks.quality.promises --work WORK --output benchmarks/results/promises.json
 
-WORK holds `<set>/outputs.npz`, what every layer says of every test row. Each of the splits draws
+WORK holds `<set>/outputs.npz`, what every exit says of every test row. Each of the splits draws
 half of them to calibrate on; the promise is about the other half. Every criterion is tried with one
-threshold and with thresholds per layer, and once all of them are left to choose from. Sets that are
+threshold and with thresholds per exit, and once all of them are left to choose from. Sets that are
 in the output but not in WORK stay in it.
 """
 
@@ -21,27 +21,30 @@ import click
 import numpy as np
 
 from benchmarks.support.measure import machine
-from fastbert.calibration.evaluation import ExitOutputs, exit_layers
+from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.calibration.goal import harmed
 from fastbert.calibration.promises import Shape, keep_promise
-from fastbert.checkpoint import load_config
-from fastbert.exits.criteria import CRITERION_NAMES
+from fastbert.exits.criteria import CRITERIA
 from fastbert.exits.operating_point import Promise
+from fastbert.exits.rules import Threshold
 from fastbert.inference.cost import CostModel
+from fastbert.weights import load_model
 
 CONFIDENCE = 0.95
 #: What may be chosen from, by a name for the table.
 OFFERS: dict[str, tuple[tuple[str, ...], tuple[Shape, ...]]] = {
     f"{criterion}, {shape}": ((criterion,), (shape,))
     for shape in ("uniform", "per-layer")
-    for criterion in CRITERION_NAMES
-} | {"auto": (CRITERION_NAMES, ("uniform", "per-layer"))}
+    for criterion in CRITERIA
+} | {"auto": (tuple(CRITERIA), ("uniform", "per-layer"))}
 
 
 def load_outputs(folder: Path) -> tuple[ExitOutputs, CostModel]:
     """The answers that paper.py has stored for a data set, and what its rows cost."""
+    model = load_model(folder / "model")
     with np.load(folder / "outputs.npz") as file:
-        outputs = ExitOutputs(file["log_p"].astype(np.float32), file["lengths"].astype(np.int64))
-    return outputs, CostModel.of(load_config(folder / "model"))
+        logits, lengths = file["logits"].astype(np.float32), file["lengths"].astype(np.int64)
+    return ExitOutputs(logits, lengths, model.task), CostModel(model)
 
 
 def cover(
@@ -52,8 +55,7 @@ def cover(
     splits: int,
 ) -> dict[str, Any]:
     """How often promises about the rest of the rows were broken, and what they were worth."""
-    fails = outputs.labels != outputs.labels[-1]
-    uncertainties = {criterion: outputs.uncertainties(criterion) for criterion in offer[0]}
+    fails = harmed(outputs, None)
     n = fails.shape[1]
     broken, disagreements, speedups = 0, [], []
     for seed in range(splits):
@@ -65,8 +67,8 @@ def cover(
         )
         if chosen is None:
             continue  # too few rows: nothing is promised
-        exits = exit_layers(uncertainties[chosen.criterion][:, rest], chosen.thresholds)
-        disagreement = float(fails[exits - 1, rest].mean())
+        exits = outputs.take(rest).exits(Threshold.of(chosen.thresholds, chosen.criterion))
+        disagreement = float(fails[exits, rest].mean())
         broken += disagreement > share
         disagreements.append(disagreement)
         speedups.append(cost.speedup(outputs.lengths[rest], exits))

@@ -3,7 +3,8 @@
 Hypothesis: the paper's learning rate and epochs leave students half-trained; a higher rate is worth
 more than temperature, labels or joint training.
 
-    python benchmarks/recipes.py --data DATA --output benchmarks/recipes.json --sets banking77
+    python -m benchmarks.quality.recipes --data DATA --sets banking77 \\
+        --output benchmarks/results/recipes.json
 
 Each set is fine-tuned once; every way of self-distilling starts from these weights. `joint`, the
 paper's ablation, trains all branches on the labels instead. Judged on the test rows by accuracy at
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from measure import machine
 from transformers import AutoTokenizer, set_seed
 
+from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import exit_outputs
+from fastbert.calibration.goal import harmed
 from fastbert.calibration.promises import furthest_exits, uniform_path
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.inference.cost import CostModel
@@ -55,10 +57,10 @@ SHARE = 0.01
 
 
 def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Examples) -> Any:
-    """Accuracy and agreement of each layer, and FLOPs at 1 % of other labels by criterion."""
+    """Accuracy and agreement of each exit, and FLOPs at 1 % of other labels by criterion."""
     tokens = Tokenizer(tokenizer)(test.texts, None, model.config.max_length)
     outputs, cost = exit_outputs(Engine(model), tokens), CostModel(model)
-    fails = outputs.labels != outputs.labels[-1]
+    fails = harmed(outputs, None)
 
     def speedup(criterion: str) -> float:
         allowed = math.floor(SHARE * len(test))
@@ -66,7 +68,7 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
         return cost.speedup(outputs.lengths, exits)
 
     return {
-        "accuracy": [float(share) for share in (outputs.labels == test.labels).mean(1)],
+        "accuracy": [float(share) for share in (outputs.answers["label"] == test.labels).mean(1)],
         "agreement": [float(share) for share in 1 - fails.mean(1)],
         "flops_speedup": {criterion: speedup(criterion) for criterion in CRITERIA},
     }
@@ -121,7 +123,8 @@ def main(data: Path, output: Path, sets: tuple[str, ...], train_rows: int, test_
         found["sets"][name] = run_set(name, data, train_rows, test_rows)
         found["machine"] = machine()
         found["program"] = (
-            "python benchmarks/recipes.py --data DATA --output benchmarks/recipes.json "
+            "python -m benchmarks.quality.recipes --data DATA "
+            "--output benchmarks/results/recipes.json "
             + " ".join(f"--sets {name}" for name in found["sets"])
             + f" --train-rows {train_rows} --test-rows {test_rows}"
         )

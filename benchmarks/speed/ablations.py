@@ -20,19 +20,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.speed.peers import additive_mask
 from benchmarks.support.measure import interleaved, machine, ratio
 from fastbert.checkpoint import load_tokenizer
-from fastbert.encoders.pretrained import additive_mask
+from fastbert.exits.heads import Branch
+from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens, sample, tokenize
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import linear
-from fastbert.packed.batching import Group, groups
+from fastbert.packed.batching import Group
 from fastbert.weights import load_model
 
 
 def padded_layers(model: FastBertForSequenceClassification) -> Engine:
-    """Hugging Face's own layers and the branch over padded, masked batches."""
+    """Hugging Face's own layers and heads over padded, masked batches."""
     engine = Engine(model)
 
     def mask_of(parts: list[Group]) -> torch.Tensor:
@@ -61,24 +63,29 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
 
         return run
 
-    engine.layers = [layer(block) for block in model.layers]
-    engine.branches = [branch(head) for head in model.branches]
+    engine.encoder.layers = [layer(block) for block in model.backbone.encoder.layer]
+    engine.heads = [branch(head) for head in model.heads]
     return engine
 
 
 def torchs_linear_maps(model: FastBertForSequenceClassification) -> Engine:
     """`torch.nn.functional.linear`, activations and sums after it."""
-    with patch.object(linear, "_onednn", lambda weight: False):
+    with patch.object(linear, "_packed", lambda weight: None):
         return Engine(model)
+
+
+def layers_of(engine: Engine, model: FastBertForSequenceClassification) -> Any:
+    """Each layer as the engine has it, and as Hugging Face does."""
+    return zip(engine.encoder.layers, model.backbone.encoder.layer, strict=True)
 
 
 def three_projections(model: FastBertForSequenceClassification) -> Engine:
     """Queries, keys and values by a product each."""
     engine = Engine(model)
-    for packed, layer in zip(engine.layers, model.layers, strict=True):
+    for packed, layer in layers_of(engine, model):
         own = layer.attention.self
         parts = [linear.prepared([part]) for part in (own.query, own.key, own.value)]
-        packed.query_key_value = lambda x, parts=parts: torch.cat([p(x) for p in parts], -1)
+        packed.mixed = lambda x, parts=parts: torch.cat([p(x) for p in parts], -1)
     return engine
 
 
@@ -98,7 +105,7 @@ def sums_fused(model: FastBertForSequenceClassification) -> Engine:
         multiply = torch.ops.mkldnn._linear_pointwise.binary
         return Product
 
-    for packed, layer in zip(engine.layers, model.layers, strict=True):
+    for packed, layer in layers_of(engine, model):
         packed.output = fused(layer.attention.output.dense)
         packed.down = fused(layer.output.dense)
     return engine
@@ -108,7 +115,9 @@ def keys_and_values_of_all(model: FastBertForSequenceClassification) -> Engine:
     """The branch projects every token to a key and a value (the same two products; what is done
     with them costs as much either way)."""
     engine = Engine(model)
-    for packed, branch in zip(engine.branches, model.branches, strict=True):
+    for packed, branch in zip(engine.heads, model.heads, strict=True):
+        if not isinstance(branch, Branch):
+            continue
         size = branch.dense.in_features
         both = linear.prepared([nn.Linear(size, 2 * size)])
 
@@ -134,19 +143,8 @@ def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
         }
         return model.backbone.embeddings(input_ids=ids[None], **both)[0]
 
-    engine.embeddings = embed
+    engine.encoder.embed = embed
     return engine
-
-
-def embeddings_first(model: FastBertForSequenceClassification) -> Engine:
-    """All embeddings of a pool, before its first layer."""
-
-    class First(Engine):
-        def _embedder(self, tokens: Tokens) -> Any:
-            whole = super()._embedder(tokens)(slice(None), groups(tokens.lengths))
-            return lambda span, parts: whole[span]
-
-    return First(model)
 
 
 VARIANTS = {
@@ -156,7 +154,6 @@ VARIANTS = {
     "residual sums apart from the products": sums_fused,
     "branch reads tokens without keys and values": keys_and_values_of_all,
     "positions and types folded into one table": embeddings_apart,
-    "embeddings by the batch that reads them": embeddings_first,
     "pools of 1,048,576 tokens (instead of batch by batch)": lambda m: Engine(m, pool_tokens=4096),
     "batches of 4,096 tokens (instead of 1,024)": lambda m: Engine(m, batch_tokens=1024),
     "batches of 4,096 tokens (instead of 16,384)": lambda m: Engine(m, batch_tokens=16384),
@@ -176,20 +173,20 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
     texts = pq.read_table(data)["text"].to_pylist()
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     tokens = sample(tokenize(tokenizer, texts, None, model.config.max_length), rows)
-    limits = np.full(len(model.layers) - 1, speed)
+    rule = OperatingPoint.of_speed(speed, model.config).rule()
     engines = {"all": Engine(model)} | {name: make(model) for name, make in VARIANTS.items()}
-    expected = engines["all"].classify(tokens, limits).label
+    expected = engines["all"].classify(tokens, rule).answer["label"]
     for name, engine in list(engines.items()):
-        found = engine.classify(tokens, limits).label
+        found = engine.classify(tokens, rule).answer["label"]
         same = float((found == expected).mean())
         print(f"{name}: {same:.4f} of the labels are equal", flush=True)
         assert same > 0.998, f"{name} computes something else"
-    runs = {k: lambda e=e: e.classify(tokens, limits) for k, e in engines.items()}
+    runs = {k: lambda e=e: e.classify(tokens, rule) for k, e in engines.items()}
     everything = np.arange(len(tokens))
 
     def without_search() -> None:
         with patch.object(Tokens, "distinct", lambda self: (everything, everything)):
-            engines["all"].classify(tokens, limits)
+            engines["all"].classify(tokens, rule)
 
     half = tokens.take(
         np.concatenate([everything[: len(tokens) * 4 // 5]] + [everything[: len(tokens) // 5]])
@@ -197,15 +194,15 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
 
     def duplicates_apart() -> None:
         with patch.object(Tokens, "distinct", lambda self: (np.arange(len(self)),) * 2):
-            engines["all"].classify(half, limits)
+            engines["all"].classify(half, rule)
 
     def any_size() -> None:
         with patch("fastbert.inference.engine._ROUND", 1):
-            engines["all"].classify(tokens, limits)
+            engines["all"].classify(tokens, rule)
 
     runs["sizes of batches repeat"] = any_size
     runs["equal rows once: the search, on rows without duplicates"] = without_search
-    runs["20 % duplicates"] = lambda: engines["all"].classify(half, limits)
+    runs["20 % duplicates"] = lambda: engines["all"].classify(half, rule)
     runs["equal rows once: 20 % duplicates"] = duplicates_apart
     seconds = interleaved(runs, rounds, warm_up=False)
     ratios = {

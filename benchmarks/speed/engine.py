@@ -29,12 +29,14 @@ from benchmarks.speed.peers import official, padded
 from benchmarks.support.measure import interleaved, machine, ratio
 from fastbert.calibration.evaluation import exit_outputs, outcome
 from fastbert.checkpoint import load_tokenizer
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.rules import Rule
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed.batching import groups, pools
+from fastbert.packed.batching import Group, batch_rows, groups
 from fastbert.weights import load_model
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)
@@ -91,6 +93,16 @@ def run_onnx(session: ort.InferenceSession, tokens: Tokens, batch: int = 32) -> 
     return logits[np.argsort(order)]
 
 
+def batches_of(lengths: np.ndarray, budget: int) -> list[list[Group]]:
+    """The engine's batches of rows, longest first."""
+    found, start = [], 0
+    while start < len(lengths):
+        count = batch_rows(lengths[start:], budget)
+        found.append(groups(lengths[start : start + count]))
+        start += count
+    return found
+
+
 def products_alone(model: FastBertForSequenceClassification, tokens: Tokens, budget: int) -> Any:
     """A run of nothing but full depth's matrix products, each at the engine's own shapes.
 
@@ -104,7 +116,7 @@ def products_alone(model: FastBertForSequenceClassification, tokens: Tokens, bud
     )
     shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, inner), (inner, hidden)]
     lengths = -np.sort(-tokens.lengths)
-    batches = [groups(lengths[start:stop]) for start, stop in pools(lengths, budget)]
+    batches = batches_of(lengths, budget)
     inputs = {width: torch.randn(budget, width) for width in (hidden, inner)}
     weights = {shape: torch.randn(shape[1], shape[0]) for shape in shapes}
     reorder, multiply = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
@@ -173,21 +185,23 @@ def main(
     fast_tokenizer = Tokenizer(tokenizer)
     tokens = fast_tokenizer(texts, None, model.config.max_length)
     cost = CostModel(model)
-    engine = Engine(load_model(folder))
-    small = Engine(load_model(folder), dtype=DTYPES["int8"])
-    half = Engine(load_model(folder), dtype=DTYPES["bf16"])
+    engine, small, half = (Engine(model, dtype=DTYPES[name]) for name in ("fp32", "int8", "bf16"))
     outputs = exit_outputs(engine, tokens)
+
+    def rule_of(speed: float) -> Rule:
+        return OperatingPoint.of_speed(speed, model.config).rule()
+
     speeds = np.arange(0, 1.001, 0.01)
-    speed = max(s for s in speeds if outcome(outputs, cost, s).agreement >= 0.99)
-    chosen = outcome(outputs, cost, speed)
-    limits = np.full(cost.layers - 1, speed)
+    speed = max(s for s in speeds if outcome(outputs, cost, rule_of(s)).agreement >= 0.99)
+    rule = rule_of(speed)
+    chosen = outcome(outputs, cost, rule)
     print(f"speed {speed:.2f}: {chosen}")
 
     rows = np.linspace(0, len(texts) - 1, peer_rows).astype(int)
     peer_texts, few = [texts[row] for row in rows], tokens.take(rows)
     classifier = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
     names = {label: i for i, label in enumerate(model.config.label_names)}
-    full = outputs.labels[-1][rows]
+    full = outputs.answers["label"][-1][rows]
     with tempfile.TemporaryDirectory() as temporary:
         sessions = export(model, Path(temporary))
 
@@ -197,15 +211,15 @@ def main(
 
         def with_tokenizing() -> np.ndarray:
             mine = fast_tokenizer(peer_texts, None, model.config.max_length)
-            return engine.classify(mine, limits).label
+            return engine.classify(mine, rule).answer["label"]
 
         contenders = {
             "transformers.pipeline": by_pipeline,
             "engine with tokenizing": with_tokenizing,
-            "official algorithm": lambda: official(model, few, limits),
-            "engine": lambda: engine.classify(few, limits).label,
-            "engine int8": lambda: small.classify(few, limits).label,
-            "engine bf16": lambda: half.classify(few, limits).label,
+            "official algorithm": lambda: official(model, few, rule.thresholds),
+            "engine": lambda: engine.classify(few, rule).answer["label"],
+            "engine int8": lambda: small.classify(few, rule).answer["label"],
+            "engine bf16": lambda: half.classify(few, rule).answer["label"],
             "engine full depth": lambda: engine.full_depth(few).argmax(-1),
             "products alone": products_alone(model, few, engine.batch_tokens),
         } | {
@@ -241,11 +255,11 @@ def main(
         outputs = exit_outputs(engine, tokens)
     runs: dict[str, Any] = {"full depth": lambda: engine.full_depth(tokens)}
     for s in SPEEDS:
-        runs[f"{s:g}"] = lambda s=s: engine.classify(tokens, np.full(cost.layers - 1, s))
+        runs[f"{s:g}"] = lambda s=s: engine.classify(tokens, rule_of(s))
     clock = interleaved(runs, slice_rounds, warm_up=False)
     realised = []
     for s in SPEEDS:
-        ideal = outcome(outputs, cost, s).flops_speedup
+        ideal = outcome(outputs, cost, rule_of(s)).flops_speedup
         found = ratio(clock, "full depth", f"{s:g}")
         realised.append(
             {"speed": s, "flops_speedup": round(ideal, 3), "realised_speedup": found}

@@ -13,8 +13,10 @@ program itself where there is no GPU; its numbers mean nothing.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -23,8 +25,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.speed.peers import official, padded
 from benchmarks.support.measure import interleaved, machine, ratio
-from fastbert.calibration.evaluation import exit_layers, exit_outputs
-from fastbert.encoders.bert import PackedLayer
+from fastbert.calibration.evaluation import exit_outputs
+from fastbert.exits.rules import Threshold
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.precision import device_name
@@ -40,7 +42,7 @@ SIZES = {
 
 
 def made(size: str) -> FastBertForSequenceClassification:
-    """A classifier of this size with random weights, whose layers disagree."""
+    """A classifier of this size with random weights, whose exits disagree."""
     sizes = SIZES[size]
     config = BertConfig(**sizes, intermediate_size=4 * sizes["hidden_size"], num_labels=4)
     torch.manual_seed(0)
@@ -57,21 +59,23 @@ def random_rows(lengths: np.ndarray, seed: int = 0) -> Tokens:
     return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def thresholds_for(engine: Engine, tokens: Tokens, mean_layers: float) -> np.ndarray:
-    """Thresholds (L - 1,) at which these rows take about `mean_layers`: the same share of those
-    that are left leaves at each layer."""
-    uncertainties = exit_outputs(engine, tokens).uncertainties()
-    layers = len(uncertainties)
-    best: tuple[float, np.ndarray] = (np.inf, np.zeros(layers - 1))
+def rule_for(engine: Engine, tokens: Tokens, mean_layers: float) -> Threshold:
+    """Thresholds at which these rows take about `mean_layers`: the same share of those that are
+    left leaves at each exit."""
+    outputs = exit_outputs(engine, tokens)
+    uncertainties = outputs.uncertainties()
+    last, depths = len(engine.exits) - 1, np.array([each.depth for each in engine.exits])
+    best: tuple[float, Threshold] = (np.inf, Threshold.of(np.zeros(last)))
     for share in np.linspace(0.05, 0.95, 37):
         left = np.ones(len(tokens), bool)
-        limits = np.zeros(layers - 1)
-        for k in range(layers - 1):
+        limits = np.zeros(last, np.float32)
+        for k in range(last):
             if left.any():
                 limits[k] = np.quantile(uncertainties[k, left], share)
                 left &= uncertainties[k] >= limits[k]
-        found = exit_layers(uncertainties, limits).mean()
-        best = min(best, (abs(found - mean_layers), limits), key=lambda pair: pair[0])
+        rule = Threshold.of(limits)
+        found = depths[outputs.exits(rule)].mean()
+        best = min(best, (abs(found - mean_layers), rule), key=lambda pair: pair[0])
     return best[1]
 
 
@@ -101,37 +105,41 @@ def plain_loop(model: FastBertForSequenceClassification, tokens: Tokens, width: 
     return torch.cat(found).cpu().numpy()
 
 
-def varlen(layer: PackedLayer) -> Callable[[torch.Tensor, list[Group]], torch.Tensor]:
-    """The layer's attention by torch's variable-length kernel: one call per batch."""
+def varlen(mixed: torch.Tensor, groups: list[Group], heads: int) -> torch.Tensor:
+    """`attend` by torch's variable-length kernel: one call per batch."""
     from torch.nn.attention.varlen import varlen_attn
 
-    def attention(mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        lengths = np.repeat([g.length for g in groups], [g.rows for g in groups])
-        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        starts = torch.from_numpy(ends).to(mixed.device, non_blocking=True)
-        query, key, value = mixed.view(len(mixed), 3, layer.heads, -1).unbind(1)
-        longest = int(lengths.max())
-        context = varlen_attn(query, key, value, starts, starts, longest, longest)
-        return context.flatten(1)
+    lengths = np.repeat([g.length for g in groups], [g.rows for g in groups])
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    starts = torch.from_numpy(ends).to(mixed.device, non_blocking=True)
+    query, key, value = mixed.view(len(mixed), 3, heads, -1).unbind(1)
+    longest = int(lengths.max())
+    return varlen_attn(query, key, value, starts, starts, longest, longest).flatten(1)
 
-    return attention
+
+def with_varlen(run: Callable[[], Any]) -> Any:
+    """A run of the engine with `varlen` as its attention."""
+    with patch("fastbert.encoders.bert.attend", varlen):
+        return run()
 
 
 def correctness(device: str, size: str) -> dict[str, Any]:
-    """The device against float32 on the CPU: label, layer, score."""
+    """The device against float32 on the CPU: label, exit, score."""
     tokens = random_rows(np.random.default_rng(1).integers(5, 120, 300))
     reference = Engine(made(size))
-    limits = thresholds_for(reference, tokens, 2)
-    expected = reference.classify(tokens, limits)
+    rule = rule_for(reference, tokens, 2)
+    expected = reference.classify(tokens, rule)
     result = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        found = Engine(made(size), device, dtype).classify(tokens, limits)
-        same = (found.label == expected.label) & (found.exit_layer == expected.exit_layer)
+        found = Engine(made(size), device, dtype).classify(tokens, rule)
+        same_label = found.answer["label"] == expected.answer["label"]
+        same_exit = found.exit == expected.exit
+        gaps = np.abs(found.answer["score"] - expected.answer["score"])
         result[name] = {
             "rows": len(tokens),
-            "same_label": float((found.label == expected.label).mean()),
-            "same_exit_layer": float((found.exit_layer == expected.exit_layer).mean()),
-            "largest_score_difference": float(np.abs(found.score - expected.score)[same].max()),
+            "same_label": float(same_label.mean()),
+            "same_exit_layer": float(same_exit.mean()),
+            "largest_score_difference": float(gaps[same_label & same_exit].max()),
         }
     return result
 
@@ -143,39 +151,40 @@ def throughput(device: str, size: str, width: int, mixed: bool, rows: int, round
     if mixed:
         lengths = np.random.default_rng(2).integers(8, width + 1, rows)
     tokens = random_rows(lengths)
-    engine, other = Engine(made(size), device, dtype), Engine(made(size), device, dtype)
+    engine = Engine(made(size), device, dtype)
     plain = made(size).to(device, dtype)
-    limits = thresholds_for(engine, tokens, 2)
+    rule = rule_for(engine, tokens, 2)
     runs = {
         "plain loop": lambda: plain_loop(plain, tokens, width),
-        "official algorithm": lambda: official(plain, tokens, limits, width),
+        "official algorithm": lambda: official(plain, tokens, rule.thresholds, width),
         "full depth": lambda: engine.full_depth(tokens),
-        "two layers": lambda: engine.classify(tokens, limits),
+        "two layers": lambda: engine.classify(tokens, rule),
     }
     if device == "cuda":
-        for layer in other.layers:
-            layer._attention = varlen(layer)
-        runs["full depth, varlen"] = lambda: other.full_depth(tokens)
-        runs["two layers, varlen"] = lambda: other.classify(tokens, limits)
-    found = engine.classify(tokens, limits)
+        runs |= {
+            f"{name}, varlen": partial(with_varlen, runs[name])
+            for name in ("full depth", "two layers")
+        }
+    found = engine.classify(tokens, rule)
     seconds = interleaved({k: lambda r=r: finished(r, device) for k, r in runs.items()}, rounds)
     cost = CostModel(plain)
-    full, early = cost.full_flops(lengths).sum(), cost.row_flops(lengths, found.exit_layer).sum()
+    full, speedup = cost.full_flops(lengths).sum(), cost.speedup(lengths, found.exit)
+    depths = np.array([each.depth for each in engine.exits])
     best = peak(device, dtype, 8192 if device == "cuda" else 256)
     result = {
         "model": size,
         "tokens": f"8 to {width}" if mixed else str(width),
         "rows": rows,
-        "mean_layers": float(found.exit_layer.mean()),
+        "mean_layers": float(depths[found.exit].mean()),
         "peak_flops_per_second": best,
-        "flops_speedup": float(full / early),
+        "flops_speedup": speedup,
         "rows_per_second": {k: round(rows / np.median(s), 1) for k, s in seconds.items()},
         "share_of_peak": {
             k: float(full / np.median(s) / best) for k, s in seconds.items() if "full" in k
         },
         "two layers : plain loop": ratio(seconds, "plain loop", "two layers"),
         "two layers : official algorithm": ratio(seconds, "official algorithm", "two layers"),
-        "realised_by_ideal": ratio(seconds, "full depth", "two layers") / float(full / early),
+        "realised_by_ideal": ratio(seconds, "full depth", "two layers") / speedup,
     }
     if device == "cuda":
         result["varlen : groups, full depth"] = ratio(seconds, "full depth", "full depth, varlen")

@@ -67,7 +67,7 @@ class EngineAlone:
     def __init__(self, settings: LabelSettings, threads: int) -> None:
         config = load_config(Path(settings.model))
         point = OperatingPoint.asked(config, settings.speed, settings.operating_point)
-        self.thresholds = np.asarray(point.thresholds)
+        self.rule = point.rule()
         shard = find_shards(list(settings.input))[0]
         rows = pq.read_metadata(shard.url.removeprefix("file://")).num_rows
         run = Run(
@@ -78,7 +78,7 @@ class EngineAlone:
                 checkpoint=fingerprint(Path(settings.model)),
                 criterion=point.criterion,
                 thresholds=point.thresholds,
-                exit_depths=list(range(1, len(point.thresholds) + 2)),
+                exit_depths=point.exit_depths,
                 text_column=settings.text_column,
                 pair_column=None,
                 carry=None,
@@ -99,13 +99,13 @@ class EngineAlone:
             good = table[ERROR].is_null().to_numpy()
             self.tokens.append(tokens_of(table.combine_chunks(), good))
         self.engine = Classify(run, threads).engine
-        self.engine.classify(self.tokens[0], self.thresholds)  # warm-up
+        self.engine.classify(self.tokens[0], self.rule)  # warm-up
 
     def __call__(self) -> dict[str, float]:
         """Rows per second."""
         started = time.perf_counter()
         for tokens in self.tokens:
-            self.engine.classify(tokens, self.thresholds)
+            self.engine.classify(tokens, self.rule)
         rows = sum(len(tokens) for tokens in self.tokens)
         return {"rows_per_second": rows / (time.perf_counter() - started)}
 

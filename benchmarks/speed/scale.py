@@ -242,7 +242,7 @@ def overhead(work: Path, slices: tuple[int, ...], rounds: int) -> dict[str, Any]
                 runs[name].append(contenders[name](n))
                 print(n, name, runs[name][-1], file=sys.stderr)
         started = time.perf_counter()
-        job.label(null_settings(work / f"in{n}", work / "out", checkpoint))
+        job.label(null_settings(work / f"in{n}", work / "out", checkpoint), RayExecutor())
         again = time.perf_counter() - started
         sizes.append(
             {
@@ -373,15 +373,18 @@ def reading(work: Path, rows: int, slice_rows: int, rounds: int) -> dict[str, An
         for first in range(0, rows, slice_rows)
     ]
 
+    def read(reader: SliceReader, piece: Slice) -> int:
+        return sum(part.num_rows for part in reader.read(piece))
+
     def one_reader() -> None:
         reader = SliceReader(columns)
-        assert sum(reader.read(piece)[0].num_rows for piece in pieces) == rows
+        assert sum(read(reader, piece) for piece in pieces) == rows
 
     def reader_for_each() -> None:
-        assert sum(SliceReader(columns).read(piece)[0].num_rows for piece in pieces) == rows
+        assert sum(read(SliceReader(columns), piece) for piece in pieces) == rows
 
     contenders = {
-        "one pass": lambda: SliceReader(columns).read(Slice(shard, rows, 0, rows)),
+        "one pass": lambda: read(SliceReader(columns), Slice(shard, rows, 0, rows)),
         "slice by slice": one_reader,
         "opened for each slice": reader_for_each,
     }

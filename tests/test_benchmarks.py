@@ -1,0 +1,79 @@
+"""Benchmarks run in quiet, once in a while; here they only show that they still could."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from support import ROOT
+from support.shards import random_texts
+
+#: Packages of peers, which only those install who compare with them.
+PEERS = ("onnxruntime", "onnxruntime.quantization")
+
+IMPORT_ALL = f"""
+import json, sys, traceback
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from pkgutil import walk_packages
+from unittest.mock import MagicMock
+
+import benchmarks
+
+sys.modules |= {{name: MagicMock(__spec__=ModuleSpec(name, None)) for name in {PEERS}}}
+failed = {{}}
+for module in walk_packages(benchmarks.__path__, "benchmarks."):
+    try:
+        import_module(module.name)
+    except Exception:
+        failed[module.name] = traceback.format_exc().splitlines()[-1]
+print(json.dumps(failed))
+"""
+
+
+def test_every_benchmark_finds_what_it_imports():
+    command = [sys.executable, "-c", IMPORT_ALL]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == {}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "texts.parquet"
+    pq.write_table(pa.table({"text": random_texts(60, seed=1)}), path)
+    return path
+
+
+def test_the_engine_without_one_of_its_ideas_gives_the_same_labels(checkpoint, texts, tmp_path):
+    found = run("speed.ablations", tmp_path, "--model", checkpoint, "--data", texts,
+                "--speed", 0.5, "--rows", 60, "--rounds", 1)  # fmt: skip
+    assert found["rows"] == 60
+    assert all(ratio > 0 for ratio in found["ratio"].values())
+
+
+def test_the_program_for_gpus_runs_without_one(tmp_path):
+    small = ("--device", "cpu", "--tiny", "--rows", 64, "--rounds", 1)
+    found = run("speed.gpu", tmp_path, *small)
+    assert found["correctness"]["tiny"]["fp32"]["same_label"] == 1
+    for result in found["throughput"]:
+        assert 1 < result["mean_layers"] < 3
+        assert result["flops_speedup"] > 1
+
+
+def test_a_huge_row_group_is_read_slice_by_slice(tmp_path):
+    found = run("speed.scale", tmp_path, "reading", "--work", tmp_path / "work",
+                "--rows", 600, "--slice-rows", 100, "--rounds", 1)  # fmt: skip
+    assert found["reading"]["slices"] == 6
+
+
+def run(program, folder, *arguments):
+    """A program's JSON."""
+    output = folder / "found.json"
+    main = import_module(f"benchmarks.{program}").main
+    done = CliRunner().invoke(main, [*map(str, arguments), "--output", str(output)])
+    assert done.exit_code == 0, done.exception
+    return json.loads(output.read_text())

@@ -28,6 +28,7 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow.parquet as pq
+from fastbert.calibration.goal import harmed
 
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import (
@@ -36,7 +37,6 @@ from fastbert.calibration.evaluation import (
     outcome,
     realised_speedups,
 )
-from fastbert.calibration.goal import harmed
 from fastbert.calibration.promises import keep_promise
 from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint, Promise

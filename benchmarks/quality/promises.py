@@ -19,10 +19,10 @@ from typing import Any
 
 import click
 import numpy as np
+from fastbert.calibration.goal import harmed
 
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import ExitOutputs
-from fastbert.calibration.goal import harmed
 from fastbert.calibration.promises import Shape, keep_promise
 from fastbert.exits.criteria import CRITERIA
 from fastbert.exits.operating_point import Promise

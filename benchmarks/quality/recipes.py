@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from fastbert.calibration.goal import harmed
 from transformers import AutoTokenizer, set_seed
 
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import exit_outputs
-from fastbert.calibration.goal import harmed
 from fastbert.calibration.promises import furthest_exits, uniform_path
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.inference.cost import CostModel

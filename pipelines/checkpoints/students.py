@@ -5,11 +5,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from fastbert.errors import InputError
 from fastbert.filesystem import shown
+from fastbert.inference.precision import device, device_name
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import DISTIL
@@ -65,5 +65,5 @@ def save(
         "layers": model.encoder.depth,
         "rows": rows,
         "seconds": round(time.monotonic() - started, 1),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(device()),
     }

@@ -6,11 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastbert.errors import FastBertError
-
-
-class Stopped(FastBertError):
-    """The run was asked to stop; what is committed is kept (exit code 1)."""
+from fastbert.errors import Stopped
 
 
 @contextmanager

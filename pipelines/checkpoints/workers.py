@@ -19,15 +19,14 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
     if workers == 1:
         return run(settings)
     settings = replace(settings, **_absolute(settings))
-    import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from pipelines.running.cluster import start_ray
+    from pipelines.running.cluster import cluster_resources, start_ray
     from pipelines.running.quiet import quiet_transformers
 
     start_ray()
-    gpus = ray.cluster_resources().get("GPU", 0)
+    resources = cluster_resources()
 
     def loop(settings: Any) -> Any:
         quiet_transformers()
@@ -37,7 +36,9 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
         trainer = TorchTrainer(
             loop,
             train_loop_config=settings,
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus >= workers),
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=resources.get("GPU", 0) >= workers
+            ),
             run_config=RunConfig(storage_path=folder),
         )
         result: Any = trainer.fit()

@@ -94,6 +94,11 @@ def private_directory() -> str:
     return path
 
 
+def cluster_resources() -> dict[str, float]:
+    """What the cluster has now: "CPU" and, where there are some, "GPU"."""
+    return dict(ray.cluster_resources())
+
+
 def cores_of_nodes() -> list[int]:
     """The CPU cores of each node, as far as Ray may use them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -15,12 +15,10 @@ class RayExecutor:
 
     def resources(self, settings: LabelSettings) -> Resources:
         """Join the cluster, or start it, and share out what it has now."""
-        import ray
-
-        from pipelines.running.cluster import cores_of_nodes, start_ray
+        from pipelines.running.cluster import cluster_resources, cores_of_nodes, start_ray
 
         start_ray()
-        return share_out(settings, ray.cluster_resources(), cores_of_nodes())
+        return share_out(settings, cluster_resources(), cores_of_nodes())
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources

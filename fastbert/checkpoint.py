@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError, explained
-from fastbert.filesystem import open_url, shown
+from fastbert.filesystem import open_url, redacted
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
 _NOT_FINGERPRINTED = {
@@ -56,7 +56,7 @@ def fetch_checkpoint(url: str, expected: str | None = None) -> Path:
     folder = _fetch(url)
     if expected is not None and (found := fingerprint(folder)) != expected:
         raise InputError(
-            f"the checkpoint at '{shown(url)}' has changed since the run began (it has the "
+            f"the checkpoint at '{redacted(url)}' has changed since the run began (it has the "
             f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept: put "
             "the old one back and run again, or label all with the new one by --relabel"
         )
@@ -71,7 +71,7 @@ def _fetch(url: str) -> Path:
         files = []
     if not any(name.endswith("/config.json") for name in files):
         raise InputError(
-            f"no checkpoint at '{shown(url)}': expected a directory with config.json and "
+            f"no checkpoint at '{redacted(url)}': expected a directory with config.json and "
             "model.safetensors, as fastbert train and fastbert distill write it"
         )
     if isinstance(fs, LocalFileSystem):

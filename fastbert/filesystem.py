@@ -21,7 +21,7 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         "expected a local path or a URL that fsspec knows, such as s3:// (pip install "
         "'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// ([azure])"
     )
-    with explained(f"cannot open '{shown(url)}'", advice, ImportError, ValueError):
+    with explained(f"cannot open '{redacted(url)}'", advice, ImportError, ValueError):
         fs, path = fsspec.core.url_to_fs(url, **_options(url))
     return fs, path
 
@@ -33,7 +33,7 @@ def _options(url: str) -> dict[str, dict[str, Any]]:
     return {} if configured else {name: {"config_kwargs": _S3_CLIENT} for name in used}
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """The URL as it may stand in logs and records: without password, key or signature.
 
     Those stand before the host (`https://user:password@host/`) or in the query. Bytes of a name
@@ -53,6 +53,6 @@ def absolute(url: str) -> str:
     fs, path = open_url(url)
     if isinstance(fs, MemoryFileSystem):
         raise InputError(
-            f"{shown(url)}: no other process sees this one's memory; use another file system"
+            f"{redacted(url)}: no other process sees this one's memory; use another file system"
         )
     return path if isinstance(fs, LocalFileSystem) else url

@@ -31,7 +31,7 @@ PAGES = [
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 
 
-def shown(page: Path) -> list[list[str]]:
+def redacted(page: Path) -> list[list[str]]:
     """The jobs of a page as words; what is submitted to a cluster is `test_submit.py`'s."""
     text = page.read_text().replace("\\\n", " ")
     blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
@@ -78,7 +78,7 @@ def write(
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name + "/" + path.stem)
 def test_commands(page, world, monkeypatch):
     monkeypatch.chdir(world)
-    commands = shown(page)
+    commands = redacted(page)
     assert commands, "the page shows no job"
     for _, job, *arguments in commands:
         here = [argument.replace("s3://", "") for argument in arguments]
@@ -89,4 +89,4 @@ def test_commands(page, world, monkeypatch):
 def test_all_pages_with_jobs_are_run():
     pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
     generated = {"results.md", "benchmarks.md", "commands.md"}
-    assert {page for page in pages if shown(page) and page.name not in generated} == set(PAGES)
+    assert {page for page in pages if redacted(page) and page.name not in generated} == set(PAGES)

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, shown
+from fastbert.filesystem import open_url, redacted
 from pipelines.input.shards import Shard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
     ],
 )
 def test_secrets_are_not_shown(url, expected):
-    assert shown(url) == (expected or url)
+    assert redacted(url) == (expected or url)
 
 
 def test_not_in_errors_either():

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fastbert.errors import InputError
-from pipelines.output.retry import Patience, passes
+from pipelines.output.retry import Patience, is_transient
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from pipelines.output.retry import Patience, passes
     ],
 )
 def test_outages_pass(error):
-    assert passes(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_outages_pass(error):
     ],
 )
 def test_mistakes_do_not(error):
-    assert not passes(error)
+    assert not is_transient(error)
 
 
 def failing(times: int, error: Exception):

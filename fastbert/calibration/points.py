@@ -16,7 +16,7 @@ from fastbert.checkpoint import store_operating_point
 from fastbert.errors import InputError
 from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.operating_point import OperatingPoint, Promise
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def sample_of(
     if truth is not None:
         wrong = outputs.differs(outputs.task.truth(truth))
         fails = wrong & ~wrong[-1]
-    return Sample(outputs, fails, cost, ", ".join(map(shown, corpus)), precision)
+    return Sample(outputs, fails, cost, ", ".join(map(redacted, corpus)), precision)
 
 
 def promised_point(

@@ -11,7 +11,7 @@ from fastbert.calibration.points import faster_point, promised_point, sample_of,
 from fastbert.calibration.promises import Sample
 from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, resolve
@@ -49,7 +49,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     point = _point(sample, settings)
     point = replace(point, name=settings.name or point.name)
     store_point(point, settings.model)
-    return {"model": shown(settings.model), "operating_point": asdict(point)}
+    return {"model": redacted(settings.model), "operating_point": asdict(point)}
 
 
 def _point(sample: Sample, settings: CalibrateSettings) -> OperatingPoint:

@@ -14,7 +14,7 @@ from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, device_name, resolve
@@ -65,7 +65,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         for out, clock in zip(outcomes, realised, strict=True)
     ]
     return {
-        "model": shown(settings.model),
+        "model": redacted(settings.model),
         "rows": len(tokens),
         "timed_rows": min(len(tokens), _TIMED_ROWS) if settings.timing else 0,
         "tokens": int(tokens.lengths.sum()),

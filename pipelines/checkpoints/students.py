@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from fastbert.errors import InputError
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from fastbert.inference.precision import device, device_name
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.examples import Examples
@@ -60,7 +60,7 @@ def save(
     if is_first_worker():
         save_checkpoint(model, tokenizer, output)
     return {
-        "output": shown(output),
+        "output": redacted(output),
         "classes": model.config.label_names,
         "layers": model.encoder.depth,
         "rows": rows,

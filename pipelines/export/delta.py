@@ -12,7 +12,7 @@ from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, w
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from fastbert.errors import InputError
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from pipelines.export.plan import Change, Held
 
 #: Table property that says of which output the table is.
@@ -52,7 +52,7 @@ class Delta:
         of = self._table.metadata().configuration.get(OUTPUT)
         if of != self.output:
             raise InputError(
-                f"the Delta table {shown(self.url)} is of {of or 'somebody else'}, expected "
+                f"the Delta table {redacted(self.url)} is of {of or 'somebody else'}, expected "
                 f"{self.output}; export to another one, or, if the output has moved, change the "
                 f"table's property {OUTPUT}"
             )
@@ -116,6 +116,6 @@ class Delta:
 
     def _unusable(self, error: Exception) -> InputError:
         return InputError(
-            f"cannot open the Delta table {shown(self.url)}: {error}; expected a folder, or a URL "
-            "of s3://, gs:// or abfs:// with credentials in the environment"
+            f"cannot open the Delta table {redacted(self.url)}: {error}; expected a folder, or a "
+            "URL of s3://, gs:// or abfs:// with credentials in the environment"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fastbert.errors import FastBertError, InputError
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from pipelines.export.plan import Change, Labelled, next_change, pending
 from pipelines.export.rows import Rows, columns_of, fitting
 from pipelines.labelling.progress import counting
@@ -42,7 +42,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     ledger = Ledger(Storage(settings.output))
     _check_places(settings, ledger.storage)
     root = ledger.storage.fs.unstrip_protocol(ledger.storage.root)
-    table = Delta(settings.delta, shown(root))
+    table = Delta(settings.delta, redacted(root))
     done: list[Change] = []
     output: Labelled | None = None
     columns, version, overtaken = pa.schema([]), None, 0
@@ -62,7 +62,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
             overtaken += 1
             if overtaken == _TRIES:
                 raise FastBertError(
-                    f"other writers changed {shown(settings.delta)} each of the {_TRIES} times "
+                    f"other writers changed {redacted(settings.delta)} each of the {_TRIES} times "
                     f"that this one tried to ({error}); stop them, and export again"
                 ) from error
             log.info("another writer was faster, looking again: %s", error)
@@ -70,8 +70,8 @@ def export(settings: ExportSettings) -> dict[str, Any]:
         done.append(change)
         version, overtaken = table.version, 0
     return {
-        "output": shown(settings.output),
-        "delta": shown(settings.delta),
+        "output": redacted(settings.output),
+        "delta": redacted(settings.delta),
         "version": table.version,
         "runs": [change.run_id for change in done if change.run_id is not None],
         "slices_added": sum(len(change.added) for change in done),
@@ -100,11 +100,11 @@ def _check_places(settings: ExportSettings, storage: Storage) -> None:
     output, delta = os.path.realpath(settings.output), os.path.realpath(settings.delta)
     if f"{delta}/".startswith(f"{output}/"):
         raise InputError(
-            f"--delta {shown(settings.delta)} lies inside --output {shown(settings.output)}, "
+            f"--delta {redacted(settings.delta)} lies inside --output {redacted(settings.output)}, "
             "where only labelling may write; put it beside the output"
         )
     if not storage.paths("stats", ".parquet"):
         raise InputError(
-            f"no run has ended at '{shown(settings.output)}'; expected the --output of "
+            f"no run has ended at '{redacted(settings.output)}'; expected the --output of "
             "fastbert label, after its first run"
         )

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastbert.errors import InputError
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
@@ -26,9 +26,9 @@ def _opened(shard: Shard, read: Callable[[pq.ParquetFile], Result]) -> Result:
         with shard.open() as file:
             return read(pq.ParquetFile(file))
     except LookupError as error:
-        raise InputError(f"{shown(shard.url)} {error}") from error
+        raise InputError(f"{redacted(shard.url)} {error}") from error
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{shown(shard.url)} cannot be read as Parquet: {error}") from error
+        raise InputError(f"{redacted(shard.url)} cannot be read as Parquet: {error}") from error
 
 
 def _split(rows: NDArray[np.int64], sizes: list[int]) -> list[NDArray[np.int64]]:
@@ -107,7 +107,7 @@ def read_examples(
     sides = [_values(tables, name, _usable, "text; name another one") for name in columns.texts]
     kept = [i for i, row in enumerate(zip(*sides, strict=True)) if None not in row]
     if not kept:
-        raise InputError(f"no row of {', '.join(map(shown, urls))} has a text")
+        raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
     texts, *pairs = ([side[i] for i in kept] for side in sides)
     names, indices = labels or [], None
     if columns.label:

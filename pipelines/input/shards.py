@@ -13,8 +13,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, shown
-from pipelines.output.retry import Patience, passes
+from fastbert.filesystem import open_url, redacted
+from pipelines.output.retry import Patience, is_transient
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def find_shards(urls: list[str]) -> list[Shard]:
             other = found.setdefault(shard.name, shard)
             if other.url != shard.url:
                 raise InputError(
-                    f"{shown(other.url)} and {shown(shard.url)} would both be labelled as "
+                    f"{redacted(other.url)} and {redacted(shard.url)} would both be labelled as "
                     f"'{shard.name}'; pass their common parent folder, or label them to different "
                     "outputs"
                 )
             if names.setdefault(shard.url, shard.name) != shard.name:
                 raise InputError(
-                    f"{shown(shard.url)} is in --input twice, and would be labelled both as "
+                    f"{redacted(shard.url)} is in --input twice, and would be labelled both as "
                     f"'{names[shard.url]}' and as '{shard.name}'; pass it once"
                 )
     return [found[name] for name in sorted(found)]
@@ -77,7 +77,7 @@ def _expand(url: str) -> list[Shard]:
         try:
             files = patience(fs.glob, path, detail=True)
         except ValueError as error:
-            raise InputError(f"'{shown(url)}' is not a glob: {error}") from error
+            raise InputError(f"'{redacted(url)}' is not a glob: {error}") from error
         root = posixpath.dirname(path[: min(path.find(w) for w in "*?[" if w in path)])
     elif patience(fs.isfile, path):
         files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)
@@ -96,8 +96,8 @@ def _expand(url: str) -> list[Shard]:
             )
     if not shards:
         raise InputError(
-            f"no Parquet file at '{shown(url)}'; expected a .parquet file, a folder with some, or "
-            "a glob"
+            f"no Parquet file at '{redacted(url)}'; expected a .parquet file, a folder with some, "
+            "or a glob"
         )
     return shards
 
@@ -124,8 +124,8 @@ def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]
             continue  # removed in this moment
         except PermissionError as error:
             raise InputError(
-                f"cannot list '{shown(folder)}': {error.strerror}; expected a folder that can be "
-                "read, or else its shards would be taken for removed"
+                f"cannot list '{redacted(folder)}': {error.strerror}; expected a folder that can "
+                "be read, or else its shards would be taken for removed"
             ) from error
         for entry in entries:
             name = entry["name"]
@@ -144,7 +144,7 @@ def _target(fs: fsspec.AbstractFileSystem, path: str, link: dict[str, Any]) -> d
         info: dict[str, Any] = fs.info(path)
         return info
     except OSError as error:
-        if passes(error):
+        if is_transient(error):
             raise
         return link | {"type": "link to nothing"}
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from fastbert.errors import FastBertError
-from pipelines.output.retry import Patience, passes
+from pipelines.output.retry import Patience, is_transient
 
 Result = TypeVar("Result")
 
@@ -23,7 +23,7 @@ def parquet_errors() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
-        if passes(error):
+        if is_transient(error):
             raise
         raise ShardError(f"cannot be read as Parquet: {error}") from error
 
@@ -33,6 +33,6 @@ def read_patiently(patience: Patience, read: Callable[..., Result], *arguments: 
     try:
         return patience(read, *arguments)
     except Exception as error:
-        if not passes(error):
+        if not is_transient(error):
             raise
         raise ShardError(f"cannot be read, tried {patience.tries} times: {error}") from error

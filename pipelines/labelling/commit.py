@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import fastbert
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from pipelines.labelling.run import Run
 from pipelines.labelling.work import Work
 from pipelines.output.ledger import Ledger, Record
@@ -43,7 +43,7 @@ class Commit:
             **vars(stats),
             run_id=run.run_id,
             shard=piece.shard.name,
-            source=shown(piece.shard.url),
+            source=redacted(piece.shard.url),
             version=piece.shard.version,
             shard_rows=piece.shard_rows,
             first_row=piece.first_row,
@@ -59,7 +59,7 @@ class Commit:
         """Parquet key-value metadata. Nothing here differs between two attempts at a slice."""
         piece, identity = work.slice, self.run.identity
         facts = {
-            "source": shown(piece.shard.url),
+            "source": redacted(piece.shard.url),
             "source_version": piece.shard.version,
             "first_row": piece.first_row,
             "rows": piece.rows,

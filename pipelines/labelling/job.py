@@ -16,7 +16,7 @@ from fastbert.checkpoint import (
     load_tokenizer,
 )
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.filesystem import absolute, shown
+from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import find_shards
 from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart
@@ -113,8 +113,8 @@ class Job:
         """How every summary begins."""
         return {
             "run_id": self.run_id,
-            "output": shown(self.settings.output),
-            "model": shown(self.settings.model),
+            "output": redacted(self.settings.output),
+            "model": redacted(self.settings.model),
             "checkpoint": self.identity.checkpoint,
             "operating_point": self.point.name,
             "criterion": self.point.criterion,
@@ -215,7 +215,7 @@ class Job:
                     lock.check()
                     progress.add(outcome)
                     if isinstance(outcome, Failed):
-                        failed[shown(outcome.slice.shard.url)] = outcome.reason
+                        failed[redacted(outcome.slice.shard.url)] = outcome.reason
                     else:
                         records.append(outcome)
             except Exception:

@@ -6,7 +6,7 @@ import re
 from fsspec.utils import glob_translate
 
 from fastbert.errors import InputError
-from fastbert.filesystem import absolute, shown
+from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import Shard
 from pipelines.output.ledger import table_path
 from pipelines.settings import LabelSettings
@@ -28,6 +28,6 @@ def check_apart(settings: LabelSettings, shards: list[Shard]) -> None:
             matched = any(map(re.compile(glob_translate(place)).match, labels))
         if taken_in or table.startswith(f"{place}/") or matched:
             raise InputError(
-                f"--output {shown(settings.output)} lies inside --input {shown(url)}, which would "
-                "take labels for texts; put it beside the input"
+                f"--output {redacted(settings.output)} lies inside --input {redacted(url)}, which "
+                "would take labels for texts; put it beside the input"
             )

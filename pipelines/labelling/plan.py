@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fastbert.errors import InputError
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice, count_rows
@@ -112,7 +112,7 @@ def make_plan(
         counts = pool.map(lambda shard: _count_rows(shard, columns), new)
         for shard, count in zip(new, counts, strict=True):
             if isinstance(count, str):
-                bad_shards[shown(shard.url)] = count
+                bad_shards[redacted(shard.url)] = count
             else:
                 rows[shard.name] = count
     if shards and not rows:
@@ -152,10 +152,10 @@ def newest(records: list[Record]) -> Record | None:
 
 
 def _check_replaceable(record: Record, shard: Shard) -> None:
-    if record.source != shown(shard.url):
+    if record.source != redacted(shard.url):
         raise InputError(
             f"the output has labels of {record.source} as '{shard.name}', which would be replaced "
-            f"by those of {shown(shard.url)}; pass the folder above both as --input, another "
+            f"by those of {redacted(shard.url)}; pass the folder above both as --input, another "
             "--output, or --relabel if the corpus has moved"
         )
 

@@ -34,7 +34,7 @@ _CLIENT_ERRORS = {
 }
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether `error` is of the kind that may be gone the next time."""
     if isinstance(error, ConnectionError | TimeoutError):
         return True
@@ -51,7 +51,7 @@ class Patience(tenacity.Retrying):
     def __init__(self, tries: int = _TRIES, longest_pause: float = _LONGEST_PAUSE) -> None:
         self.tries, self.retries = tries, 0
         super().__init__(
-            retry=tenacity.retry_if_exception(passes),
+            retry=tenacity.retry_if_exception(is_transient),
             stop=tenacity.stop_after_attempt(tries),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=longest_pause),
             before_sleep=self._count,

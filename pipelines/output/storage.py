@@ -12,7 +12,7 @@ from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, shown
+from fastbert.filesystem import open_url, redacted
 from pipelines.output.retry import Patience
 
 #: Where files of a local output are written before they appear under their names.
@@ -31,7 +31,8 @@ class Storage:
         self.root = root.rstrip("/")
         if has_magic(self.root):  # fsspec and DuckDB would take other folders for it, too
             raise InputError(
-                f"'{shown(url)}' is a pattern; expected a folder without any of * ? [ in its path"
+                f"'{redacted(url)}' is a pattern; expected a folder without any of * ? [ in its "
+                "path"
             )
         self.patience = Patience()
 
@@ -100,7 +101,9 @@ class Storage:
         try:
             found = self.patience(find, place)
         except PermissionError as error:
-            raise InputError(f"'{shown(self.url)}/{folder}' cannot be listed: {error}") from error
+            raise InputError(
+                f"'{redacted(self.url)}/{folder}' cannot be listed: {error}"
+            ) from error
         return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
 
     def read(self, paths: list[str]) -> dict[str, bytes]:

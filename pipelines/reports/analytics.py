@@ -22,7 +22,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, shown
+from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
 from pipelines.output.ledger import STATISTICS, Ledger, statistics
 from pipelines.output.schema import OUTPUT
@@ -114,7 +114,7 @@ class Analytics:
         self.paths = sorted(self.storage.paths("table", ".parquet"))
         if not self.paths:
             raise InputError(
-                f"no labels at '{shown(output)}'; expected the --output of fastbert label"
+                f"no labels at '{redacted(output)}'; expected the --output of fastbert label"
             )
         self._made: set[str] = set()
 
@@ -139,7 +139,7 @@ class Analytics:
         kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
         kind = kinds.get(PurePosixPath(target).suffix)
         if kind is None:
-            raise InputError(f"'{shown(target)}' should end in one of {', '.join(kinds)}")
+            raise InputError(f"'{redacted(target)}' should end in one of {', '.join(kinds)}")
         fs, path = open_url(target)
         self._reach(fs)
         if not isinstance(fs, LocalFileSystem):
@@ -150,7 +150,7 @@ class Analytics:
         try:
             self.connection.execute(f"copy result to '{quoted}' (format {kind})")
         except (duckdb.Error, OSError) as error:
-            raise InputError(f"cannot write '{shown(target)}': {error}") from error
+            raise InputError(f"cannot write '{redacted(target)}': {error}") from error
         finally:
             self.connection.unregister("result")
         return int(result.num_rows)

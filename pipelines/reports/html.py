@@ -8,7 +8,7 @@ from importlib import resources
 import jinja2
 import pandas as pd
 
-from fastbert.filesystem import shown
+from fastbert.filesystem import redacted
 from pipelines.reports import figures, questions
 from pipelines.reports.analytics import Analytics
 from pipelines.reports.cells import cell, shortened, spread
@@ -54,7 +54,7 @@ def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame
     template = resources.files("pipelines.reports").joinpath("report.html.j2").read_text()
     frames = {**frames, **{name: found.query(sql) for name, sql in _MORE.items()}}
     return page.from_string(template).render(
-        output=shown(output),
+        output=redacted(output),
         last=found.query(questions.LAST_MODEL),
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         promise=_promise(frames["audits"]),

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, shown
+from fastbert.filesystem import open_url, redacted
 from pipelines.reports import analytics, questions
 from pipelines.reports.analytics import Analytics
 from pipelines.reports.cells import cell, shortened
@@ -49,7 +49,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
         frames[title] = found.query(sql)
         if len(frames[title]):
             show(console, title, shortened(frames[title], title, _SHOWN))
-    summary: dict[str, Any] = {"output": shown(settings.output)}
+    summary: dict[str, Any] = {"output": redacted(settings.output)}
     if settings.html is not None:
         from pipelines.reports.html import html_report
 
@@ -59,15 +59,15 @@ def report(settings: ReportSettings) -> dict[str, Any]:
             fs.makedirs(posixpath.dirname(path), exist_ok=True)
             fs.pipe_file(path, page.encode())
         except OSError as error:
-            raise InputError(f"cannot write '{shown(settings.html)}': {error}") from error
-        summary["html"] = shown(settings.html)
+            raise InputError(f"cannot write '{redacted(settings.html)}': {error}") from error
+        summary["html"] = redacted(settings.html)
     return summary | {title.replace(" ", "_"): _plain(frame) for title, frame in frames.items()}
 
 
 def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> dict[str, Any]:
     """The result of the user's own query, in a file or shown."""
     if save is not None:
-        return {"saved": shown(save), "rows": found.save(sql, save)}
+        return {"saved": redacted(save), "rows": found.save(sql, save)}
     frame = found.query(sql)
     show(console, "", frame)
     return {"rows": _plain(frame)}

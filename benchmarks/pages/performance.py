@@ -489,8 +489,7 @@ def performance_page() -> str:
         gpu_section,
         chaos_section,
     )
-    later = {"versions": versions_section, "reporting": reporting_section}
-    later["nightly"] = month_section
+    later = {"versions": versions_section, "reporting": reporting_section, "nightly": month_section}
     sections += tuple(
         section for name, section in later.items() if (RESULTS / f"{name}.json").exists()
     )

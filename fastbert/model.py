@@ -116,13 +116,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     def _new_head(self, exit: Exit) -> Head:
         config, width = self.config, self.encoder.width
-        if exit.head == "branch":
+        if exit.task == "label" and exit.head == "branch":
             return Branch(width, config.branch_size, config.branch_heads, self.num_labels)
-        if exit.head == "adopted" and config.teacher_activation is not None:
+        if exit.task == "label" and exit.head == "adopted" and config.teacher_activation:
             return PooledHead(width, self.num_labels, config.teacher_activation)
         raise InputError(
-            f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}; this release "
-            "knows 'branch', and 'adopted' with a teacher_activation: use a newer one"
+            f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}, for the "
+            f"question '{exit.task}'; this release knows 'branch', and 'adopted' with a teacher_activation, "
+            "both for 'label': use a newer one"
         )
 
     def forward(

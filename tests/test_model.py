@@ -63,6 +63,7 @@ def test_exits_may_lie_anywhere():
         ([], "the last at 3"),
         ([{"depth": "1"}], "cannot be read"),
         ([{"depth": 1, "head": "tree"}, {"depth": 3}], "'tree' at depth 1"),
+        ([{"depth": 1, "task": "tone"}, {"depth": 3}], "question .tone."),
     ],
 )
 def test_exits_that_make_no_sense(exits, says):

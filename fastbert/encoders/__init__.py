@@ -2,11 +2,13 @@
 
 from transformers import PreTrainedConfig
 
-from fastbert.encoders.bert import FAMILIES, Bert
+from fastbert.encoders.bert import Bert
 from fastbert.encoders.encoder import Encoder
 from fastbert.errors import InputError
 
-ENCODERS: dict[str, type[Encoder]] = dict.fromkeys(FAMILIES, Bert)
+ENCODERS: dict[str, type[Encoder]] = {
+    model_type: encoder for encoder in (Bert,) for model_type in encoder.model_types
+}
 
 
 def encoder_for(config: PreTrainedConfig) -> Encoder:

@@ -79,11 +79,39 @@ FAMILIES = {
 }
 
 
+class Layer:
+    """One transformer layer, prepared for inference."""
+
+    def __init__(self, parts: tuple[Any, ...], encoder: "Bert", place: Placement) -> None:
+        """`parts` as in `Family.parts`."""
+        query, key, value, output, attention_norm, up, down, block_norm = parts
+        self.heads = encoder.heads
+        self.mixed = place.linear([query, key, value])
+        self.output = place.linear([output])
+        self.attention_norm = place.module(attention_norm)
+        self.up = place.linear([up], encoder.activation)
+        self.down = place.linear([down])
+        self.block_norm = place.module(block_norm)
+
+    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        context = attend(self.mixed(hidden), groups, self.heads)
+        hidden = self.attention_norm(self.output(context).add_(hidden))
+        out: torch.Tensor = self.block_norm(self.down(self.up(hidden)).add_(hidden))
+        return out
+
+
 class Bert(Encoder):
-    """An encoder of any of the six families."""
+    """An encoder of any of the six families.
+
+    A relative whose layers compute otherwise is a subclass, with `model_types` and `layer_type` of
+    its own.
+    """
+
+    model_types = FAMILIES
+    layer_type: type[Layer] = Layer
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        self.family = FAMILIES[config.model_type]
+        self.family = self.model_types[config.model_type]
         self.depth, self.width = config.num_hidden_layers, config.hidden_size
         self.heads = config.num_attention_heads
         self.intermediate: int = getattr(config, self.family.intermediate)
@@ -125,7 +153,7 @@ class Bert(Encoder):
         self.project = None if project is None else place.module(project)
         parts = attrgetter(*self.family.parts)
         layers = attrgetter(self.family.layers)(backbone)
-        self.layers = [_Layer(parts(layer), self, place) for layer in layers]
+        self.layers = [self.layer_type(parts(layer), self, place) for layer in layers]
         return self
 
     def embed(
@@ -149,24 +177,3 @@ class Bert(Encoder):
 
     def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         return self.layers[k - 1](hidden, groups)
-
-
-class _Layer:
-    """One transformer layer, prepared for inference."""
-
-    def __init__(self, parts: tuple[Any, ...], encoder: Bert, place: Placement) -> None:
-        """`parts` as in `Family.parts`."""
-        query, key, value, output, attention_norm, up, down, block_norm = parts
-        self.heads = encoder.heads
-        self.mixed = place.linear([query, key, value])
-        self.output = place.linear([output])
-        self.attention_norm = place.module(attention_norm)
-        self.up = place.linear([up], encoder.activation)
-        self.down = place.linear([down])
-        self.block_norm = place.module(block_norm)
-
-    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        context = attend(self.mixed(hidden), groups, self.heads)
-        hidden = self.attention_norm(self.output(context).add_(hidden))
-        out: torch.Tensor = self.block_norm(self.down(self.up(hidden)).add_(hidden))
-        return out

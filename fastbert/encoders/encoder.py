@@ -4,7 +4,8 @@ Letters: M tokens of n rows together, H hidden size, L layers.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Self
+from collections.abc import Collection
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ class Encoder(ABC):
 
     Training needs nothing of it: Hugging Face's own modules give the hidden states.
     """
+
+    #: Of the configurations it is for, as Hugging Face calls them.
+    model_types: ClassVar[Collection[str]]
 
     depth: int  # L
     width: int  # H

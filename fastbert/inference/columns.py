@@ -29,6 +29,7 @@ def columns(
         full[given] = values
         return full
 
+    main = task.columns.names[0]
     depths = np.array([each.depth for each in cost.exits], np.int8)
     numbers: dict[str, NDArray[Any]] = {
         "exit_layer": depths[found.exit],
@@ -39,5 +40,5 @@ def columns(
     return {
         **task.write(spread(found.answer), given),
         **{name: pa.array(spread(values), mask=~given) for name, values in numbers.items()},
-        "audit_label": task.write(spread(found.deep), spread(found.audited))["label"],
+        f"audit_{main}": task.write(spread(found.deep), spread(found.audited))[main],
     }

@@ -75,7 +75,7 @@ class Job:
         self.ledger = Ledger(Storage(settings.output))
         started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         self.run_id = settings.run_id or f"{started}-{uuid.uuid4().hex[:4]}"
-        #: What a slice's labels depend on, beside the shard; for precision see `Plan`.
+        #: What a slice's labels depend on, beside the shard and the precision (`_prepare`).
         self.identity = Identity(
             checkpoint=fingerprint(self.checkpoint),
             criterion=self.point.criterion,
@@ -129,7 +129,7 @@ class Job:
         settings, ledger = self.settings, self.ledger
         plan = self.plan()
         removed, kept = plan.removed(settings.prune), plan.kept(settings.prune)
-        work = self._prepare(kept, executor, lock) if plan.todo else None
+        prepared = self._prepare(kept, executor, lock) if plan.todo else None
         ledger.storage.clear_staging()
         ledger.sweep(plan.leftovers)
         for record in removed:
@@ -138,9 +138,9 @@ class Job:
             ledger.withdraw(record)
         records: list[Record] = []
         bad_shards = plan.bad_shards
-        if work:
+        if prepared:
             ledger.reopen(self.run_id)
-            records, failed = self._label(plan, executor, *work, lock)
+            records, failed = self._label(plan, executor, *prepared, lock)
             bad_shards = bad_shards | failed
         found = self.heading(plan) | totals(records) | prices(records, settings.price_per_hour)
         too_many = found["error_rows"] > settings.max_bad_rows * found["rows"]

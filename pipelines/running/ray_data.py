@@ -99,7 +99,7 @@ class OnBlocks:
     doing: str
     #: What the stage is. By name, because every worker process imports this module, and those that
     #: commit need not wait for torch, nor hold it.
-    stage: str
+    stage_name: str
 
     def __init__(self, guard: Guard, *arguments: Any) -> None:
         self.guard = guard
@@ -113,13 +113,13 @@ class OnBlocks:
                     raise FastBertError(
                         f"the process for {self.doing} died {failed} times at its start"
                     )
-                self.run = self.make(*arguments)
+                self.stage = self.make(*arguments)
             except FastBertError as error:
                 self.refused = error
 
     def make(self, *arguments: Any) -> Any:
         """The stage."""
-        return resolve_name(self.stage)(*arguments)
+        return resolve_name(self.stage_name)(*arguments)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One slice in, one slice out, or what has become of it, or what was refused."""
@@ -143,9 +143,9 @@ class OnBlocks:
         )
         found: Work | Outcome
         if failed < self.guard.limit:
-            found = self.run(work)
+            found = self.stage(work)
         elif failed < 2 * self.guard.limit:
-            found = self.run(work, reason)
+            found = self.stage(work, reason)
         else:  # even that kills
             found = Failed(work.slice, reason)
         return found
@@ -154,13 +154,13 @@ class OnBlocks:
 class ReadTokenizeActor(OnBlocks):
     """First."""
 
-    doing, stage = "reading", "pipelines.labelling.read:ReadTokenize"
+    doing, stage_name = "reading", "pipelines.labelling.read:ReadTokenize"
 
 
 class ClassifyActor(OnBlocks):
     """Second."""
 
-    doing, stage = "labelling", "pipelines.labelling.classify:Classify"
+    doing, stage_name = "labelling", "pipelines.labelling.classify:Classify"
 
 
 class CommitActor(OnBlocks):
@@ -170,7 +170,7 @@ class CommitActor(OnBlocks):
     and each has to import what this module needs before its first slice.
     """
 
-    doing, stage = "committing", "pipelines.labelling.commit:Commit"
+    doing, stage_name = "committing", "pipelines.labelling.commit:Commit"
 
     def done(self, work: Work, failed: int) -> Outcome:
         """The outcome of a slice."""
@@ -179,5 +179,5 @@ class CommitActor(OnBlocks):
                 f"publishing {work.slice.path} ended the process {failed} times (a crash, too "
                 f"little memory, or more than {self.guard.timeout:g} s): is the store there?"
             )
-        record: Record = self.run(work)
+        record: Record = self.stage(work)
         return record

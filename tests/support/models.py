@@ -18,13 +18,14 @@ from transformers import (
     RobertaTokenizer,
 )
 
+from fastbert.encoders import ENCODERS
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from support.shards import WORDS
 
 torch.set_num_threads(1)  # tiny models gain nothing from a second one
 
-FAMILIES = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"]
+FAMILIES = [*ENCODERS]
 
 #: Odd sizes, so that a swapped axis cannot pass.
 VOCABULARY, HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS, CLASSES = 99, 36, 3, 3, 52, 41, 5

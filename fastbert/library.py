@@ -69,6 +69,8 @@ class Classifier:
         known = ("auto", *DTYPES)
         if precision not in known:
             raise InputError(f"precision is '{precision}', expected one of {', '.join(known)}")
+        if device not in (None, "cpu", "cuda"):
+            raise InputError(f"device is '{device}', expected cpu or cuda")
         folder = _located(str(place))
         self.model, self.precision = load_model(folder), precision
         self.device = device or arithmetic.device()
@@ -138,8 +140,7 @@ class Classifier:
 
     def _engine(self, point: OperatingPoint) -> Engine:
         """In the precision that was asked for, or that suits the point."""
-        proven = point.proven_in if point.promise else None
-        precision = arithmetic.resolve(self.precision, self.device, proven)
+        precision = arithmetic.resolve(self.precision, self.device, point.proven_in)
         if precision not in self._engines:
             self._engines[precision] = Engine(self.model, self.device, DTYPES[precision])
         return self._engines[precision]

@@ -122,8 +122,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
             return PooledHead(width, self.num_labels, config.teacher_activation)
         raise InputError(
             f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}, for the "
-            f"question '{exit.task}'; this release knows 'branch', and 'adopted' with a teacher_activation, "
-            "both for 'label': use a newer one"
+            f"question '{exit.task}'; this release knows 'branch', and with a teacher_activation "
+            "'adopted', both for 'label': use a newer one"
         )
 
     def forward(

@@ -85,8 +85,9 @@ class Inference(Texts):
 
     model: str = setting("A FastBERT checkpoint, a folder.")
     precision: Precision = setting(
-        "Arithmetic; auto is what the operating point was calibrated in, else bf16 where the "
-        "hardware multiplies it, else fp32. int8, on CPUs, changes a few labels.",
+        "Arithmetic. auto: the output's if it goes on, else the operating point's if there is one "
+        "that the machine can do, else bf16 where the hardware multiplies it, else fp32. int8, on "
+        "CPUs, changes a few labels.",
         "auto",
     )
 

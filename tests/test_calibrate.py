@@ -136,11 +136,18 @@ def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
     assert everything_again == everything
 
 
+EVIDENCE = dict(
+    rows=7, broken=0, bound=0.1, exits=[3, 4, 0], flops_speedup=2.0, corpus="", precision="fp32",
+    date="2026-11-21T12:00:00+00:00",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("point", "message"),
     [
         ({"thresholds": [0.5]}, "1 thresholds, expected 2"),
         ({"thresholds": [0.5, 0.5], "criterion": "mood"}, "criterion is 'mood'"),
+        ({"thresholds": [0.5, 0.5], "evidence": EVIDENCE | {"exits": [3, 4]}}, "of 2 exits"),
         ({"thresholds": [0.5, 0.5], "hope": 1}, "'hope', which this release"),
         ({"thresholds": ["a", "b"]}, "got `str`"),
         ({"thresholds": [0.5, 0.5], "exit_depths": [1, 2, 4]}, r"depths \[1, 2, 4\]"),
@@ -175,3 +182,9 @@ def test_label_takes_the_point_and_audits_its_promise(model, corpus, tmp_path):
     store_operating_point(str(model), point.name, replace(point, promise=promise).settings())
     result = invoke("label", *arguments, "--output", tmp_path / "other")
     assert "audited rows do not have full depth's label" in json.loads(result.stdout)["alarms"][0]
+
+
+def test_nothing_can_be_calibrated_with_one_exit(tmp_path, corpus):
+    exits = [{"depth": LAYERS, "head": "adopted"}]
+    save_checkpoint(tiny_fastbert(exits=exits), tiny_tokenizer(tmp_path), str(tmp_path / "model"))
+    refused(calibrate(tmp_path / "model", corpus, "--max-disagreement", 0.9), "one exit only")

@@ -304,7 +304,11 @@ def test_types_tell_rows_apart():
     assert len(same_ids.distinct()[0]) == 2
 
 
-def short_of_memory(engine: Engine, tokens: int) -> list[int]:
+ON_GPU = torch.OutOfMemoryError("CUDA out of memory")
+ON_CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+
+def short_of_memory(engine: Engine, tokens: int, error: Exception = ON_GPU) -> list[int]:
     """Layers of the engine take at most so many tokens at a time; returns what is tried."""
     tried = []
     real = engine.encoder.layer
@@ -312,17 +316,18 @@ def short_of_memory(engine: Engine, tokens: int) -> list[int]:
     def layer(k, hidden, groups):
         tried.append(groups[-1].tokens.stop)
         if tried[-1] > tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return real(k, hidden, groups)
 
     engine.encoder.layer = layer
     return tried
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_budget_remembered():
+@pytest.mark.parametrize("error", [ON_GPU, ON_CPU])
+def test_a_batch_that_does_not_fit_is_halved_and_the_budget_remembered(error):
     tokens = random_tokens(np.arange(2, 22), seed=3)
     small = engine("bert", batch_tokens=10_000)
-    tried = short_of_memory(small, 40)
+    tried = short_of_memory(small, 40, error)
     found = small.classify(tokens, at(0.6, small))
     expected = engine("bert").classify(tokens, at(0.6, small))
     np.testing.assert_allclose(found.answer["score"], expected.answer["score"])
@@ -373,16 +378,24 @@ def test_a_pool_that_does_not_fit_is_halved_and_remembered(fails, limit, monkeyp
     assert np.array_equal(found.audited, deep)
 
 
-def test_a_pool_is_no_larger_than_the_free_memory_allows(monkeypatch):
+def test_a_pool_is_no_larger_than_the_free_memory_allows(monkeypatch, tmp_path):
     width = tiny_fastbert().encoder.width
+    monkeypatch.setattr("fastbert.inference.memory.CGROUP", tmp_path)
 
     def pool(free: int) -> int:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
         return Engine(tiny_fastbert(), batch_tokens=10).pool_tokens
 
     assert pool(1 << 40) == 1 << 20
-    assert pool(80_000 * width) == 80_000 // 4 // (2 * 4)
+    assert pool(4 * 2 * 4 * width << 16) == 1 << 16
+    assert pool((4 * 2 * 4 * width << 16) - 1) == 1 << 15
     assert pool(0) == 10
+    (tmp_path / "memory.max").write_text(f"{(4 * 2 * 4 * width << 12) + 999}\n")
+    (tmp_path / "memory.current").write_text("999\n")
+    monkeypatch.setattr("fastbert.inference.memory.CGROUP", tmp_path)
+    assert pool(1 << 40) == 1 << 12  # a container's limit counts, too
+    (tmp_path / "memory.max").write_text("max\n")
+    assert pool(1 << 40) == 1 << 20
 
 
 def test_sizes_of_batches_repeat():

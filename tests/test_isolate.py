@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastbert.errors import Stopped
 from pipelines.labelling.isolate import isolate
 
 
@@ -54,4 +55,12 @@ def test_being_stopped_is_no_failure_of_a_row(kind):
         raise kind
 
     with pytest.raises(kind):
+        isolate(run, np.arange(3))
+
+
+def test_what_stops_the_run_is_no_fault_of_rows():
+    def run(rows):
+        raise Stopped("stopped by SIGTERM")
+
+    with pytest.raises(Stopped):
         isolate(run, np.arange(3))

@@ -62,6 +62,7 @@ def test_exits_may_lie_anywhere():
         ([{"depth": 1}, {"depth": 2}], "the last at 3"),
         ([], "the last at 3"),
         ([{"depth": "1"}], "cannot be read"),
+        ([{"depth": 1, "bias": 2}], "cannot be read.*bias"),
         ([{"depth": 1, "head": "tree"}, {"depth": 3}], "'tree' at depth 1"),
         ([{"depth": 1, "task": "tone"}, {"depth": 3}], "question .tone."),
     ],

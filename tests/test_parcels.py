@@ -133,7 +133,6 @@ def processor(monkeypatch):
     able = {"fp32", "int8"}
     supports = lambda precision, _: precision in able  # noqa: E731
     monkeypatch.setattr(precisions, "supports", supports)
-    monkeypatch.setattr(classify, "supports", supports)
     monkeypatch.setattr(classify, "DTYPES", dict.fromkeys(("fp32", "bf16", "int8"), torch.float32))
     stages._replica.cache_clear()
     yield able
@@ -176,6 +175,33 @@ def test_a_worker_refuses_what_it_can_only_emulate(tmp_path, checkpoint, process
     with pytest.raises(InputError, match="labels in bf16, which cpu .* does not multiply"):
         night(tmp_path, checkpoint)
     assert night(tmp_path, checkpoint, precision="bf16") == {"bf16"}
+
+
+def test_an_output_goes_on_in_its_precision_though_all_of_it_has_changed(
+    tmp_path, checkpoint, processor
+):
+    assert night(tmp_path, checkpoint) == {"fp32"}
+    processor.add("bf16")
+    write_shard(tmp_path / "in" / "0.parquet", random_texts(7, seed=9))
+    assert night(tmp_path, checkpoint) == {"fp32"}
+
+
+def test_another_labelling_does_not_pass_its_precision_on(tmp_path, checkpoint, processor):
+    """Not even by shards that are no longer in the input."""
+    assert night(tmp_path, checkpoint) == {"fp32"}
+    processor.add("bf16")
+    (tmp_path / "in" / "0.parquet").rename(tmp_path / "gone.parquet")
+    write_shard(tmp_path / "in" / "x.parquet", random_texts(5, seed=9))
+    assert night(tmp_path, checkpoint, speed=0.7, relabel=True) == {"bf16"}
+
+
+def test_what_is_refused_has_changed_nothing(tmp_path, checkpoint, processor):
+    assert night(tmp_path, checkpoint, precision="bf16") == {"bf16"}
+    files = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.*") if p.is_file()}
+    write_shard(tmp_path / "in" / "0.parquet", random_texts(3, seed=9))
+    with pytest.raises(InputError, match="does not multiply"):
+        night(tmp_path, checkpoint)
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.*") if p.is_file()} == files
 
 
 # --- names of runs

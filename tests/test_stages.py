@@ -18,7 +18,7 @@ from support.shards import random_texts, write_shard
 from support.stages import MAX_LENGTH, TEXTS, a_run, run
 
 from fastbert.checkpoint import load_tokenizer
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError
 from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model, save_checkpoint
@@ -234,7 +234,7 @@ def test_an_answer_that_is_not_a_number_is_an_error(shard, checkpoint, tmp_path)
 def test_a_replica_without_its_gpu_fails_loudly(checkpoint):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(InputError, match="given a GPU, but torch"):
+    with pytest.raises(FastBertError, match="given a GPU, but torch"):
         Classify(a_run(checkpoint), cuda=True)
 
 

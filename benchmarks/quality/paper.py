@@ -28,7 +28,6 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow.parquet as pq
-from fastbert.calibration.goal import harmed
 
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import (
@@ -37,6 +36,7 @@ from fastbert.calibration.evaluation import (
     outcome,
     realised_speedups,
 )
+from fastbert.calibration.points import sample_of
 from fastbert.calibration.promises import keep_promise
 from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint, Promise
@@ -132,19 +132,17 @@ def promised_point(
     """The point that half of the rows promise, on the other half; None if they are too few."""
     order = np.random.default_rng(0).permutation(len(truth))
     sample, rest = order[: len(order) // 2], order[len(order) // 2 :]
-    fails = harmed(outputs, None)
-    chosen = keep_promise(
-        outputs.take(sample), fails[:, sample], cost, PROMISE, ("entropy",), ("uniform",)
-    )
-    if chosen is None:
+    known = sample_of(outputs, None, cost, (), "fp32").take(sample)
+    point = keep_promise(known, PROMISE, ("entropy",), ("uniform",))
+    if point is None:
         return None
-    judge, point = outputs.take(rest), OperatingPoint("promise", chosen.thresholds)
+    judge = outputs.take(rest)
     exits, deep = judge.exits(point.rule()), judge.answers["label"][-1]
     labels = judge.answers["label"][exits, np.arange(len(rest))]
     timed = tokens.take(rest[:TIMED_ROWS])
     return {
-        "threshold": chosen.thresholds[0],
-        "calibrated_on": chosen.rows,
+        "threshold": point.thresholds[0],
+        "calibrated_on": len(known),
         "rows": len(rest),
         "disagreement": float((labels != deep).mean()),
         "accuracy": float((labels == truth[rest]).mean()),

@@ -19,14 +19,13 @@ from typing import Any
 
 import click
 import numpy as np
-from fastbert.calibration.goal import harmed
 
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.calibration.points import sample_of
 from fastbert.calibration.promises import Shape, keep_promise
 from fastbert.exits.criteria import CRITERIA
 from fastbert.exits.operating_point import Promise
-from fastbert.exits.rules import Threshold
 from fastbert.inference.cost import CostModel
 from fastbert.weights import load_model
 
@@ -55,20 +54,18 @@ def cover(
     splits: int,
 ) -> dict[str, Any]:
     """How often promises about the rest of the rows were broken, and what they were worth."""
-    fails = harmed(outputs, None)
-    n = fails.shape[1]
+    known = sample_of(outputs, None, cost, (), "fp32")
+    n = len(known)
     broken, disagreements, speedups = 0, [], []
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(n)
         sample, rest = order[: n // 2], order[n // 2 :]
         promise = Promise(share, CONFIDENCE, len(rest))
-        chosen = keep_promise(
-            outputs.take(sample), fails[:, sample], cost, promise, *offer, seed=seed
-        )
+        chosen = keep_promise(known.take(sample), promise, *offer, seed=seed)
         if chosen is None:
             continue  # too few rows: nothing is promised
-        exits = outputs.take(rest).exits(Threshold.of(chosen.thresholds, chosen.criterion))
-        disagreement = float(fails[exits, rest].mean())
+        exits = outputs.take(rest).exits(chosen.rule())
+        disagreement = float(known.fails[exits, rest].mean())
         broken += disagreement > share
         disagreements.append(disagreement)
         speedups.append(cost.speedup(outputs.lengths[rest], exits))

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from fastbert.calibration.goal import harmed
 from transformers import AutoTokenizer, set_seed
 
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import exit_outputs
+from fastbert.calibration.points import sample_of
 from fastbert.calibration.promises import furthest_exits, uniform_path
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.inference.cost import CostModel
@@ -60,16 +60,16 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
     """Accuracy and agreement of each exit, and FLOPs at 1 % of other labels by criterion."""
     tokens = Tokenizer(tokenizer)(test.texts, None, model.config.max_length)
     outputs, cost = exit_outputs(Engine(model), tokens), CostModel(model)
-    fails = harmed(outputs, None)
+    known = sample_of(outputs, None, cost, (), "fp32")
 
     def speedup(criterion: str) -> float:
         allowed = math.floor(SHARE * len(test))
-        exits = furthest_exits(outputs, fails, uniform_path(outputs, criterion), allowed)
+        exits = furthest_exits(known, uniform_path(outputs, criterion), allowed)
         return cost.speedup(outputs.lengths, exits)
 
     return {
         "accuracy": [float(share) for share in (outputs.answers["label"] == test.labels).mean(1)],
-        "agreement": [float(share) for share in 1 - fails.mean(1)],
+        "agreement": [float(share) for share in 1 - known.fails.mean(1)],
         "flops_speedup": {criterion: speedup(criterion) for criterion in CRITERIA},
     }
 

@@ -6,7 +6,6 @@ row meets them; the depth is for costs, and for people.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,8 +13,7 @@ import msgspec
 from fastbert.errors import InputError, explained
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One place where a row may leave."""
 
     #: Transformer layers passed, 0 to L.

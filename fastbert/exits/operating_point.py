@@ -107,6 +107,9 @@ class OperatingPoint:
         if len(self.thresholds) != len(exits) - 1:
             raise ValueError(f"it has {len(self.thresholds)} thresholds, expected {len(exits) - 1}")
         depths = [each.depth for each in exits]
+        if self.evidence and len(self.evidence.exits) != len(exits):
+            found = len(self.evidence.exits)
+            raise ValueError(f"its evidence is of {found} exits, expected {len(exits)}")
         if self.exit_depths not in (None, depths):
             raise ValueError(f"its exits lie at depths {self.exit_depths}, the model's at {depths}")
         return replace(self, exit_depths=depths)

@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 
 from fastbert.encoders import encoder_for
 from fastbert.exits.heads import PackedHead
 from fastbert.exits.rules import NO_EXIT, Rule
+from fastbert.inference.memory import free_memory, out_of_memory
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group, batch_rows, groups, longest_first
@@ -93,8 +93,8 @@ class Engine:
         model stays as it is; float32 weights on CPUs may be shared with it.
 
         `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
-        `pool_tokens`: tokens that go layer by layer together, default 1,048,576, or fewer where
-        their hidden states would take over a quarter of the memory that is free: `2 * H` numbers a
+        `pool_tokens`: tokens that go layer by layer together, default 1,048,576, halved until their
+        hidden states take no more than a quarter of the memory that is free: `2 * H` numbers a
         token while survivors are gathered. Both are halved, for good, when they do not fit.
         """
         self.device = torch.device(device)
@@ -107,12 +107,13 @@ class Engine:
         self.pool_tokens = pool_tokens or self._affordable()
 
     def _affordable(self) -> int:
-        """Tokens of a pool that fits well into the memory that is free now."""
-        free = psutil.virtual_memory().available
-        if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0]
-        per_token = 2 * self.encoder.width * self.dtype.itemsize
-        return max(self.batch_tokens, min(_POOL_TOKENS, int(_POOL_SHARE * free / per_token)))
+        """Tokens of a pool that fits well into the memory that is free now. By halves, so that all
+        machines with enough of it batch alike."""
+        room = _POOL_SHARE * free_memory(self.device)
+        tokens, per_token = _POOL_TOKENS, 2 * self.encoder.width * self.dtype.itemsize
+        while tokens > self.batch_tokens and tokens * per_token > room:
+            tokens //= 2
+        return max(tokens, self.batch_tokens)
 
     def classify(self, tokens: Tokens, rule: Rule, deep: Mask | None = None) -> Predictions:
         """Answer rows, each at the exit where the rule lets it leave.
@@ -182,8 +183,8 @@ class Engine:
             rows = rows[: batch_rows(tokens.lengths[rows], self.pool_tokens)]
             try:
                 self._pool(tokens.take(rows), rows, decide, first_exit)
-            except torch.OutOfMemoryError:
-                if len(rows) == 1:
+            except RuntimeError as error:
+                if len(rows) == 1 or not out_of_memory(error):
                     raise
                 # For good: the next pool would fail again. What was decided in this one stays.
                 tried = int(tokens.lengths[rows].sum())
@@ -245,8 +246,8 @@ class Engine:
                 if exit is not None:
                     readout = self.encoder.readout(self.exits[exit].depth, after)
                     logits.append(self.heads[exit](readout, parts))
-            except torch.OutOfMemoryError:
-                if count == 1:
+            except RuntimeError as error:
+                if count == 1 or not out_of_memory(error):
                     raise
                 self.batch_tokens //= 2  # for good: the next layer would fail again
                 continue

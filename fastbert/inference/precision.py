@@ -3,6 +3,8 @@
 A precision is the kind of number that linear maps multiply: "fp32", "bf16" or "int8".
 """
 
+import os
+
 import torch
 
 from fastbert.errors import InputError
@@ -55,3 +57,18 @@ def resolve(asked: str, device: str, proven: str | None = None) -> str:
     if proven is not None and supports(proven, device):
         return proven
     return "bf16" if supports("bf16", device) else "fp32"
+
+
+def require(precision: str, device: str, emulated: bool) -> None:
+    """Raises InputError if the device does not multiply such numbers; bf16 may be `emulated`."""
+    if precision == "int8" and device == "cuda":
+        raise InputError(
+            "the output was labelled in int8, which GPUs do not do; pass --gpus-per-replica 0 to "
+            "go on, or another --precision and --relabel to label everything again"
+        )
+    if not supports(precision, device) and not emulated:
+        raise InputError(
+            f"this run labels in {precision}, which {device_name(device)} on {os.uname().nodename} "
+            "does not multiply; leave such machines out, or pass --precision bf16, which is then "
+            "emulated, or --precision fp32, with --relabel if the output was begun in bf16"
+        )

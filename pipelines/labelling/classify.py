@@ -13,12 +13,12 @@ import pyarrow as pa
 import torch
 
 from fastbert.checkpoint import fetch_checkpoint
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError
 from fastbert.exits.rules import NO_EXIT, Threshold
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine, Predictions
-from fastbert.inference.precision import device_name, supports
+from fastbert.inference.precision import device_name, require
 from fastbert.inference.tokens import Tokens
 from fastbert.tasks.task import Task
 from fastbert.weights import load_model
@@ -41,23 +41,20 @@ class Classify:
     def __init__(self, run: Run, threads: int = 1, cuda: bool = False) -> None:
         """`threads` are CPU threads of the model; `cuda` says whether the replica was given a GPU.
 
-        Raises InputError if it does not find that, or cannot do the run's precision.
+        Raises FastBertError if it does not find that, or cannot do the run's precision.
         """
         torch.set_num_threads(threads)
         model = load_model(fetch_checkpoint(run.model, run.identity.checkpoint))
         if cuda and not torch.cuda.is_available():
-            raise InputError(
+            raise FastBertError(
                 f"this replica was given a GPU, but torch {torch.__version__} sees none; install "
                 "a CUDA build of torch on the workers, or pass --gpus-per-replica 0"
             )
         device = "cuda" if cuda else "cpu"
-        emulated = run.emulated and run.precision == "bf16"
-        if not supports(run.precision, device) and not emulated:
-            raise InputError(
-                f"this run labels in {run.precision}, which {device_name(device)} on "
-                f"{os.uname().nodename} does not multiply; leave such machines out, or pass "
-                "--precision bf16, which is then emulated, or --precision fp32 with --relabel"
-            )
+        try:
+            require(run.precision, device, run.emulated)
+        except InputError as error:  # not of what the user sees: the run is under way
+            raise FastBertError(str(error)) from error
         self.engine = Engine(model, device, DTYPES[run.precision])
         self.cost = CostModel(model)
         self.run = run

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastbert.errors import Stopped
+
 Result = TypeVar("Result")
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -19,8 +21,8 @@ def isolate(
     try:
         return [(rows, run(rows))], {}
     except BaseException as error:
-        # Panics of Rust extensions are BaseExceptions; these three are not failures of a row.
-        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        # Panics of Rust extensions are BaseExceptions; these are not failures of a row.
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | Stopped):
             raise
         if len(rows) <= 1:
             said = " ".join(str(error).split())[:200]

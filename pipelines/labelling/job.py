@@ -20,7 +20,7 @@ from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import find_shards
 from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart
-from pipelines.labelling.plan import Plan, make_plan, newest
+from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.progress import counting
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import stopped_by_sigterm
@@ -129,7 +129,7 @@ class Job:
         settings, ledger = self.settings, self.ledger
         plan = self.plan()
         removed, kept = plan.removed(settings.prune), plan.kept(settings.prune)
-        prepared = self._prepare(kept, executor, lock) if plan.todo else None
+        prepared = self._prepare(plan, executor, lock) if plan.todo else None
         ledger.storage.clear_staging()
         ledger.sweep(plan.leftovers)
         for record in removed:
@@ -171,20 +171,19 @@ class Job:
             ledger.close_run(self.run_id, summary, kept + records, killed)
         return summary
 
-    def _prepare(
-        self, kept: list[Record], executor: Executor, lock: RunLock
-    ) -> tuple[Run, Resources]:
+    def _prepare(self, plan: Plan, executor: Executor, lock: RunLock) -> tuple[Run, Resources]:
         """All that can be refused, before anything is changed."""
-        from fastbert.inference.precision import resolve
+        from fastbert.inference.precision import require, resolve
 
         check_weights(self.checkpoint)
         load_tokenizer(self.checkpoint)
         resources = executor.resources(self.settings)
-        asked, last = self.settings.precision, newest(kept)
-        if asked == "auto" and last:  # an output goes on as it was
-            precision = resolve(last.precision, resources.device)
+        asked = self.settings.precision
+        if asked == "auto" and plan.precision:
+            precision = plan.precision  # an output goes on as it was
         else:
             precision = resolve(asked, resources.device, self.point.proven_in)
+        require(precision, resources.device, emulated=asked == precision)
         check_precision(self.point, precision)
         run = Run(
             model=self.settings.model,

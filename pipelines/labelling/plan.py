@@ -40,6 +40,8 @@ class Plan:
     leftovers: list[str]
     #: url -> why it cannot be labelled.
     bad_shards: dict[str, str]
+    #: What this labelling's last commit was made in; None for a new output.
+    precision: str | None
 
     @property
     def rows(self) -> int:
@@ -70,11 +72,12 @@ def make_plan(
     Raises InputError where commits were made with another identity or precision, or from another
     place, and `relabel` does not allow to replace them; and where not one shard can be labelled.
     """
-    last = newest(output.records)
-    if last and precision and last.precision != precision and not relabel:
+    same = [r for r in output.records if identity.difference(r.recipe) is None]
+    last = max(same, key=lambda record: record.committed_at).precision if same else None
+    if last and precision and last != precision and not relabel:
         raise InputError(
-            f"the output was labelled in {last.precision}, --precision is {precision}; leave it "
-            "out to go on as before, or pass --relabel to label everything again"
+            f"the output was labelled in {last}, --precision is {precision}; leave it out to go on "
+            "as before, or pass --relabel to label everything again"
         )
     committed: dict[str, list[Record]] = defaultdict(list)
     for record in output.records:
@@ -143,12 +146,8 @@ def make_plan(
             if path not in paths and (stray.shard in rows or not stray.has_record)
         ],
         bad_shards=bad_shards,
+        precision=last,
     )
-
-
-def newest(records: list[Record]) -> Record | None:
-    """The last commit."""
-    return max(records, key=lambda record: record.committed_at, default=None)
 
 
 def _check_replaceable(record: Record, shard: Shard) -> None:

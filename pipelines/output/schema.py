@@ -10,7 +10,7 @@ OUTPUT = pa.schema(
     [
         ("label", pa.string()),  # null where `error` is set
         ("score", pa.float32()),  # probability of `label`
-        ("exit_layer", pa.int8()),  # from 1
+        ("exit_layer", pa.int8()),  # layers passed; 0: none
         ("uncertainty", pa.float32()),  # normalised entropy at the exit layer, in [0, 1]
         ("tokens", pa.int32()),  # special tokens included, after truncation
         ("flops", pa.int64()),  # 2 per multiply-add, up to the exit layer, branches included

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -10,9 +10,6 @@ from fastbert.errors import InputError, explained
 from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.exit import Exit
 from fastbert.exits.rules import Threshold
-
-if TYPE_CHECKING:
-    from fastbert.configuration import FastBertConfig
 
 #: What a promise bounds: rows whose label is not full depth's, or rows that full depth gets right
 #: and early exit wrong.
@@ -45,6 +42,16 @@ class Evidence:
     exit_depths: list[int] | None = None  # of `exits`; None, in older checkpoints: 1 to L
 
 
+class Configuration(Protocol):
+    """What a checkpoint's configuration says of its exits and points."""
+
+    operating_points: dict[str, Any] | None
+    default_operating_point: str | None
+
+    @property
+    def exit_list(self) -> tuple[Exit, ...]: ...
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """Thresholds of the exits but the last, on a criterion of uncertainty."""
@@ -58,19 +65,19 @@ class OperatingPoint:
 
     @classmethod
     def asked(
-        cls, config: "FastBertConfig", speed: float | None, name: str | None
+        cls, config: Configuration, speed: float | None, name: str | None
     ) -> "OperatingPoint":
         """That of a speed, or one that the checkpoint holds; InputError as `of_checkpoint`."""
         return cls.of_checkpoint(config, name) if speed is None else cls.of_speed(speed, config)
 
     @classmethod
-    def of_speed(cls, speed: float, config: "FastBertConfig") -> "OperatingPoint":
+    def of_speed(cls, speed: float, config: Configuration) -> "OperatingPoint":
         """The paper's: one threshold on the normalised entropy."""
         depths = [each.depth for each in config.exit_list]
         return cls(f"speed {speed:g}", [speed] * (len(depths) - 1), exit_depths=depths)
 
     @classmethod
-    def of_checkpoint(cls, config: "FastBertConfig", name: str | None) -> "OperatingPoint":
+    def of_checkpoint(cls, config: Configuration, name: str | None) -> "OperatingPoint":
         """One that the checkpoint holds, by default its default one.
 
         Raises InputError if there is none of that name, or if it does not fit the model.

@@ -5,6 +5,7 @@ All of it comes from statistics but accuracy, for which `accuracy_by_layer` scan
 
 from fastbert.errors import InputError
 from pipelines.output.schema import OUTPUT
+from pipelines.output.statistics import UNCERTAINTY_BINS
 
 EXIT_LAYERS = """
     select exit_layer as layer, sum(rows)::bigint as rows,
@@ -35,9 +36,9 @@ EXITS_BY_LABEL = """
 """
 
 #: Shares of [0, 1] by layer: where the rows of a layer were when they left.
-UNCERTAINTY = """
-    select exit_layer as layer, (bin - 1) / 20 as from_uncertainty, bin / 20 as to_uncertainty,
-           sum(n)::bigint as rows
+UNCERTAINTY = f"""
+    select exit_layer as layer, (bin - 1) / {UNCERTAINTY_BINS} as from_uncertainty,
+           bin / {UNCERTAINTY_BINS} as to_uncertainty, sum(n)::bigint as rows
     from (select exit_layer, unnest(uncertainties) as n,
                  generate_subscripts(uncertainties, 1) as bin
           from exits where current)

@@ -206,7 +206,8 @@ class Engine:
             return self.encoder.layer(k, hidden[at], parts)
 
         shape = (len(tokens.ids) + _ROUND, self.encoder.width)
-        hidden = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        hidden = torch.empty(shape, dtype=self.dtype, device=self.device)
+        hidden[len(tokens.ids) :] = 0  # of no row; all else is written before it is read
         depth = -1
         for exit in range(first_exit, len(self.exits)):
             target = self.exits[exit].depth

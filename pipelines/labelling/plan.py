@@ -72,8 +72,8 @@ def make_plan(
     Raises InputError where commits were made with another identity or precision, or from another
     place, and `relabel` does not allow to replace them; and where not one shard can be labelled.
     """
-    same = [r for r in output.records if identity.difference(r.recipe) is None]
-    last = max(same, key=lambda record: record.committed_at).precision if same else None
+    same = {r.path: r for r in output.records if identity.difference(r.recipe) is None}
+    last = max(same.values(), key=lambda r: r.committed_at).precision if same else None
     if last and precision and last != precision and not relabel:
         raise InputError(
             f"the output was labelled in {last}, --precision is {precision}; leave it out to go on "
@@ -95,7 +95,7 @@ def make_plan(
                 record
                 for record in mine
                 if shard.has_version(record.version)
-                and identity.difference(record.recipe) is None
+                and record.path in same
                 and not (retry_quarantined and record.quarantined)
                 and not (relabel and precision and record.precision != precision)
             ]

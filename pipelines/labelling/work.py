@@ -65,4 +65,10 @@ def to_block(item: Work | Outcome | FastBertError) -> pa.Table:
 
 def from_block(block: pa.Table) -> Any:
     """Inverse of `to_block`."""
-    return pickle.loads(block[ITEM][0].as_buffer())
+    return from_item(block[ITEM][0].as_buffer())
+
+
+def from_item(data: bytes | pa.Buffer) -> Any:
+    """What a block's one row holds. Only processes of the same run write such blocks, and only Ray
+    carries them: nothing is unpickled from disk or from a checkpoint."""
+    return pickle.loads(data)

@@ -19,7 +19,7 @@ from fastbert.errors import FastBertError
 from fastbert.filesystem import redacted
 from pipelines.input.slices import Slice
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import ITEM, Failed, Outcome, Work, from_block, to_block
+from pipelines.labelling.work import ITEM, Failed, Outcome, Work, from_block, from_item, to_block
 from pipelines.output.ledger import Record, slice_id
 from pipelines.running.guard import Attempts, Guard
 from pipelines.running.metrics import Metrics
@@ -82,7 +82,7 @@ def run_stages(
         )
     try:
         for row in data.iter_rows():
-            outcome = pickle.loads(row[ITEM])
+            outcome = from_item(row[ITEM])
             if isinstance(outcome, FastBertError):
                 raise outcome
             if isinstance(outcome, Record):

@@ -15,6 +15,5 @@ def refuse_not_finite(bad: int, rows: int) -> None:
     if speaks_against_the_model(bad, rows):
         raise InputError(
             f"the model's answers for {bad:,} of {rows:,} rows are not numbers; expected finite "
-            "ones; train or convert it again, or, where its numbers are too large for bf16 or "
-            "int8, pass --precision fp32"
+            "ones; its weights are of no use: train, distil or convert it again"
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -27,6 +28,7 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
+from fastbert.errors import FastBertError
 from fastbert.inference.precision import device, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
 from fastbert.training.examples import Examples
@@ -35,6 +37,8 @@ from fastbert.training.recipes import DISTIL, FINETUNE, Recipe
 
 log = logging.getLogger(__name__)
 
+#: The two steps.
+FINE_TUNE, SELF_DISTIL = "fine-tune", "self-distil"
 #: What the model is called with.
 Batch = dict[str, Any]
 
@@ -49,6 +53,7 @@ def finetune(
     """Train backbone and last classifier on labels, in place; with `recipe.joint` all classifiers.
 
     With `dev` the weights after the epoch with the best accuracy on it are kept, else the last.
+    Raises FastBertError where training diverges.
     """
     if not recipe.joint:
         model.branches[:-1].requires_grad_(False)  # students wait for their own step
@@ -60,7 +65,7 @@ def finetune(
             outputs.exit_logits = None  # gathered along the wrong dimension otherwise
         return outputs
 
-    _run("fine-tune", answered, model, tokenizer, train, dev, recipe)
+    _run(FINE_TUNE, answered, model, tokenizer, train, dev, recipe)
 
 
 def self_distil(
@@ -71,7 +76,8 @@ def self_distil(
 ) -> None:
     """Train all branches but the last on the last one's answers, in place.
 
-    Labels are used only if the recipe gives them a weight.
+    Labels are used only if the recipe gives them a weight. Raises FastBertError where training
+    diverges.
     """
     if not recipe.hard_labels:
         texts = replace(texts, labels=None)
@@ -86,13 +92,22 @@ def self_distil(
         )
         return outputs
 
-    _run("self-distil", answered, model, tokenizer, texts, None, recipe)
+    _run(SELF_DISTIL, answered, model, tokenizer, texts, None, recipe)
+
+
+def _diverged(step: str, what: str) -> FastBertError:
+    option = "--learning-rate" if step == FINE_TUNE else "--distil-learning-rate"
+    return FastBertError(
+        f"training diverged: in {step}, {what}; expected a finite number; nothing was saved; lower "
+        f"{option}, or use a model that is sound to begin with"
+    )
 
 
 class _Trainer(Trainer):
     """Minimises the loss of what `answered` makes of the model and a batch."""
 
     answered: Callable[[nn.Module, Batch], FastBertOutput]
+    step: str
 
     def compute_loss(
         self,
@@ -102,6 +117,10 @@ class _Trainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         outputs = self.answered(model, inputs)
+        # Waits for the device, in place of transformers' own look, which hides what it sees.
+        if model.training and not torch.isfinite(outputs.loss):
+            done, of = self.state.global_step, self.state.max_steps
+            raise _diverged(self.step, f"the loss is {outputs.loss} at step {done + 1} of {of}")
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
@@ -127,7 +146,8 @@ class _Progress(TrainerCallback):
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     logits: Any = prediction.predictions
-    return {"accuracy": float((logits.argmax(-1) == prediction.label_ids).mean())}
+    right = (logits.argmax(-1) == prediction.label_ids) & np.isfinite(logits).all(-1)
+    return {"accuracy": float(right.mean())}
 
 
 def _run(
@@ -154,6 +174,7 @@ def _run(
             bf16=supports("bf16", device()),
             use_cpu=device() == "cpu",
             logging_steps=0.1,  # ten lines a step
+            logging_nan_inf_filter=False,
             eval_strategy="epoch" if dev else "no",
             save_strategy="best" if dev else "no",
             save_only_model=True,
@@ -176,7 +197,23 @@ def _run(
             compute_metrics=_accuracy if dev else None,
             callbacks=[_Progress(step)],
         )
-        trainer.answered = answered
+        trainer.answered, trainer.step = answered, step
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    model.eval()
+        model.eval()
+        _check_last_update(step, trainer)
+
+
+def _check_last_update(step: str, trainer: _Trainer) -> None:
+    """Raises FastBertError where weights, or what they make of some rows, are not finite: no loss
+    has come after the last update."""
+    model: Any = trainer.model
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise _diverged(step, f"weights of {name} are not finite after the last step")
+    rows: Any = trainer.train_dataset
+    some = [rows[row] for row in range(min(len(rows), trainer.args.train_batch_size))]
+    with torch.no_grad():
+        loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(some)))
+    if not torch.isfinite(loss):
+        raise _diverged(step, f"the loss is {loss} after the last step")

@@ -24,8 +24,9 @@ from fastbert.training.recipes import FINETUNE
 from fastbert.training.trainer import finetune
 from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
-from pipelines.input.columns import InputColumns
+from pipelines.input.columns import InputColumns, listed
 from pipelines.input.examples import read_examples
+from pipelines.input.labels import LOOKS, look_alikes
 from pipelines.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,17 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
     columns = InputColumns(settings.text_column, settings.pair_column, label=settings.label_column)
     examples, labels = read_examples(list(settings.train), columns)
+    if len(labels) < 2:
+        raise InputError(
+            f"all rows of --train have one class, {labels[0]!r}, in column "
+            f"'{settings.label_column}'; expected two or more; name another one with --label-column"
+        )
+    for group in look_alikes(labels):
+        log.warning(
+            "classes that differ in %s only are learnt as different ones: %s; write them alike if "
+            "they are one",
+            *(LOOKS, listed([repr(name) for name in group])),
+        )
     dev = judges = None
     if settings.dev:  # rows that have picked the epoch can neither judge nor prove any more
         known = read_examples(list(settings.dev), columns, labels)[0]

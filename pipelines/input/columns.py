@@ -17,7 +17,7 @@ class InputColumns:
     pair: str | None = None
     #: None: all but the texts.
     carry: tuple[str, ...] | None = None
-    #: None: the classes are not read.
+    #: None: the classes are not read. To read them, it must be carried, too.
     label: str | None = None
 
     @property
@@ -32,25 +32,33 @@ class InputColumns:
         columns, texts that are not strings, and names that still collide.
         """
         repeated = {name for name, times in Counter(schema.names).items() if times > 1}
-        for name in [*self.texts, *(self.carry or ())]:
+        options = dict.fromkeys(self.carry or (), "--carry")
+        options |= {self.label: "--label-column"} if self.label else {}
+        options |= dict(zip(self.texts, ("--text-column", "--pair-column"), strict=False))
+        for name, option in options.items():
             if name not in schema.names:
                 raise ShardError(
-                    f"has no column '{name}'; its columns are {_listed(schema.names)}; name "
-                    "another one with --text-column, --pair-column or --carry"
+                    f"has no column '{name}'; its columns are {listed(schema.names)}; name "
+                    f"another one with {option}"
                 )
             if name in repeated:
-                raise ShardError(f"has more than one column '{name}'")
+                raise ShardError(
+                    f"has more than one column '{name}'; rename one, or name another with {option}"
+                )
         for name in self.texts:
             kind = schema.field(name).type
             values = kind.value_type if pa.types.is_dictionary(kind) else kind
             if values not in (pa.string(), pa.large_string(), pa.string_view()):
-                raise ShardError(f"column '{name}' is of type {kind}, expected string")
+                raise ShardError(
+                    f"column '{name}' is of type {kind}, expected string; cast it, or name another "
+                    f"one with {options[name]}"
+                )
         names = self.carry
         if names is None:
             names = tuple(name for name in schema.names if name not in self.texts)
             if found := [name for name in names if name in repeated or "\0" in name]:
                 raise ShardError(
-                    f"columns cannot be told apart: {_listed(found)}; choose with --carry"
+                    f"columns cannot be told apart: {listed(found)}; choose with --carry"
                 )
         # SQL does not tell `Label` from `label`.
         ours = {name for name in names if name.casefold() in OUTPUT.names}
@@ -63,5 +71,6 @@ class InputColumns:
         return renamed
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Names in a message, the first twenty of them."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,81 +1,30 @@
 """Whole tables in memory, for training and evaluation."""
 
-import contextlib
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from itertools import compress
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import redacted
 from fastbert.training.examples import Examples
-from pipelines.input.columns import InputColumns
+from pipelines.input.columns import InputColumns, listed
+from pipelines.input.labels import LOOKS, class_names, look_alikes
 from pipelines.input.shards import Shard, find_shards
+from pipelines.input.slices import BATCH_ROWS, Slice, SliceReader, count_rows
 from pipelines.input.texts import decode
+from pipelines.input.unreadable import ShardError, read_patiently
+from pipelines.output.retry import Patience, is_transient
+from pipelines.output.storage import FOOTER_THREADS
 
 Result = TypeVar("Result")
-
-
-def _opened(shard: Shard, read: Callable[[pq.ParquetFile], Result]) -> Result:
-    """What `read` returns for the open shard; InputError if it cannot be read."""
-    try:
-        with shard.open() as file:
-            return read(pq.ParquetFile(file))
-    except LookupError as error:
-        raise InputError(f"{redacted(shard.url)} {error}") from error
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{redacted(shard.url)} cannot be read as Parquet: {error}") from error
-
-
-def _split(rows: NDArray[np.int64], sizes: list[int]) -> list[NDArray[np.int64]]:
-    """Ascending row numbers, by which of several pieces they lie in, counted from its start."""
-    ends = np.cumsum(sizes)
-    parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
-    return [part - start for part, start in zip(parts, ends - sizes, strict=True)]
-
-
-def _rows(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64] | None) -> pa.Table:
-    """Some columns of all rows, or of those with these numbers; only their row groups are read."""
-    missing = [name for name in columns if name not in file.schema_arrow.names]
-    if missing:
-        raise LookupError(
-            f"has no column '{missing[0]}'; its columns are {', '.join(file.schema_arrow.names)}; "
-            "name another one with --text-column, --pair-column or --label-column"
-        )
-    if rows is None:
-        return file.read(columns)
-    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    return pa.concat_tables(
-        file.read_row_group(group, columns).take(pa.array(part))
-        for group, part in enumerate(_split(rows, sizes))
-        if len(part)
-    )
-
-
-def _usable(column: pa.ChunkedArray) -> list[str | None]:
-    """Texts as the labelling job sees them; None where it would not label the row."""
-    return [text if error is None else None for text, error in zip(*decode(column), strict=True)]
-
-
-def _values(
-    tables: list[pa.Table],
-    name: str,
-    read: Callable[[pa.ChunkedArray], list[str | None]],
-    expected: str,
-) -> list[Any]:
-    """The values of a column as `read` gives them."""
-    values: list[str | None] = []
-    for table in tables:
-        try:
-            values += read(table[name])
-        except pa.ArrowException as error:
-            kind = table[name].type
-            raise InputError(f"column '{name}' is {kind}, expected {expected}") from error
-    return values
+Rows = NDArray[np.int64]
 
 
 def read_examples(
@@ -87,49 +36,110 @@ def read_examples(
 ) -> tuple[Examples, list[str]]:
     """The rows of all shards at `urls`, in order, and the class names.
 
-    Labels of any type are read as strings; `labels` are the class names to use, default those
-    found, sorted. With `sample` only so many rows are read, drawn at random with `seed`. Rows
-    without usable text are left out. Raises InputError for missing columns, those of other types,
-    missing labels, and labels that `labels` does not name.
+    Labels of any type are read as strings (`class_names`); `labels` are the class names to use,
+    default those found, sorted. With `sample` only so many rows are read, drawn at random with
+    `seed`. Rows without usable text are left out. Raises InputError for shards that the labelling
+    job would not label, missing labels, and labels that `labels` does not name; FastBertError where
+    a store does not answer.
     """
-    wanted = [*columns.texts, *filter(None, [columns.label])]
+    if columns.label in columns.texts:
+        raise InputError(
+            f"column '{columns.label}' is named both as text and as class; name another one with "
+            "--label-column or --text-column"
+        )
+    columns = replace(columns, carry=tuple(filter(None, [columns.label])))
     shards = find_shards(urls)
-    drawn: Sequence[NDArray[np.int64] | None] = [None] * len(shards)
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        sizes = [*pool.map(lambda shard: _sound(shard, count_rows, shard, columns), shards)]
+    drawn: list[Rows | None] = [None] * len(shards)
     if sample is not None:
-        sizes = [_opened(shard, lambda file: file.metadata.num_rows) for shard in shards]
         chosen = np.random.default_rng(seed).choice(sum(sizes), min(sample, sum(sizes)), False)
-        drawn = _split(np.sort(chosen), sizes)
-    tables = [
-        _opened(shard, partial(_rows, columns=wanted, rows=rows))
-        for shard, rows in zip(shards, drawn, strict=True)
-        if rows is None or len(rows)
-    ]
-    sides = [_values(tables, name, _usable, "text; name another one") for name in columns.texts]
-    kept = [i for i, row in enumerate(zip(*sides, strict=True)) if None not in row]
-    if not kept:
+        ends = np.cumsum(sizes)
+        parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
+        drawn = [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
+    texts: list[list[str]] = [[] for _ in columns.texts]
+    given: list[str | None] = []
+    for shard, rows, chosen in zip(shards, sizes, drawn, strict=True):
+        sides, names = _sound(shard, _read, shard, rows, chosen, columns)
+        for column, side in zip(texts, sides, strict=True):
+            column += side
+        given += names
+    if not texts[0]:
         raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
-    texts, *pairs = ([side[i] for i in kept] for side in sides)
     names, indices = labels or [], None
     if columns.label:
-        with contextlib.suppress(pa.ArrowException):  # 0.5 is 0.50 where one type can hold both
-            alone = [table.select([columns.label]) for table in tables]
-            tables = [pa.concat_tables(alone, promote_options="permissive")]
-        expected = "strings or numbers; name another one with --label-column"
-        values = _values(
-            tables, columns.label, lambda column: column.cast(pa.string()).to_pylist(), expected
+        names, indices = _indices(given, columns.label, labels)
+    return Examples(texts[0], texts[1] if columns.pair else None, indices), names
+
+
+def _sound(shard: Shard, read: Callable[..., Result], *arguments: Any) -> Result:
+    """What `read` returns. One bad shard is enough to refuse the whole input: a model is not to
+    learn from, or be judged by, half of it."""
+    try:
+        if shard.problem is not None:
+            raise ShardError(shard.problem)
+        return read_patiently(Patience(), read, *arguments)
+    except ShardError as error:
+        passes = error.__cause__ is not None and is_transient(error.__cause__)
+        kind = FastBertError if passes else InputError
+        raise kind(f"{redacted(shard.url)}: {error}") from error
+
+
+def _read(
+    shard: Shard, rows: int, chosen: Rows | None, columns: InputColumns
+) -> tuple[list[list[str]], list[str | None]]:
+    """Texts by column, and classes, of the rows with usable text: all, or the `chosen` of them."""
+    texts: list[list[str]] = [[] for _ in columns.texts]
+    classes: list[str | None] = []
+    for table in _tables(shard, rows, chosen, columns):
+        decoded = [decode(table[name]) for name in columns.texts]
+        usable = [not any(errors) for errors in zip(*(bad for _, bad in decoded), strict=True)]
+        for column, (some, _) in zip(texts, decoded, strict=True):
+            column += compress(some, usable)
+        if columns.label:
+            try:
+                classes += compress(class_names(table[columns.label]), usable)
+            except InputError as error:
+                raise ShardError(
+                    f"column '{columns.label}' {error}; name another one with --label-column"
+                ) from error
+    return texts, classes
+
+
+def _tables(
+    shard: Shard, rows: int, chosen: Rows | None, columns: InputColumns
+) -> Iterator[pa.Table]:
+    """The rows, some at a time; row groups without one of the `chosen` are passed over."""
+    with closing(SliceReader(columns)) as reader:
+        if chosen is None:
+            yield from reader.read(Slice(shard, rows, 0, rows))
+            return
+        for near in np.split(chosen, np.flatnonzero(np.diff(chosen) > BATCH_ROWS) + 1):
+            if len(near):
+                row = first = int(near[0])
+                for table in reader.read(Slice(shard, rows, first, int(near[-1]) + 1 - first)):
+                    within = near[(near >= row) & (near < row + len(table))] - row
+                    row += len(table)
+                    yield table.take(pa.array(within))
+
+
+def _indices(
+    given: list[str | None], column: str, labels: list[str] | None
+) -> tuple[list[str], list[int]]:
+    """The class names, and which of them each row has."""
+    known = [name for name in given if name is not None]
+    if missing := len(given) - len(known):
+        raise InputError(
+            f"{missing:,} of {len(given):,} rows have no label in column '{column}'; "
+            "fill it, name another one with --label-column, or drop those rows"
         )
-        given = [value for i in kept if (value := values[i]) is not None]
-        if missing := len(kept) - len(given):
-            raise InputError(
-                f"{missing:,} of {len(kept):,} rows have no label in column '{columns.label}'; "
-                "fill it, name another one with --label-column, or drop those rows"
-            )
-        names = labels or sorted(set(given))
-        if unknown := sorted(set(given) - set(names)):
-            raise InputError(
-                f"label '{unknown[0]}' in column '{columns.label}' is not one of the model's: "
-                f"{', '.join(names)}"
-            )
-        index = {name: i for i, name in enumerate(names)}
-        indices = [index[value] for value in given]
-    return Examples(texts, pairs[0] if pairs else None, indices), names
+    names = labels or sorted(set(known))
+    if unknown := sorted(set(known) - set(names)):
+        groups = look_alikes([*names, unknown[0]])
+        alike = [name for group in groups if unknown[0] in group for name in group[:-1]]
+        raise InputError(
+            f"label {unknown[0]!r} in column '{column}' is not one of the model's: {listed(names)}"
+            + (f"; it differs from {alike[0]!r} in {LOOKS} only: write it alike" if alike else "")
+        )
+    index = {name: i for i, name in enumerate(names)}
+    return names, [index[name] for name in known]

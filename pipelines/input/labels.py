@@ -1,10 +1,17 @@
 """Class names out of Arrow columns: the one reading of true labels that all jobs share."""
 
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 from decimal import Decimal
 
 import pyarrow as pa
 
 from fastbert.errors import InputError
+
+#: What does not make two names of `look_alikes` differ.
+LOOKS = "blanks, case, signs that are not seen or the way a number is written"
 
 
 def class_names(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
@@ -46,3 +53,21 @@ def _plain(text: str) -> str | None:
     if number == number.to_integral_value():
         return str(int(number))
     return format(number, "f").rstrip("0")
+
+
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Names that are not the same, and differ in `LOOKS` only, as groups of two and more, each in
+    order; a name of which nothing is seen is a group of its own."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[_look(name)].append(name)
+    return [group for look, group in groups.items() if len(group) > 1 or not look]
+
+
+def _look(name: str) -> str:
+    """What is left of a name without `LOOKS`."""
+    same = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    seen = "".join(c for c in same if not (c.isspace() or unicodedata.category(c) in ("Cc", "Cf")))
+    if number := re.fullmatch(r"([+-]?\d+)\.(\d*?)0*", seen):  # 1.0 and 1, 0.50 and 0.5
+        return number[1] + (f".{number[2]}" if number[2] else "")
+    return seen

@@ -6,6 +6,7 @@ arithmetic. Only the clock needs the engine again.
 Letters: n rows, E exits, N numbers that a head gives.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from fastbert.exits.operating_point import OperatingPoint
 from fastbert.exits.rules import Rule, replay
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
+from fastbert.inference.finite import refuse_not_finite
 from fastbert.inference.tokens import Tokens
 from fastbert.tasks.task import Task
+
+log = logging.getLogger(__name__)
 
 #: Rows between two signs of life: enough to fill a GPU.
 _ROWS = 4096
@@ -74,12 +78,24 @@ class Outcome:
 def exit_outputs(
     engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
 ) -> ExitOutputs:
-    """Run every row to full depth; `advance` hears of each so many rows that are done."""
+    """Run every row to full depth; `advance` hears of each so many rows that are done.
+
+    Raises InputError where the answers of more than odd rows are not finite, at whatever exit.
+    """
     logits = np.zeros((len(engine.exits), len(tokens), engine.num_labels), np.float32)
+    odd = 0
     for start in range(0, len(tokens), _ROWS):
         block = np.arange(start, min(start + _ROWS, len(tokens)))
-        logits[:, block] = engine.exit_logits(tokens.take(block))
+        found = logits[:, block] = engine.exit_logits(tokens.take(block))
+        unsure = engine.task.uncertainty(torch.from_numpy(found), DEFAULT_CRITERION)
+        odd += int((~unsure.isfinite()).any(0).sum())
+        refuse_not_finite(odd, len(tokens))
         advance(len(block))
+    if odd:
+        log.warning(
+            "the answers for %d of %d rows are not numbers: they count as wrong and as changed",
+            *(odd, len(tokens)),
+        )
     return ExitOutputs(logits, tokens.lengths, engine.task)
 
 

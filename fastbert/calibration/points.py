@@ -31,13 +31,14 @@ def sample_of(
 ) -> Sample:
     """What thresholds are chosen on; InputError for a model with nowhere to leave early. A row's
     answer does harm where it is not full depth's, or, if
-    the `truth` (n,), the task's targets, is given, where it is wrong and full depth's is right."""
+    the `truth` (n,), the task's targets, is given, where it is wrong and full depth's is right.
+    Where full depth's is not a number, every answer does harm."""
     if len(outputs.logits) < 2:
         raise InputError("the checkpoint has one exit only, the last: nothing can be calibrated")
     fails = outputs.differs(outputs.answers[-1])
     if truth is not None:
         wrong = outputs.differs(outputs.task.truth(truth))
-        fails = wrong & ~wrong[-1]
+        fails = wrong & ~wrong[-1] | fails[-1]
     return Sample(outputs, fails, cost, ", ".join(map(redacted, corpus)), precision)
 
 

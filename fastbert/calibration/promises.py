@@ -115,6 +115,8 @@ def uniform_path(outputs: ExitOutputs, criterion: str) -> Path:
     """One threshold for all exits, the paper's speed: quantiles of what was seen."""
     exits = len(outputs.logits)
     seen = np.unique(outputs.uncertainties(criterion)[:-1])
+    seen = seen[np.isfinite(seen)]  # with another one no row ever leaves
+    seen = seen if len(seen) else np.ones(1)  # the highest there is
     # Between two values that were seen, so that the last bit of a float decides nothing.
     middles = np.append((seen[1:] + seen[:-1]) / 2.0, float(seen[-1]) + 1e-3)
     steps = np.unique(middles[np.linspace(0, len(middles) - 1, _STEPS).astype(int)])
@@ -127,6 +129,9 @@ def per_layer_path(sample: Sample, criterion: str) -> Path:
     For weights of a failure from high to low, exit after exit gets the threshold that is best
     as long as the others stay what they are (coordinate descent), and thresholds only rise.
     """
+    sample = sample.take(np.isfinite(sample.outputs.uncertainties(criterion)).all(0))
+    if not len(sample):
+        return uniform_path(sample.outputs, criterion)
     answers, lengths = sample.outputs.answers, sample.outputs.lengths
     uncertainties = sample.outputs.uncertainties(criterion)
     exits, n = sample.fails.shape
@@ -172,21 +177,24 @@ def breaking_steps(sample: Sample, path: Path) -> Array:
     """Where along a path each row fails for the first time: int (n,), J for never.
 
     With one threshold for all exits, failures between two steps count, too: its steps lie where
-    the sample's uncertainties do, so the proof is about all thresholds there are.
+    the sample's uncertainties do, so the proof is about all thresholds there are. Rows that fail
+    at full depth, where the answer is not a number, fail from the first step on.
     """
     fails, uncertainties = sample.fails, sample.outputs.uncertainties(path.criterion)
+    uncertainties = np.where(np.isnan(uncertainties), np.inf, uncertainties)  # never leave there
     common = path.thresholds[:, 0].astype(np.float32)
     if (path.thresholds == path.thresholds[:, :1]).all():
         # A row leaves at exit k for some threshold if and only if k is surer than all before.
         before = np.minimum.accumulate(uncertainties[:-1], axis=0)
         surer = np.vstack([np.ones((1, len(sample)), bool), uncertainties[1:-1] < before[:-1]])
         breaks = np.where(surer & fails[:-1], uncertainties[:-1], np.inf).min(0)
+        breaks[fails[-1]] = 0.0
         return np.asarray(np.searchsorted(common, breaks, side="right"))
     rows = np.arange(len(sample))
     steps = np.full(len(rows), len(path))
     for step in reversed(range(len(path))):
         steps[fails[replay(path.rule(step), sample.outputs.answers, uncertainties), rows]] = step
-    return steps
+    return np.where(fails[-1], 1, steps)
 
 
 def furthest_step(steps: Array, allowed: int, last: int) -> int:

@@ -65,8 +65,9 @@ class SingleLabel:
         return divergence.sum(-1) * temperature**2
 
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
-        """Another label, whatever the score."""
-        return np.asarray(early["label"] != deep["label"])
+        """Another label, whatever the score; an answer that is not a number differs from any."""
+        nothing = np.isnan(early["score"]) | np.isnan(deep["score"])
+        return np.asarray((early["label"] != deep["label"]) | nothing)
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Class indices as certain answers."""

@@ -44,7 +44,8 @@ class Task(Protocol):
         """How far a student is from its teacher: logits (..., N) of both to (...,)."""
 
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
-        """Where two arrays of answers are not the same: what promises and audits are about."""
+        """Where two arrays of answers are not the same: what promises and audits are about. An
+        answer that is not a number is not the same as any, not even as itself."""
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Known targets (n,) as the answers that a perfect head would give."""

@@ -141,12 +141,13 @@ def test_a_row_breaks_where_the_engine_would_change_it(share, shape):
 @pytest.mark.parametrize("harm", ["disagreement", "accuracy-loss"])
 def test_a_proof_counts_every_row_without_an_answer(harm):
     outputs = outputs_with_gaps(400, 0.02)
+    outputs.logits[:-1] = np.nan_to_num(outputs.logits[-1])  # else all exits say the same
     truth = outputs.answers["label"][-1].astype(np.int64) if harm == "accuracy-loss" else None
     sample = sample_of(outputs, truth, CostModel(tiny_fastbert()), [], "fp32")
     nothing = int((~np.isfinite(outputs.uncertainties()[-1])).sum())
     point = promised_point(sample, Promise(0.5, 0.95, None, harm))
     assert point.evidence is not None
-    assert point.evidence.broken >= nothing > 3
+    assert point.evidence.broken == nothing > 3
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8])

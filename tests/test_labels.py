@@ -5,9 +5,13 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from support.models import tiny_fastbert, tiny_tokenizer
+from support.shards import random_texts, write_shard
 
 from fastbert.errors import InputError
-from pipelines.input.labels import class_names
+from pipelines.checkpoints.train import train
+from pipelines.input.labels import class_names, look_alikes
+from pipelines.settings import TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -77,3 +81,65 @@ def test_other_numbers_keep_their_digits():
 def test_what_names_nothing_is_refused(column):
     with pytest.raises(InputError, match=r"^is of type .*, expected numbers or UTF-8 strings$"):
         class_names(column)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        ["pos", "pos ", "Pos", "\u00a0POS", "p os", "p\u00ados", "\uff50\uff4f\uff53"],
+        ["\u00e9t\u00e9", "e\u0301te\u0301", "\u00c9t\u00e9"],
+        ["stra\u00dfe", "STRASSE"],
+        ["1", "1.0", "1.00"],
+        ["0.5", "0.50"],
+        [""],
+        [" ", "\u200b"],
+    ],
+)
+def test_names_that_look_alike(group):
+    assert look_alikes(["other", *group, "another"]) == [group]
+
+
+def test_names_that_do_not_look_alike():
+    names = [
+        "pos",
+        "neg",
+        "1",
+        "10",
+        "0.1",
+        "01",
+        "ete",
+        "\u00e9t\u00e9",
+        "1e9",
+        "1e99999999",
+        "-1",
+    ]
+    assert look_alikes(names) == []
+
+
+@pytest.fixture
+def asked(tmp_path) -> TrainSettings:
+    """Training that hardly does anything."""
+    tiny_fastbert().backbone.save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "backbone")
+    return TrainSettings(
+        train=(str(tmp_path / "a.parquet"),),
+        backbone=str(tmp_path / "backbone"),
+        output=str(tmp_path / "model"),
+        epochs=0.1,
+        distil_epochs=0.1,
+        max_length=16,
+    )
+
+
+def test_training_names_classes_that_look_alike(asked, tmp_path, caplog):
+    labels = ["pos", "neg", "Pos", "pos "]
+    write_shard(tmp_path / "a.parquet", random_texts(4), label=labels)
+    assert train(asked)["classes"] == sorted(labels)
+    assert "learnt as different ones: 'Pos', 'pos', 'pos '" in caplog.text
+    assert "'neg'" not in caplog.text
+
+
+def test_training_refuses_one_class(asked, tmp_path):
+    write_shard(tmp_path / "a.parquet", random_texts(4), label=["pos"] * 4)
+    with pytest.raises(InputError, match="all rows of --train have one class, 'pos', in column"):
+        train(asked)

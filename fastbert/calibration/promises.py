@@ -116,9 +116,9 @@ def uniform_path(outputs: ExitOutputs, criterion: str) -> Path:
     exits = len(outputs.logits)
     seen = np.unique(outputs.uncertainties(criterion)[:-1])
     seen = seen[np.isfinite(seen)]  # with another one no row ever leaves
-    seen = seen if len(seen) else np.ones(1)  # the highest there is
+    highest = float(seen[-1]) if len(seen) else 1.0
     # Between two values that were seen, so that the last bit of a float decides nothing.
-    middles = np.append((seen[1:] + seen[:-1]) / 2.0, float(seen[-1]) + 1e-3)
+    middles = np.append((seen[1:] + seen[:-1]) / 2.0, highest + 1e-3)
     steps = np.unique(middles[np.linspace(0, len(middles) - 1, _STEPS).astype(int)])
     return Path(criterion, np.repeat(np.append(0.0, steps)[:, None], exits - 1, axis=1))
 
@@ -129,7 +129,8 @@ def per_layer_path(sample: Sample, criterion: str) -> Path:
     For weights of a failure from high to low, exit after exit gets the threshold that is best
     as long as the others stay what they are (coordinate descent), and thresholds only rise.
     """
-    sample = sample.take(np.isfinite(sample.outputs.uncertainties(criterion)).all(0))
+    finite = np.isfinite(sample.outputs.uncertainties(criterion))
+    sample = sample.take(np.flatnonzero(finite.all(0)))
     if not len(sample):
         return uniform_path(sample.outputs, criterion)
     answers, lengths = sample.outputs.answers, sample.outputs.lengths

@@ -117,11 +117,12 @@ class _Trainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         outputs = self.answered(model, inputs)
+        loss: Any = outputs.loss
         # Waits for the device, in place of transformers' own look, which hides what it sees.
-        if model.training and not torch.isfinite(outputs.loss):
+        if model.training and not torch.isfinite(loss):
             done, of = self.state.global_step, self.state.max_steps
-            raise _diverged(self.step, f"the loss is {outputs.loss} at step {done + 1} of {of}")
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+            raise _diverged(self.step, f"the loss is {loss} at step {done + 1} of {of}")
+        return (loss, outputs) if return_outputs else loss
 
 
 class _Progress(TrainerCallback):

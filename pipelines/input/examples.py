@@ -53,17 +53,17 @@ def read_examples(
         sizes = [*pool.map(lambda shard: _sound(shard, count_rows, shard, columns), shards)]
     drawn: list[Rows | None] = [None] * len(shards)
     if sample is not None:
-        chosen = np.random.default_rng(seed).choice(sum(sizes), min(sample, sum(sizes)), False)
-        ends = np.cumsum(sizes)
-        parts = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), ends[:-1]))
+        some = np.random.default_rng(seed).choice(sum(sizes), min(sample, sum(sizes)), False)
+        some, ends = np.sort(some), np.cumsum(sizes)
+        parts = np.split(some, np.searchsorted(some, ends[:-1]))
         drawn = [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
     texts: list[list[str]] = [[] for _ in columns.texts]
     given: list[str | None] = []
     for shard, rows, chosen in zip(shards, sizes, drawn, strict=True):
-        sides, names = _sound(shard, _read, shard, rows, chosen, columns)
+        sides, classes = _sound(shard, _read, shard, rows, chosen, columns)
         for column, side in zip(texts, sides, strict=True):
             column += side
-        given += names
+        given += classes
     if not texts[0]:
         raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
     names, indices = labels or [], None

@@ -135,8 +135,9 @@ def test_training_names_classes_that_look_alike(asked, tmp_path, caplog):
     labels = ["pos", "neg", "Pos", "pos "]
     write_shard(tmp_path / "a.parquet", random_texts(4), label=labels)
     assert train(asked)["classes"] == sorted(labels)
-    assert "learnt as different ones: 'Pos', 'pos', 'pos '" in caplog.text
+    assert "learnt as they are: 'Pos', 'pos', 'pos '; where" in caplog.text
     assert "'neg'" not in caplog.text
+    assert "column 'label' has 4 classes for 4 rows" in caplog.text
 
 
 def test_training_refuses_one_class(asked, tmp_path):

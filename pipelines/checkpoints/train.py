@@ -54,9 +54,14 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         )
     for group in look_alikes(labels):
         log.warning(
-            "classes that differ in %s only are learnt as different ones: %s; write them alike if "
-            "they are one",
-            *(LOOKS, listed([repr(name) for name in group])),
+            "classes that look alike, or like nothing, are learnt as they are: %s; where they "
+            "differ only in %s, write them alike; drop rows whose label is empty",
+            *(listed([repr(name) for name in group]), LOOKS),
+        )
+    if len(labels) > len(examples) / 2:
+        log.warning(
+            "column '%s' has %d classes for %d rows: is it an id, or a quantity?",
+            *(settings.label_column, len(labels), len(examples)),
         )
     dev = judges = None
     if settings.dev:  # rows that have picked the epoch can neither judge nor prove any more

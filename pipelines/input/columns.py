@@ -73,4 +73,6 @@ class InputColumns:
 
 def listed(names: list[str]) -> str:
     """Names in a message, the first twenty of them."""
+    if not names:
+        return "none"
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

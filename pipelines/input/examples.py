@@ -139,7 +139,7 @@ def _indices(
         alike = [name for group in groups if unknown[0] in group for name in group[:-1]]
         raise InputError(
             f"label {unknown[0]!r} in column '{column}' is not one of the model's: {listed(names)}"
-            + (f"; it differs from {alike[0]!r} in {LOOKS} only: write it alike" if alike else "")
+            + (f"; it differs from {alike[0]!r} only in {LOOKS}: write it alike" if alike else "")
         )
     index = {name: i for i, name in enumerate(names)}
     return names, [index[name] for name in known]

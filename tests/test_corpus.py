@@ -26,8 +26,9 @@ def corpus(tmp_path):
     return str(tmp_path)
 
 
-def test_rows_without_text_are_left_out(corpus):
+def test_rows_without_text_are_left_out(corpus, caplog):
     examples, names = read_examples([corpus], InputColumns(label="label"))
+    assert "2 of 5 rows have no text that can be used: left out" in caplog.text
     assert examples.texts == ["one", "two", "three"]
     assert names == ["x", "z"]
     assert examples.labels == [0, 1, 0]
@@ -242,5 +243,7 @@ def test_a_class_has_one_name_in_all_files(tmp_path):
 @pytest.mark.parametrize("label", ["pos ", "Pos", "\uff50os", "p\u200bos"])
 def test_an_unknown_label_that_looks_like_a_class_says_which(tmp_path, label):
     write_shard(tmp_path / "a.parquet", ["one"], label=[label])
-    with pytest.raises(InputError, match="is not one of the model's: neg, pos; .* from 'pos' only in"):
+    with pytest.raises(
+        InputError, match="is not one of the model's: neg, pos; .* from 'pos' only in"
+    ):
         read_examples([str(tmp_path)], InputColumns(label="label"), ["neg", "pos"])

@@ -1,5 +1,6 @@
 """Whole tables in memory, for training and evaluation."""
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,6 +23,8 @@ from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.output.retry import Patience, is_transient
 from pipelines.output.storage import FOOTER_THREADS
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Rows = NDArray[np.int64]
@@ -66,6 +69,13 @@ def read_examples(
         given += classes
     if not texts[0]:
         raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
+    read = sum(
+        rows if chosen is None else len(chosen) for rows, chosen in zip(sizes, drawn, strict=True)
+    )
+    if read > len(texts[0]):
+        log.warning(
+            "%d of %d rows have no text that can be used: left out", read - len(texts[0]), read
+        )
     names, indices = labels or [], None
     if columns.label:
         names, indices = _indices(given, columns.label, labels)

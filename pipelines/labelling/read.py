@@ -18,7 +18,7 @@ from pipelines.input.slices import BATCH_BYTES, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
-from pipelines.labelling.known import known_tokens
+from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run, columns_of
 from pipelines.labelling.work import ERROR, IDS, TYPES, Failed, Work
 from pipelines.output.retry import Patience
@@ -31,7 +31,9 @@ class ReadTokenize:
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         checkpoint = fetch_checkpoint(run.model, run.identity.checkpoint)
-        self.tokenize = Tokenizer(load_tokenizer(checkpoint))
+        tokenizer = load_tokenizer(checkpoint)
+        with blamed_on_machine("the tokenizer cannot be made ready", "cpu"):
+            self.tokenize = Tokenizer(tokenizer)
         self.max_length = run.identity.max_length
         self.columns = columns_of(run.identity)
         self.rows = SliceReader(self.columns)

@@ -15,6 +15,7 @@ from support.stages import InProcess, a_run
 
 from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import FastBertError, InputError
+from fastbert.exits.rules import Threshold
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_model, save_checkpoint
@@ -157,10 +158,15 @@ def test_a_model_whose_answers_are_no_numbers_is_refused(corpus, tmp_path, overf
 
 def test_it_is_where_easy_rows_have_answers(work, overflowing, replica):
     """Known texts go to full depth, whatever the thresholds of the run let leave before."""
-    good = replica(work).table["exit_layer"].to_pylist()
-    assert {1, 3} <= set(good)
+    refused = Classify(a_run(overflowing))
+    refused.rule = Threshold.of([1.1, 0.0])
+    easy = refused(work)
+    assert not easy.stats.model_errors
+    refused.rule = Threshold.of([np.median(easy.table["uncertainty"].drop_null()), 0.0])
+    known = refused.engine.classify(refused._known, refused.rule)
+    assert np.isfinite(known.uncertainty).any()
     with pytest.raises(InputError, match="answers to 5 of 5 known texts"):
-        Classify(a_run(overflowing))(work)
+        refused(work)
 
 
 @pytest.mark.parametrize(("word", "calls"), [("bread", 1), ("bridge", 2)])

@@ -260,6 +260,11 @@ class LabelSettings(Inference):
     retry_quarantined: bool = setting(
         "Label slices again that an earlier run has given up on.", False
     )
+    retry_errors: bool = setting(
+        "Label slices again with rows whose error is not their text's own: model or tokenizer "
+        "failed, or the slice was given up on.",
+        False,
+    )
     slice_attempts: Count = setting(
         "Times a slice may end its process before its rows are given up on.", 3
     )

@@ -252,6 +252,16 @@ def test_what_was_given_up_is_done_again_on_demand_only(shards):
     assert again.replaced == sorted(records, key=lambda r: r.path)
 
 
+def test_errors_that_are_not_the_texts_own_are_tried_again_on_demand_only(shards):
+    records = [committed(piece) for piece in plan(shards).todo]
+    records[2] = replace(records[2], model_errors=1)
+    assert plan(shards, records).todo == []
+    output = Committed(records, {})
+    again = make_plan(shards, output, IDENTITY, InputColumns(), 10, False, retry_errors=True)
+    assert [piece.path for piece in again.todo] == [records[2].path]
+    assert again.replaced == [records[2]]
+
+
 def columns_of(**fields):
     import pyarrow as pa
 

@@ -6,33 +6,39 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from fastbert.checkpoint import fetch_checkpoint
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.errors import FastBertError, InputError
 from fastbert.exits.rules import NO_EXIT, Threshold
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine, Predictions
 from fastbert.inference.precision import device_name, require
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.tasks.task import Task
 from fastbert.weights import load_model
 from pipelines.labelling.isolate import Rows, isolate
+from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run
 from pipelines.labelling.work import ERROR, IDS, TYPES, Work
 from pipelines.output.schema import OUTPUT
-from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats
+from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats, of_the_model
 
 Array = np.ndarray[Any, Any]
 #: Kinds of errors that a slice's record counts; they may name what is a row's own.
 _MOST_REASONS = 20
 #: Labels that it counts per exit: all, but where classes are so many that records would grow.
 _MOST_LABELS = 256
+#: The share of a slice's rows, one row at least, whose answers may be no numbers before known texts
+#: show whether that is the model's fault.
+_ODD_ROWS = 0.01
 
 
 class Classify:
@@ -41,10 +47,11 @@ class Classify:
     def __init__(self, run: Run, threads: int = 1, cuda: bool = False) -> None:
         """`threads` are CPU threads of the model; `cuda` says whether the replica was given a GPU.
 
-        Raises FastBertError if it does not find that, or cannot do the run's precision.
+        Raises FastBertError if it does not find that, or cannot do the run's precision, and
+        MachineError if the model cannot be made ready, as where it does not fit the memory.
         """
         torch.set_num_threads(threads)
-        model = load_model(fetch_checkpoint(run.model, run.identity.checkpoint))
+        checkpoint = fetch_checkpoint(run.model, run.identity.checkpoint)
         if cuda and not torch.cuda.is_available():
             raise FastBertError(
                 f"this replica was given a GPU, but torch {torch.__version__} sees none; install "
@@ -55,15 +62,20 @@ class Classify:
             require(run.precision, device, run.emulated)
         except InputError as error:  # not of what the user sees: the run is under way
             raise FastBertError(str(error)) from error
-        self.engine = Engine(model, device, DTYPES[run.precision])
+        self.device = device_name(device)
+        model = load_model(checkpoint)
+        with blamed_on_machine("the model cannot be made ready", self.device):
+            self.engine = Engine(model, device, DTYPES[run.precision])
         self.cost = CostModel(model)
         self.run = run
         self.rule = Threshold.of(run.identity.thresholds, run.identity.criterion)
-        self.device = device_name(device)
 
     def __call__(self, work: Work, given_up: str | None = None) -> Work:
         """Label every row that has tokens; the others keep their error, or get `given_up`, with
-        which no row is labelled."""
+        which no row is labelled.
+
+        Raises MachineError and InputError where rows fail and known texts do, too: `check`.
+        """
         started = time.monotonic()
         table = work.table.combine_chunks()
         errors = [error or given_up for error in table[ERROR].to_pylist()]
@@ -73,6 +85,9 @@ class Classify:
         audited = audit_rows(where.shard.name, where.first_row, where.rows, rate)[good]
         found, failed = self._classify(tokens, audited)
         answered = (found.exit != NO_EXIT) & np.isfinite(found.uncertainty)
+        odd = len(tokens) - int(answered.sum()) - len(failed)
+        if odd > max(1, _ODD_ROWS * len(tokens)) or (odd and not answered.any()):
+            self.check()
         places = np.flatnonzero(good)
         for row in np.flatnonzero(~answered).tolist():
             why = failed.get(row)
@@ -83,6 +98,7 @@ class Classify:
         result = table.drop_columns([name for name in table.column_names if name in private])
         answers = columns(found, lengths, good, self.engine.task, self.cost)
         answers["error"] = pa.array(errors, pa.string())
+        reasons = Counter(error for error in errors if error)
         for field in OUTPUT:
             result = result.append_column(field, answers[field.name])
         stats = replace(
@@ -90,7 +106,8 @@ class Classify:
             exit_depths=self.run.identity.exit_depths,
             error_rows=int((~good).sum()),
             quarantined=work.stats.quarantined or given_up is not None,
-            errors=dict(Counter(error for error in errors if error).most_common(_MOST_REASONS)),
+            model_errors=of_the_model(reasons),
+            errors=dict(reasons.most_common(_MOST_REASONS)),
             device=self.device,
             precision=self.run.precision,
             device_seconds=time.monotonic() - started,
@@ -108,11 +125,33 @@ class Classify:
                 self._check_device()
                 raise
 
-        parts, failed = isolate(run, np.arange(len(tokens)))
+        parts, failed = isolate(run, np.arange(len(tokens)), self.check)
         found = Predictions.none(len(tokens), self.engine.task)
         for rows, part in parts:
             found.put(rows, part)
         return found, failed
+
+    def check(self) -> None:
+        """Label known texts at full depth, where every row comes to that may be no number.
+
+        Raises MachineError if that fails, and InputError if an answer is not a number.
+        """
+        deepest = Threshold.of([0.0] * (self.rule.exits - 1), self.rule.criterion)
+        with blamed_on_machine("the model fails on known texts, too,", self.device):
+            found = self.engine.classify(self._known, deepest)
+        if bad := int((~np.isfinite(found.uncertainty)).sum()):
+            raise InputError(
+                f"the model's answers to {bad} of {len(found.exit)} known texts are not numbers in "
+                f"{self.run.precision}: its weights are damaged, or training has diverged; nothing "
+                "of such slices is committed: train it again, or pass another --model"
+            )
+
+    @cached_property
+    def _known(self) -> Tokens:
+        identity = self.run.identity
+        tokenizer = load_tokenizer(fetch_checkpoint(self.run.model, identity.checkpoint))
+        pairs = identity.pair_column is not None
+        return known_tokens(Tokenizer(tokenizer), pairs, identity.max_length)
 
     def _check_device(self) -> None:
         """End the process if the GPU answers no more: after some faults nothing in it ever works

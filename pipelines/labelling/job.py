@@ -101,6 +101,7 @@ class Job:
             settings.relabel,
             settings.retry_quarantined,
             None if settings.precision == "auto" else settings.precision,
+            settings.retry_errors,
         )
         log.info(
             "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards "
@@ -163,6 +164,12 @@ class Job:
             log.warning("not labelled: %s %s", url, reason)
         if too_many:
             log.warning("%d of %d rows have an error", found["error_rows"], found["rows"])
+        if found["model_errors"]:
+            log.warning(
+                "%d rows have an error that is not their text's own; --retry-errors labels their "
+                "slices again",
+                found["model_errors"],
+            )
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         killed = ledger.unreported(kept)

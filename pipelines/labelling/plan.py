@@ -66,6 +66,7 @@ def make_plan(
     relabel: bool,
     retry_quarantined: bool = False,
     precision: str | None = None,
+    retry_errors: bool = False,
 ) -> Plan:
     """Compare shards with commits. `precision` is the one that was asked for, if one was.
 
@@ -97,6 +98,7 @@ def make_plan(
                 if shard.has_version(record.version)
                 and record.path in same
                 and not (retry_quarantined and record.quarantined)
+                and not (retry_errors and record.model_errors)
                 and not (relabel and precision and record.precision != precision)
             ]
         )

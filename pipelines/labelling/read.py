@@ -18,6 +18,7 @@ from pipelines.input.slices import BATCH_BYTES, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
+from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run, columns_of
 from pipelines.labelling.work import ERROR, IDS, TYPES, Failed, Work
 from pipelines.output.retry import Patience
@@ -30,7 +31,9 @@ class ReadTokenize:
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         checkpoint = fetch_checkpoint(run.model, run.identity.checkpoint)
-        self.tokenize = Tokenizer(load_tokenizer(checkpoint))
+        tokenizer = load_tokenizer(checkpoint)
+        with blamed_on_machine("the tokenizer cannot be made ready", "cpu"):
+            self.tokenize = Tokenizer(tokenizer)
         self.max_length = run.identity.max_length
         self.columns = columns_of(run.identity)
         self.rows = SliceReader(self.columns)
@@ -43,6 +46,10 @@ class ReadTokenize:
         except ShardError as error:
             return Failed(work.slice, str(error))
         return done.retried(patience.retries)
+
+    def check(self) -> None:
+        """Tokenize known texts; MachineError if that fails."""
+        known_tokens(self.tokenize, len(self.columns.texts) > 1, self.max_length)
 
     def _read(self, work: Work, given_up: str | None) -> Work:
         started = time.monotonic()
@@ -77,7 +84,7 @@ class ReadTokenize:
         sizes = np.array([[len(text) for text in column] for column in texts], np.int64).sum(0)
         found = []
         for rows in _portions(good, sizes[good]):
-            some, failed = isolate(run, rows)
+            some, failed = isolate(run, rows, self.check)
             found += some
             for row, why in failed.items():
                 errors[row] = f"the tokenizer failed: {why}"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import msgspec
@@ -23,6 +23,7 @@ from pipelines.output.statistics import (
     SliceStats,
     Text,
     arrow,
+    of_the_model,
 )
 from pipelines.output.storage import Storage, to_parquet
 
@@ -78,6 +79,9 @@ def _decoded(path: str, text: bytes) -> Record:
     record = msgspec.convert(values, Record)
     if missing := {m.name for m in MEASURES if m.required} - values.keys():
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    if "model_errors" not in values:  # of an earlier release; some have no reasons either
+        failed = of_the_model(record.errors) or record.error_rows * record.quarantined
+        record = replace(record, model_errors=failed)
     if record.path != table_path(record.shard, record.first_row):
         raise ValueError(f"its path is {record.path}, which is not its shard's")
     if record.first_row + record.rows > record.shard_rows:

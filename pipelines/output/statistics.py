@@ -6,7 +6,7 @@ a run's totals, and the counters for Prometheus.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from itertools import chain
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -22,6 +22,9 @@ Text = Annotated[str, Meta(pattern=r"\A[^\0\ud800-\udfff]+\Z")]
 
 #: Equal parts of [0, 1] that an exit's uncertainties are counted in.
 UNCERTAINTY_BINS = 20
+
+#: How errors begin that are not the text's own: the row may get its label another time.
+_OF_THE_MODEL = ("the model", "the tokenizer", "given up")
 
 #: What a measurement is one of: per slice, per exit, or per slice about its rows with errors.
 Per = Literal["slice", "exit", "errors"]
@@ -77,6 +80,11 @@ def _sum(kind: Any, values: list[Any]) -> Any:
     return sum(values)
 
 
+def of_the_model(errors: Mapping[str, int]) -> int:
+    """Rows whose error is not their text's own, of rows by reason."""
+    return sum(rows for reason, rows in errors.items() if reason.startswith(_OF_THE_MODEL))
+
+
 def measured(default: Any, meaning: str, per: Per = "slice", **more: Any) -> Any:
     """A field of `SliceStats`: its default or what makes it, and the parts of its `Measure`."""
     known = {"default_factory" if callable(default) else "default": default}
@@ -93,6 +101,8 @@ class SliceStats:
     # fmt: off
     error_rows: Count = measured(0, "Rows committed with an error.", column=None,
                                  total="error_rows", exported=True, required=True)
+    model_errors: Count = measured(
+        0, "Of these, rows whose error is not their text's own.", total="model_errors")
     quarantined: bool = measured(False, "It was given up: all of its rows have an error.",
                                  total="quarantined_slices")
     retries: Count = measured(0, "Times something was done again after a fault.",

@@ -30,6 +30,10 @@ class Attempts:
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         return ray.remote(cls).options(name=name, scheduling_strategy=here, **options).remote()
 
+    def failed(self, what: str, stage: str) -> int:
+        """How many attempts have ended their process."""
+        return self._open[what, stage]
+
     def begin(self, what: str, stage: str) -> int:
         """Note an attempt; returns how many before it have ended their process."""
         failed = self._open[what, stage]
@@ -56,15 +60,20 @@ class Guard:
         """The handle."""
         return ray.get_actor(self.actor)
 
+    def failed(self, what: str, stage: str) -> int:
+        """How many attempts have ended their process."""
+        failed: int = ray.get(self.attempts.failed.remote(what, stage))
+        return failed
+
     @contextmanager
-    def attempt(self, what: str, stage: str, at_least: float = 0.0) -> Iterator[int]:
+    def attempt(self, what: str, stage: str, timeout: float | None = None) -> Iterator[int]:
         """An attempt at `what`; gives how many before it have ended their process.
 
-        It has `timeout` seconds, or `at_least` so many.
+        It has so many seconds, by default the guard's `timeout`.
         """
         failed: int = ray.get(self.attempts.begin.remote(what, stage))
         # A thread of C: it works while Python hangs in a call that does not let go of it.
-        faulthandler.dump_traceback_later(max(self.timeout, at_least), exit=True)
+        faulthandler.dump_traceback_later(timeout or self.timeout, exit=True)
         try:
             yield failed
         finally:

@@ -3,13 +3,16 @@
     slices -> ReadTokenize (CPU) -> Classify (model replicas) -> Commit (CPU) -> records
 
 The driver sees records, never rows. Processes may die at any moment: Ray runs their slice again in
-another one. A slice that does so every time is given up after some attempts.
+another one. A slice that does so every time is given up after some attempts, by a process that has
+labelled known texts: where these fail, the machine is to blame, and the run ends.
 """
 
+import os
 import pickle
+import sys
 from collections.abc import Generator
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import ray
@@ -18,6 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from fastbert.errors import FastBertError
 from fastbert.filesystem import redacted
 from pipelines.input.slices import Slice
+from pipelines.labelling.known import MachineError
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import ITEM, Failed, Outcome, Work, from_block, from_item, to_block
 from pipelines.output.ledger import Record, slice_id
@@ -45,7 +49,7 @@ def run_stages(
     # Ray kills a whole job without progress; here what hangs is ended before that.
     longest_start = max(timeout, _STARTING)
     DataContext.get_current().execution_no_progress_timeout_s = (
-        tries * longest_start + (2 * tries + 2) * timeout
+        2 * tries * longest_start + (3 * tries + 2) * timeout
     )
     name = f"attempts of {run.run_id}"
     attempts = Attempts.start(name)
@@ -106,7 +110,8 @@ class OnBlocks:
         self.refused: FastBertError | None = None
         me = ray.get_runtime_context().get_actor_id()  # the same when Ray starts it again
         # A model takes its time to load, however small the slices.
-        with guard.attempt(f"the start of {me}", self.doing, at_least=_STARTING) as failed:
+        longest = max(guard.timeout, _STARTING)
+        with guard.attempt(f"the start of {me}", self.doing, longest) as failed:
             quiet_transformers()
             try:
                 if failed >= guard.limit:
@@ -126,14 +131,38 @@ class OnBlocks:
         work = from_block(block)
         if not isinstance(work, Work):
             return block
-        if self.refused is None:
-            name = slice_id(work.slice.shard.name, work.slice.first_row)
-            with self.guard.attempt(name, self.doing) as failed:
-                try:
-                    return to_block(self.done(work.retried(failed), failed))
-                except FastBertError as error:
-                    self.refused = error
+        name = slice_id(work.slice.shard.name, work.slice.first_row)
+        try:
+            if self.refused is None:
+                if self.guard.failed(name, self.doing):
+                    self.prove(name)
+                with self.guard.attempt(name, self.doing) as failed:
+                    try:
+                        return to_block(self.done(work.retried(failed), failed))
+                    except (MachineError, MemoryError) as error:
+                        leave(error)
+        except FastBertError as error:
+            self.refused = error
         return to_block(self.refused)
+
+    def prove(self, name: str) -> None:
+        """Show on known texts that this process works, before it takes a slice that has ended
+        others. MachineError if so many processes as a slice may end do not."""
+        longest = min(self.guard.timeout, _STARTING)
+        with self.guard.attempt(f"known texts before {name}", self.doing, longest) as failed:
+            if failed >= self.guard.limit:
+                raise MachineError(
+                    f"{self.doing} known texts ended the process {failed} times, the last time on "
+                    f"{os.uname().nodename} (a crash, too little memory, or more than "
+                    f"{longest:g} s); no row is to blame: look at the machine, its memory and its "
+                    "libraries, and run again; what is committed is kept"
+                )
+            try:
+                self.stage.check()
+            except MachineError as error:
+                if failed + 1 < self.guard.limit:
+                    leave(error)
+                raise
 
     def done(self, work: Work, failed: int) -> Work | Outcome:
         """The slice after this stage, and `failed` attempts at it."""
@@ -149,6 +178,12 @@ class OnBlocks:
         else:  # even that kills
             found = Failed(work.slice, reason)
         return found
+
+
+def leave(error: BaseException) -> NoReturn:
+    """End this process: what it was at counts as having done that, and another one tries it."""
+    print(f"this process ends: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 class ReadTokenizeActor(OnBlocks):
@@ -171,6 +206,9 @@ class CommitActor(OnBlocks):
     """
 
     doing, stage_name = "committing", "pipelines.labelling.commit:Commit"
+
+    def prove(self, name: str) -> None:
+        """It computes nothing."""
 
     def done(self, work: Work, failed: int) -> Outcome:
         """The outcome of a slice."""

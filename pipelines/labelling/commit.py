@@ -10,7 +10,7 @@ from fastbert.filesystem import redacted
 from pipelines.labelling.run import Run
 from pipelines.labelling.work import Work
 from pipelines.output.ledger import Ledger, Record
-from pipelines.output.lock import OutputHeld, holds
+from pipelines.output.lock import check_held
 from pipelines.output.storage import Storage, to_parquet
 
 
@@ -24,15 +24,15 @@ class Commit:
         """Commit a labelled slice.
 
         Data before record: a crash in between costs a recomputation, which publishes the same
-        rows under the same name. Raises OutputHeld, and writes nothing, if the run has lost the
-        output to another one.
+        rows under the same name. Raises LockLost, and writes nothing, if the run has lost the
+        output, and what `Storage` raises.
         """
         started = time.monotonic()
         piece, run = work.slice, self.run
         data = to_parquet(work.table.replace_schema_metadata(self._lineage(work)))
         storage = Storage(run.output)
-        if run.lock and not holds(storage, run.lock):
-            raise OutputHeld("another run has taken over the output")
+        if run.lock:
+            check_held(storage, run.lock)
         storage.put(piece.path, data)
         stats = replace(
             work.stats,

@@ -23,7 +23,7 @@ from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.progress import counting
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
-from pipelines.labelling.signals import stopped_by_sigterm
+from pipelines.labelling.signals import Stops
 from pipelines.labelling.summary import RUNS, prices, totals
 from pipelines.labelling.work import Failed
 from pipelines.output.identity import Identity
@@ -40,7 +40,7 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
 
     `exit_code` in it is 0 when all is labelled, and 3 where shards could not be read or more rows
     than allowed have an error. Raises InputError, before any work, for wrong input or settings,
-    OutputHeld if another run is at work on the output, and Stopped on SIGTERM.
+    OutputHeld if another run is at work on the output, and Stopped on SIGTERM or Ctrl-C.
     """
     settings = replace(  # the stages run in other folders
         settings,
@@ -59,8 +59,8 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
             "leftovers_to_remove": len(plan.leftovers),
             "bad_shards": plan.bad_shards,
         }
-    with stopped_by_sigterm(), RunLock(job.ledger.storage, job.run_id) as lock:
-        return job.run(lock, executor)
+    lock, stops = RunLock(job.ledger.storage, job.run_id), Stops()
+    return stops.during(lambda: job.run(lock.acquire(), executor, stops), lock.release)
 
 
 class Job:
@@ -123,13 +123,14 @@ class Job:
             "slices_up_to_date": len(plan.up_to_date),
         }
 
-    def run(self, lock: RunLock, executor: Executor) -> dict[str, Any]:
+    def run(self, lock: RunLock, executor: Executor, stops: Stops) -> dict[str, Any]:
         """Label, and sum up, while the lock is held."""
         started, started_at = time.monotonic(), datetime.now(UTC)
         settings, ledger = self.settings, self.ledger
         plan = self.plan()
         removed, kept = plan.removed(settings.prune), plan.kept(settings.prune)
         prepared = self._prepare(plan, executor, lock) if plan.todo else None
+        stops.listen()  # Ray sets handlers of its own
         ledger.storage.clear_staging()
         ledger.sweep(plan.leftovers)
         for record in removed:
@@ -207,8 +208,7 @@ class Job:
         failed: dict[str, str] = {}
         price = self.settings.price_per_hour
         outcomes = executor.run(run, plan.todo, resources)
-        # The signal again, because executors may have set a handler of their own since.
-        with closing(outcomes), stopped_by_sigterm(), counting(plan.rows, price) as progress:
+        with closing(outcomes), counting(plan.rows, price) as progress:
             try:
                 for outcome in outcomes:
                     lock.check()

@@ -18,7 +18,7 @@ from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import Slice
 from pipelines.input.unreadable import ShardError
 from pipelines.labelling.plan import Plan, make_plan
-from pipelines.output.ledger import Committed, Ledger, Record, Stray
+from pipelines.output.ledger import Committed, Ledger, Record
 from pipelines.output.storage import Storage
 
 IDENTITY = identity()
@@ -228,19 +228,18 @@ def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, row
     fsspec.filesystem("memory").store.clear()
 
 
-def test_rows_without_a_record_are_removed_only_if_no_slice_writes_over_them(shards):
-    files = [committed(piece).path for piece in plan(shards).todo]
-    gone = "table/gone.000000000000.parquet"
-    stray = {path: Stray(path[6:-21], False) for path in files} | {gone: Stray("gone", False)}
-    assert plan(shards, stray=stray).leftovers == [gone]
+def test_rows_without_a_record_are_removed_only_where_they_would_be_there_twice(shards, tmp_path):
+    """Not where their shard is gone or cannot be read: then they may be the only labels there are."""
+    (tmp_path / "dt=1" / "b.parquet").write_bytes(b"PAR1 and nothing more")
+    shards = find_shards([str(tmp_path)])
+    a = [f"table/dt=1/a.{first:012d}.parquet" for first in (0, 10, 20)]
+    b, gone = "table/dt=1/b.000000000000.parquet", "table/gone.000000000000.parquet"
+    stray = dict.fromkeys(a, "dt=1/a") | {b: "dt=1/b", gone: "gone"}
+    found = plan(shards, stray=stray)
+    assert (found.swept(False), found.left(False)) == ([], [b, gone])
+    assert (found.swept(True), found.left(True)) == ([gone], [b])
     found = plan(shards, stray=stray, slice_rows=25)
-    assert found.leftovers == [f"table/dt=1/a.{k:012d}.parquet" for k in (10, 20)] + [gone]
-
-
-def test_rows_whose_record_cannot_be_read_are_kept_while_their_shard_is_away(shards):
-    stray = {"table/gone.000000000000.parquet": Stray("gone", True)}
-    stray |= {"table/dt=1/a.000000000003.parquet": Stray("dt=1/a", True)}
-    assert plan(shards, stray=stray).leftovers == ["table/dt=1/a.000000000003.parquet"]
+    assert (found.swept(False), found.left(False)) == (a[1:], [b, gone])
 
 
 def test_what_was_given_up_is_done_again_on_demand_only(shards):

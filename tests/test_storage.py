@@ -154,7 +154,9 @@ def test_a_store_that_does_not_answer_is_one_line(storage, monkeypatch):
     if storage.root.startswith("/out"):
         asked += [lambda: storage.put("a", b""), lambda: storage.paths("table", "")]
     for ask in asked:
-        with pytest.raises(FastBertError, match=r"does not answer \(ConnectionError: 503\)") as error:
+        with pytest.raises(
+            FastBertError, match=r"does not answer \(ConnectionError: 503\)"
+        ) as error:
             ask()
         assert error.value.exit_code == 1
 

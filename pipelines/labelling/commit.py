@@ -9,7 +9,7 @@ import fastbert
 from fastbert.filesystem import redacted
 from pipelines.labelling.run import Run
 from pipelines.labelling.work import Work
-from pipelines.output.ledger import Ledger, Record
+from pipelines.output.ledger import Ledger, Record, facts
 from pipelines.output.lock import check_held
 from pipelines.output.storage import Storage, to_parquet
 
@@ -29,18 +29,11 @@ class Commit:
         """
         started = time.monotonic()
         piece, run = work.slice, self.run
-        data = to_parquet(work.table.replace_schema_metadata(self._lineage(work)))
         storage = Storage(run.output)
         if run.lock:
             check_held(storage, run.lock)
-        storage.put(piece.path, data)
-        stats = replace(
-            work.stats,
-            retries=work.stats.retries + storage.patience.retries,
-            commit_seconds=time.monotonic() - started,
-        )
         record = Record(
-            **vars(stats),
+            **vars(work.stats),
             run_id=run.run_id,
             shard=piece.shard.name,
             source=redacted(piece.shard.url),
@@ -50,6 +43,14 @@ class Commit:
             rows=piece.rows,
             path=piece.path,
             recipe=run.identity.recipe,
+            committed_at="",
+        )
+        rows = work.table.replace_schema_metadata(self._lineage(work))
+        storage.put(piece.path, to_parquet(rows, facts(record)))
+        record = replace(
+            record,
+            retries=work.stats.retries + storage.patience.retries,
+            commit_seconds=time.monotonic() - started,
             committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         Ledger(storage).put(record)
@@ -58,7 +59,7 @@ class Commit:
     def _lineage(self, work: Work) -> dict[str, str]:
         """Parquet key-value metadata. Nothing here differs between two attempts at a slice."""
         piece, identity = work.slice, self.run.identity
-        facts = {
+        lineage = {
             "source": redacted(piece.shard.url),
             "source_version": piece.shard.version,
             "first_row": piece.first_row,
@@ -72,4 +73,4 @@ class Commit:
             "code_version": fastbert.__version__,
             "schema_version": identity.schema_version,
         }
-        return {f"fastbert.{key}": str(value) for key, value in facts.items()}
+        return {f"fastbert.{key}": str(value) for key, value in lineage.items()}

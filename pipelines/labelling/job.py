@@ -18,6 +18,7 @@ from fastbert.checkpoint import (
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import find_shards
+from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
@@ -56,7 +57,8 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
             "slices_to_label": len(plan.todo),
             "rows_to_label": plan.rows,
             "slices_to_remove": len(plan.removed(settings.prune)),
-            "leftovers_to_remove": len(plan.leftovers),
+            "leftovers_to_remove": len(plan.swept(settings.prune)),
+            "leftovers": len(plan.left(settings.prune)),
             "bad_shards": plan.bad_shards,
         }
     lock, stops = RunLock(job.ledger.storage, job.run_id), Stops()
@@ -92,9 +94,12 @@ class Job:
         settings = self.settings
         shards = find_shards(list(settings.input))
         check_apart(settings, shards)
+        output = self.ledger.committed()
+        if not settings.relabel:
+            output = adopt(self.ledger, output, shards, self.identity, self.run_id)
         plan = make_plan(
             shards,
-            self.ledger.committed(),
+            output,
             self.identity,
             columns_of(self.identity),
             settings.slice_rows,
@@ -121,6 +126,7 @@ class Job:
             "thresholds": list(self.point.thresholds),
             "shards": plan.shards,
             "slices_up_to_date": len(plan.up_to_date),
+            "slices_adopted": len(plan.adopted),
         }
 
     def run(self, lock: RunLock, executor: Executor, stops: Stops) -> dict[str, Any]:
@@ -132,7 +138,11 @@ class Job:
         prepared = self._prepare(plan, executor, lock) if plan.todo else None
         stops.listen()  # Ray sets handlers of its own
         ledger.storage.clear_staging()
-        ledger.sweep(plan.leftovers)
+        swept = plan.swept(settings.prune)
+        ledger.sweep(swept)
+        if prepared or plan.adopted:
+            ledger.reopen(self.run_id)
+        ledger.adopt(plan.adopted)
         for record in removed:
             ledger.forget(record)
         for record in plan.replaced:
@@ -140,7 +150,6 @@ class Job:
         records: list[Record] = []
         bad_shards = plan.bad_shards
         if prepared:
-            ledger.reopen(self.run_id)
             records, failed = self._label(plan, executor, *prepared, lock)
             bad_shards = bad_shards | failed
         found = self.heading(plan) | totals(records) | prices(records, settings.price_per_hour)
@@ -154,6 +163,8 @@ class Job:
         )
         found |= {
             "slices_removed": len(removed),
+            "leftovers_removed": len(swept),
+            "leftovers": len(plan.left(settings.prune)),
             "bad_shards": bad_shards,
             "started_at": started_at.isoformat(timespec="milliseconds"),
             "seconds": round(time.monotonic() - started, 1),
@@ -167,7 +178,7 @@ class Job:
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         killed = ledger.unreported(kept)
-        if plan.todo or removed or bad_shards or killed:
+        if plan.todo or plan.adopted or removed or swept or bad_shards or killed:
             lock.check()
             ledger.close_run(self.run_id, summary, kept + records, killed)
         return summary

@@ -134,18 +134,18 @@ class Storage:
         with self._explained("removed", path), contextlib.suppress(FileNotFoundError):
             self.patience(self.fs.rm_file, posixpath.join(self.root, path))
 
-    def facts(self, path: str) -> dict[bytes, bytes]:
-        """The key-value metadata of a Parquet file; none if it is gone, or no Parquet."""
+    def footer(self, path: str) -> pq.FileMetaData | None:
+        """The footer of a Parquet file; None if it is gone, or no Parquet."""
 
-        def read() -> dict[bytes, bytes]:
-            with self.fs.open(posixpath.join(self.root, path), cache_type="none") as file:
-                return pq.read_metadata(file).metadata or {}
+        def read() -> pq.FileMetaData:
+            with self.fs.open(posixpath.join(self.root, path), "rb") as file:
+                return pq.read_metadata(file)
 
         with self._explained("read", path):
             try:
                 return self.patience(read)
             except (FileNotFoundError, pa.ArrowInvalid):
-                return {}
+                return None
 
     @contextlib.contextmanager
     def _explained(self, done: str, path: str = "", *more: type[OSError]) -> Iterator[None]:

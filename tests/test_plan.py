@@ -229,7 +229,7 @@ def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, row
 
 
 def test_rows_without_a_record_are_removed_only_where_they_would_be_there_twice(shards, tmp_path):
-    """Not where their shard is gone or cannot be read: then they may be the only labels there are."""
+    """Not where their shard is gone or cannot be read: they may be the only labels there are."""
     (tmp_path / "dt=1" / "b.parquet").write_bytes(b"PAR1 and nothing more")
     shards = find_shards([str(tmp_path)])
     a = [f"table/dt=1/a.{first:012d}.parquet" for first in (0, 10, 20)]

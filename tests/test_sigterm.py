@@ -62,15 +62,16 @@ def test_stopped_at_every_request(tmp_path, checkpoint, store, monkeypatch, work
     monkeypatch.setattr(jobs, "check_weights", lambda _: None)  # not what is tested, and slow
     monkeypatch.setattr(jobs, "load_tokenizer", lambda _: None)
     write_shard(tmp_path / "in" / "a.parquet", random_texts(12))
-    places = (tmp_path / "in", tmp_path / "out", checkpoint)
+
+    def run(name: str) -> dict:
+        return label(settings(tmp_path / "in", tmp_path / name, checkpoint, speed=0.5), Cheap())
+
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    whole = label(settings(tmp_path / "in", tmp_path / "whole", checkpoint, speed=0.5), Cheap())
-    expected = table_of(tmp_path / "whole")
-    if work == "planning":
-        label(settings(*places, speed=0.5), Cheap())
-    storage, at = Storage(str(tmp_path / "out")), 0
+    assert run("0")["rows"] == 12
+    expected, at = table_of(tmp_path / "0"), 0
     while True:
         at += 1
+        output = "0" if work == "planning" else str(at)
 
         def stop(number: int, at: int = at) -> None:
             if number == at or (again and number > at):
@@ -82,21 +83,19 @@ def test_stopped_at_every_request(tmp_path, checkpoint, store, monkeypatch, work
         store.before = stop
         said = None
         try:
-            label(settings(*places, speed=0.5, slice_rows=10), Cheap())
+            run(output)
         except Stopped as error:
             said = error
         store.before = lambda _: None
         if len(store.asked) < at:
             break
-        assert read_lock(storage) is None, (at, store.asked)
-        assert said is not None, (at, store.asked)
-        assert str(said).startswith(("stopped by SIGTERM; what", "stopped by SIGINT; what"))
+        assert read_lock(Storage(str(tmp_path / output))) is None, (at, store.asked)
+        assert str(said).startswith(("stopped by SIGTERM; what", "stopped by SIGINT; what")), at
         assert said.exit_code == 1
+        assert run(output)["exit_code"] == 0
+        assert table_of(tmp_path / output).equals(expected), (at, store.asked)
     assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    assert at > (8 if work == "planning" else 12)
-    assert whole["rows"] == 12
-    assert label(settings(*places, speed=0.5), Cheap())["exit_code"] == 0
-    assert table_of(tmp_path / "out").equals(expected)
+    assert at > (8 if work == "planning" else 15)
 
 
 def test_a_request_that_is_under_way_ends_before_the_lock_is_removed(tmp_path, monkeypatch):

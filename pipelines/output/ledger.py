@@ -75,12 +75,8 @@ class Record(SliceStats):
 
 
 #: What two attempts at a slice differ in. All else stands in its file, too.
-_OF_ATTEMPT = {
-    "run_id",
-    "committed_at",
-    "retries",
-    *(m.name for m in MEASURES if m.kind == Seconds),
-}
+_OF_ATTEMPT = {m.name for m in MEASURES if m.kind == Seconds}
+_OF_ATTEMPT |= {"run_id", "committed_at", "retries"}
 #: Where it stands there, among the key-value metadata.
 _RECORD = "fastbert.record"
 

@@ -102,8 +102,8 @@ class RunLock:
             if other is None:  # released in this moment
                 if time.monotonic() > tries_end:
                     raise FastBertError(
-                        f"{_place(self.storage)} can neither be created nor read; see what is there, and "
-                        "remove it"
+                        f"{_place(self.storage)} can neither be created nor read; look what "
+                        "is there, and remove it"
                     )
                 time.sleep(self._pause)
             elif other.get("token") == self.token or self._gone(other):

@@ -164,8 +164,8 @@ class Storage:
                 ) from error
             if is_transient(error):
                 raise FastBertError(
-                    f"'{url}' does not answer ({type(error).__name__}: {reason}); what is committed is "
-                    "kept: run it again when the store is back"
+                    f"'{url}' does not answer ({type(error).__name__}: {reason}); what is "
+                    "committed is kept: run it again when the store is back"
                 ) from error
             if isinstance(error, (*_WRONG_PLACE, *more)) or code in _WRONG_PLACE_CODES:
                 raise InputError(

@@ -55,8 +55,9 @@ class Cheap(InProcess):
         return super().resources(settings)
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
-@pytest.mark.parametrize("work", ["planning", "labelling"])
+@pytest.mark.parametrize(
+    ("work", "again"), [("planning", False), ("planning", True), ("labelling", True)]
+)
 def test_stopped_at_every_request(tmp_path, checkpoint, store, monkeypatch, work, again):
     """Of a slow store. One signal, or one with each request that follows, Ctrl-C in turn."""
     monkeypatch.setattr(jobs, "check_weights", lambda _: None)  # not what is tested, and slow

@@ -142,10 +142,8 @@ def test_files_that_somebody_has_changed_are_not_adopted(tmp_path, night):
     lose(tmp_path / "out")
     files = [tmp_path / "out" / path for path in A]
     shutil.copy(files[0], table / "a.000000000003.parquet")
-    cut = pq.read_table(files[0]).slice(0, 9)
-    with pq.ParquetWriter(files[0], cut.schema) as writer:
-        writer.write_table(cut)
-        writer.add_key_value_metadata(pq.read_metadata(files[1]).metadata)
+    said = pq.read_metadata(files[0]).metadata[b"fastbert.record"]
+    files[0].write_bytes(to_parquet(pq.read_table(files[0])[:9], {"fastbert.record": said}))
     pq.write_table(pq.read_table(files[1]).replace_schema_metadata(None), files[1])
     files[2].write_bytes(b"")
     found = night()

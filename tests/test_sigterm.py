@@ -1,6 +1,7 @@
 """A run may be stopped at any moment: the lock is gone, the next run goes on."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from pipelines.labelling.signals import Stops
 from pipelines.output.lock import RunLock, read_lock
 from pipelines.output.storage import Storage
 
-REQUESTS = ("put", "create", "paths", "read", "remove")
+REQUESTS = ("put", "create", "paths", "read", "footer", "remove")
 
 
 class Store:
@@ -56,7 +57,8 @@ class Cheap(InProcess):
 
 
 @pytest.mark.parametrize(
-    ("work", "again"), [("planning", False), ("planning", True), ("labelling", True)]
+    ("work", "again"),
+    [("planning", False), ("planning", True), ("adopting", False), ("labelling", True)],
 )
 def test_stopped_at_every_request(tmp_path, checkpoint, store, monkeypatch, work, again):
     """Of a slow store. One signal, or one with each request that follows, Ctrl-C in turn."""
@@ -73,6 +75,8 @@ def test_stopped_at_every_request(tmp_path, checkpoint, store, monkeypatch, work
     while True:
         at += 1
         output = "0" if work == "planning" else str(at)
+        if work == "adopting":  # what lies in `table/` has lost its records
+            shutil.copytree(tmp_path / "0" / "table", tmp_path / output / "table")
 
         def stop(number: int, at: int = at) -> None:
             if number == at or (again and number > at):
@@ -96,7 +100,7 @@ def test_stopped_at_every_request(tmp_path, checkpoint, store, monkeypatch, work
         assert run(output)["exit_code"] == 0
         assert table_of(tmp_path / output).equals(expected), (at, store.asked)
     assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    assert at > (8 if work == "planning" else 15)
+    assert at > {"planning": 8, "adopting": 12, "labelling": 15}[work]
 
 
 def test_a_request_that_is_under_way_ends_before_the_lock_is_removed(tmp_path, monkeypatch):

@@ -126,7 +126,19 @@ def test_a_place_that_may_not_be_written_to(tmp_path, monkeypatch, code, where):
         Storage(str(tmp_path / "out")).put("table/a.parquet", b"")
 
 
-@pytest.mark.parametrize("error", [PermissionError("Access Denied"), FileNotFoundError("bucket")])
+#: As botocore has it, which need not be installed.
+NO_CREDENTIALS = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError("Access Denied"),
+        FileNotFoundError("bucket"),
+        NO_CREDENTIALS("Unable to locate credentials"),
+        OSError("Forbidden: bucket\nand pages of advice"),
+    ],
+)
 def test_a_bucket_that_cannot_be_written_to(storage, monkeypatch, error):
     if storage.root.startswith("/out"):
         monkeypatch.setattr(type(storage.fs), "pipe_file", failing(error))

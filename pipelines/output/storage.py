@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import open_url, redacted
-from pipelines.output.retry import Patience, is_transient
+from pipelines.output.retry import Patience, is_refusal, is_transient
 
 #: Where files of a local output are written before they appear under their names.
 STAGING = "staging"
@@ -167,7 +167,8 @@ class Storage:
                     f"'{url}' does not answer ({type(error).__name__}: {reason}); what is "
                     "committed is kept: run it again when the store is back"
                 ) from error
-            if isinstance(error, (*_WRONG_PLACE, *more)) or code in _WRONG_PLACE_CODES:
+            wrong = isinstance(error, (*_WRONG_PLACE, *more)) or code in _WRONG_PLACE_CODES
+            if wrong or is_refusal(error):
                 raise InputError(
                     f"'{place}' cannot be {done}: {reason}; expected a folder, or a bucket, that "
                     "this user may read and write"

@@ -25,8 +25,8 @@ class InputError(FastBertError):
 
 
 class Stopped(BaseException):
-    """The process was asked to end, by SIGTERM. Like KeyboardInterrupt no `Exception`, so that
-    nobody who handles these takes it for a fault of what he called."""
+    """The process was asked to end, by SIGTERM or Ctrl-C. Like KeyboardInterrupt no `Exception`, so
+    that nobody who handles these takes it for a fault of what he called."""
 
     exit_code = 1
 

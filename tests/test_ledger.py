@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.records import record
 
-from pipelines.output.ledger import Ledger, Record, Stray, slice_id, statistics
+from pipelines.output.ledger import Ledger, Record, slice_id, statistics
 from pipelines.output.storage import Storage
 
 
@@ -58,8 +58,8 @@ def test_rows_without_a_record_are_strays(ledger):
     ledger.storage.put("table/notes.parquet", b"not ours")
     ledger.storage.put(f"ledger/slices/{record('a').slice_id}.json", b"garbage")
     assert ledger.committed().stray == {
-        "table/a.000000000000.parquet": Stray("a", True),
-        "table/c.000000000005.parquet": Stray("c", False),
+        "table/a.000000000000.parquet": "a",
+        "table/c.000000000005.parquet": "c",
     }
     ledger.sweep(["table/c.000000000005.parquet"])
     assert list(ledger.committed().stray) == ["table/a.000000000000.parquet"]

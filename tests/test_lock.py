@@ -9,10 +9,11 @@ import time
 import pytest
 from support.stages import a_run
 
+from fastbert.errors import FastBertError
 from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice
 from pipelines.labelling.commit import Commit
-from pipelines.output.lock import LOCK, OutputHeld, RunLock, holds, read_lock
+from pipelines.output.lock import LOCK, LockLost, OutputHeld, RunLock, holds, read_lock
 from pipelines.output.storage import Storage
 
 QUICK = {"beat": 0.05, "expiry": 0.5, "settle": 0.02}
@@ -163,12 +164,115 @@ def test_who_was_replaced_notices_and_removes_nothing(storage):
     assert holds(storage, "theirs")
 
 
-def test_who_cannot_renew_stops(storage, monkeypatch):
-    with RunLock(storage, "night-1", **QUICK) as lock:
-        monkeypatch.setattr(Storage, "put", lambda *_: (_ for _ in ()).throw(OSError("down")))
-        time.sleep(2 * QUICK["expiry"])
-        with pytest.raises(OutputHeld):
+class Away(Storage):
+    """A store that answers nothing while it is `down`, or only no writes."""
+
+    down = ""
+
+    def put(self, path: str, data: bytes) -> None:
+        if self.down:
+            raise ConnectionError("503 SlowDown")
+        super().put(path, data)
+
+    def read(self, paths: list[str]) -> dict[str, bytes]:
+        if self.down == "wholly":
+            raise ConnectionError("503 SlowDown")
+        return super().read(paths)
+
+
+@pytest.mark.parametrize("down", ["wholly", "for writes"])
+def test_an_outage_longer_than_the_expiry(tmp_path, down):
+    """While it lasts it is the reason; afterwards the lock is renewed, and the run goes on."""
+    storage = Away(str(tmp_path))
+    with RunLock(storage, "night-1", beat=0.05, expiry=0.2, settle=0.02) as lock:
+        storage.down = down
+        time.sleep(0.4)
+        with pytest.raises(FastBertError, match=r"renewed for \d+ s: 503 SlowDown") as error:
             lock.check()
+        assert error.value.exit_code == 1
+        storage.down = ""
+        lock.check()
+        assert holds(storage, lock.token)
+        time.sleep(0.1)
+        lock.check()
+    assert read_lock(storage) is None
+
+
+def test_an_outage_in_which_another_run_took_over(tmp_path):
+    storage = Away(str(tmp_path))
+    with RunLock(storage, "night-1", beat=0.05, expiry=0.2, settle=0.02) as lock:
+        storage.down = "wholly"
+        time.sleep(0.4)
+        put_lock(Storage(storage.url))
+        storage.down = ""
+        with pytest.raises(OutputHeld, match="lost the output to run night-1 on elsewhere"):
+            lock.check()
+    assert holds(storage, "theirs")
+
+
+def test_another_run_that_takes_over_between_look_and_renewal(storage, monkeypatch):
+    """The last writer wins, as where the lock is taken."""
+    with RunLock(storage, "night-1", beat=60, expiry=0.05, settle=0.1) as lock:
+        time.sleep(0.1)
+        other = Storage(storage.url)
+        taken = threading.Timer(0.05, lambda: put_lock(other))
+        taken.start()
+        with pytest.raises(OutputHeld, match="elsewhere"):
+            lock.check()
+        taken.join()
+    assert holds(storage, "theirs")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_a_lock_that_is_nobodys_is_no_other_run(storage, content):
+    """Removed or written over by hand: exit code 4 would say that somebody else does the work."""
+    with RunLock(storage, "night-1", **QUICK) as lock:
+        if content is None:
+            storage.remove(LOCK)
+        else:
+            storage.put(LOCK, content)
+        time.sleep(4 * QUICK["beat"])
+        with pytest.raises(FastBertError, match=r"ledger/lock.json (is gone|cannot be read)") as e:
+            lock.check()
+        assert e.value.exit_code == 1
+
+
+def test_what_can_neither_be_created_nor_read_is_no_endless_wait(tmp_path):
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / LOCK).symlink_to("nowhere")
+    with pytest.raises(FastBertError, match=r"lock.json can neither be created nor read"):
+        RunLock(Storage(str(tmp_path)), "night-1", beat=0.05, expiry=0.2, settle=0).__enter__()
+
+
+def test_a_lock_without_a_process_expires(storage):
+    """Of this machine, as it says; written by whomever."""
+    with RunLock(storage, "night-1", **QUICK):
+        mine = read_lock(storage)
+    del mine["pid"]
+    put_lock(storage, **mine | {"token": "theirs", "pid": None})
+    with RunLock(storage, "night-2", **QUICK) as lock:
+        assert holds(storage, lock.token)
+
+
+def test_whoever_is_interrupted_while_taking_it_leaves_none(storage, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            RunLock(storage, "night-1", **QUICK).__enter__()
+    assert read_lock(storage) is None
+
+
+def test_a_lock_that_cannot_be_removed_is_said(storage, monkeypatch, caplog):
+    lock = RunLock(storage, "night-1", **QUICK).acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", lambda _: (_ for _ in ()).throw(ConnectionError("away")))
+        lock.release()
+    assert "could not remove the run lock, which expires by itself after 0.5 s: away" in caplog.text
+    lock.release()
+    assert read_lock(storage) is None
 
 
 def test_nothing_is_committed_without_the_lock(storage):
@@ -177,9 +281,12 @@ def test_nothing_is_committed_without_the_lock(storage):
 
     from pipelines.labelling.work import Work
 
-    put_lock(storage)
     work = Work(Slice(Shard("file:///x.parquet", "x", "v"), 1, 0, 1), pa.table({"a": [1]}))
     commit = Commit(a_run(output=storage.url, lock="mine"))
+    with pytest.raises(LockLost, match="is gone") as error:
+        commit(work)
+    assert error.value.exit_code == 1
+    put_lock(storage)
     with pytest.raises(OutputHeld):
         commit(work)
     assert storage.paths("table", "") == set()

@@ -6,7 +6,8 @@ import os
 import fsspec
 import pytest
 
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError
+from pipelines.output.retry import Patience
 from pipelines.output.storage import Storage
 
 
@@ -93,8 +94,83 @@ def test_a_read_that_fails_is_not_an_absence(tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(storage.fs), "cat_file", lambda *_, **__: (_ for _ in ()).throw(PermissionError("no"))
     )
-    with pytest.raises(PermissionError):
+    with pytest.raises(InputError, match="cannot be read: no;"):
         storage.read(["ledger/a.json"])
+
+
+def failing(error: Exception):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_a_place_where_nothing_can_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    storage = Storage(str(tmp_path / "file" / "out"))
+    for write in (storage.put, storage.create):
+        with pytest.raises(InputError, match="file/out/ledger/a' cannot be written: .*Not a dir"):
+            write("ledger/a", b"")
+    assert storage.read(["ledger/a"]) == {}
+    (tmp_path / "ledger").touch()
+    for write in (Storage(str(tmp_path)).put, Storage(str(tmp_path)).create):
+        with pytest.raises(InputError, match="cannot be written: .*File exists"):
+            write("ledger/a", b"")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("where", ["makedirs", "replace"])
+def test_a_place_that_may_not_be_written_to(tmp_path, monkeypatch, code, where):
+    monkeypatch.setattr(os, where, failing(OSError(code, os.strerror(code))))
+    with pytest.raises(InputError, match=f"cannot be written: .*{os.strerror(code)}"):
+        Storage(str(tmp_path / "out")).put("table/a.parquet", b"")
+
+
+#: As botocore has it, which need not be installed.
+NO_CREDENTIALS = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError("Access Denied"),
+        FileNotFoundError("bucket"),
+        NO_CREDENTIALS("Unable to locate credentials"),
+        OSError("Forbidden: bucket\nand pages of advice"),
+    ],
+)
+def test_a_bucket_that_cannot_be_written_to(storage, monkeypatch, error):
+    if storage.root.startswith("/out"):
+        monkeypatch.setattr(type(storage.fs), "pipe_file", failing(error))
+        for write in (storage.put, storage.create):
+            with pytest.raises(InputError, match="memory://out/ledger/a' cannot be written"):
+                write("ledger/a", b"")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_no_room_is_said_and_nothing_half_is_left(tmp_path, monkeypatch, code):
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(os, "fsync", failing(OSError(code, os.strerror(code))))
+    for write in (storage.put, storage.create):
+        with pytest.raises(FastBertError, match=os.strerror(code)) as error:
+            write("table/a.parquet", b"rows")
+        assert error.value.exit_code == 1
+    assert storage.paths("", "") == set()
+
+
+def test_a_store_that_does_not_answer_is_one_line(storage, monkeypatch):
+    storage.patience = Patience(tries=2, longest_pause=0)
+    for name in ("cat_file", "cat", "rm_file", "pipe_file", "find"):
+        monkeypatch.setattr(type(storage.fs), name, failing(ConnectionError("503")))
+    asked = [lambda: storage.read(["a"]), lambda: storage.remove("a")]
+    if storage.root.startswith("/out"):
+        asked += [lambda: storage.put("a", b""), lambda: storage.paths("table", "")]
+    for ask in asked:
+        with pytest.raises(
+            FastBertError, match=r"does not answer \(ConnectionError: 503\)"
+        ) as error:
+            ask()
+        assert error.value.exit_code == 1
 
 
 @pytest.mark.parametrize("name", ["o*", "o?", "o[1]"])

@@ -48,7 +48,7 @@ class Labelled:
         return cls(
             records=[record for record in records if record.rows],
             slices={record.slice_id for record in output.records if record.rows},
-            shards={stray.shard for stray in output.stray.values()},
+            shards=set(output.stray.values()),
             unfinished=locked or len(records) < len(output.records),
         )
 

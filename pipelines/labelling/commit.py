@@ -9,8 +9,8 @@ import fastbert
 from fastbert.filesystem import redacted
 from pipelines.labelling.run import Run
 from pipelines.labelling.work import Work
-from pipelines.output.ledger import Ledger, Record
-from pipelines.output.lock import OutputHeld, holds
+from pipelines.output.ledger import Ledger, Record, facts
+from pipelines.output.lock import check_held
 from pipelines.output.storage import Storage, to_parquet
 
 
@@ -24,23 +24,16 @@ class Commit:
         """Commit a labelled slice.
 
         Data before record: a crash in between costs a recomputation, which publishes the same
-        rows under the same name. Raises OutputHeld, and writes nothing, if the run has lost the
-        output to another one.
+        rows under the same name. Raises LockLost, and writes nothing, if the run has lost the
+        output, and what `Storage` raises.
         """
         started = time.monotonic()
         piece, run = work.slice, self.run
-        data = to_parquet(work.table.replace_schema_metadata(self._lineage(work)))
         storage = Storage(run.output)
-        if run.lock and not holds(storage, run.lock):
-            raise OutputHeld("another run has taken over the output")
-        storage.put(piece.path, data)
-        stats = replace(
-            work.stats,
-            retries=work.stats.retries + storage.patience.retries,
-            commit_seconds=time.monotonic() - started,
-        )
+        if run.lock:
+            check_held(storage, run.lock)
         record = Record(
-            **vars(stats),
+            **vars(work.stats),
             run_id=run.run_id,
             shard=piece.shard.name,
             source=redacted(piece.shard.url),
@@ -50,6 +43,14 @@ class Commit:
             rows=piece.rows,
             path=piece.path,
             recipe=run.identity.recipe,
+            committed_at="",
+        )
+        rows = work.table.replace_schema_metadata(self._lineage(work))
+        storage.put(piece.path, to_parquet(rows, facts(record)))
+        record = replace(
+            record,
+            retries=work.stats.retries + storage.patience.retries,
+            commit_seconds=time.monotonic() - started,
             committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         Ledger(storage).put(record)
@@ -58,7 +59,7 @@ class Commit:
     def _lineage(self, work: Work) -> dict[str, str]:
         """Parquet key-value metadata. Nothing here differs between two attempts at a slice."""
         piece, identity = work.slice, self.run.identity
-        facts = {
+        lineage = {
             "source": redacted(piece.shard.url),
             "source_version": piece.shard.version,
             "first_row": piece.first_row,
@@ -72,4 +73,4 @@ class Commit:
             "code_version": fastbert.__version__,
             "schema_version": identity.schema_version,
         }
-        return {f"fastbert.{key}": str(value) for key, value in facts.items()}
+        return {f"fastbert.{key}": str(value) for key, value in lineage.items()}

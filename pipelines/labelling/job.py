@@ -18,12 +18,13 @@ from fastbert.checkpoint import (
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import find_shards
+from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.progress import counting
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
-from pipelines.labelling.signals import stopped_by_sigterm
+from pipelines.labelling.signals import Stops
 from pipelines.labelling.summary import RUNS, prices, totals
 from pipelines.labelling.work import Failed
 from pipelines.output.identity import Identity
@@ -40,7 +41,7 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
 
     `exit_code` in it is 0 when all is labelled, and 3 where shards could not be read or more rows
     than allowed have an error. Raises InputError, before any work, for wrong input or settings,
-    OutputHeld if another run is at work on the output, and Stopped on SIGTERM.
+    OutputHeld if another run is at work on the output, and Stopped on SIGTERM or Ctrl-C.
     """
     settings = replace(  # the stages run in other folders
         settings,
@@ -56,11 +57,12 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
             "slices_to_label": len(plan.todo),
             "rows_to_label": plan.rows,
             "slices_to_remove": len(plan.removed(settings.prune)),
-            "leftovers_to_remove": len(plan.leftovers),
+            "leftovers_to_remove": len(plan.swept(settings.prune)),
+            "leftovers": len(plan.left(settings.prune)),
             "bad_shards": plan.bad_shards,
         }
-    with stopped_by_sigterm(), RunLock(job.ledger.storage, job.run_id) as lock:
-        return job.run(lock, executor)
+    lock, stops = RunLock(job.ledger.storage, job.run_id), Stops()
+    return stops.during(lambda: job.run(lock.acquire(), executor, stops), lock.release)
 
 
 class Job:
@@ -92,9 +94,12 @@ class Job:
         settings = self.settings
         shards = find_shards(list(settings.input))
         check_apart(settings, shards)
+        output = self.ledger.committed()
+        if not settings.relabel:
+            output = adopt(self.ledger, output, shards, self.identity, self.run_id)
         plan = make_plan(
             shards,
-            self.ledger.committed(),
+            output,
             self.identity,
             columns_of(self.identity),
             settings.slice_rows,
@@ -122,17 +127,23 @@ class Job:
             "thresholds": list(self.point.thresholds),
             "shards": plan.shards,
             "slices_up_to_date": len(plan.up_to_date),
+            "slices_adopted": len(plan.adopted),
         }
 
-    def run(self, lock: RunLock, executor: Executor) -> dict[str, Any]:
+    def run(self, lock: RunLock, executor: Executor, stops: Stops) -> dict[str, Any]:
         """Label, and sum up, while the lock is held."""
         started, started_at = time.monotonic(), datetime.now(UTC)
         settings, ledger = self.settings, self.ledger
         plan = self.plan()
         removed, kept = plan.removed(settings.prune), plan.kept(settings.prune)
         prepared = self._prepare(plan, executor, lock) if plan.todo else None
+        stops.listen()  # Ray sets handlers of its own
         ledger.storage.clear_staging()
-        ledger.sweep(plan.leftovers)
+        swept = plan.swept(settings.prune)
+        ledger.sweep(swept)
+        if prepared or plan.adopted:
+            ledger.reopen(self.run_id)
+        ledger.adopt(plan.adopted)
         for record in removed:
             ledger.forget(record)
         for record in plan.replaced:
@@ -140,7 +151,6 @@ class Job:
         records: list[Record] = []
         bad_shards = plan.bad_shards
         if prepared:
-            ledger.reopen(self.run_id)
             records, failed = self._label(plan, executor, *prepared, lock)
             bad_shards = bad_shards | failed
         found = self.heading(plan) | totals(records) | prices(records, settings.price_per_hour)
@@ -154,6 +164,8 @@ class Job:
         )
         found |= {
             "slices_removed": len(removed),
+            "leftovers_removed": len(swept),
+            "leftovers": len(plan.left(settings.prune)),
             "bad_shards": bad_shards,
             "started_at": started_at.isoformat(timespec="milliseconds"),
             "seconds": round(time.monotonic() - started, 1),
@@ -173,7 +185,7 @@ class Job:
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         killed = ledger.unreported(kept)
-        if plan.todo or removed or bad_shards or killed:
+        if plan.todo or plan.adopted or removed or swept or bad_shards or killed:
             lock.check()
             ledger.close_run(self.run_id, summary, kept + records, killed)
         return summary
@@ -214,8 +226,7 @@ class Job:
         failed: dict[str, str] = {}
         price = self.settings.price_per_hour
         outcomes = executor.run(run, plan.todo, resources)
-        # The signal again, because executors may have set a handler of their own since.
-        with closing(outcomes), stopped_by_sigterm(), counting(plan.rows, price) as progress:
+        with closing(outcomes), counting(plan.rows, price) as progress:
             try:
                 for outcome in outcomes:
                     lock.check()

@@ -26,6 +26,8 @@ class Plan:
     shards: int
     todo: list[Slice]
     up_to_date: list[Record]
+    #: Of these, the ones whose record is still to be written.
+    adopted: list[Record]
     #: Commits of older versions or other settings whose files no new slice writes over.
     superseded: list[Record]
     #: Such commits whose files will be written over. Their records must go first: were the run
@@ -35,9 +37,13 @@ class Plan:
     spared: list[Record]
     #: Commits of shards that are no longer in the input.
     vanished: list[Record]
-    #: Files of labelled rows without a record that no new slice writes over. Killed runs leave
-    #: them; a run with other slices would repeat their rows.
+    #: Files of labelled rows without a record that no new slice writes over, and that are not what
+    #: this run would write: their rows would be there twice.
     leftovers: list[str]
+    #: Such files of shards that are no longer in the input, and of shards that cannot be read now:
+    #: for all that is known, they are the only labels there are.
+    vanished_leftovers: list[str]
+    spared_leftovers: list[str]
     #: url -> why it cannot be labelled.
     bad_shards: dict[str, str]
     #: What this labelling's last commit was made in; None for a new output.
@@ -51,6 +57,14 @@ class Plan:
     def removed(self, prune: bool) -> list[Record]:
         """Commits whose rows go."""
         return self.superseded + (self.vanished if prune else [])
+
+    def swept(self, prune: bool) -> list[str]:
+        """Files without a record that go."""
+        return self.leftovers + (self.vanished_leftovers if prune else [])
+
+    def left(self, prune: bool) -> list[str]:
+        """Files without a record that stay."""
+        return self.spared_leftovers + ([] if prune else self.vanished_leftovers)
 
     def kept(self, prune: bool) -> list[Record]:
         """Commits whose rows stay."""
@@ -73,7 +87,8 @@ def make_plan(
     Raises InputError where commits were made with another identity or precision, or from another
     place, and `relabel` does not allow to replace them; and where not one shard can be labelled.
     """
-    same = {r.path: r for r in output.records if identity.difference(r.recipe) is None}
+    records = output.records + output.adopted
+    same = {r.path: r for r in records if identity.difference(r.recipe) is None}
     last = max(same.values(), key=lambda r: r.committed_at).precision if same else None
     if last and precision and last != precision and not relabel:
         raise InputError(
@@ -81,7 +96,7 @@ def make_plan(
             "as before, or pass --relabel to label everything again"
         )
     committed: dict[str, list[Record]] = defaultdict(list)
-    for record in output.records:
+    for record in records:
         committed[record.shard].append(record)
     current: dict[str, list[Record]] = {}
     outdated: list[Record] = []
@@ -131,22 +146,22 @@ def make_plan(
     ]
     paths = {piece.path for piece in todo}
     old = [record for record in outdated if record.shard in rows]
+    names = {shard.name for shard in shards}
+    stray = {path: name for path, name in output.stray.items() if path not in paths}
+    unwritten = {record.path for record in output.adopted}
     return Plan(
         shards=len(shards),
         todo=todo,
         up_to_date=up_to_date,
+        adopted=[record for record in up_to_date if record.path in unwritten],
         superseded=[record for record in old if record.path not in paths],
         replaced=[record for record in old if record.path in paths],
         # Bad shards keep what was committed of their last good version.
         spared=[record for record in outdated if record.shard not in rows],
         vanished=vanished,
-        # A record that cannot be read still says that the rows were committed: they are only
-        # removed where this run knows all rows of their shard.
-        leftovers=[
-            path
-            for path, stray in sorted(output.stray.items())
-            if path not in paths and (stray.shard in rows or not stray.has_record)
-        ],
+        leftovers=[path for path, name in stray.items() if name in rows],
+        vanished_leftovers=[path for path, name in stray.items() if name not in names],
+        spared_leftovers=[path for path, name in stray.items() if name in names - rows.keys()],
         bad_shards=bad_shards,
         precision=last,
     )

@@ -3,32 +3,73 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastbert.errors import Stopped
 
+T = TypeVar("T")
 
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM, with which schedulers and Ray stop a job, raises Stopped; in the main thread only,
-    others cannot have handlers."""
+#: Seconds until a signal is repeated: it may arrive where some library swallows all exceptions.
+_AGAIN = 0.3
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    again: list[threading.Timer] = []
 
-    def stop(*_: object) -> None:
-        # The signal may arrive where some library swallows all exceptions.
-        again.append(threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGTERM]))
-        again[-1].start()
-        raise Stopped("stopped by SIGTERM; what is committed is kept, the next run goes on")
+class Stops:
+    """SIGTERM, with which schedulers and Ray stop a job, and Ctrl-C. Both raise Stopped in a run's
+    work, and neither disturbs the end of it."""
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        for timer in again:
-            timer.cancel()
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self._come: int | None = None
+        self._raising = True
+        self._ended = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Handle the signals; once more after calls that may have set handlers of their own. Only
+        the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for each in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(each)
+            if each == signal.SIGTERM or before != signal.SIG_IGN:  # nohup, a shell's `&`
+                signal.signal(each, self._stop)
+                self._before.setdefault(each, before)
+
+    def during(self, work: Callable[[], T], end: Callable[[], None]) -> T:
+        """The result of `work`; `end` is called after it in any case, and whole.
+
+        Raises Stopped if a signal came, also one that came in `end`.
+        """
+        insisting = threading.Thread(target=self._insist, name="signals", daemon=True)
+        insisting.start()
+        try:
+            self.listen()
+            return work()
+        finally:
+            # CPython runs handlers at calls, jumps back and function starts: none comes between
+            # here and the end of the work. A context manager's `__exit__` is a function.
+            self._raising = False
+            try:
+                self.listen()
+                end()
+            finally:
+                self._ended.set()
+                insisting.join()
+                for each, handler in self._before.items():
+                    signal.signal(each, handler)
+            if self._come is not None:
+                raise self._stopped()
+
+    def _stop(self, number: int, _: object) -> None:
+        self._come = number
+        if self._raising:
+            raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        name = signal.Signals(self._come or 0).name
+        return Stopped(f"stopped by {name}; what is committed is kept, the next run goes on")
+
+    def _insist(self) -> None:
+        while not self._ended.wait(_AGAIN):
+            if self._come is not None and self._raising:
+                os.kill(os.getpid(), self._come)

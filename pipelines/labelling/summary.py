@@ -32,7 +32,10 @@ RUNS = pa.schema(
         ("thresholds", pa.list_(_NUMBER)),
         ("shards", _INTEGER),
         ("slices_up_to_date", _INTEGER),
+        ("slices_adopted", _INTEGER),  # of those up to date: their record was lost
         ("slices_removed", _INTEGER),
+        ("leftovers_removed", _INTEGER),  # files without a record
+        ("leftovers", _INTEGER),  # and those that stay
         ("slices_labelled", _INTEGER),
         ("rows", _INTEGER),
         *_totals(),

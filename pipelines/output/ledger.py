@@ -8,7 +8,9 @@ import hashlib
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import msgspec
@@ -20,12 +22,13 @@ from pipelines.output.statistics import (
     PER_EXIT,
     PER_SLICE,
     Count,
+    Seconds,
     SliceStats,
     Text,
     arrow,
     of_the_model,
 )
-from pipelines.output.storage import Storage, to_parquet
+from pipelines.output.storage import FOOTER_THREADS, Storage, to_parquet
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +75,25 @@ class Record(SliceStats):
         return slice_id(self.shard, self.first_row)
 
 
-def _decoded(path: str, text: bytes) -> Record:
-    """A record as `Ledger.put` writes it; ValueError for all that is not one. Much depends on what
-    it says: which rows are done, and which files may be removed."""
+#: What two attempts at a slice differ in. All else stands in its file, too.
+_OF_ATTEMPT = {m.name for m in MEASURES if m.kind == Seconds}
+_OF_ATTEMPT |= {"run_id", "committed_at", "retries"}
+#: Where it stands there, among the key-value metadata.
+_RECORD = "fastbert.record"
+
+
+def facts(record: Record) -> dict[str, str]:
+    """What a file of labelled rows says of itself, so that its record can be written again."""
+    values = {name: value for name, value in asdict(record).items() if name not in _OF_ATTEMPT}
+    return {_RECORD: json.dumps(values)}
+
+
+def _decoded(path: str, text: bytes, **more: Any) -> Record:
+    """A record as `Ledger.put` writes it, and `more` of it; ValueError for all that is not one.
+    Much depends on what it says: which rows are done, and which files may be removed."""
     values = json.loads(text)
+    if more and isinstance(values, dict):
+        values |= more
     record = msgspec.convert(values, Record)
     if missing := {m.name for m in MEASURES if m.required} - values.keys():
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
@@ -96,18 +114,9 @@ def _decoded(path: str, text: bytes) -> Record:
         raise ValueError(f"its exits lie at {depths}, expected {exits} depths, rising to 127")
     if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
         raise ValueError("its shard or run would lie elsewhere")
-    if path != record_path(record.shard, record.first_row):
+    if path not in (record.path, record_path(record.shard, record.first_row)):
         raise ValueError(f"it is the record of {record.path}")
     return record
-
-
-@dataclass(frozen=True)
-class Stray:
-    """A file of labelled rows that no readable record vouches for."""
-
-    shard: str
-    #: There is a record, but it cannot be read.
-    has_record: bool
 
 
 @dataclass(frozen=True)
@@ -115,8 +124,10 @@ class Committed:
     """What an output holds."""
 
     records: list[Record]
-    #: By path: what runs that were killed have left, between rows and record.
-    stray: dict[str, Stray]
+    #: Files of labelled rows that no readable record vouches for: their shards, by path.
+    stray: dict[str, str]
+    #: Records of such files that are still to be written.
+    adopted: list[Record] = field(default_factory=list)
 
 
 class Ledger:
@@ -136,12 +147,36 @@ class Ledger:
         paths = self.storage.paths("ledger/slices", ".json")
         records = [record for record in self._read(paths) if record.path in data]
         stray = {}
-        for path in data - {record.path for record in records}:
+        for path in sorted(data - {record.path for record in records}):
             if place := _slice_of(path):
-                stray[path] = Stray(place[0], record_path(*place) in paths)
+                stray[path] = place[0]
             else:
                 log.warning("not written by this job, and left alone: %s", path)
         return Committed(records, stray)
+
+    def described(self, paths: list[str], run_id: str) -> list[Record]:
+        """The commits of files without a record, as they themselves tell, made by this run now and
+        at no cost. Files that do not tell, as those of earlier versions, have none."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        unknown = dict.fromkeys(_OF_ATTEMPT, 0) | {"run_id": run_id, "committed_at": now}
+        records = []
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            for path, footer in zip(paths, pool.map(self.storage.footer, paths), strict=True):
+                if footer and (text := (footer.metadata or {}).get(_RECORD.encode())):
+                    try:
+                        record = _decoded(path, text, **unknown)
+                    except (ValueError, RecursionError) as error:
+                        log.warning("%s does not say what it is: %s", path, error)
+                    else:
+                        if footer.num_rows == record.rows:
+                            records.append(record)
+        return records
+
+    def adopt(self, records: list[Record]) -> None:
+        """Write the records of files that have lost theirs."""
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            for record, _ in zip(records, pool.map(self.put, records), strict=True):
+                log.info("%s had no record, and has one again", record.path)
 
     def records(self, paths: list[str]) -> list[Record]:
         """The commits of files of labelled rows; those that are not ours, or no record vouches for,
@@ -161,7 +196,7 @@ class Ledger:
     def sweep(self, paths: list[str]) -> None:
         """Remove files of labelled rows that no record vouches for."""
         for path in paths:
-            log.info("removing %s, left by a run that was killed", path)
+            log.info("removing %s, which has no record", path)
             self.storage.remove(path)
 
     def withdraw(self, record: Record) -> None:

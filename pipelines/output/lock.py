@@ -7,9 +7,11 @@ was a process of this machine that is gone, it is taken over.
 Creating an object only if it is absent is atomic on local disks and on the large clouds' stores.
 On stores where it is not, two runs that start in the same moment may both succeed. Therefore each
 looks again after `settle` seconds, when the last writer has won, and every commit looks once more.
+
+An outage of the store may last longer than `expiry`: if the lock is still this run's afterwards, it
+is renewed and the run goes on.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -17,15 +19,20 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import FastBertError
+from fastbert.filesystem import redacted
 from pipelines.output.storage import Storage
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +40,11 @@ log = logging.getLogger(__name__)
 LOCK = "ledger/lock.json"
 
 
-class OutputHeld(FastBertError):
+class LockLost(FastBertError):
+    """The lock is not this run's any more."""
+
+
+class OutputHeld(LockLost):
     """Another run is at work on the output; nothing is wrong with either (exit code 4)."""
 
     exit_code = 4
@@ -67,37 +78,95 @@ class RunLock:
         }
         self._beats = 0
         self._renewed = 0.0
-        self._lost = False
+        self._lost: LockLost | None = None
+        self._requests = ThreadPoolExecutor(1, "run lock")
+        self._requests.submit(int)  # starts the thread, before anybody can be interrupted
         self._done = threading.Event()
-        self._heart = threading.Thread(target=self._keep, name="run lock", daemon=True)
+        self._heart = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        while not self.storage.create(LOCK, self._content()):
+        try:
+            return self.acquire()
+        except BaseException:
+            self.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> "RunLock":
+        """Take the lock, or raise OutputHeld. Whoever is interrupted here calls `release`."""
+        tries_end = time.monotonic() + self.expiry
+        while not self._asked(self.storage.create, LOCK, self._content()):
             other = read_lock(self.storage)
             if other is None:  # released in this moment
+                if time.monotonic() > tries_end:
+                    raise FastBertError(
+                        f"{_place(self.storage)} can neither be created nor read; look what "
+                        "is there, and remove it"
+                    )
                 time.sleep(self._pause)
             elif other.get("token") == self.token or self._gone(other):
-                self.storage.put(LOCK, self._content())
+                self._asked(self.storage.put, LOCK, self._content())
                 break
-        self._renewed = time.monotonic()
         time.sleep(self.settle)
-        self._lost = not holds(self.storage, self.token)
-        self.check()
+        self._asked(self._look)
+        self._renewed = time.monotonic()
         self._heart.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Remove the lock, if it is this run's. May be called twice, and without a lock."""
         self._done.set()
-        self._heart.join(self.beat)
-        with contextlib.suppress(Exception):  # it expires by itself
-            if holds(self.storage, self.token):
-                self.storage.remove(LOCK)
+        try:
+            self._asked(self._remove)
+        except (OSError, FastBertError) as error:
+            log.warning(
+                "could not remove the run lock, which expires by itself after %g s: %s",
+                *(self.expiry, error),
+            )
 
     def check(self) -> None:
-        """Raise OutputHeld if the lock was lost, or could not be renewed for too long."""
-        if self._lost or time.monotonic() - self._renewed > self.expiry:
-            other = read_lock(self.storage)
-            raise OutputHeld(f"this run has lost the output to {_described(other)}; it stops here")
+        """Raise OutputHeld if another run has taken the output over, FastBertError if the lock is
+        gone, or the store does not answer. An outage that is over does no harm."""
+        if self._lost:
+            raise self._lost
+        if time.monotonic() - self._renewed > self.expiry:
+            try:
+                self._asked(self._renew)
+            except (OSError, FastBertError) as error:
+                if self._lost:
+                    raise
+                silent = time.monotonic() - self._renewed
+                raise FastBertError(
+                    f"the run lock could not be renewed for {silent:.0f} s: {error}"
+                ) from error
+
+    def _asked(self, request: Callable[..., T], *arguments: Any) -> T:
+        """What the store says. One thread makes all requests that change the lock, one after
+        another: one that was under way when the run was stopped ends before the lock is removed."""
+        return self._requests.submit(request, *arguments).result()
+
+    def _look(self) -> None:
+        try:
+            check_held(self.storage, self.token)
+        except LockLost as error:
+            self._lost = error
+            raise
+
+    def _renew(self) -> None:
+        self._look()
+        self._beats += 1
+        self.storage.put(LOCK, self._content())
+        if time.monotonic() - self._renewed > self.expiry:
+            # Between look and renewal another run may have taken over: the last writer has won.
+            time.sleep(self.settle)
+            self._look()
+        self._renewed = time.monotonic()
+
+    def _remove(self) -> None:
+        if holds(self.storage, self.token):
+            self.storage.remove(LOCK)
 
     def _gone(self, other: dict[str, Any]) -> bool:
         """Whether the owner is dead; False if the lock changed hands meanwhile."""
@@ -119,14 +188,9 @@ class RunLock:
         return True
 
     def _keep(self) -> None:
-        while not self._done.wait(self.beat):
+        while not self._lost and not self._done.wait(self.beat):
             try:
-                self._lost = not holds(self.storage, self.token)
-                if self._lost:
-                    return
-                self._beats += 1
-                self.storage.put(LOCK, self._content())
-                self._renewed = time.monotonic()
+                self._asked(self._renew)
             except Exception as error:  # an outage: the next beat may get through
                 log.warning("could not renew the run lock: %s", error)
 
@@ -140,13 +204,29 @@ def holds(storage: Storage, token: str) -> bool:
     return (read_lock(storage) or {}).get("token") == token
 
 
+def check_held(storage: Storage, token: str) -> None:
+    """Raise OutputHeld if the output is another run's, LockLost if it is nobody's."""
+    lock = read_lock(storage)
+    if not lock:
+        raise LockLost(
+            f"the run lock {_place(storage)} {'is gone' if lock is None else 'cannot be read'}, "
+            "expected this run's: somebody has changed it; what is committed is kept, run it again"
+        )
+    if lock.get("token") != token:
+        raise OutputHeld(f"this run has lost the output to {_described(lock)}; it stops here")
+
+
 def read_lock(storage: Storage) -> dict[str, Any] | None:
-    """What the lock says; None if there is none. One that cannot be read has no owner."""
+    """What the lock says; None if there is none. One that cannot be read says nothing."""
     data = storage.read([LOCK]).get(LOCK)
     try:
         return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
+
+
+def _place(storage: Storage) -> str:
+    return f"{redacted(storage.url)}/{LOCK}"
 
 
 def _described(lock: dict[str, Any] | None) -> str:
@@ -164,7 +244,7 @@ def _machine() -> str | None:
         return None
 
 
-def _started(pid: int) -> int | None:
+def _started(pid: object) -> int | None:
     """When the process began, in clock ticks; None if it is gone. An id alone is used again."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -175,4 +255,4 @@ def _started(pid: int) -> int | None:
 
 def _is_dead(lock: dict[str, Any]) -> bool:
     here = bool(lock.get("machine")) and lock["machine"] == _machine()
-    return here and _started(int(lock["pid"])) != lock.get("started")
+    return here and _started(lock.get("pid")) != lock.get("started")

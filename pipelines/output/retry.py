@@ -31,7 +31,10 @@ _CLIENT_ERRORS = {
     ("botocore", "ConnectionError"),
     ("botocore", "HTTPClientError"),
     ("botocore", "IncompleteReadError"),
+    ("gcsfs", "HttpError"),  # what it has no better name for, as 503
 }
+#: Whose other errors are about what was asked: no credentials, say.
+_CLIENTS = {module for module, _ in _CLIENT_ERRORS} | {"google"}
 
 
 def is_transient(error: BaseException) -> bool:
@@ -42,6 +45,12 @@ def is_transient(error: BaseException) -> bool:
         return True
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
     return not kinds.isdisjoint(_CLIENT_ERRORS)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a store's client says no in its own words, rather than the system in its."""
+    of_client = type(error).__module__.partition(".")[0] in _CLIENTS
+    return of_client or (isinstance(error, OSError) and error.errno is None)
 
 
 class Patience(tenacity.Retrying):

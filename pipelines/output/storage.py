@@ -1,9 +1,11 @@
 """The output folder on any file system: whole objects, written in one atomic step."""
 
 import contextlib
+import errno
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,18 +13,28 @@ import pyarrow.parquet as pq
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import open_url, redacted
-from pipelines.output.retry import Patience
+from pipelines.output.retry import Patience, is_refusal, is_transient
 
 #: Where files of a local output are written before they appear under their names.
 STAGING = "staging"
 #: Parquet footers read at the same time; each waits for the store, not for a core.
 FOOTER_THREADS = 32
 
+#: Errors of a place that this user cannot write to, or read from; another place, or another user,
+#: is needed.
+_WRONG_PLACE = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_WRONG_PLACE_CODES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
 
 class Storage:
-    """Objects by path below one root URL. What fails for a passing reason is tried again."""
+    """Objects by path below one root URL. What fails for a passing reason is tried again.
+
+    All methods raise InputError where this user cannot write or read, and FastBertError where the
+    store has no room, or does not answer in the end.
+    """
 
     def __init__(self, url: str) -> None:
         """InputError if the URL cannot be reached, or is a pattern."""
@@ -44,11 +56,12 @@ class Storage:
         both are synced, so what is visible after a power cut is complete.
         """
         target = posixpath.join(self.root, path)
-        if isinstance(self.fs, LocalFileSystem):
-            os.replace(self._staged(target, data), target)
-            _sync_folder(os.path.dirname(target))
-        else:
-            self.patience(self.fs.pipe_file, target, data)
+        with self._explained("written", path, FileNotFoundError):  # a bucket that is not there
+            if isinstance(self.fs, LocalFileSystem):
+                os.replace(self._staged(target, data), target)
+                _sync_folder(os.path.dirname(target))
+            else:
+                self.patience(self.fs.pipe_file, target, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Publish `data` at `path` as `put` does, but only if nothing is there; whether it was.
@@ -56,23 +69,24 @@ class Storage:
         Of several at the same time one succeeds, where the store can do that: see `lock.py`.
         """
         target = posixpath.join(self.root, path)
-        if isinstance(self.fs, LocalFileSystem):
-            temporary = self._staged(target, data)
+        with self._explained("written", path, FileNotFoundError):
+            if isinstance(self.fs, LocalFileSystem):
+                temporary = self._staged(target, data)
+                try:
+                    _link(temporary, target)
+                except FileExistsError:
+                    return False
+                finally:
+                    os.unlink(temporary)
+                return True
             try:
-                _link(temporary, target)
-            except FileExistsError:
+                self.patience(self.fs.pipe_file, target, data, mode="create")
+            except OSError:  # the reason is named differently by each store
+                self.fs.invalidate_cache()
+                if not self.patience(self.fs.exists, target):
+                    raise
                 return False
-            finally:
-                os.unlink(temporary)
             return True
-        try:
-            self.patience(self.fs.pipe_file, target, data, mode="create")
-        except OSError:  # the reason is named differently by each store
-            self.fs.invalidate_cache()
-            if not self.patience(self.fs.exists, target):
-                raise
-            return False
-        return True
 
     def _staged(self, target: str, data: bytes) -> str:
         """A synced temporary file with `data`, on the same disk as `target`."""
@@ -86,49 +100,89 @@ class Storage:
     def clear_staging(self) -> None:
         """Remove temporary files of writers that were killed; nobody may be writing."""
         if isinstance(self.fs, LocalFileSystem):
-            with contextlib.suppress(FileNotFoundError):
+            with self._explained("emptied", STAGING), contextlib.suppress(FileNotFoundError):
                 for entry in os.scandir(os.path.join(self.root, STAGING)):
                     os.unlink(entry.path)
 
     def paths(self, folder: str, suffix: str) -> set[str]:
-        """Paths, relative to the root, of all objects below `folder` that end in `suffix`.
-
-        Raises InputError if this user may not list them.
-        """
+        """Paths, relative to the root, of all objects below `folder` that end in `suffix`."""
         place = posixpath.join(self.root, folder)
         self.fs.invalidate_cache()
         find = _files if isinstance(self.fs, LocalFileSystem) else self.fs.find
-        try:
+        with self._explained("listed", folder):
             found = self.patience(find, place)
-        except PermissionError as error:
-            raise InputError(
-                f"'{redacted(self.url)}/{folder}' cannot be listed: {error}"
-            ) from error
         return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
 
     def read(self, paths: list[str]) -> dict[str, bytes]:
         """The objects at `paths`; those that do not exist any more are left out."""
         full = {posixpath.join(self.root, path): path for path in paths}
-        found = self.patience(self._read, list(full)) if full else {}
+        with self._explained("read"):
+            found = self.patience(self._read, list(full)) if full else {}
         return {full[path]: data for path, data in found.items()}
 
     def _read(self, paths: list[str]) -> dict[str, bytes]:
         found = self.fs.cat(paths, on_error="return")
         for data in found.values():
-            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+            # Below a file there is nothing, either.
+            absent = isinstance(data, FileNotFoundError | NotADirectoryError)
+            if isinstance(data, Exception) and not absent:
                 raise data
         return {path: data for path, data in found.items() if isinstance(data, bytes)}
 
     def remove(self, path: str) -> None:
         """Delete the object at `path` if there is one."""
-        with contextlib.suppress(FileNotFoundError):
+        with self._explained("removed", path), contextlib.suppress(FileNotFoundError):
             self.patience(self.fs.rm_file, posixpath.join(self.root, path))
 
+    def footer(self, path: str) -> pq.FileMetaData | None:
+        """The footer of a Parquet file; None if it is gone, or no Parquet."""
 
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as the content of a Parquet file."""
+        def read() -> pq.FileMetaData:
+            with self.fs.open(posixpath.join(self.root, path), "rb") as file:
+                return pq.read_metadata(file)
+
+        with self._explained("read", path):
+            try:
+                return self.patience(read)
+            except (FileNotFoundError, pa.ArrowInvalid):
+                return None
+
+    @contextlib.contextmanager
+    def _explained(self, done: str, path: str = "", *more: type[OSError]) -> Iterator[None]:
+        """The store's errors in one line each. `done` is what cannot be done at `path`, for which
+        also errors of the kinds `more` mean that it is the wrong place."""
+        try:
+            yield
+        except Exception as error:
+            code = getattr(error, "errno", None)
+            url, reason = redacted(self.url), first_line(error)
+            place = f"{url}/{path}" if path else url
+            if code in _FULL:
+                raise FastBertError(
+                    f"'{place}' cannot be {done}: {os.strerror(code)}; what is committed is kept: "
+                    "make room, and run it again"
+                ) from error
+            if is_transient(error):
+                raise FastBertError(
+                    f"'{url}' does not answer ({type(error).__name__}: {reason}); what is "
+                    "committed is kept: run it again when the store is back"
+                ) from error
+            wrong = isinstance(error, (*_WRONG_PLACE, *more)) or code in _WRONG_PLACE_CODES
+            if wrong or is_refusal(error):
+                raise InputError(
+                    f"'{place}' cannot be {done}: {reason}; expected a folder, or a bucket, that "
+                    "this user may read and write"
+                ) from error
+            raise
+
+
+def to_parquet(table: pa.Table, facts: dict[str, str] | None = None) -> bytes:
+    """A table as the content of a Parquet file, with `facts` among its key-value metadata. Those of
+    the table's schema are written twice, the second time for Arrow."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(facts or {})
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
@@ -146,11 +200,18 @@ def _files(place: str) -> list[str]:
 
 
 def _write(path: str, data: bytes) -> None:
-    """A new local file, synced."""
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """A new local file, synced, or none."""
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise
+    except OSError:  # no room: leave what there is to others
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 def _link(path: str, name: str) -> None:

@@ -188,9 +188,9 @@ def fingerprint(folder: Path) -> str:
             continue
         digest.update(f"{path.name}\0".encode())
         if path.name in ("config.json", "tokenizer_config.json"):
-            with _readable(path, ValueError):
-                settings: dict[str, Any] = json.loads(path.read_text())
-            kept = {k: v for k, v in settings.items() if k not in _NOT_FINGERPRINTED}
+            with _readable(path, ValueError, AttributeError, RecursionError):
+                settings = json.loads(path.read_text()).items()
+            kept = {k: v for k, v in settings if k not in _NOT_FINGERPRINTED}
             digest.update(json.dumps(kept, sort_keys=True).encode())
             continue
         with path.open("rb") as file:

@@ -7,12 +7,20 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from fastbert.encoders import encoder_for
+from fastbert.encoders import check_family, encoder_for
 from fastbert.errors import InputError, explained
 from fastbert.exits.exit import Exit, read_exits
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
-_FOREIGN = ("id2label", "label2id", "architectures", "problem_type", "_name_or_path", "dtype")
+_FOREIGN = (
+    "id2label",
+    "label2id",
+    "architectures",
+    "problem_type",
+    "_name_or_path",
+    "dtype",
+    "chunk_size_feed_forward",  # which changes no answer, and refuses lengths
+)
 
 
 @strict
@@ -59,9 +67,10 @@ class FastBertConfig(PreTrainedConfig):
     def backbone_config(self) -> PreTrainedConfig:
         """The backbone's own configuration object; InputError where it is none."""
         settings = dict(self.backbone or {})
+        check_family(model_type := settings.pop("model_type", None))
         advice = "expected the config.json of an encoder; save the checkpoint again"
         with explained("the checkpoint's backbone cannot be read", advice, Exception):
-            config: PreTrainedConfig = AutoConfig.for_model(settings.pop("model_type"), **settings)
+            config: PreTrainedConfig = AutoConfig.for_model(model_type, **settings)
         return config
 
     def check(self) -> None:

@@ -221,7 +221,8 @@ def test_an_answer_that_is_not_a_number_is_an_error(shard, checkpoint, tmp_path)
     """A diverged model must not fill the table with empty rows."""
     broken = load_model(Path(checkpoint))
     with torch.no_grad():
-        broken.branches[-1].classifier.bias[0] = float("nan")
+        head = broken.branches[-1]  # whose numbers are finite, and overflow
+        head.dense.weight.zero_(), head.dense.bias.fill_(9), head.classifier.weight.fill_(3e38)
     save_checkpoint(broken, load_tokenizer(Path(checkpoint)), str(tmp_path / "broken"))
     work = run(shard, str(tmp_path / "broken"), thresholds=(0.0, 0.0), audit=0.5)
     rows = work.table.to_pylist()

@@ -93,18 +93,21 @@ def load_weights(
     unknown = [name for name in report["unexpected_keys"] if not _IDLE.search(name)]
     if base_only:
         unknown = [n for n in unknown if n.removeprefix(prefix).partition(".")[0] in parts]
-    faults = [f"'{name}' is missing" for name in sorted(report["missing_keys"])]
-    faults += [f"'{name}' is not of this model" for name in sorted(unknown)]
-    faults += [
-        f"'{name}' has the shape {list(found)}, expected {list(wanted)}{_classes(wanted, config)}"
-        for name, found, wanted in sorted(report["mismatched_keys"])
+    faults = [
+        [f"'{name}' is missing" for name in sorted(report["missing_keys"])],
+        [f"'{name}' is not of this model" for name in sorted(unknown)],
+        [
+            f"'{name}' has the shape {list(found)}, expected {list(wanted)}"
+            f"{_classes(wanted, config)}"
+            for name, found, wanted in sorted(report["mismatched_keys"])
+        ],
+        [f"'{name}' holds {kind}, expected {', '.join(_FLOATS)}" for name, kind in kinds],
     ]
-    faults += [f"'{name}' holds {kind}, expected {', '.join(_FLOATS)}" for name, kind in kinds]
-    if faults:
-        more = f", and {len(faults) - 1} more do not fit" if len(faults) > 1 else ""
+    if first := [each[0] for each in faults if each]:
+        more = sum(map(len, faults)) - len(first)
         raise InputError(
-            f"the weights in {source} do not fit its config.json: the tensor {faults[0]}{more}; "
-            f"{again}, with save_pretrained"
+            f"the weights in {source} do not fit its config.json: the tensor {', '.join(first)}"
+            f"{f', and {more} more do not fit' if more else ''}; {again}, with save_pretrained"
         )
     for name, tensor in model.state_dict().items():
         if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():

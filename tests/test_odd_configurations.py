@@ -231,11 +231,13 @@ def test_two_classes_of_one_name(place, copy):
     assert invoke("label", *calls["label"]).exit_code == 0
 
 
-def test_class_numbers_that_contradict_are_told(place, copy):
+def test_class_numbers_that_contradict_are_told(place, copy, caplog):
     folder = copy("teacher")
     edited(folder / "config.json", {"label2id": {"LABEL_0": 1, "LABEL_1": 0}})
     result = invoke("distill", *commands("teacher", folder, place, [])["distill"])
     assert result.exit_code == 0
+    assert "label2id" in caplog.text
+    assert "contradicts its id2label" in caplog.text
     assert load_model(folder.parent / "output").config.label_names == NAMES
 
 
@@ -298,7 +300,7 @@ def test_pairs_for_a_model_of_single_texts(place, copy):
     make_noisy(students.branches, 1).eval()
     students.save_pretrained(folders["model"])
     for model, folder in folders.items():
-        assert walk(model, folder, place) == {0}
+        assert 0 in walk(model, folder, place)  # there may be nothing to calibrate
         assert walk(model, folder, place, "--pair-column", "pair") == {2}
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from fastbert.encoders import encoder_for
@@ -45,7 +46,8 @@ def load_backbone(name: str) -> PreTrainedModel:
     source = locate_backbone(name)
     config = read_config("backbone", source)
     options = encoder_for(config).backbone_options
-    return load_weights(AutoModel, source, config, base_only=True, **options)
+    model: PreTrainedModel = load_weights(AutoModel, source, config, base_only=True, **options)
+    return model
 
 
 def read_config(kind: str, source: str) -> PreTrainedConfig:

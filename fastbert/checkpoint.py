@@ -5,6 +5,7 @@ Weights are safetensors only; nothing in a checkpoint is unpickled or executed.
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from contextlib import AbstractContextManager
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
-from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, redacted
+
+log = logging.getLogger(__name__)
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
 _NOT_FINGERPRINTED = {
@@ -94,8 +96,9 @@ def _fetch(url: str) -> Path:
 
 
 def load_config(folder: Path) -> FastBertConfig:
-    """The configuration of the checkpoint in `folder`; InputError if it is not a FastBERT's."""
-    with _readable(folder / "config.json", OSError, ValueError, AttributeError):
+    """The configuration of the checkpoint in `folder`; InputError if it is not a FastBERT's, or has
+    settings that none can have."""
+    with _readable(folder / "config.json", Exception):
         model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     if model_type != "fastbert":
         raise InputError(
@@ -104,26 +107,74 @@ def load_config(folder: Path) -> FastBertConfig:
         )
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"the checkpoint in {folder} has no .safetensors weights; save it again")
-    config: FastBertConfig = FastBertConfig.from_pretrained(folder)
+    with _readable(folder / "config.json", Exception):
+        config: FastBertConfig = FastBertConfig.from_pretrained(folder)
+        config.check()
     return config
 
 
-def check_weights(folder: Path) -> None:
-    """Raises InputError if a weights file is truncated or damaged at its head; reads no tensor."""
-    for path in folder.glob("*.safetensors"):
-        with (
-            _readable(f"the weights in {path}", OSError, SafetensorError),
-            safe_open(path, framework="pt"),
-        ):
-            pass
+def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside the weights, in a folder or on the hub.
 
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside the weights in `folder`."""
+    Raises InputError if there is none: Hugging Face makes one that knows no words then.
+    """
+    advice = "save it beside the weights, by its save_pretrained"
     # The tokenizers library raises nothing more exact.
-    with explained(f"no tokenizer in {folder}", "save it beside the weights", Exception):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    with explained(f"no tokenizer in {place}", advice, Exception):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, trust_remote_code=False
+        )
+        special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+        words = tokenizer.get_vocab().keys() - special
+    if not words:
+        raise InputError(f"no tokenizer in {place}: only special tokens are known; {advice}")
+    tokenizer.padding_side = "right"  # heads read the first token
     return tokenizer
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedConfig,
+    pairs: bool = False,
+    trained: bool = False,
+) -> None:
+    """Raises InputError if the tokens are not the model's, whose backbone's configuration is given.
+
+    With `pairs` for pairs of texts, with `trained` for training, which pads. A vocabulary that is
+    far smaller than the model's is told in a warning.
+    """
+    advice = "pass the tokenizer that the model was trained with"
+    vocabulary, rows = tokenizer.get_vocab(), model.vocab_size
+    last = max(vocabulary, key=lambda token: vocabulary[token])
+    if vocabulary[last] >= rows:
+        raise InputError(
+            f"the tokenizer has the token '{last}' with id {vocabulary[last]}, the model has "
+            f"{rows} embeddings; {advice}, or resize and train the embeddings"
+        )
+    if len(vocabulary) < rows / 2:
+        log.warning(
+            "the tokenizer has %d tokens, the model embeddings of %d: is it the model's own?",
+            *(len(vocabulary), rows),
+        )
+    if trained and tokenizer.pad_token_id is None:
+        raise InputError("the tokenizer has no padding token, which training needs; set pad_token")
+    texts = ["a", "\U0001f469"]
+    with explained("the tokenizer cannot be used", advice, Exception):
+        encoded = tokenizer(texts, texts if pairs else None, return_token_type_ids=True)
+    types = getattr(model, "type_vocab_size", None)
+    found = max(map(max, encoded["token_type_ids"])) if pairs else 0
+    if types is not None and found >= types:
+        raise InputError(
+            f"the tokenizer gives tokens of a pair's second text the type {found}, the model has "
+            f"{types} type; {advice}, or one text a row"
+        )
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name belongs to a checkpoint."""
+    return name.endswith(".safetensors") or name.startswith(
+        ("config.json", "tokenizer", "vocab", "merges", "sentencepiece", "spiece")
+    )
 
 
 def fingerprint(folder: Path) -> str:
@@ -133,15 +184,13 @@ def fingerprint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix != ".safetensors" and not path.name.startswith(
-            ("config.json", "tokenizer", "vocab", "merges", "sentencepiece", "spiece")
-        ):
+        if not is_part(path.name):
             continue
         digest.update(f"{path.name}\0".encode())
         if path.name in ("config.json", "tokenizer_config.json"):
-            with _readable(path, ValueError):
-                settings: dict[str, Any] = json.loads(path.read_text())
-            kept = {k: v for k, v in settings.items() if k not in _NOT_FINGERPRINTED}
+            with _readable(path, ValueError, AttributeError, RecursionError):
+                settings = json.loads(path.read_text()).items()
+            kept = {k: v for k, v in settings if k not in _NOT_FINGERPRINTED}
             digest.update(json.dumps(kept, sort_keys=True).encode())
             continue
         with path.open("rb") as file:

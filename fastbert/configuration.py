@@ -3,14 +3,27 @@
 from collections.abc import Sequence
 from typing import Any
 
+from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
+from fastbert.encoders import check_family, encoder_for
+from fastbert.errors import InputError, explained
 from fastbert.exits.exit import Exit, read_exits
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
-_FOREIGN = ("id2label", "label2id", "architectures", "problem_type", "_name_or_path", "dtype")
+_FOREIGN = (
+    "id2label",
+    "label2id",
+    "architectures",
+    "problem_type",
+    "_name_or_path",
+    "dtype",
+    "chunk_size_feed_forward",  # which changes no answer, and refuses lengths
+)
 
 
+@strict
 class FastBertConfig(PreTrainedConfig):
     """Everything `config.json` of a checkpoint says.
 
@@ -43,17 +56,40 @@ class FastBertConfig(PreTrainedConfig):
     def of(
         cls, backbone: PreTrainedConfig, labels: Sequence[str], **settings: Any
     ) -> "FastBertConfig":
-        """For a backbone, classes of these names and any of the fields above."""
+        """For a backbone, classes of these names, of which no two are the same, and any of the
+        fields above."""
+        check_distinct(labels)
         own = {key: value for key, value in backbone.to_dict().items() if key not in _FOREIGN}
         names = dict(enumerate(labels))
         numbers = {label: k for k, label in names.items()}
         return cls(backbone=own, id2label=names, label2id=numbers, **settings)
 
     def backbone_config(self) -> PreTrainedConfig:
-        """The backbone's own configuration object."""
+        """The backbone's own configuration object; InputError where it is none."""
         settings = dict(self.backbone or {})
-        config: PreTrainedConfig = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        check_family(model_type := settings.pop("model_type", None))
+        advice = "expected the config.json of an encoder; save the checkpoint again"
+        with explained("the checkpoint's backbone cannot be read", advice, Exception):
+            config: PreTrainedConfig = AutoConfig.for_model(model_type, **settings)
         return config
+
+    def check(self) -> None:
+        """Raises InputError for settings that no checkpoint can have."""
+        longest = encoder_for(self.backbone_config()).longest
+        heads, width = self.branch_heads, self.branch_size
+        found = {
+            "max_length": (self.max_length, 3 <= self.max_length <= longest, f"3 to {longest}"),
+            "branch_heads": (heads, 1 <= heads <= width and width % heads == 0,
+                             f"a divisor of branch_size, {width}"),
+            "teacher_activation": (self.teacher_activation,
+                                   self.teacher_activation in (None, *ACT2FN),
+                                   "an activation that transformers knows, such as 'tanh'"),
+        }  # fmt: skip
+        for name, (value, right, expected) in found.items():
+            if not right:
+                raise InputError(f"the checkpoint's {name} is {value!r}, expected {expected}")
+        assert self.exit_list
+        assert self.label_names
 
     @property
     def exit_list(self) -> tuple[Exit, ...]:
@@ -70,10 +106,29 @@ class FastBertConfig(PreTrainedConfig):
         return label_names(self)
 
 
+def check_distinct(labels: Sequence[str]) -> None:
+    """Raises InputError if two classes have one name: which is meant, nobody could tell."""
+    if double := [name for k, name in enumerate(labels) if name in labels[:k]]:
+        raise InputError(f"two classes are called '{double[0]}'; give each a name of its own")
+
+
 def label_names(config: PreTrainedConfig) -> list[str]:
-    """Class names by index, length N, of any classifier's configuration."""
-    names: dict[Any, str] = config.id2label or {}
-    return [names[i] for i in range(len(names))]
+    """Class names by index, length N, of any classifier's configuration; numbers become strings.
+
+    Raises InputError for fewer than two classes, gaps, and what is no name.
+    """
+    names: dict[Any, Any] = config.id2label or {}
+    if len(names) < 2:
+        raise InputError(f"{len(names)} classes in id2label; a classifier needs at least two")
+    if missing := set(range(len(names))) - names.keys():
+        raise InputError(
+            f"id2label names {len(names)} classes by {', '.join(map(str, names))}, and none is "
+            f"{min(missing)}; expected numbers from 0 to {len(names) - 1}"
+        )
+    for k, name in names.items():
+        if not isinstance(name, str | int | float):
+            raise InputError(f"id2label calls class {k} {name!r}, expected a string")
+    return [str(names[k]) for k in range(len(names))]
 
 
 AutoConfig.register("fastbert", FastBertConfig)

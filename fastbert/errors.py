@@ -32,14 +32,21 @@ class Stopped(BaseException):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; libraries append pages of advice."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, and the next one if it ends with a colon; libraries
+    append pages of advice."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    said = " ".join(lines[: 1 + lines[0].endswith(":")])
+    bare = isinstance(error, KeyError) or not said  # which tells nothing without its kind
+    return f"{type(error).__name__} {said}".strip() if bare else said
 
 
 @contextmanager
 def explained(what: str, advice: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds become an InputError: what went wrong, why, and what to do."""
+    """Errors of these kinds become an InputError: what went wrong, why, and what to do. Those that
+    say so themselves stay as they are."""
     try:
         yield
+    except FastBertError:
+        raise
     except kinds as error:
         raise InputError(f"{what}: {first_line(error)}; {advice}") from error

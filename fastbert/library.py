@@ -15,7 +15,7 @@ import pyarrow as pa
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.checkpoint import check_tokenizer, fetch_checkpoint
 from fastbert.errors import InputError, explained
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference import precision as arithmetic
@@ -24,7 +24,7 @@ from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.texts import unusable
 from fastbert.inference.tokenizer import Tokenizer
-from fastbert.weights import load_model
+from fastbert.weights import load_checkpoint
 
 Text = str | None | tuple[str | None, str | None]
 
@@ -72,9 +72,11 @@ class Classifier:
         if device not in (None, "cpu", "cuda"):
             raise InputError(f"device is '{device}', expected cpu or cuda")
         folder = _located(str(place))
-        self.model, self.precision = load_model(folder), precision
+        self.model, tokenizer = load_checkpoint(folder)
+        self.precision = precision
         self.device = device or arithmetic.device()
-        self._tokenizer = Tokenizer(load_tokenizer(folder))
+        self._tokenizer = Tokenizer(tokenizer)
+        self._fits_pairs = False  # not known yet
         self._engines: dict[str, Engine] = {}
         self._point: OperatingPoint | None = None
         if operating_point is not None or speed is not None:
@@ -108,6 +110,9 @@ class Classifier:
         point = self.point(operating_point, speed)
         engine = self._engine(point)
         first, second, errors = _sides(texts)
+        if second and not self._fits_pairs:
+            check_tokenizer(self._tokenizer.tokenizer, self.model.config.backbone_config(), True)
+            self._fits_pairs = True
         portions = range(0, max(1, len(first)), _PORTION)
         parts = [
             self._portion(engine, point, first[i:j], second and second[i:j], errors[i:j])

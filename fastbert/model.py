@@ -144,7 +144,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
             inputs["token_type_ids"] = token_type_ids
         mask = None if attention_mask is None else attention_mask.bool()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._teacher_frozen):
-            states = self.backbone(**inputs, output_hidden_states=all_exits)
+            states = self.backbone(**inputs, output_hidden_states=all_exits, return_dict=True)
         logits = self.branches[-1](states.last_hidden_state, mask)  # (B, N)
         every = None
         if all_exits:

@@ -1,23 +1,50 @@
 """Models from checkpoints, and checkpoints from models. Only safetensors are read."""
 
+import json
+import logging
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from fastbert.checkpoint import load_config
-from fastbert.errors import InputError, explained
-from fastbert.filesystem import open_url
+from fastbert.checkpoint import check_tokenizer, is_part, load_config, load_tokenizer
+from fastbert.configuration import label_names
+from fastbert.encoders import encoder_for
+from fastbert.encoders.pretrained import load_weights, read_config
+from fastbert.errors import InputError
+from fastbert.filesystem import open_url, redacted
 from fastbert.model import FastBertForSequenceClassification
+
+log = logging.getLogger(__name__)
+
+#: Files that others leave beside their weights, and that a tokenizer or a loader would still read.
+_REMAINS = ("special_tokens_map.json", "added_tokens.json", "model.safetensors.index.json")
+
+
+def check_output(url: str) -> None:
+    """Raises InputError if a model that is no FastBERT checkpoint lies at `url`, such as the
+    teacher itself: saving would overwrite it."""
+    fs, path = open_url(url)
+    for name in ("config.json", "adapter_config.json"):
+        if not fs.exists(f"{path}/{name}"):
+            continue
+        found: Any = None
+        with suppress(ValueError):
+            found = json.loads(fs.cat_file(f"{path}/{name}"))
+        kind = found.get("model_type") if isinstance(found, dict) else None
+        if kind != "fastbert":
+            raise InputError(
+                f"--output is '{redacted(url)}', where another model lies ({name}, model_type "
+                f"'{kind}'), which would be overwritten; expected a new folder, or one with a "
+                "FastBERT checkpoint"
+            )
 
 
 def save_checkpoint(
@@ -34,44 +61,59 @@ def save_checkpoint(
         if fs.exists(f"{path}/config.json"):
             fs.rm_file(f"{path}/config.json")
         names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
+        olds: list[str] = []
+        with suppress(FileNotFoundError):  # object stores have no empty folders
+            olds = fs.ls(path, detail=False)
+        for old in olds:  # it would be read with the new
+            name = os.path.basename(old)
+            if name not in names and (is_part(name) or name in _REMAINS):
+                fs.rm_file(old)
         for name in names:
             fs.put_file(os.path.join(folder, name), f"{path}/{name}")
 
 
 def load_model(folder: Path) -> FastBertForSequenceClassification:
-    """Configuration and weights of the checkpoint in `folder`, in eval mode, float32."""
-    load_config(folder)
-    unfit = f"the weights in {folder} do not fit its config.json"
-    again = "save the checkpoint again"
-    with (
-        explained(f"the weights in {folder} cannot be read", again, OSError, SafetensorError),
-        explained(unfit, again, RuntimeError),  # tensors of other shapes
-    ):
-        loaded: Any = FastBertForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, dtype="float32"
-        )
+    """Configuration and weights of the checkpoint in `folder`, in eval mode, float32.
+
+    Raises InputError as `load_weights` and `load_config`.
+    """
+    config = load_config(folder)
     model: FastBertForSequenceClassification
-    model, report = loaded
-    if strange := [*sorted(report["missing_keys"]), *sorted(report["unexpected_keys"])]:
-        raise InputError(
-            f"{unfit}: {len(strange)} tensors are missing or unknown, the first is {strange[0]}; "
-            f"{again}"
-        )
-    model.eval()
+    model = load_weights(FastBertForSequenceClassification, folder, config)
     return model
 
 
-def load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face sequence classifier (hub id or directory) and its tokenizer."""
-    advice = (
-        "pass a Hugging Face model id or a directory with config.json, safetensors weights and a "
-        "tokenizer"
-    )
-    with explained(f"cannot load the classifier '{name}'", advice, OSError, ValueError):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    if isinstance(model, FastBertForSequenceClassification):
+def load_checkpoint(
+    folder: Path, pairs: bool = False
+) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
+    """Model and tokenizer of the checkpoint in `folder`; InputError if they do not fit, with
+    `pairs` for pairs of texts."""
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    check_tokenizer(tokenizer, model.config.backbone_config(), pairs)
+    return model, tokenizer
+
+
+def load_classifier(
+    name: str, pairs: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Hugging Face sequence classifier (hub id or directory) and its tokenizer, to be taught
+    from.
+
+    Raises InputError as `load_weights` and `check_tokenizer`, and for other families.
+    """
+    config = read_config("classifier", name)
+    if config.model_type == "fastbert":
         raise InputError(f"'{name}' is a FastBERT checkpoint already")
+    encoder_for(config)
+    names = label_names(config)
+    model: PreTrainedModel = load_weights(AutoModelForSequenceClassification, name, config)
+    tokenizer = load_tokenizer(name)
+    check_tokenizer(tokenizer, config, pairs, trained=True)
+    numbers = config.label2id if isinstance(config.label2id, dict) else {}
+    if moved := [n for k, n in enumerate(names) if str(numbers.get(n, k)) != str(k)]:
+        log.warning(
+            "label2id of '%s' contradicts its id2label, as of '%s'; id2label is used, as in "
+            "Hugging Face's pipeline",
+            *(name, moved[0]),
+        )
     return model, tokenizer

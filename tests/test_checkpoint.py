@@ -139,7 +139,7 @@ def test_a_checkpoint_of_links(copy, tmp_path):
 
 
 def test_a_run_that_is_stopped_while_it_loads_is_not_a_bad_checkpoint(copy, monkeypatch):
-    def stopped(*_):
+    def stopped(*_, **__):
         raise Stopped("stopped")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", stopped)

@@ -11,13 +11,19 @@ ENCODERS: dict[str, type[Encoder]] = {
 }
 
 
-def encoder_for(config: PreTrainedConfig) -> Encoder:
-    """The encoder for a backbone's configuration; InputError if there is none."""
-    if config.model_type not in ENCODERS:
+def check_family(model_type: object) -> None:
+    """Raises InputError for a backbone of a type that has no encoder."""
+    if model_type not in list(ENCODERS):
         raise InputError(
-            f"backbone of type '{config.model_type}' is not supported; "
+            f"backbone of type '{model_type}' is not supported; "
             f"use one of these families: {', '.join(ENCODERS)}"
         )
+
+
+def encoder_for(config: PreTrainedConfig) -> Encoder:
+    """The encoder for a backbone's configuration; InputError if there is none, and for sizes that
+    no model can have."""
+    check_family(config.model_type)
     if getattr(config, "is_decoder", False):
         raise InputError("the backbone is configured as a decoder; FastBERT needs an encoder")
     return ENCODERS[config.model_type](config)

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from fastbert.encoders.encoder import ClassifierHead, Encoder
+from fastbert.errors import InputError
 from fastbert.packed.attention import attend
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
@@ -100,6 +102,37 @@ class Layer:
         return out
 
 
+def _check(config: PreTrainedConfig, family: Family) -> None:
+    """Raises InputError for sizes that no model can have."""
+
+    def odd(name: str, expected: str) -> InputError:
+        found = getattr(config, name, None)
+        return InputError(
+            f"the config.json of a {config.model_type} has {name} {found!r}, expected {expected}"
+        )
+
+    sizes = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+             family.intermediate, "max_position_embeddings"]  # fmt: skip
+    sizes += [name for name in ("embedding_size", "type_vocab_size") if hasattr(config, name)]
+    for name in sizes:
+        size = getattr(config, name, None)
+        if type(size) is not int or size < 1:
+            raise odd(name, "a whole number from 1 on")
+    if config.hidden_size % config.num_attention_heads:
+        raise odd("hidden_size", f"a multiple of its {config.num_attention_heads} attention heads")
+    if getattr(config, family.activation, None) not in ACT2FN:
+        raise odd(family.activation, "an activation that transformers knows, such as 'gelu'")
+    if not getattr(config, "layer_norm_eps", 1.0) > 0:
+        raise odd("layer_norm_eps", "a number above 0")
+    padding = config.pad_token_id
+    if padding is None and not family.padded_positions:
+        return
+    positions = config.max_position_embeddings - 1
+    limit = min(config.vocab_size, positions) if family.padded_positions else config.vocab_size
+    if type(padding) is not int or not 0 <= padding < limit:
+        raise odd("pad_token_id", f"a number from 0 to {limit - 1}")
+
+
 class Bert(Encoder):
     """An encoder of any of the six families.
 
@@ -112,6 +145,7 @@ class Bert(Encoder):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         self.family = self.model_types[config.model_type]
+        _check(config, self.family)
         self.depth, self.width = config.num_hidden_layers, config.hidden_size
         self.heads = config.num_attention_heads
         self.intermediate: int = getattr(config, self.family.intermediate)

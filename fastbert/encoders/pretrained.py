@@ -1,17 +1,34 @@
-"""Pre-trained backbones: Hugging Face base models, from the hub, a folder or a package."""
+"""Pre-trained models from the hub, a folder or a package: what is loaded is what was saved.
+
+Hugging Face's loaders fill a tensor that is missing with random numbers, leave out one that they do
+not know, and read an integer as if it were the weight. All of that is an error here.
+"""
 
 import hashlib
+import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from fastbert.encoders import encoder_for
 from fastbert.errors import InputError, explained
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+#: How safetensors call the numbers that weights may be saved as.
+_FLOATS = ("F64", "F32", "F16", "BF16")
+#: Tensors that older releases saved and none reads: numbers of positions, and a pooler that the
+#: family's classifier does not use.
+_IDLE = re.compile(r"(^|\.)(\w+_ids|pooler\..+)$")
 
 
 def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
@@ -22,14 +39,108 @@ def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedM
 
 
 def load_backbone(name: str) -> PreTrainedModel:
-    """The pre-trained base model `name`: a hub id, a directory, or the packaged default."""
+    """The pre-trained base model `name`: a hub id, a directory, or the packaged default.
+
+    Raises InputError as `load_weights`; heads that were saved with it are left out.
+    """
     source = locate_backbone(name)
-    advice = "pass a Hugging Face model id or a directory saved with save_pretrained"
-    with explained(f"cannot load the backbone '{name}'", advice, OSError, ValueError):
-        config = AutoConfig.from_pretrained(source)
+    config = read_config("backbone", source)
     options = encoder_for(config).backbone_options
-    model: PreTrainedModel = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
+    model: PreTrainedModel = load_weights(AutoModel, source, config, base_only=True, **options)
     return model
+
+
+def read_config(kind: str, source: str) -> PreTrainedConfig:
+    """The config.json of a hub id or directory; InputError if it is none of a known model."""
+    advice = (
+        "pass a Hugging Face model id or a directory with config.json, safetensors weights and a "
+        "tokenizer"
+    )
+    with explained(f"cannot load the {kind} '{source}'", advice, Exception):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return config
+
+
+def load_weights(
+    auto: Any, source: str | Path, config: PreTrainedConfig, base_only: bool = False, **options: Any
+) -> Any:
+    """The model of class `auto` in `source`, with all weights that were saved, float32, in eval
+    mode. With `base_only`, what was saved beside the base model, as heads, is left out.
+
+    Raises InputError if they cannot be read, if a tensor is missing, unknown, of another shape, not
+    of floating-point numbers or not finite, and if an adapter, which is not applied, lies beside.
+    """
+    if find_adapter_config_file(str(source)):
+        raise InputError(
+            f"there is an adapter (adapter_config.json) in {source}, which would not be applied; "
+            "merge it into the model with peft's merge_and_unload and save that, or take it away"
+        )
+    again = "save the model again"
+    # Whatever config.json and weights say: the loaders raise nothing more exact.
+    with explained(f"the weights in {source} cannot be read", again, Exception):
+        loaded = auto.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # told below, in one line
+            output_loading_info=True,
+            **options,
+        )
+        model, report = loaded
+        kinds = _kinds(source)
+    prefix = f"{model.base_model_prefix}."
+    parts = {name for name, _ in model.named_children()}
+    unknown = [name for name in report["unexpected_keys"] if not _IDLE.search(name)]
+    if base_only:
+        unknown = [n for n in unknown if n.removeprefix(prefix).partition(".")[0] in parts]
+    faults = [
+        [f"'{name}' is missing" for name in sorted(report["missing_keys"])],
+        [f"'{name}' is not of this model" for name in sorted(unknown)],
+        [
+            f"'{name}' has the shape {list(found)}, expected {list(wanted)}"
+            f"{_classes(wanted, config)}"
+            for name, found, wanted in sorted(report["mismatched_keys"])
+        ],
+        [f"'{name}' holds {kind}, expected {', '.join(_FLOATS)}" for name, kind in kinds],
+    ]
+    if first := [each[0] for each in faults if each]:
+        more = sum(map(len, faults)) - len(first)
+        raise InputError(
+            f"the weights in {source} do not fit its config.json: the tensor {', '.join(first)}"
+            f"{f', and {more} more do not fit' if more else ''}; {again}, with save_pretrained"
+        )
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            raise InputError(
+                f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
+                "after a training that diverged; train again, or pass an earlier state"
+            )
+    return model.eval()
+
+
+def _kinds(source: str | Path) -> list[tuple[str, str]]:
+    """Names and types of the tensors in the files that are not of floating-point numbers."""
+    folder = Path(str(cached_file(str(source), "config.json"))).parent
+    names = [SAFE_WEIGHTS_NAME]
+    if not (folder / SAFE_WEIGHTS_NAME).exists():
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text())
+        names = sorted(set(index["weight_map"].values()))
+    found = []
+    for name in names:
+        with safe_open(folder / name, framework="pt") as file:
+            found += [(key, file.get_slice(key).get_dtype()) for key in file.keys()]  # noqa: SIM118
+    return [(key, kind) for key, kind in found if kind not in _FLOATS and not _IDLE.search(key)]
+
+
+def _classes(shape: tuple[int, ...], config: PreTrainedConfig) -> str:
+    """Why a head is expected to have this shape."""
+    names: dict[int, str] = getattr(config, "id2label", None) or {}
+    if len(shape) == 0 or shape[0] != len(names):
+        return ""
+    first = ", ".join(map(str, list(names.values())[:5]))
+    return f" (config.json names {len(names)} classes: {first}{', …' if len(names) > 5 else ''})"
 
 
 def locate_backbone(name: str) -> str:

@@ -1,5 +1,6 @@
 """Operating points: where rows leave the network, and what has been promised about it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol
@@ -113,6 +114,8 @@ class OperatingPoint:
             raise ValueError(f"its criterion is '{self.criterion}', not {', '.join(CRITERIA)}")
         if len(self.thresholds) != len(exits) - 1:
             raise ValueError(f"it has {len(self.thresholds)} thresholds, expected {len(exits) - 1}")
+        if not all(map(math.isfinite, self.thresholds)):
+            raise ValueError(f"its thresholds are {self.thresholds}, expected finite numbers")
         depths = [each.depth for each in exits]
         if self.evidence and len(self.evidence.exits) != len(exits):
             found = len(self.evidence.exits)

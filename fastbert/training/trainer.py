@@ -161,6 +161,7 @@ def _run(
     recipe: Recipe,
 ) -> None:
     length = model.config.max_length
+    multiple = 8 if -(-length // 8) * 8 <= model.encoder.longest else None  # else no positions
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -192,7 +193,7 @@ def _run(
         trainer = _Trainer(
             model=model,
             args=arguments,
-            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
             train_dataset=train.tokenize(tokenizer, length),
             eval_dataset=dev.tokenize(tokenizer, length) if dev else None,
             compute_metrics=_accuracy if dev else None,

@@ -9,14 +9,15 @@ import numpy as np
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.points import faster_point, promised_point, sample_of, store_point
 from fastbert.calibration.promises import Sample
-from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint
+from fastbert.configuration import check_distinct
 from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
-from fastbert.weights import load_model
+from fastbert.weights import load_checkpoint
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
@@ -34,7 +35,9 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     folder = fetch_checkpoint(settings.model)
     label = None if settings.max_accuracy_loss is None else settings.label_column
     columns = InputColumns(settings.text_column, settings.pair_column, label=label)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
+    if label:
+        check_distinct(model.config.label_names)
     examples, _ = read_examples(
         list(settings.corpus), columns, model.config.label_names, settings.rows, settings.seed
     )

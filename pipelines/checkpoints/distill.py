@@ -6,7 +6,7 @@ from typing import Any
 from transformers import set_seed
 
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.weights import load_classifier
+from fastbert.weights import check_output, load_classifier
 from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import on_workers
 from pipelines.input.columns import InputColumns
@@ -19,12 +19,13 @@ def distill(settings: DistilSettings) -> dict[str, Any]:
 
     Raises InputError, before anything is trained, for unusable teachers or data.
     """
+    check_output(settings.output)
     return on_workers(_distill, settings, settings.workers)
 
 
 def _distill(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
-    classifier, tokenizer = load_classifier(settings.teacher)
+    classifier, tokenizer = load_classifier(settings.teacher, bool(settings.pair_column))
     set_seed(settings.seed)
     model = FastBertForSequenceClassification.from_classifier(
         classifier, max_length=settings.max_length

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
-from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
-from fastbert.configuration import FastBertConfig
+from fastbert.checkpoint import fetch_checkpoint
+from fastbert.configuration import FastBertConfig, check_distinct
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import redacted
@@ -20,7 +20,7 @@ from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import sample
-from fastbert.weights import load_model
+from fastbert.weights import load_checkpoint
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
@@ -36,8 +36,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Evaluate and print a table; returns the summary. Speed 0, full depth, is always included,
     and so are the operating points that the checkpoint holds."""
     folder = fetch_checkpoint(settings.model)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
     label = settings.label_column if settings.labels else None
+    model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
+    if label:
+        check_distinct(model.config.label_names)
     columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)

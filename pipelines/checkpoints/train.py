@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.points import promised_point, sample_of, store_point
+from fastbert.checkpoint import check_tokenizer, load_tokenizer
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import Promise
@@ -22,6 +23,7 @@ from fastbert.tasks.task import NO_LABEL
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import FINETUNE
 from fastbert.training.trainer import finetune
+from fastbert.weights import check_output
 from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns, listed
@@ -40,6 +42,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 
     Raises InputError, before anything is trained, for unusable data or backbones.
     """
+    check_output(settings.output)
     return on_workers(_train, settings, settings.workers)
 
 
@@ -79,7 +82,9 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         settings.backbone, labels, max_length=settings.max_length
     )
     check_length(model, settings.max_length)
-    tokenizer = AutoTokenizer.from_pretrained(locate_backbone(settings.backbone))
+    tokenizer = load_tokenizer(locate_backbone(settings.backbone))
+    backbone = model.config.backbone_config()
+    check_tokenizer(tokenizer, backbone, bool(settings.pair_column), trained=True)
     log.info("fine-tuning on %d rows, %d classes", len(examples), len(labels))
     recipe = replace(
         FINETUNE,

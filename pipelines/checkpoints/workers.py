@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from fastbert.errors import FastBertError
 from fastbert.filesystem import absolute
 
 
@@ -19,7 +20,7 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
     if workers == 1:
         return run(settings)
     settings = replace(settings, **_absolute(settings))
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
     from pipelines.running.cluster import cluster_resources, start_ray
@@ -41,7 +42,11 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
             ),
             run_config=RunConfig(storage_path=folder),
         )
-        result: Any = trainer.fit()
+        try:
+            result: Any = trainer.fit()
+        except WorkerGroupError as error:  # wrapped by Ray, so that it shows a traceback
+            causes = [getattr(e, "_base_exc", e) for e in error.worker_failures.values()]
+            raise next((e for e in causes if isinstance(e, FastBertError)), error) from error
     summary: dict[str, Any] = result.return_value  # of the first worker
     return summary | {"workers": workers}
 

@@ -8,13 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from fastbert.checkpoint import (
-    check_weights,
-    fetch_checkpoint,
-    fingerprint,
-    load_config,
-    load_tokenizer,
-)
+from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_config
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import find_shards
@@ -52,6 +46,8 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     job = Job(settings)
     if settings.dry_run:
         plan = job.plan()
+        if plan.todo:
+            job.check_model()
         return job.heading(plan) | {
             "dry_run": True,
             "slices_to_label": len(plan.todo),
@@ -114,6 +110,12 @@ class Job:
             *(plan.shards, len(plan.todo), plan.rows, len(plan.up_to_date), len(plan.bad_shards)),
         )
         return plan
+
+    def check_model(self) -> None:
+        """Raises InputError for a checkpoint that readers and replicas could not work with."""
+        from fastbert.weights import load_checkpoint  # torch, which not every run needs
+
+        load_checkpoint(self.checkpoint, bool(self.settings.pair_column))
 
     def heading(self, plan: Plan) -> dict[str, Any]:
         """How every summary begins."""
@@ -194,8 +196,7 @@ class Job:
         """All that can be refused, before anything is changed."""
         from fastbert.inference.precision import require, resolve
 
-        check_weights(self.checkpoint)
-        load_tokenizer(self.checkpoint)
+        self.check_model()
         resources = executor.resources(self.settings)
         asked = self.settings.precision
         if asked == "auto" and plan.precision:

@@ -187,6 +187,7 @@ class Job:
         check_precision(self.point, precision)
         run = Run(
             model=self.settings.model,
+            tokenizer=fingerprint(self.checkpoint, weights=False),
             output=self.settings.output,
             run_id=self.run_id,
             identity=self.identity,

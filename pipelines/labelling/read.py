@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.checkpoint import fetch_tokenizer, load_tokenizer
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from pipelines.input.slices import BATCH_BYTES, SliceReader
@@ -29,8 +29,8 @@ class ReadTokenize:
     def __init__(self, run: Run) -> None:
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        checkpoint = fetch_checkpoint(run.model, run.identity.checkpoint)
-        self.tokenize = Tokenizer(load_tokenizer(checkpoint))
+        folder = fetch_tokenizer(run.model, run.tokenizer)
+        self.tokenize = Tokenizer(load_tokenizer(folder))
         self.max_length = run.identity.max_length
         self.columns = columns_of(run.identity)
         self.rows = SliceReader(self.columns)

@@ -16,7 +16,6 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from fastbert.errors import FastBertError
-from fastbert.filesystem import redacted
 from pipelines.input.slices import Slice
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import ITEM, Failed, Outcome, Work, from_block, from_item, to_block
@@ -50,7 +49,7 @@ def run_stages(
     name = f"attempts of {run.run_id}"
     attempts = Attempts.start(name)
     guard = Guard(name, tries, timeout)
-    metrics = Metrics(redacted(run.output))
+    metrics = Metrics(run.output)
 
     stages: list[tuple[type, tuple[Any, ...], float, tuple[int, int, int]]] = [
         (ReadTokenizeActor, (), resources.reader_cpus, (1, resources.readers, 1)),

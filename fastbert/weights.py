@@ -1,6 +1,7 @@
 """Models from checkpoints, and checkpoints from models. Only safetensors are read."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,41 @@ from transformers import (
 )
 
 from fastbert.checkpoint import load_config
-from fastbert.errors import InputError, explained
-from fastbert.filesystem import open_url
+from fastbert.errors import FastBertError, InputError, explained, first_line
+from fastbert.filesystem import open_url, redacted
 from fastbert.model import FastBertForSequenceClassification
 
 
 def save_checkpoint(
     model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, url: str
 ) -> None:
-    """Write model and tokenizer as a directory at `url` (any fsspec URL)."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        fs, path = open_url(url)
-        fs.makedirs(path, exist_ok=True)
-        # A directory without configuration is not taken for a checkpoint: an old one goes first,
-        # the new one comes last.
-        if fs.exists(f"{path}/config.json"):
-            fs.rm_file(f"{path}/config.json")
-        names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
-        for name in names:
-            fs.put_file(os.path.join(folder, name), f"{path}/{name}")
+    """Write model and tokenizer as a directory at `url` (any fsspec URL).
+
+    Raises FastBertError if that cannot be written; what took hours lies in a local folder then.
+    """
+    folder = tempfile.mkdtemp(prefix="checkpoint-")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    try:
+        _put(folder, url)
+    except Exception as error:
+        raise FastBertError(
+            f"cannot write '{redacted(url)}': {first_line(error)}; the checkpoint is kept in "
+            f"{folder}: copy it from there, config.json last"
+        ) from error
+    shutil.rmtree(folder)
+
+
+def _put(folder: str, url: str) -> None:
+    fs, path = open_url(url)
+    fs.makedirs(path, exist_ok=True)
+    # A directory without configuration is not taken for a checkpoint: an old one goes first,
+    # the new one comes last.
+    if fs.exists(f"{path}/config.json"):
+        fs.rm_file(f"{path}/config.json")
+    names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
+    for name in names:
+        fs.put_file(os.path.join(folder, name), f"{path}/{name}")
 
 
 def load_model(folder: Path) -> FastBertForSequenceClassification:

@@ -6,12 +6,14 @@ from typing import Any
 from fastbert.errors import InputError
 from fastbert.official import from_official, read_official, tokenizer_of
 from fastbert.weights import save_checkpoint
+from fastbert.writable import check_folder
 from pipelines.checkpoints.students import check_length
 from pipelines.settings import ConvertSettings
 
 
 def convert(settings: ConvertSettings) -> dict[str, Any]:
     """Convert and save. Returns the summary; InputError if the parts do not fit."""
+    check_folder(settings.output)
     tokenizer = tokenizer_of(Path(settings.vocabulary))
     weights = read_official(Path(settings.checkpoint))
     model = from_official(weights, list(settings.label), settings.heads, settings.max_length)

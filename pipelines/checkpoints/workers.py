@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastbert.filesystem import absolute
+from fastbert.writable import check_folder
 
 
 def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int) -> dict[str, Any]:
@@ -14,8 +15,9 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
 
     Each worker runs the same function, in a folder of Ray's; transformers.Trainer finds the process
     group that Ray has made and shares out the batches. The output must be where all of them can
-    write.
+    write, as is proven first.
     """
+    check_folder(settings.output)
     if workers == 1:
         return run(settings)
     settings = replace(settings, **_absolute(settings))

@@ -19,7 +19,7 @@ def repair_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r+" if number == 0 else "w", encoding="utf-8"))
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
 def print_summary(summary: dict[str, Any], stdout: TextIO) -> None:
@@ -35,8 +35,8 @@ def print_summary(summary: dict[str, Any], stdout: TextIO) -> None:
     try:
         click.echo(text, file=stdout)  # and flush
     except OSError as error:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
-        os.dup2(sys.stdout.fileno(), stdout.fileno())  # Python flushes once more at its end
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             raise FastBertError(
                 f"all is done, except that its summary cannot be written to stdout: {error}"

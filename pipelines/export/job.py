@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fastbert.errors import FastBertError, InputError
-from fastbert.filesystem import open_url, reaching, redacted
+from fastbert.filesystem import redacted
 from fastbert.writable import check_folder
 from pipelines.export.plan import Change, Labelled, next_change, pending
 from pipelines.export.rows import Rows, columns_of, fitting

@@ -5,8 +5,6 @@ import os
 import sys
 from typing import Any, TextIO
 
-import click
-
 from fastbert.errors import FastBertError
 
 
@@ -33,7 +31,7 @@ def print_summary(summary: dict[str, Any], stdout: TextIO) -> None:
     except UnicodeEncodeError:
         text = json.dumps(summary, default=str)
     try:
-        click.echo(text, file=stdout)  # and flush
+        print(text, file=stdout, flush=True)
     except OSError as error:
         # Python flushes once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from support import ROOT
 from support.jobs import invoke, refused
 from support.labelling import settings
@@ -192,3 +192,15 @@ def test_a_tmpdir_that_cannot_be_used(places, tmp_path, monkeypatch, caplog):
 def test_what_befalls_the_cluster_is_one_line(error):
     with pytest.raises(FastBertError, match=r"^Ray cannot go on: [^\n]*$"), cluster.faults_of_ray():
         raise error
+
+
+def test_a_full_disk_of_a_worker_is_one_line_and_a_bug_is_not():
+    def failed(cause: Exception) -> RayTaskError:
+        trace = f"Traceback\n  file\n{type(cause).__name__}: {cause}\nAdvice of Ray"
+        return RayTaskError("stage", trace, cause)
+
+    full = OSError(errno.ENOSPC, "No space left on device", "/out/table/a")
+    with pytest.raises(FastBertError, match="No space left on device"), cluster.faults_of_ray():
+        raise failed(full)
+    with pytest.raises(RayTaskError), cluster.faults_of_ray():
+        raise failed(KeyError("bug"))

@@ -1,6 +1,7 @@
 """The Ray cluster a job runs on: the one it was submitted to, or a private one."""
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -120,11 +121,12 @@ def faults_of_ray() -> Iterator[None]:
     a bug in a stage keeps its traceback."""
     try:
         yield
-    except RayTaskError:
-        raise
     except (RayError, ExecutionTimeoutError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = lines[-1] if "creation task" in lines[0] else lines[0]
+        full = [line for line in lines if os.strerror(errno.ENOSPC) in line]
+        if isinstance(error, RayTaskError) and not full:
+            raise
+        said = full[-1] if full else lines[-1] if "creation task" in lines[0] else lines[0]
         raise FastBertError(
             f"Ray cannot go on: {said}; what is committed is kept, run again"
         ) from error

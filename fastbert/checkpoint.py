@@ -15,9 +15,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from fastbert.cache import local_copy
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError, explained
-from fastbert.filesystem import open_url, redacted
+from fastbert.filesystem import open_url, reaching, redacted
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,17 @@ def fetch_checkpoint(url: str, expected: str | None = None) -> Path:
 
     Raises InputError if there is none, and if its fingerprint is not the `expected` one.
     """
-    folder = _fetch(url)
-    if expected is not None and (found := fingerprint(folder)) != expected:
+    return _unchanged(_fetch(url), url, expected)
+
+
+def fetch_tokenizer(url: str, expected: str | None = None) -> Path:
+    """As `fetch_checkpoint`, and the same errors, without the weights of a remote one; `expected`
+    is the fingerprint without them."""
+    return _unchanged(_fetch(url, weights=False), url, expected, weights=False)
+
+
+def _unchanged(folder: Path, url: str, expected: str | None, weights: bool = True) -> Path:
+    if expected is not None and (found := fingerprint(folder, weights)) != expected:
         raise InputError(
             f"the checkpoint at '{redacted(url)}' has changed since the run began (it has the "
             f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept: put "
@@ -65,34 +75,29 @@ def fetch_checkpoint(url: str, expected: str | None = None) -> Path:
     return folder
 
 
-def _fetch(url: str) -> Path:
+def _fetch(url: str, weights: bool = True) -> Path:
     fs, path = open_url(url)
-    try:  # the files of the hub's cache are links
-        files = sorted(f["name"] for f in fs.ls(path, detail=True) if f["type"] != "directory")
-    except (FileNotFoundError, NotADirectoryError):
-        files = []
-    if not any(name.endswith("/config.json") for name in files):
-        raise InputError(
-            f"no checkpoint at '{redacted(url)}': expected a directory with config.json and "
-            "model.safetensors, as fastbert train and fastbert distill write it"
-        )
-    if isinstance(fs, LocalFileSystem):
-        return Path(path)
-    version = hashlib.sha256("\n".join(f"{f} {fs.ukey(f)}" for f in files).encode()).hexdigest()
-    local = Path(tempfile.gettempdir()) / f"fastbert-{os.getuid()}" / version[:16]
-    if not local.exists():
-        local.parent.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=local.parent) as folder:
-            partial = Path(folder) / "checkpoint"
-            partial.mkdir()
-            for name in files:
-                fs.get_file(name, str(partial / os.path.basename(name)))
-            try:
-                partial.rename(local)
-            except OSError:  # another worker was faster; its copy is the same
-                if not local.exists():
-                    raise
-    return local
+    place = f"the checkpoint at '{redacted(url)}'"
+
+    def files() -> list[str]:
+        fs.invalidate_cache()
+        try:  # the files of the hub's cache are links
+            found = fs.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            found = []
+        names = sorted(each["name"] for each in found if each["type"] != "directory")
+        if not any(name.endswith("/config.json") for name in names):
+            raise InputError(
+                f"no checkpoint at '{redacted(url)}': expected a directory with config.json and "
+                "model.safetensors, as fastbert train and fastbert distill write it"
+            )
+        return [name for name in names if weights or not name.endswith(".safetensors")]
+
+    with reaching(f"cannot read {place}", "pass one that this user may read"):
+        if isinstance(fs, LocalFileSystem):
+            files()
+            return Path(path)
+        return local_copy(fs, files, place)
 
 
 def load_config(folder: Path) -> FastBertConfig:
@@ -170,21 +175,24 @@ def check_tokenizer(
         )
 
 
-def is_part(name: str) -> bool:
-    """Whether a file of this name belongs to a checkpoint."""
-    return name.endswith(".safetensors") or name.startswith(
+def is_part(name: str, weights: bool = True) -> bool:
+    """Whether a file of this name belongs to a checkpoint, or to it without its weights."""
+    if name.endswith(".safetensors"):
+        return weights
+    return name.startswith(
         ("config.json", "tokenizer", "vocab", "merges", "sentencepiece", "spiece")
     )
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over everything in `folder` that decides which label a text gets.
+def fingerprint(folder: Path, weights: bool = True) -> str:
+    """SHA-256 over everything in `folder` that decides which label a text gets; without weights,
+    which tokens it gets.
 
     Raises InputError if a file of settings is not JSON.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if not is_part(path.name):
+        if not is_part(path.name, weights):
             continue
         digest.update(f"{path.name}\0".encode())
         if path.name in ("config.json", "tokenizer_config.json"):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +19,10 @@ from fastbert.checkpoint import check_tokenizer, is_part, load_config, load_toke
 from fastbert.configuration import label_names
 from fastbert.encoders import encoder_for
 from fastbert.encoders.pretrained import load_weights, read_config
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import open_url, redacted
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.writable import check_folder
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,9 @@ _REMAINS = ("special_tokens_map.json", "added_tokens.json", "model.safetensors.i
 
 
 def check_output(url: str) -> None:
-    """Raises InputError if a model that is no FastBERT checkpoint lies at `url`, such as the
-    teacher itself: saving would overwrite it."""
+    """Raises InputError if `url` cannot be written, or if a model that is no FastBERT checkpoint
+    lies there, such as the teacher itself: saving would overwrite it."""
+    check_folder(url)
     fs, path = open_url(url)
     for name in ("config.json", "adapter_config.json"):
         if not fs.exists(f"{path}/{name}"):
@@ -50,26 +53,40 @@ def check_output(url: str) -> None:
 def save_checkpoint(
     model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, url: str
 ) -> None:
-    """Write model and tokenizer as a directory at `url` (any fsspec URL)."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        fs, path = open_url(url)
-        fs.makedirs(path, exist_ok=True)
-        # A directory without configuration is not taken for a checkpoint: an old one goes first,
-        # the new one comes last.
-        if fs.exists(f"{path}/config.json"):
-            fs.rm_file(f"{path}/config.json")
-        names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
-        olds: list[str] = []
-        with suppress(FileNotFoundError):  # object stores have no empty folders
-            olds = fs.ls(path, detail=False)
-        for old in olds:  # it would be read with the new
-            name = os.path.basename(old)
-            if name not in names and (is_part(name) or name in _REMAINS):
-                fs.rm_file(old)
-        for name in names:
-            fs.put_file(os.path.join(folder, name), f"{path}/{name}")
+    """Write model and tokenizer as a directory at `url` (any fsspec URL).
+
+    Raises FastBertError if that cannot be written; what took hours lies in a local folder then.
+    """
+    folder = tempfile.mkdtemp(prefix="checkpoint-")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    try:
+        _put(folder, url)
+    except Exception as error:
+        raise FastBertError(
+            f"cannot write '{redacted(url)}': {first_line(error)}; the checkpoint is kept in "
+            f"{folder}: copy it from there, config.json last"
+        ) from error
+    shutil.rmtree(folder)
+
+
+def _put(folder: str, url: str) -> None:
+    fs, path = open_url(url)
+    fs.makedirs(path, exist_ok=True)
+    # A directory without configuration is not taken for a checkpoint: an old one goes first,
+    # the new one comes last.
+    if fs.exists(f"{path}/config.json"):
+        fs.rm_file(f"{path}/config.json")
+    names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
+    olds: list[str] = []
+    with suppress(FileNotFoundError):  # object stores have no empty folders
+        olds = fs.ls(path, detail=False)
+    for old in olds:  # it would be read with the new
+        name = os.path.basename(old)
+        if name not in names and (is_part(name) or name in _REMAINS):
+            fs.rm_file(old)
+    for name in names:
+        fs.put_file(os.path.join(folder, name), f"{path}/{name}")
 
 
 def load_model(folder: Path) -> FastBertForSequenceClassification:

@@ -1,11 +1,15 @@
 """What all commands share: options from settings, the YAML config, exit codes and channels."""
 
+import contextlib
 import dataclasses
-import json
+import errno
 import logging
+import os
+import signal
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from importlib import import_module
 from inspect import cleandoc
 from textwrap import indent
@@ -16,6 +20,7 @@ import yaml
 
 from fastbert.errors import FastBertError, Stopped
 from jobs.commands import COMMANDS
+from jobs.streams import print_summary, repair_streams
 from pipelines.running.quiet import quiet_transformers
 
 
@@ -23,12 +28,14 @@ def command(name: str) -> click.Command:
     """One of `COMMANDS`: a click command whose options are the fields of its settings.
 
     What it runs returns the summary: one JSON object, printed as the last line of stdout;
-    everything else goes to stderr. A summary may carry its `exit_code`. FastBertErrors become one
-    line and their exit code; anything unexpected keeps its traceback and exits with 1.
+    everything else goes to stderr. A summary may carry its `exit_code`. FastBertErrors, and what
+    can befall any of them, become one line and an exit code; anything unexpected keeps its
+    traceback and exits with 1.
     """
     entry = COMMANDS[name]
 
     def callback(**options: Any) -> None:
+        repair_streams()
         stdout, sys.stdout = sys.stdout, sys.stderr
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S"
@@ -36,16 +43,14 @@ def command(name: str) -> click.Command:
         for noisy in ("ray", "httpx", "transformers", "fsspec", "botocore", "aiobotocore"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         quiet_transformers()
-        try:
-            settings = entry.settings(**options)
-            module, _, function = entry.runs.partition(":")
-            summary = getattr(import_module(module), function)(settings)
-        except (FastBertError, Stopped) as error:
-            click.echo(f"Error: {error}", err=True)
-            raise SystemExit(error.exit_code) from error
-        finally:
-            sys.stdout = stdout
-        click.echo(json.dumps(summary, ensure_ascii=False, default=str))
+        with _one_line():
+            try:
+                settings = entry.settings(**options)
+                module, _, function = entry.runs.partition(":")
+                summary = getattr(import_module(module), function)(settings)
+            finally:
+                sys.stdout = stdout
+            print_summary(summary, stdout)
         raise SystemExit(summary.get("exit_code", 0))
 
     # First what must be given, and what is the command's own before what it shares with others.
@@ -72,6 +77,33 @@ def command(name: str) -> click.Command:
         )
     )
     return result
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Ends the process with one line on stderr and an exit code where a traceback says no more."""
+    code = FastBertError.exit_code
+    try:
+        yield
+        return
+    except (FastBertError, Stopped) as error:
+        code, said = error.exit_code, str(error)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, and it ends without a word
+        code, said = 130, "stopped by Ctrl-C"
+    except MemoryError:
+        said = "there is not enough memory; pass less data, or use a larger machine"
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("fastbert", "pipelines", "jobs"):
+            raise
+        said = f"the package {error.name} is missing; install fastbert-ray again"
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        said = f"{os.strerror(error.errno)}{place}; make room, and run again"
+    click.echo(f"Error: {said}", err=True)
+    raise SystemExit(code)
 
 
 class _Choice(click.Choice[str]):
@@ -117,11 +149,12 @@ def _load_config(context: click.Context, _: click.Parameter, path: str | None) -
     if path is None:
         return
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:  # yaml knows of which encoding it is
             # Everything as text, which click converts: YAML would read 1:8 as a number.
             settings = yaml.load(file, yaml.BaseLoader) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise click.BadParameter(f"cannot read {path}: {error}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise click.BadParameter(f"cannot read {path}: {said}") from error
     if not isinstance(settings, dict):
         raise click.BadParameter(f"{path} must map option names to values")
     names = {str(p.name).replace("_", "-"): p for p in context.command.params if p.expose_value}
@@ -132,7 +165,12 @@ def _load_config(context: click.Context, _: click.Parameter, path: str | None) -
             raise click.BadParameter(
                 f"'{key}' in {path} is not an option; the options are {', '.join(sorted(names))}"
             )
+        many = getattr(option, "multiple", False)
+        values = value if many and isinstance(value, list) else [value]
+        if not all(isinstance(each, str) for each in values):
+            raise click.BadParameter(
+                f"'{key}' in {path} is {value}, expected one value{' or a list' * many}"
+            )
         if value not in ("", "null", "~"):
-            many = getattr(option, "multiple", False) and not isinstance(value, list)
-            defaults[str(option.name)] = [value] if many else value
+            defaults[str(option.name)] = values if many else value
     context.default_map = defaults

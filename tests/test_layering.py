@@ -13,7 +13,7 @@ from support import ROOT
 #: Rooms, from the lowest to the highest; those of a line are side by side. A room may import what
 #: stands above it here or beside it, as long as there is no circle of files.
 ORDER = [
-    "fastbert.errors fastbert.filesystem",
+    "fastbert.errors fastbert.filesystem fastbert.cache fastbert.writable",
     "fastbert.packed",
     "fastbert.exits",
     "fastbert.tasks",

@@ -57,3 +57,12 @@ def test_the_dashboard_asks_for_counters_that_there_are():
     assert asked == {*metrics.COUNTERS}
     labels = {name for e in expressions for name in re.findall(r"(?:by \(|\{)(\w+)", e)}
     assert labels == {"output", "layer"}
+
+
+def test_the_output_may_have_any_name(monkeypatch):
+    """Ray takes ASCII only, and its error would end the run."""
+    counted = []
+    monkeypatch.setattr(metrics, "Counter", Fake)
+    monkeypatch.setattr(Fake, "inc", lambda fake, amount, tags: counted.append(tags["output"]))
+    Metrics("/home/josé/labels \udcff").add(record("a"))
+    assert set(counted) == {r"/home/jos\xe9/labels \\udcff"}

@@ -18,6 +18,7 @@ from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_checkpoint
+from fastbert.writable import check_folder
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.labelling.progress import counting
@@ -33,6 +34,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     than full depth keeps it; the checkpoint is left alone then.
     """
     folder = fetch_checkpoint(settings.model)
+    check_folder(settings.model)
     label = None if settings.max_accuracy_loss is None else settings.label_column
     columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import redacted
+from fastbert.writable import check_folder
 from pipelines.export.plan import Change, Labelled, next_change, pending
 from pipelines.export.rows import Rows, columns_of, fitting
 from pipelines.labelling.progress import counting
@@ -97,6 +98,8 @@ def _commit(table: "Delta", change: Change, ledger: Ledger, schema: pa.Schema) -
 
 
 def _check_places(settings: ExportSettings, storage: Storage) -> None:
+    if "://" not in settings.delta:  # others are reached by deltalake alone
+        check_folder(settings.delta)
     output, delta = os.path.realpath(settings.output), os.path.realpath(settings.delta)
     if f"{delta}/".startswith(f"{output}/"):
         raise InputError(

@@ -207,6 +207,7 @@ class Job:
         check_precision(self.point, precision)
         run = Run(
             model=self.settings.model,
+            tokenizer=fingerprint(self.checkpoint, weights=False),
             output=self.settings.output,
             run_id=self.run_id,
             identity=self.identity,

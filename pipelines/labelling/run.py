@@ -22,6 +22,8 @@ class Run:
     """What every stage of one run knows."""
 
     model: str  # URL of the checkpoint, whose fingerprint is in the identity
+    #: Its fingerprint without the weights, which readers do not fetch; None is not compared.
+    tokenizer: str | None = None
     output: str  # URL
     run_id: str
     identity: Identity

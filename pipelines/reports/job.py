@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, redacted
+from fastbert.writable import check_file
 from pipelines.reports import analytics, questions
 from pipelines.reports.analytics import Analytics
 from pipelines.reports.cells import cell, shortened
@@ -38,6 +39,8 @@ _WIDTH = 1_000
 def report(settings: ReportSettings) -> dict[str, Any]:
     """Print the tables, or one query's result; returns the same as the summary."""
     found = analytics.open(settings.output)
+    for url in filter(None, (settings.save, settings.html)):
+        check_file(url)
     console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else _WIDTH)
     if settings.sql is not None:
         return _answer(found, settings.sql, settings.save, console)

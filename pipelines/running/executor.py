@@ -23,10 +23,12 @@ class RayExecutor:
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
     ) -> Generator[Outcome, None, None]:
-        """As `ray_data.run_stages` does."""
+        """As `ray_data.run_stages` does; what befalls the cluster is a FastBertError, too."""
+        from pipelines.running.cluster import faults_of_ray
         from pipelines.running.ray_data import run_stages
 
-        return run_stages(run, slices, resources)
+        with faults_of_ray():
+            yield from run_stages(run, slices, resources)
 
 
 def label_on_ray(settings: LabelSettings) -> dict[str, Any]:

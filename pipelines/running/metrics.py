@@ -5,6 +5,7 @@ Ray adds `ray_` in front of the names and `_total` behind them. A private Ray ex
 
 from ray.util.metrics import Counter
 
+from fastbert.filesystem import redacted
 from pipelines.output.ledger import Record
 from pipelines.output.statistics import MEASURES
 
@@ -22,7 +23,8 @@ class Metrics:
     """The counters of one run; `output` tells runs apart that label different corpora."""
 
     def __init__(self, output: str) -> None:
-        self.tags = {"output": output}
+        # Ray takes ASCII only.
+        self.tags = {"output": redacted(output).encode("ascii", "backslashreplace").decode()}
         by_exit = {name for name, measure in _EXPORTED.items() if measure.by_exit}
         self.counters = {
             name: Counter(name, meaning, ("output", "layer") if name in by_exit else ("output",))

@@ -19,7 +19,6 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from fastbert.errors import FastBertError
-from fastbert.filesystem import redacted
 from pipelines.input.slices import Slice
 from pipelines.labelling.known import MachineError
 from pipelines.labelling.run import Resources, Run
@@ -54,7 +53,7 @@ def run_stages(
     name = f"attempts of {run.run_id}"
     attempts = Attempts.start(name)
     guard = Guard(name, tries, timeout)
-    metrics = Metrics(redacted(run.output))
+    metrics = Metrics(run.output)
 
     stages: list[tuple[type, tuple[Any, ...], float, tuple[int, int, int]]] = [
         (ReadTokenizeActor, (), resources.reader_cpus, (1, resources.readers, 1)),

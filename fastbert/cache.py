@@ -1,0 +1,151 @@
+"""Copies of remote files on this machine: one download of each version for all processes of a user.
+
+They lie in the user's cache directory (XDG_CACHE_HOME, else ~/.cache), or, where that cannot be
+used, in the directory for temporary files. Nobody else may enter either: what lies there is loaded.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import platformdirs
+from filelock import FileLock, Timeout
+
+from fastbert.errors import FastBertError
+
+log = logging.getLogger(__name__)
+
+#: Copies that stay: so many that were used last, and all that were used within so many seconds,
+#: for whoever fetched them may not have read them yet.
+_KEPT, _IN_USE = 3, 24 * 3600.0
+#: Times that files are copied which are replaced meanwhile.
+_TRIES = 3
+
+
+def local_copy(
+    fs: fsspec.AbstractFileSystem, list_files: Callable[[], list[str]], what: str
+) -> Path:
+    """A local folder with copies of the files that `list_files` finds, under their last names;
+    `what` is how messages call them.
+
+    Raises FastBertError if there is no room for them, and if they do not stop changing.
+    """
+    root = _root()
+    for _ in range(_TRIES):
+        files = list_files()
+        version = _version(fs, files)
+        copy, partial = root / version, root / f"{version}.partial"
+        with _enough_room(root, what), FileLock(_lock(copy)):
+            if not copy.exists():
+                shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+                partial.mkdir()
+                with contextlib.suppress(FileNotFoundError):
+                    for name in files:
+                        fs.get_file(name, str(partial / os.path.basename(name)))
+                if _version(fs, list_files()) != version:  # some may be new, some old
+                    shutil.rmtree(partial)
+                    continue
+                _synced(partial).rename(copy)
+            os.utime(copy)
+        _evict(root)
+        return copy
+    raise FastBertError(
+        f"{what} changed each of the {_TRIES} times that it was copied; run again when nobody "
+        "writes there"
+    )
+
+
+def _version(fs: fsspec.AbstractFileSystem, files: list[str]) -> str:
+    """Differs when the files do."""
+    text = "\n".join(f"{name} {fs.ukey(name)}" for name in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _lock(copy: Path) -> Path:
+    return copy.with_suffix(".lock")
+
+
+def _synced(folder: Path) -> Path:
+    """The folder, all of whose files outlive a power cut from now on."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    return folder
+
+
+@contextlib.contextmanager
+def _enough_room(root: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise FastBertError(
+            f"no room in {root} for a copy of {what}: {error.strerror}; make some, or let "
+            "XDG_CACHE_HOME name another place"
+        ) from error
+
+
+def _evict(root: Path) -> None:
+    """Remove what has not been used for long; what is gone or in work is somebody else's."""
+    with contextlib.suppress(OSError):
+        copies = sorted(filter(Path.is_dir, root.iterdir()), key=_used, reverse=True)
+        for copy in copies[_KEPT:]:
+            with contextlib.suppress(OSError, Timeout), FileLock(_lock(copy), timeout=0):
+                if time.time() - _used(copy) > _IN_USE:
+                    going = copy.with_suffix(".partial")  # never half of one under its name
+                    if copy != going:
+                        shutil.rmtree(going, ignore_errors=True)
+                        copy.rename(going)
+                    shutil.rmtree(going)
+                    _lock(copy).unlink()
+
+
+def _used(copy: Path) -> float:
+    return copy.stat().st_mtime
+
+
+def _root() -> Path:
+    """The directory of the copies, which no other user can enter."""
+    shared = f"fastbert-{os.getuid()}"  # /tmp is everybody's: the first to use a name has it
+    places = [Path(tempfile.gettempdir()) / shared]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        places.insert(0, Path(platformdirs.user_cache_dir("fastbert")))
+    return next(filter(_private, places), None) or _own(places[-1])
+
+
+def _private(place: Path) -> bool:
+    """Whether it is a directory of ours that no other user can enter; made if it is not there."""
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = place.lstat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return place.is_absolute() and ours and not found.st_mode & 0o077 and os.access(place, os.W_OK)
+
+
+@functools.cache
+def _own(place: Path) -> Path:
+    """A directory that this process alone knows, and removes when it ends."""
+    log.warning(
+        "checkpoints are copied for this process only: neither the user's cache directory nor %s "
+        "can be written and is closed to others (mode 700)",
+        place,
+    )
+    kept = tempfile.TemporaryDirectory(prefix="fastbert-")
+    _keep.append(kept)
+    return Path(kept.name)
+
+
+_keep: list[tempfile.TemporaryDirectory[str]] = []  # collected, they would be removed

@@ -54,7 +54,7 @@ HEAVY = {
         "pipelines/reports/html.py",
         "pipelines/reports/figures.py",
     },
-    "deltalake": {"pipelines/export/delta.py"},
+    "deltalake": {"pipelines/export/delta.py", "pipelines/input/delta.py"},
     "nanotoken": {"fastbert/inference/tokenizer.py"},
     "click": {"jobs/options.py", "jobs/__main__.py"},
 }

@@ -1,0 +1,48 @@
+"""Class names out of Arrow columns: the one reading of true labels that all jobs share."""
+
+from decimal import Decimal
+
+import pyarrow as pa
+
+from fastbert.errors import InputError
+
+
+def class_names(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
+    """The class of each row (n,), None where there is none: null, or not a number.
+
+    A number has one name, whatever its type: that of 1, 1.0 and 1.00 is "1", since pandas makes
+    integers floats where one is missing. A text is its own name, "nan" too. Raises InputError for
+    types that name nothing; the message begins with "is of type", for the caller to say of what.
+    """
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return [name for chunk in chunks for name in _names(chunk)]
+
+
+def _names(values: pa.Array) -> list[str | None]:
+    """`class_names` of one chunk, with each name in memory once, however often it is there."""
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _names(values.storage)
+    if pa.types.is_dictionary(kind):
+        known = _names(values.dictionary)
+    else:
+        try:
+            values.validate(full=True)  # Arrow does not check else that its strings are UTF-8
+            values = values.cast(pa.large_string()).dictionary_encode()
+        except pa.ArrowException as error:
+            raise InputError(f"is of type {kind}, expected numbers or UTF-8 strings") from error
+        known = values.dictionary.to_pylist()
+        if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            known = [_plain(number) for number in known]
+    known.append(None)
+    return [known[-1 if i is None else i] for i in values.indices.to_pylist()]
+
+
+def _plain(text: str) -> str | None:
+    """A number in digits, without zeros that say nothing; None for what is not a number."""
+    number = Decimal(text)
+    if not number.is_finite():
+        return None if number.is_nan() else text
+    if number == number.to_integral_value():
+        return str(int(number))
+    return format(number, "f").rstrip("0")

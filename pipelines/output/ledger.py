@@ -44,7 +44,7 @@ def record_path(shard: str, first_row: int) -> str:
     return f"ledger/slices/{slice_id(shard, first_row)}.json"
 
 
-def _slice_of(path: str) -> tuple[str, int] | None:
+def slice_of(path: str) -> tuple[str, int] | None:
     """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
     found = re.fullmatch(r"table/(.+)\.([0-9]{12,})\.parquet", path, re.DOTALL)
     return (found[1], int(found[2])) if found else None
@@ -133,7 +133,7 @@ class Ledger:
         records = [record for record in self._read(paths) if record.path in data]
         stray = {}
         for path in data - {record.path for record in records}:
-            if place := _slice_of(path):
+            if place := slice_of(path):
                 stray[path] = Stray(place[0], record_path(*place) in paths)
             else:
                 log.warning("not written by this job, and left alone: %s", path)
@@ -142,7 +142,7 @@ class Ledger:
     def records(self, paths: list[str]) -> list[Record]:
         """The commits of files of labelled rows; those that are not ours, or no record vouches for,
         have none."""
-        return self._read({record_path(*place) for path in paths if (place := _slice_of(path))})
+        return self._read({record_path(*place) for path in paths if (place := slice_of(path))})
 
     def _read(self, paths: set[str]) -> list[Record]:
         """The records at `paths`, but those that cannot be read."""

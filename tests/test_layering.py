@@ -48,6 +48,7 @@ HEAVY = {
     "duckdb": {"pipelines/reports/analytics.py"},
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
+        "pipelines/reports/accuracy.py",
         "pipelines/reports/analytics.py",
         "pipelines/reports/cells.py",
         "pipelines/reports/job.py",

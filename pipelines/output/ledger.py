@@ -46,7 +46,7 @@ def record_path(shard: str, first_row: int) -> str:
 
 def slice_of(path: str) -> tuple[str, int] | None:
     """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
-    found = re.fullmatch(r"table/(.+)\.([0-9]{12,})\.parquet", path, re.DOTALL)
+    found = re.fullmatch(r"table/([^\ud800-\udfff]+)\.([0-9]{12,})\.parquet", path)
     return (found[1], int(found[2])) if found else None
 
 

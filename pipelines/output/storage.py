@@ -100,7 +100,7 @@ class Storage:
         find = _files if isinstance(self.fs, LocalFileSystem) else self.fs.find
         try:
             found = self.patience(find, place)
-        except PermissionError as error:
+        except (PermissionError, NotADirectoryError) as error:
             raise InputError(
                 f"'{redacted(self.url)}/{folder}' cannot be listed: {error}"
             ) from error

@@ -63,7 +63,7 @@ class Analytics:
         self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
         found = sorted(self.storage.paths("table", ".parquet"))
         #: Of labelled rows.
-        self.paths = [path for path in found if slice_of(path) and path == redacted(path)]
+        self.paths = [path for path in found if slice_of(path)]
         self.foreign = len(found) - len(self.paths)
         if self.foreign:
             log.warning(
@@ -127,7 +127,10 @@ class Analytics:
             statements = [statement.query for statement in duckdb.extract_statements(sql)]
             return [self._answer(statement, form) for statement in statements or [sql]][-1]
         except duckdb.Error as error:
-            raise InputError(f"the query failed: {_said(error)}") from error
+            what = f"the query failed: {_said(error)}"
+            if f"{self.root}/table/" in what:
+                what += "; if the file is damaged, remove it: fastbert label writes it again"
+            raise InputError(what) from error
 
     def _answer(self, statement: str, form: str) -> Any:
         try:

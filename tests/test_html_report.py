@@ -12,8 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.made_up_history import LABELS, ROWS, write_history
+from support.records import record
 
+from pipelines.labelling.summary import totals
+from pipelines.output.ledger import Ledger
+from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
+from pipelines.reports.cells import spread
 from pipelines.reports.html import _promise
 from pipelines.reports.job import report
 from pipelines.settings import ReportSettings
@@ -187,3 +192,31 @@ def test_the_promise_is_said_in_words(lower, upper, verdict):
     shares = f"of all rows {100 - upper:.3g} % to {100 - lower:.3g} % do (with 95 % confidence)"
     assert f"Of 2,160 audited rows 2.5 % do, so that {shares}: {verdict}" in said
     assert _promise(audits.tail(1)) == ""
+
+
+def test_what_lists_leave_out_is_counted(tmp_path, capsys):
+    """Of 300 labels a slice counts 256 by name, and a page or a terminal shows fewer."""
+    ledger = Ledger(Storage(str(tmp_path / "out")))
+    names = {f"c{i:03d}": 2 for i in range(256)}
+    mine = record(rows=601, exits=[600, 0, 0], error_rows=1, exit_labels=[names, {}, {}])
+    ledger.storage.put(mine.path, b"")
+    bad = {f"s3://in/{i}.parquet": "broken" for i in range(60)}
+    ledger.close_run("night-1", totals([mine]) | {"bad_shards": bad}, [mine], set())
+    settings = ReportSettings(output=str(tmp_path / "out"), html=str(tmp_path / "r.html"))
+    summary = report(settings)
+    assert sum(row["rows"] for row in summary["labels"]) == 600
+    assert summary["labels"][0]["percent"] == pytest.approx(100 * 2 / 600, abs=0.06)
+    assert summary["labels"][-1]["label"] == "(other labels)"
+    assert summary["labels"][-1]["rows"] == 600 - 2 * 256
+    assert summary["unreadable_shards"][-1]["shard"] == "10 more"
+    assert "the first 30 of 257; the other 227 have 540 rows" in capsys.readouterr().err
+    page = (tmp_path / "r.html").read_text()
+    assert "the first 100 of 257; the other 157 have 400 rows" in section(page, "Labels")
+    assert "the first 100 of 257" in section(page, "Exit layers by label")
+    found = analytics.open(settings.output)
+    for sql in (questions.LABELS_BY_RUN, questions.EXITS_BY_LABEL):
+        assert found.query(sql)["rows"].sum() == 600
+    wide = spread(found.query(questions.LABELS_BY_RUN), "rows", "run_id", "label", 20)
+    assert wide.sum(axis="columns").tolist() == [600]
+    assert len(wide.columns) == 21
+    assert wide["(other labels)"].tolist() == [560]

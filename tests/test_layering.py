@@ -48,13 +48,14 @@ HEAVY = {
     "duckdb": {"pipelines/reports/analytics.py"},
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
+        "pipelines/reports/accuracy.py",
         "pipelines/reports/analytics.py",
         "pipelines/reports/cells.py",
         "pipelines/reports/job.py",
         "pipelines/reports/html.py",
         "pipelines/reports/figures.py",
     },
-    "deltalake": {"pipelines/export/delta.py"},
+    "deltalake": {"pipelines/export/delta.py", "pipelines/input/delta.py"},
     "nanotoken": {"fastbert/inference/tokenizer.py"},
     "click": {"jobs/options.py", "jobs/__main__.py"},
 }

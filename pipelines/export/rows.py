@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from fastbert.errors import FastBertError, InputError
+from fastbert.errors import FastBertError, InputError, first_line
 from pipelines.output.ledger import Ledger, Record
+from pipelines.output.retry import is_transient
 from pipelines.output.storage import FOOTER_THREADS, Storage
 
 #: Added after the columns of `table/`: where a row is from. A column that is called like one of
@@ -126,7 +128,8 @@ class Rows:
 
     def _rows(self, record: Record) -> pa.Table:
         data = self.ledger.storage.read([record.path]).get(record.path)
-        table = None if data is None else pq.read_table(pa.BufferReader(data))
+        with _intact(record):
+            table = None if data is None else pq.read_table(pa.BufferReader(data))
         if table is None or table.num_rows != record.rows:
             raise _changed(record)
         columns = dict(zip(_names(table.schema), table.columns, strict=True))
@@ -169,10 +172,28 @@ def _changed(record: Record) -> OutputChanged:
     )
 
 
+@contextmanager
+def _intact(record: Record) -> Iterator[None]:
+    """Turns what Arrow raises on a damaged file into an InputError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        if is_transient(error):
+            raise
+        raise InputError(
+            f"{record.path} cannot be read as Parquet: {first_line(error)}; nothing of run "
+            f"{record.run_id} was exported: remove the file, run fastbert label, which labels its "
+            "rows again, and export again"
+        ) from error
+
+
 def _schema(storage: Storage, record: Record) -> pa.Schema:
     """The columns of a slice under the names and in the types that they are exported in."""
     try:
-        schema = storage.patience(_footer, storage, record.path)
+        with _intact(record):
+            schema = storage.patience(_footer, storage, record.path)
     except FileNotFoundError as error:
         raise _changed(record) from error
     names = _names(schema)

@@ -1,20 +1,19 @@
 """Input shards: finding Parquet files on any file system, and telling one version from another."""
 
-import os
+import logging
 import posixpath
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from operator import itemgetter
-from pathlib import Path
 from typing import IO, Any
-
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, redacted
-from pipelines.output.retry import Patience, is_transient
+from pipelines.input.listing import NO_TARGET, Listing, list_files, told
+from pipelines.input.tables import MISSING
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,10 @@ class Shard:
     name: str
     #: Changes when the content does: the store's hash or etag, else size and time of change.
     version: str
-    #: Why it cannot be labelled, if that is plain without opening it.
-    problem: str | None = None
     #: How releases before this one may have recorded the same version.
     formerly: str | None = None
+    #: Why it cannot be labelled, if that is plain without opening it.
+    problem: str | None = None
 
     def has_version(self, recorded: str) -> bool:
         """Whether a record of this version is one of the content that is there now."""
@@ -43,17 +42,28 @@ class Shard:
         return opened
 
 
-def find_shards(urls: list[str]) -> list[Shard]:
+class Shards(list[Shard]):
+    """What was found, in the order of names."""
+
+    #: Files below the input that are no shards.
+    passed_over = 0
+
+
+def find_shards(urls: list[str]) -> Shards:
     """The Parquet files under `urls`, sorted by name.
 
     A URL is a file, a folder (searched recursively for `*.parquet`) or a glob. Names are relative
-    to the folder, to the glob's part before its first wildcard, or to the file's parent. Raises
-    InputError where nothing is found and where two files would share a name.
+    to the folder, to the glob's part before its first wildcard, or to the file's parent. What is
+    passed over is logged (`listing.py`). Raises InputError where nothing is found, where two files
+    would share a name, and for tables whose log cannot be followed (`tables.py`).
     """
     found: dict[str, Shard] = {}
     names: dict[str, str] = {}
+    passed: dict[str, tuple[str, str]] = {}
     for url in urls:
-        for shard in _expand(url):
+        listing = list_files(url)
+        passed |= {listing.fs.unstrip_protocol(n): why for n, why in listing.passed.items()}
+        for shard in _shards(listing):
             other = found.setdefault(shard.name, shard)
             if other.url != shard.url:
                 raise InputError(
@@ -66,87 +76,19 @@ def find_shards(urls: list[str]) -> list[Shard]:
                     f"{redacted(shard.url)} is in --input twice, and would be labelled both as "
                     f"'{names[shard.url]}' and as '{shard.name}'; pass it once"
                 )
-    return [found[name] for name in sorted(found)]
-
-
-def _expand(url: str) -> list[Shard]:
-    fs, path = open_url(url)
-    fs.invalidate_cache()
-    patience = Patience()
-    if any(wildcard in path for wildcard in "*?[") and not patience(fs.exists, path):
-        try:
-            files = patience(fs.glob, path, detail=True)
-        except ValueError as error:
-            raise InputError(f"'{redacted(url)}' is not a glob: {error}") from error
-        root = posixpath.dirname(path[: min(path.find(w) for w in "*?[" if w in path)])
-    elif patience(fs.isfile, path):
-        files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)
-    else:
-        files, root = patience(_find, fs, path), path.rstrip("/")
-        files = {name: info for name, info in files.items() if name.endswith(".parquet")}
-    # A listing describes links, not what they lead to.
-    files = {n: _target(fs, n, info) if info.get("islink") else info for n, info in files.items()}
-    shards = []
-    for path, info in files.items():
-        if info["type"] != "directory":
-            name = path[len(root) :].lstrip("/").removesuffix(".parquet")
-            version, formerly = _version(info)
-            shards.append(
-                Shard(fs.unstrip_protocol(path), name, version, _problem(name, info), formerly)
-            )
-    if not shards:
-        raise InputError(
-            f"no Parquet file at '{redacted(url)}'; expected a .parquet file, a folder with some, "
-            "or a glob"
-        )
+    shards = Shards(found[name] for name in sorted(found))
+    passed = {url: why for url, why in passed.items() if url not in names}
+    shards.passed_over = len(passed)
+    if passed:
+        log.info("passed over %s", told(passed.values()))
     return shards
 
 
-def _find(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
-    """Every file below a folder, also behind links to folders: each folder once, under its own
-    name rather than a link's, and none that the first one lies in. Raises InputError where a folder
-    cannot be listed: `find` of local file systems passes over those, and their shards would be
-    taken for removed."""
-    if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
-        found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
-        return found
-    files: dict[str, dict[str, Any]] = {}
-    seen = set(map(str, Path(path).resolve().parents))
-    folders, links = [path], list[str]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop()
-        if (place := os.path.realpath(folder)) in seen:
-            continue
-        seen.add(place)
-        try:
-            entries = sorted(fs.ls(folder, detail=True), key=itemgetter("name"))
-        except FileNotFoundError:
-            continue  # removed in this moment
-        except PermissionError as error:
-            raise InputError(
-                f"cannot list '{redacted(folder)}': {error.strerror}; expected a folder that can "
-                "be read, or else its shards would be taken for removed"
-            ) from error
-        for entry in entries:
-            name = entry["name"]
-            if entry["type"] == "directory":
-                folders.append(name)
-            elif entry.get("islink") and fs.isdir(name):
-                links.append(name)
-            else:
-                files[name] = entry
-    return files
-
-
-def _target(fs: fsspec.AbstractFileSystem, path: str, link: dict[str, Any]) -> dict[str, Any]:
-    """What a link leads to."""
-    try:
-        info: dict[str, Any] = fs.info(path)
-        return info
-    except OSError as error:
-        if is_transient(error):
-            raise
-        return link | {"type": "link to nothing"}
+def _shards(listing: Listing) -> Iterator[Shard]:
+    for path, info in listing.files.items():
+        name = path[len(listing.root) :].lstrip("/").removesuffix(".parquet")
+        url = listing.fs.unstrip_protocol(path)
+        yield Shard(url, name, *_version(info), problem=_problem(name, info))
 
 
 #: Longest name of a file, in bytes, that all file systems take.
@@ -156,8 +98,10 @@ _LONGEST_NAME = 255
 def _problem(name: str, info: dict[str, Any]) -> str | None:
     """Why a shard of this name cannot be labelled. Names become paths of the output: they must
     stay inside it, and no two may become one."""
+    if info["type"] == MISSING:
+        return "is in the log of its Delta table, and is not there; restore the table, or repair it"
     if info["type"] != "file":
-        what = ", but a link to nothing" if info["type"] == "link to nothing" else ""
+        what = ", but a link to nothing" if info["type"] == NO_TARGET else ""
         return f"is not a regular file{what}; remove it or put a file there"
     try:
         name.encode()

@@ -89,6 +89,7 @@ class Job:
         """Compare input and ledger."""
         settings = self.settings
         shards = find_shards(list(settings.input))
+        self.passed_over = shards.passed_over
         check_apart(settings, shards)
         output = self.ledger.committed()
         if not settings.relabel:
@@ -109,6 +110,12 @@ class Job:
             "unreadable",
             *(plan.shards, len(plan.todo), plan.rows, len(plan.up_to_date), len(plan.bad_shards)),
         )
+        if plan.vanished and not settings.prune:
+            log.info(
+                "%d slices of shards that are no longer in the input keep their labels; "
+                "--prune removes them",
+                len(plan.vanished),
+            )
         return plan
 
     def check_model(self) -> None:
@@ -128,6 +135,7 @@ class Job:
             "criterion": self.point.criterion,
             "thresholds": list(self.point.thresholds),
             "shards": plan.shards,
+            "passed_over": self.passed_over,
             "slices_up_to_date": len(plan.up_to_date),
             "slices_adopted": len(plan.adopted),
         }

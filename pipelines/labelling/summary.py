@@ -31,6 +31,7 @@ RUNS = pa.schema(
         ("criterion", _TEXT),
         ("thresholds", pa.list_(_NUMBER)),
         ("shards", _INTEGER),
+        ("passed_over", _INTEGER),  # files below the input that are no shards
         ("slices_up_to_date", _INTEGER),
         ("slices_adopted", _INTEGER),  # of those up to date: their record was lost
         ("slices_removed", _INTEGER),

@@ -48,9 +48,9 @@ def record_path(shard: str, first_row: int) -> str:
     return f"ledger/slices/{slice_id(shard, first_row)}.json"
 
 
-def _slice_of(path: str) -> tuple[str, int] | None:
+def slice_of(path: str) -> tuple[str, int] | None:
     """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
-    found = re.fullmatch(r"table/(.+)\.([0-9]{12,})\.parquet", path, re.DOTALL)
+    found = re.fullmatch(r"table/([^\ud800-\udfff]+)\.([0-9]{12,})\.parquet", path)
     return (found[1], int(found[2])) if found else None
 
 
@@ -148,7 +148,7 @@ class Ledger:
         records = [record for record in self._read(paths) if record.path in data]
         stray = {}
         for path in sorted(data - {record.path for record in records}):
-            if place := _slice_of(path):
+            if place := slice_of(path):
                 stray[path] = place[0]
             else:
                 log.warning("not written by this job, and left alone: %s", path)
@@ -181,7 +181,7 @@ class Ledger:
     def records(self, paths: list[str]) -> list[Record]:
         """The commits of files of labelled rows; those that are not ours, or no record vouches for,
         have none."""
-        return self._read({record_path(*place) for path in paths if (place := _slice_of(path))})
+        return self._read({record_path(*place) for path in paths if (place := slice_of(path))})
 
     def _read(self, paths: set[str]) -> list[Record]:
         """The records at `paths`, but those that cannot be read."""

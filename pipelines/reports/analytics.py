@@ -24,80 +24,30 @@ from fsspec.implementations.local import LocalFileSystem
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
-from pipelines.output.ledger import STATISTICS, Ledger, statistics
-from pipelines.output.schema import OUTPUT
-from pipelines.output.statistics import PER_SLICE
+from pipelines.output.ledger import STATISTICS, Ledger, slice_of, statistics
 from pipelines.output.storage import Storage
+from pipelines.reports import views
 
 log = logging.getLogger(__name__)
 
-#: Names of hive folders, `name=value`, in a path.
-_HIVE = re.compile(r"(?:^|/)([^/=]+)=[^/]*(?=/)")
+#: Hive folders in a path: names and values.
+_HIVE = re.compile(r"(?:^|/)([^/=]+)=([^/]*)(?=/)")
 
-#: Statistics of all commits there have ever been, with where their rows are.
-_HISTORY = """
-    create or replace view history as
-    select * replace (committed_at::timestamp as committed_at),
-           format('table/{}.{:012d}.parquet', shard, first_row) as path
-    from ({sources})
+#: How Hive calls a folder of rows without a value.
+_NO_VALUE = "'__HIVE_DEFAULT_PARTITION__'"
+#: The type that all values of such a folder have, as DuckDB would take them.
+_FOLDER_TYPE = rf"""
+    select case when bool_and(try_cast(value as date) is not null) then 'date'
+                when bool_and(try_cast(value as timestamp) is not null) then 'timestamp'
+                when bool_and(regexp_full_match(value, '[+-]?\d{{1,18}}')) then 'bigint'
+                else 'varchar' end
+    from (select nullif(nullif(url_decode(unnest(?::varchar[])), ''), {_NO_VALUE}) as value)
+    where value is not null
 """
 
-#: The commits whose rows the table holds now: of each slice that is there, the last run's. Runs
-#: come one after the other; in the order of their drivers' clocks, as those of nodes may differ.
-_CURRENT = """
-    create or replace table newest as
-    with begun as (
-        select run_id, coalesce(any_value(summaries.started_at)::timestamp, min(committed_at))
-                   as begun_at
-        from history left join summaries using (run_id) group by run_id
-    )
-    select slice_id, max_by(run_id, row(begun_at, committed_at)) as run_id
-    from history semi join listing using (path) join begun using (run_id) group by slice_id
-"""
-
-_EXITS = """
-    create or replace view exits as
-    select history.*, newest.run_id is not null as current
-    from history left join newest using (slice_id, run_id)
-"""
-
-#: What a run's slices add up to, and as what.
-_TYPES = {pa.decimal128(38): "decimal(38, 0)", pa.float64(): "double", pa.int64(): "bigint"}
-_SUMMED = {m: _TYPES[RUNS.field(m.total).type] for m in PER_SLICE if m.total}
-
-_SLICES = f"""
-    create or replace view slices as
-    select slice_id, any_value(run_id) as run_id, any_value(shard) as shard,
-           any_value(first_row) as first_row, any_value(slice_rows) as rows,
-           coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
-           sum(tokens)::bigint as tokens,
-           list(rows order by exit_layer) filter (exit_layer is not null) as exits,
-           sum(exit_layer * rows) / nullif(sum(rows) filter (exit_layer is not null), 0)
-               as mean_exit_layer,
-           sum(flops)::bigint as flops,
-           {", ".join(f"any_value({m.column}) as {m.name}" for m in PER_SLICE)},
-           any_value(committed_at) as committed_at, any_value(path) as path
-    from exits where current group by slice_id
-"""
-
-#: Runs that are still at work, or were killed, have statistics at most.
-_RUNS = f"""
-    create or replace view runs as
-    select * replace (started_at::timestamp as started_at), true as finished from summaries
-    union all by name
-    select run_id, min(committed_at) as started_at, false as finished,
-           count(*) as slices_labelled, sum(rows)::bigint as rows,
-           sum(error_rows)::bigint as error_rows, sum(tokens)::bigint as tokens,
-           sum(flops)::decimal(38, 0) as flops,
-           {", ".join(f"sum({m.name})::{kind} as {m.total}" for m, kind in _SUMMED.items())}
-    from (
-        select run_id, slice_id, min(committed_at) as committed_at, sum(rows) as rows,
-               coalesce(sum(rows) filter (exit_layer is null), 0) as error_rows,
-               sum(tokens) as tokens, sum(flops) as flops,
-               {", ".join(f"any_value({m.column}) as {m.name}" for m in _SUMMED)}
-        from exits anti join summaries using (run_id) group by run_id, slice_id
-    ) group by run_id
-"""
+#: What a file that is no summary may raise.
+_NO_SUMMARY = (ValueError, AttributeError, TypeError, OverflowError, RecursionError,
+               pa.ArrowException)  # fmt: skip
 
 
 class Analytics:
@@ -111,7 +61,15 @@ class Analytics:
         self.connection.execute("set python_enable_replacements = false")
         self._reach(fs := self.storage.fs)
         self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
-        self.paths = sorted(self.storage.paths("table", ".parquet"))
+        found = sorted(self.storage.paths("table", ".parquet"))
+        #: Of labelled rows.
+        self.paths = [path for path in found if slice_of(path)]
+        self.foreign = len(found) - len(self.paths)
+        if self.foreign:
+            log.warning(
+                "%d Parquet files below table/ are not of this job, and are passed over, as %s",
+                *(self.foreign, redacted(next(p for p in found if p not in set(self.paths)))),
+            )
         if not self.paths:
             raise InputError(
                 f"no labels at '{redacted(output)}'; expected the --output of fastbert label"
@@ -150,7 +108,7 @@ class Analytics:
         try:
             self.connection.execute(f"copy result to '{quoted}' (format {kind})")
         except (duckdb.Error, OSError) as error:
-            raise InputError(f"cannot write '{redacted(target)}': {error}") from error
+            raise InputError(f"cannot write '{redacted(target)}': {_said(error)}") from error
         finally:
             self.connection.unregister("result")
         return int(result.num_rows)
@@ -169,7 +127,10 @@ class Analytics:
             statements = [statement.query for statement in duckdb.extract_statements(sql)]
             return [self._answer(statement, form) for statement in statements or [sql]][-1]
         except duckdb.Error as error:
-            raise InputError(f"the query failed: {error}") from error
+            what = f"the query failed: {_said(error)}"
+            if f"{self.root}/table/" in what:
+                what += "; if the file is damaged, remove it: fastbert label writes it again"
+            raise InputError(what) from error
 
     def _answer(self, statement: str, form: str) -> Any:
         try:
@@ -200,8 +161,8 @@ class Analytics:
         return {
             "summaries": self._make_summaries,
             "exits": self._make_exits,
-            "slices": lambda: self._make_from_exits(_SLICES),
-            "runs": lambda: self._make_from_exits(_RUNS),
+            "slices": lambda: self._make_from_exits(views.SLICES),
+            "runs": lambda: self._make_from_exits(views.RUNS),
             "rows": self._make_rows,
         }
 
@@ -216,36 +177,80 @@ class Analytics:
             self._made.remove(view)
             raise
 
-    def _parquet(self, patterns: list[str], hive: bool) -> str:
-        quoted = (f"{self.root}/{pattern}".replace("'", "''") for pattern in patterns)
-        files = ", ".join(f"'{pattern}'" for pattern in quoted)
-        return f"read_parquet([{files}], union_by_name=true, hive_partitioning={hive})"
+    def _parquet(self, patterns: list[str], more: str = "") -> str:
+        files = ", ".join(_quoted(f"{self.root}/{pattern}") for pattern in patterns)
+        return f"read_parquet([{files}], union_by_name=true, hive_partitioning=false{more})"
 
     def _make_rows(self) -> None:
-        # DuckDB prefers the value of a folder `label=x` to that of a column `label`.
-        keys = {key.casefold() for path in [self.root, *self.paths] for key in _HIVE.findall(path)}
-        hive = bool(keys) and not keys & {*OUTPUT.names}
         patterns = ["table/**/*.parquet"]
-        if any(".parquet/" in path for path in self.paths):
-            # Spark calls folders so, and object stores find them as if they were files.
-            patterns = [re.sub(r"[*?[]", r"[\g<0>]", path) for path in self.paths]
-        self._execute(f"create view rows as from {self._parquet(patterns, hive)}")
+        # Spark calls folders so, and object stores find them as if they were files.
+        if self.foreign or any(".parquet/" in path for path in self.paths):
+            patterns = list(map(_alone, self.paths))
+        folders: dict[str, set[str]] = {}
+        for path in self.paths:
+            for name, value in _HIVE.findall(path):
+                folders.setdefault(name.casefold(), set()).add(value)
+        if not folders:
+            self._execute(f"create view rows as from {self._parquet(patterns)}")
+            return
+        # DuckDB's own columns of folders hide those of the files, and fail where a file lies in
+        # fewer folders than another. By the name of the file it skips files just as well.
+        source = self._parquet(patterns, ", filename='/file'")
+        described = self._execute(f"describe from {source}")
+        columns = {name.casefold() for name, *_ in described}
+        if hidden := sorted(columns & folders.keys()):
+            log.info(
+                "the view rows has the columns %s of the files, which hide the folders %s",
+                *(", ".join(hidden), ", ".join(f"{name}=" for name in hidden)),
+            )
+        more = [self._folder(name, folders[name]) for name in folders if name not in columns]
+        chosen = ", ".join(['* exclude ("/file")', *more])
+        self._execute(f"create view rows as select {chosen} from {source}")
+
+    def _folder(self, name: str, values: set[str]) -> str:
+        """The expression for what folders `name=value` say of a row; null outside of them."""
+        ((kind,),) = self.connection.sql(_FOLDER_TYPE, params=[sorted(values)]).fetchall()
+        pattern = _quoted(f"(?is).*/{re.escape(name)}=([^/]*)/")
+        value = f"""url_decode(regexp_extract("/file", {pattern}, 1))"""
+        column = '"' + name.replace('"', '""') + '"'
+        return f"nullif(nullif({value}, ''), {_NO_VALUE})::{kind} as {column}"
 
     def _make_exits(self) -> None:
         self._make("summaries")
         self.connection.register("listing", pa.table({"path": self.paths}))
         # A run that is still at work, or was killed, has commits but no statistics.
         self.connection.register("unreported", STATISTICS.empty_table())
-        sources = ["from unreported"]
-        if self.storage.paths("stats", ".parquet"):
-            sources.append(f"from {self._parquet(['stats/*.parquet'], hive=False)}")
-        self._execute(_HISTORY.replace("{sources}", " union all by name ".join(sources)))
+        try:
+            self._make_history(["stats/*.parquet"] if self._statistics() else [])
+        except duckdb.Error:
+            readable = filter(self._readable, self._statistics())
+            self._make_history(list(map(_alone, readable)))
         missing = self._execute("from listing anti join history using (path)")
         if missing:
             records = Ledger(self.storage).records([path for (path,) in missing])
             self.connection.register("unreported", statistics(records))
-        self._execute(_CURRENT)
-        self._execute(_EXITS)
+        self._execute(views.CURRENT)
+        self._execute(views.EXITS)
+
+    def _statistics(self) -> list[str]:
+        return sorted(self.storage.paths("stats", ".parquet"))
+
+    def _make_history(self, patterns: list[str]) -> None:
+        sources = ["from unreported", *([f"from {self._parquet(patterns)}"] if patterns else [])]
+        self._execute(views.HISTORY.replace("{sources}", " union all by name ".join(sources)))
+
+    def _readable(self, path: str) -> bool:
+        """Whether a file of statistics can be read. Of others, the ledger has the records."""
+        try:
+            self._execute(f"from {self._parquet([_alone(path)])}")
+        except (duckdb.Error, InputError) as error:
+            log.warning(
+                "ignoring the unreadable statistics %s: %s; remove the file, and the next run of "
+                "fastbert label that has something to do writes it again",
+                *(path, _said(error)),
+            )
+            return False
+        return True
 
     def _make_from_exits(self, view: str) -> None:
         self._make("exits")
@@ -260,9 +265,23 @@ class Analytics:
                 row = {name: values.get(name) for name in RUNS.names}
                 row["run_id"] = PurePosixPath(path).stem
                 summaries.append(pa.Table.from_pylist([row], schema=RUNS))
-            except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+            except _NO_SUMMARY as error:
                 log.warning("ignoring the unreadable summary %s: %s", path, error)
         self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
+
+
+def _alone(path: str) -> str:
+    """A pattern that matches this path only."""
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _said(error: Exception) -> str:
+    """DuckDB's message in one line, without its picture of the query."""
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())
 
 
 def open(url: str) -> Analytics:

@@ -9,20 +9,28 @@ import pandas as pd
 _BY_RUN = {"runs", "costs", "audits", "drift", "exits by run", "labels by run", "times"}
 
 
-def shortened(frame: pd.DataFrame, name: str, most: int) -> pd.DataFrame:
-    """The `most` rows that matter most; columns without a value, as prices that nobody gave, are
-    left out."""
-    some = frame.tail(most) if name in _BY_RUN else frame.head(most)
-    return some.dropna(axis="columns", how="all")
+def shortened(frame: pd.DataFrame, name: str, most: int) -> tuple[pd.DataFrame, str | None]:
+    """The `most` rows that matter most, and, if there are others, a line that says so; columns
+    without a value, as prices that nobody gave, are left out."""
+    last = name in _BY_RUN
+    some = frame.tail(most) if last else frame.head(most)
+    which = f"the {'last' if last else 'first'} {most} of {len(frame):,}"
+    if (others := len(frame) - len(some)) and "rows" in frame and not last:
+        which += f"; the other {others:,} have {frame['rows'][most:].sum():,} rows"
+    return some.dropna(axis="columns", how="all"), which if others else None
 
 
 def spread(frame: pd.DataFrame, value: str, by: str, key: str, most: int = 20) -> pd.DataFrame:
     """Sums of `value`: a row per `by`, a column per `key`. Layers are in their order; of all else
-    the `most` with the largest sums come, the largest first."""
+    the `most` with the largest sums come, the largest first, and the others added up."""
     table = frame.pivot_table(value, by, key, "sum", fill_value=0, sort=False)
     if key == "layer":
         return table.sort_index(axis="columns")
-    return table[table.sum().sort_values(ascending=False).index[:most]]
+    others = f"(other {key}s)"
+    sums = table.drop(columns=others, errors="ignore").sum()
+    first = sums.sort_values(ascending=False, kind="stable").index[:most]
+    rest = table.drop(columns=first)
+    return table[first].assign(**{others: rest.sum(axis="columns")} if len(rest.columns) else {})
 
 
 def cell(value: Any) -> str:

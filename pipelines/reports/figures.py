@@ -26,8 +26,8 @@ _SERIES = [f"#fe03{i:02x}" for i in range(256)]
 #: About as wide as a phone, in inches of 72 px: text is as large as that of the page.
 _SIZE = (5.4, 2.7)
 _MOST_TICKS = 7
-#: Names in a bar per run; the others are left out.
-_MOST_STACKED = 12
+#: Names in a bar per run, and labels with a bar; the others are added up.
+_MOST_STACKED, _MOST_LABELS = 12, 15
 
 #: What a picture is called, and how many colours it has.
 Said = tuple[str, int]
@@ -101,7 +101,11 @@ def uncertainties(axes: Axes, frame: pd.DataFrame) -> Said:
 
 def labels(axes: Axes, frame: pd.DataFrame) -> Said:
     """The most frequent labels."""
-    top = frame.head(15).iloc[::-1]
+    top, rest = frame.head(_MOST_LABELS), frame["percent"][_MOST_LABELS:]
+    if len(rest):
+        others = pd.DataFrame({"label": ["(other labels)"], "percent": [rest.sum()]})
+        top = pd.concat([top, others])
+    top = top.iloc[::-1]
     axes.figure.set(figheight=0.6 + 0.2 * len(top))
     names = [_short(label) for label in top["label"]]
     bars = axes.barh(np.arange(len(top)), top["percent"], tick_label=names)

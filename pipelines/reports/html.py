@@ -88,8 +88,8 @@ def _promise(audits: pd.DataFrame) -> str:
     )
 
 
-def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The frames as the page shows them, except those that say nothing."""
+def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame, str | None]]:
+    """The frames as the page shows them, with what it leaves out, except those that say nothing."""
     some = {name: frame for name, frame in frames.items() if len(frame)}
     for name in _WIDE.keys() & some.keys():
         wide = spread(some[name], "rows", *_WIDE[name])

@@ -14,6 +14,7 @@ from fastbert.errors import InputError
 from fastbert.filesystem import open_url, redacted
 from fastbert.writable import check_file
 from pipelines.reports import analytics, questions
+from pipelines.reports.accuracy import accuracy_by_layer
 from pipelines.reports.analytics import Analytics
 from pipelines.reports.cells import cell, shortened
 from pipelines.settings import ReportSettings
@@ -44,14 +45,12 @@ def report(settings: ReportSettings) -> dict[str, Any]:
     console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else _WIDTH)
     if settings.sql is not None:
         return _answer(found, settings.sql, settings.save, console)
-    asked = dict(_QUESTIONS)
+    frames = {title: found.query(sql) for title, sql in _QUESTIONS.items()}
     if settings.truth_column is not None:
-        asked["accuracy"] = questions.accuracy_by_layer(settings.truth_column)
-    frames = {}
-    for title, sql in asked.items():
-        frames[title] = found.query(sql)
-        if len(frames[title]):
-            show(console, title, shortened(frames[title], title, _SHOWN))
+        frames["accuracy"] = accuracy_by_layer(found, settings.truth_column)
+    for title, frame in frames.items():
+        if len(frame):
+            show(console, title, *shortened(frame, title, _SHOWN))
     summary: dict[str, Any] = {"output": redacted(settings.output)}
     if settings.html is not None:
         from pipelines.reports.html import html_report
@@ -76,8 +75,8 @@ def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> d
     return {"rows": _plain(frame)}
 
 
-def show(console: Console, title: str, frame: pd.DataFrame) -> None:
-    """A data frame as a terminal table."""
+def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = None) -> None:
+    """A data frame as a terminal table, and a line below it."""
     table = Table(title=title, title_justify="left")
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
@@ -85,6 +84,8 @@ def show(console: Console, title: str, frame: pd.DataFrame) -> None:
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(cell(value)) for value in row))  # not markup
     console.print(table)
+    if below is not None:
+        console.print(below)
 
 
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,10 +1,8 @@
 """What a report asks of an output, by title: SQL over the views of `analytics`.
 
-All of it comes from statistics but accuracy, for which `accuracy_by_layer` scans the table.
+All of it comes from statistics.
 """
 
-from fastbert.errors import InputError
-from pipelines.output.schema import OUTPUT
 from pipelines.output.statistics import UNCERTAINTY_BINS
 
 EXIT_LAYERS = """
@@ -19,20 +17,33 @@ EXIT_LAYERS = """
     group by exit_layer order by exit_layer
 """
 
-LABELS = """
+#: What is not counted by its name: of more than 256 labels of a slice, the less frequent ones, and
+#: those of statistics that know no labels. Together with them, percents are of all rows.
+_OTHER_LABELS = "'(other labels)'"
+_NAMED = """
+    select run_id, current, exit_layer, unnest(map_keys(labels)) as label,
+           unnest(map_values(labels)) as n from exits
+"""
+_LABELLED = f"""
+    select label, exit_layer, n, false as other from ({_NAMED}) where current
+    union all
+    select {_OTHER_LABELS}, exit_layer, n, true from (
+        select exit_layer, sum(rows) - coalesce(sum(list_sum(map_values(labels))), 0) as n
+        from exits where current and exit_layer is not null group by exit_layer
+    ) where n > 0 and exists (from ({_NAMED}) where current)
+"""
+
+LABELS = f"""
     select label, sum(n)::bigint as rows,
            round(100.0 * sum(n) / sum(sum(n)) over (), 1) as percent,
            round(sum(n * exit_layer) / sum(n), 2) as mean_layer
-    from (select exit_layer, unnest(map_keys(labels)) as label, unnest(map_values(labels)) as n
-          from exits where current)
-    group by label order by rows desc, label
+    from ({_LABELLED}) group by label, other order by other, rows desc, label
 """
 
-EXITS_BY_LABEL = """
-    select label, exit_layer as layer, sum(n)::bigint as rows
-    from (select exit_layer, unnest(map_keys(labels)) as label, unnest(map_values(labels)) as n
-          from exits where current)
-    group by label, exit_layer order by sum(sum(n)) over (partition by label) desc, label, layer
+EXITS_BY_LABEL = f"""
+    select label, exit_layer as layer, sum(n)::bigint as rows from ({_LABELLED})
+    group by label, other, exit_layer
+    order by other, sum(sum(n)) over (partition by label, other) desc, label, layer
 """
 
 #: Shares of [0, 1] by layer: where the rows of a layer were when they left.
@@ -99,10 +110,19 @@ EXITS_BY_RUN = """
     group by run_id, exit_layer order by any_value(started_at) nulls first, run_id, exit_layer
 """
 
-LABELS_BY_RUN = """
-    select run_id, started_at, unnest(map_keys(labels)) as label,
-           unnest(map_values(labels)) as rows
-    from runs order by started_at nulls first, run_id, rows desc
+LABELS_BY_RUN = f"""
+    with named as (
+        select run_id, started_at, unnest(map_keys(labels)) as label,
+               unnest(map_values(labels)) as rows
+        from runs
+    )
+    from named union all
+    select run_id, any_value(started_at), {_OTHER_LABELS}, n from (
+        select run_id, started_at,
+               (rows - coalesce(error_rows, 0) - list_sum(map_values(labels)))::bigint as n
+        from runs where cardinality(labels) > 0
+    ) where n > 0 group by run_id, n
+    order by started_at nulls first, run_id, label = {_OTHER_LABELS}, rows desc
 """
 
 AUDITS = """
@@ -150,31 +170,26 @@ SLOWEST_SLICES = """
     limit 10
 """
 
-BAD_SHARDS = """
-    select run_id, unnest(map_keys(bad_shards)) as shard, unnest(map_values(bad_shards)) as reason
-    from runs order by started_at desc nulls last, shard limit 50
+#: The newest, and how many more there are.
+_MOST = 50
+BAD_SHARDS = f"""
+    with found as (
+        select run_id, started_at, unnest(map_keys(bad_shards)) as shard,
+               unnest(map_values(bad_shards)) as reason
+        from runs order by started_at desc nulls last, run_id, shard
+    )
+    select run_id, shard, reason from (from found limit {_MOST})
+    union all
+    select '(others)', format('{{}} more', n), null
+    from (select count(*) - {_MOST} as n from found) where n > 0
 """
 
-ALARMS = """
-    select run_id, unnest(alarms) as alarm from runs order by started_at desc nulls last limit 50
+ALARMS = f"""
+    with found as (
+        select run_id, unnest(alarms) as alarm from runs order by started_at desc nulls last, run_id
+    )
+    from (from found limit {_MOST})
+    union all
+    select '(others)', format('{{}} more', n)
+    from (select count(*) - {_MOST} as n from found) where n > 0
 """
-
-
-def accuracy_by_layer(truth: str) -> str:
-    """Accuracy and calibration of each exit layer, where the table carries the true labels.
-
-    Raises InputError for a column that is not carried, but the job's own.
-    """
-    if truth.casefold() in OUTPUT.names:
-        raise InputError(
-            f"--truth-column is '{truth}', which is the model's own; true labels that were called "
-            f"so in the input are carried as input_{truth}"
-        )
-    column = '"' + truth.replace('"', '""') + '"'
-    return f"""
-        select exit_layer as layer, count(*) as rows,
-               round(100.0 * avg((label = {column}::varchar)::int), 2) as accuracy_percent,
-               round(100.0 * avg(score), 2) as mean_score_percent
-        from rows where label is not null and {column} is not null
-        group by exit_layer order by exit_layer
-    """

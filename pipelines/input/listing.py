@@ -1,0 +1,172 @@
+"""Which files a URL of the input means, and which beside them are passed over.
+
+Spark, Hive, Arrow and Trino take names that begin with `.` or `_` for somebody's own: what a killed
+job has left, what an editor, a file manager or a table format keeps. So does this one.
+"""
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from fastbert.errors import InputError
+from fastbert.filesystem import open_url, redacted
+from pipelines.input.tables import above, current_files
+from pipelines.output.retry import Patience, is_transient
+
+#: Type of a link that leads to nothing, beside the types of fsspec.
+NO_TARGET = "link to nothing"
+#: Names of files that are being written, copied or fetched, and of checksums.
+_UNFINISHED = ("._COPYING_", ".tmp", ".crc", ".inprogress", ".part", ".crdownload")
+#: What stands for a folder on object stores.
+_MARKERS = ("/", "_$folder$")
+#: Of each reason, so many files are named.
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one URL, by path, as the file system describes them."""
+
+    fs: AbstractFileSystem
+    #: Names are relative to it.
+    root: str
+    files: dict[str, dict[str, Any]]
+    #: Files below the root that are left out, by path: their path below it, and why.
+    passed: dict[str, tuple[str, str]]
+
+
+def list_files(url: str) -> Listing:
+    """The shards at a URL: a file, those named `*.parquet` below a folder, or what a glob matches.
+
+    Below the folder, or the glob's part before its first wildcard, names that begin with `.` or `_`
+    are passed over, except those that the glob asks for and `_x=1`, as Spark names partitions.
+    Of a Delta table come the files of its current version. Raises InputError where nothing is
+    found, and as `current_files` does.
+    """
+    fs, path = open_url(url)
+    fs.invalidate_cache()
+    patience = Patience()
+    asked = set[str]()  # what names may begin with
+    folder = False
+    if any(wildcard in path for wildcard in "*?[") and not patience(fs.exists, path):
+        try:
+            files = patience(fs.glob, path, detail=True)
+        except ValueError as error:
+            raise InputError(f"'{redacted(url)}' is not a glob: {error}") from error
+        root = posixpath.dirname(path[: min(path.find(w) for w in "*?[" if w in path)])
+        asked = {part[:1] for part in path[len(root) :].split("/")}
+    elif patience(fs.isfile, path):
+        files, root = {path: patience(fs.info, path)}, posixpath.dirname(path)
+        asked = {".", "_"}
+    else:
+        files, root, folder = patience(_find, fs, path), path.rstrip("/"), True
+    # A listing describes links, not what they lead to.
+    files = {n: _target(fs, n, info) if info.get("islink") else info for n, info in files.items()}
+    below = {name: name[len(root) :].lstrip("/") for name in files}
+    folders = {name for name, info in files.items() if info["type"] == "directory"}
+    files = {n: i for n, i in files.items() if n not in folders and not n.endswith(_MARKERS)}
+    by_log = current_files(fs, root, files, folder, lambda name: _hidden(below[name], asked))
+    unfinished = () if path.endswith(_UNFINISHED) else _UNFINISHED
+    reasons = dict.fromkeys(
+        folders.difference(*map(above, files)), "folders, not entered by a glob"
+    )
+    for name in files:
+        if name in by_log:
+            reason = "" if by_log[name] else "of older versions of a Delta table"
+        elif _hidden(below[name], asked):
+            reason = "hidden, with a name that begins with . or _"
+        elif name.endswith(unfinished):
+            reason = "temporary"
+        else:
+            reason = "not named .parquet" if folder and not name.endswith(".parquet") else ""
+        reasons[name] = reason
+    passed = {name: (below[name], reason) for name, reason in reasons.items() if reason}
+    files |= {name: info for name, info in by_log.items() if info}
+    files = {name: info for name, info in files.items() if name not in passed}
+    if not files:
+        raise InputError(
+            f"no Parquet file at '{redacted(url)}'; expected a .parquet file, a folder with some, "
+            "or a glob" + (f"; passed over {told(passed.values())}" if passed else "")
+        )
+    return Listing(fs, root, files, passed)
+
+
+def told(passed: Collection[tuple[str, str]]) -> str:
+    """How many files were passed over and why, with examples: one line."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in passed:
+        names[reason].append(name)
+    parts = (f"{len(some):,} {reason} ({_few(some)})" for reason, some in sorted(names.items()))
+    return f"{len(passed):,} of the input's files: {'; '.join(parts)}"
+
+
+def _few(names: list[str]) -> str:
+    """Some of the names, of as many endings as there are."""
+    unlike = {posixpath.splitext(name)[1]: name for name in reversed(names)}
+    some = list(dict.fromkeys([*reversed(unlike.values()), *names]))[:_EXAMPLES]
+    return ", ".join(map(redacted, some)) + (", …" if len(names) > len(some) else "")
+
+
+def _hidden(name: str, asked: set[str]) -> bool:
+    """Whether a part of a path is one that others keep for themselves."""
+    return any(
+        part[:1] in {".", "_"} - asked
+        and part not in (".", "..")
+        and not (part[0] == "_" and "=" in part)
+        for part in name.split("/")
+    )
+
+
+def _find(fs: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
+    """Every file below a folder, also behind links to folders: each folder once, under its own
+    name rather than a link's, and none that the first one lies in. Raises InputError where a folder
+    cannot be listed: `find` of local file systems passes over those, and their shards would be
+    taken for removed."""
+    if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
+        found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+        return found
+    files: dict[str, dict[str, Any]] = {}
+    seen = set(map(str, Path(path).resolve().parents))
+    folders, links = [path], list[str]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        if (place := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(place)
+        try:
+            entries = sorted(fs.ls(folder, detail=True), key=itemgetter("name"))
+        except FileNotFoundError:
+            continue  # removed in this moment
+        except PermissionError as error:
+            raise InputError(
+                f"cannot list '{redacted(folder)}': {error.strerror}; expected a folder that can "
+                "be read, or else its shards would be taken for removed"
+            ) from error
+        for entry in entries:
+            name = entry["name"]
+            if entry["type"] == "directory":
+                folders.append(name)
+            elif entry.get("islink") and fs.isdir(name):
+                links.append(name)
+            else:
+                files[name] = entry
+    return files
+
+
+def _target(fs: AbstractFileSystem, path: str, link: dict[str, Any]) -> dict[str, Any]:
+    """What a link leads to."""
+    try:
+        info: dict[str, Any] = fs.info(path)
+        return info
+    except OSError as error:
+        if is_transient(error):
+            raise
+        return link | {"type": NO_TARGET}

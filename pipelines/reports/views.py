@@ -1,0 +1,72 @@
+"""The views of `analytics`, but for `rows`, as SQL over statistics and summaries."""
+
+import pyarrow as pa
+
+from pipelines.labelling import summary
+from pipelines.output.statistics import PER_SLICE
+
+#: Statistics of all commits there have ever been, with where their rows are.
+HISTORY = """
+    create or replace view history as
+    select * replace (try_cast(committed_at as timestamp) as committed_at),
+           format('table/{}.{:012d}.parquet', shard, first_row) as path
+    from ({sources})
+"""
+
+#: The commits whose rows the table holds now: of each slice that is there, the last run's. Runs
+#: come one after the other; in the order of their drivers' clocks, as those of nodes may differ.
+CURRENT = """
+    create or replace table newest as
+    with begun as (
+        select run_id, coalesce(try_cast(any_value(summaries.started_at) as timestamp),
+                                min(committed_at)) as begun_at
+        from history left join summaries using (run_id) group by run_id
+    )
+    select slice_id, max_by(run_id, row(begun_at, committed_at)) as run_id
+    from history semi join listing using (path) join begun using (run_id) group by slice_id
+"""
+
+EXITS = """
+    create or replace view exits as
+    select history.*, newest.run_id is not null as current
+    from history left join newest using (slice_id, run_id)
+"""
+
+#: What a run's slices add up to, and as what.
+_TYPES = {pa.decimal128(38): "decimal(38, 0)", pa.float64(): "double", pa.int64(): "bigint"}
+_SUMMED = {m: _TYPES[summary.RUNS.field(m.total).type] for m in PER_SLICE if m.total}
+
+SLICES = f"""
+    create or replace view slices as
+    select slice_id, any_value(run_id) as run_id, any_value(shard) as shard,
+           any_value(first_row) as first_row, any_value(slice_rows) as rows,
+           coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
+           sum(tokens)::bigint as tokens,
+           list(rows order by exit_layer) filter (exit_layer is not null) as exits,
+           sum(exit_layer * rows) / nullif(sum(rows) filter (exit_layer is not null), 0)
+               as mean_exit_layer,
+           sum(flops)::bigint as flops,
+           {", ".join(f"any_value({m.column}) as {m.name}" for m in PER_SLICE)},
+           any_value(committed_at) as committed_at, any_value(path) as path
+    from exits where current group by slice_id
+"""
+
+#: Runs that are still at work, or were killed, have statistics at most.
+RUNS = f"""
+    create or replace view runs as
+    select * replace (try_cast(started_at as timestamp) as started_at), true as finished
+    from summaries
+    union all by name
+    select run_id, min(committed_at) as started_at, false as finished,
+           count(*) as slices_labelled, sum(rows)::bigint as rows,
+           sum(error_rows)::bigint as error_rows, sum(tokens)::bigint as tokens,
+           sum(flops)::decimal(38, 0) as flops,
+           {", ".join(f"sum({m.name})::{kind} as {m.total}" for m, kind in _SUMMED.items())}
+    from (
+        select run_id, slice_id, min(committed_at) as committed_at, sum(rows) as rows,
+               coalesce(sum(rows) filter (exit_layer is null), 0) as error_rows,
+               sum(tokens) as tokens, sum(flops) as flops,
+               {", ".join(f"any_value({m.column}) as {m.name}" for m in _SUMMED)}
+        from exits anti join summaries using (run_id) group by run_id, slice_id
+    ) group by run_id
+"""

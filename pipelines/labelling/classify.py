@@ -63,8 +63,8 @@ class Classify:
         except InputError as error:  # not of what the user sees: the run is under way
             raise FastBertError(str(error)) from error
         self.device = device_name(device)
-        model = load_model(checkpoint)
         with blamed_on_machine("the model cannot be made ready", self.device):
+            model = load_model(checkpoint)
             self.engine = Engine(model, device, DTYPES[run.precision])
         self.cost = CostModel(model)
         self.run = run

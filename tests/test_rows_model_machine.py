@@ -14,7 +14,7 @@ from support.shards import random_texts, write_shard
 from support.stages import InProcess, a_run
 
 from fastbert.checkpoint import load_tokenizer
-from fastbert.errors import FastBertError, InputError
+from fastbert.errors import FastBertError, InputError, MachineError
 from fastbert.exits.rules import Threshold
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice
 from pipelines.labelling.classify import Classify
 from pipelines.labelling.job import label
-from pipelines.labelling.known import TEXTS, MachineError
+from pipelines.labelling.known import TEXTS
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.work import Work, from_block, to_block
 from pipelines.output.ledger import Ledger, record_path

@@ -18,10 +18,9 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from fastbert.errors import FastBertError
+from fastbert.errors import FastBertError, MachineError
 from fastbert.filesystem import redacted
 from pipelines.input.slices import Slice
-from pipelines.labelling.known import MachineError
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import ITEM, Failed, Outcome, Work, from_block, from_item, to_block
 from pipelines.output.ledger import Record, slice_id

@@ -1,7 +1,8 @@
 """Errors a caller can act on, and the exit code that each gives a command.
 
     FastBertError     something the project can name went wrong                            1
-    └── InputError    an option, path, checkpoint or table is wrong; nothing was done      2
+    ├── InputError    an option, path, checkpoint or table is wrong; nothing was done      2
+    └── MachineError  the machine, its memory or its libraries fail; no input is to blame  1
     Stopped           somebody wants the process to end                                    1
 
 Messages say what was found, what was expected and what to do. Everything else that can go wrong is
@@ -22,6 +23,10 @@ class InputError(FastBertError):
     """What the user passed cannot be used; the message says what to pass instead."""
 
     exit_code = 2
+
+
+class MachineError(FastBertError):
+    """The machine, its memory or its libraries fail, and would with any input."""
 
 
 class Stopped(BaseException):

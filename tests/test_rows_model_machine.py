@@ -14,7 +14,7 @@ from support.shards import random_texts, write_shard
 from support.stages import InProcess, a_run
 
 from fastbert.checkpoint import load_tokenizer
-from fastbert.errors import FastBertError, InputError
+from fastbert.errors import FastBertError, InputError, MachineError
 from fastbert.exits.rules import Threshold
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice
 from pipelines.labelling.classify import Classify
 from pipelines.labelling.job import label
-from pipelines.labelling.known import TEXTS, MachineError
+from pipelines.labelling.known import TEXTS
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.work import Work, from_block, to_block
 from pipelines.output.ledger import Ledger, record_path
@@ -305,12 +305,12 @@ def fleet(start, replica) -> Fleet:
 
 
 def test_a_machine_that_fails_ends_the_run(fleet, work, engine):
-    """One process meets it on the slice, as many as a slice may end on known texts."""
+    """As many processes meet it as a slice may end: on the slice, then on known texts."""
     engine.fails = lambda ids: True
     found = fleet(work)
     assert isinstance(found, MachineError)
     assert "the model fails on known texts, too" in str(found)
-    assert fleet.deaths == 1 + (LIMIT - 1)
+    assert fleet.deaths == LIMIT - 1
 
 
 def test_known_texts_that_kill_end_the_run(fleet, work, engine):
@@ -332,7 +332,20 @@ def test_a_slice_that_kills_where_known_texts_do_not_is_given_up(fleet, work, en
     assert len(errors) == ROWS - 1 == found.stats.model_errors
 
 
-@pytest.mark.parametrize("bad", [1, LIMIT])
+def test_so_is_one_after_which_known_texts_fail_in_its_process_only(fleet, work, engine, has):
+    broken = set()
+
+    def fails(ids) -> bool:
+        if has("bridge")(ids):
+            broken.add(fleet.deaths)
+        return fleet.deaths in broken
+
+    engine.fails = fails
+    assert fleet(work).stats.quarantined
+    assert fleet.deaths == LIMIT
+
+
+@pytest.mark.parametrize("bad", [1, LIMIT - 1])
 def test_another_process_may_do_what_one_could_not(fleet, work, engine, bad):
     """The slice is not blamed for those that failed on known texts as well."""
     engine.fails = lambda ids: fleet.deaths < bad
@@ -367,7 +380,7 @@ def test_readers_that_fail_on_known_texts_end_the_run(start, unread, checkpoint,
     found = readers(unread)
     assert isinstance(found, MachineError)
     assert "the tokenizer fails on known texts, too" in str(found)
-    assert readers.deaths == LIMIT
+    assert readers.deaths == LIMIT - 1
 
 
 def test_a_model_that_cannot_be_made_ready_is_one_error(checkpoint, monkeypatch):

@@ -31,7 +31,7 @@ def adopt(
         and record.source == redacted(known[record.shard].url)
         and identity.difference(record.recipe) is None
         # A run was killed that should have replaced it: what was given up, another precision.
-        and not record.quarantined
+        and not record.model_errors
         and precision in (record.precision, None)
     ]
     adopted = _alone(fitting, output.records)

@@ -19,6 +19,7 @@ from fastbert.exits.rules import NO_EXIT, Threshold
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine, Predictions
+from fastbert.inference.finite import speaks_against_the_model
 from fastbert.inference.precision import device_name, require
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
@@ -36,9 +37,6 @@ Array = np.ndarray[Any, Any]
 _MOST_REASONS = 20
 #: Labels that it counts per exit: all, but where classes are so many that records would grow.
 _MOST_LABELS = 256
-#: The share of a slice's rows, one row at least, whose answers may be no numbers before known texts
-#: show whether that is the model's fault.
-_ODD_ROWS = 0.01
 
 
 class Classify:
@@ -63,8 +61,8 @@ class Classify:
         except InputError as error:  # not of what the user sees: the run is under way
             raise FastBertError(str(error)) from error
         self.device = device_name(device)
-        model = load_model(checkpoint)
         with blamed_on_machine("the model cannot be made ready", self.device):
+            model = load_model(checkpoint)
             self.engine = Engine(model, device, DTYPES[run.precision])
         self.cost = CostModel(model)
         self.run = run
@@ -86,7 +84,7 @@ class Classify:
         found, failed = self._classify(tokens, audited)
         answered = (found.exit != NO_EXIT) & np.isfinite(found.uncertainty)
         odd = len(tokens) - int(answered.sum()) - len(failed)
-        if odd > max(1, _ODD_ROWS * len(tokens)) or (odd and not answered.any()):
+        if speaks_against_the_model(odd, len(tokens) - len(failed)):
             self.check()
         places = np.flatnonzero(good)
         for row in np.flatnonzero(~answered).tolist():

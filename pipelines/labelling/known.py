@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastbert.errors import FastBertError
+from fastbert.errors import MachineError
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from pipelines.labelling.isolate import NOT_OF_ROWS, said
@@ -17,10 +17,6 @@ TEXTS = (
     "\u8c22\u8c22\uff0c\u4e00\u5207\u90fd\u597d\u3002",
     "Thanks! " * 2000,
 )
-
-
-class MachineError(FastBertError):
-    """What fails would fail for any rows: the machine, its libraries or its memory are to blame."""
 
 
 @contextmanager

@@ -65,13 +65,18 @@ class Guard:
         failed: int = ray.get(self.attempts.failed.remote(what, stage))
         return failed
 
+    def begin(self, what: str, stage: str) -> int:
+        """Note an attempt without a limit of time; returns how many have ended their process."""
+        failed: int = ray.get(self.attempts.begin.remote(what, stage))
+        return failed
+
     @contextmanager
     def attempt(self, what: str, stage: str, timeout: float | None = None) -> Iterator[int]:
         """An attempt at `what`; gives how many before it have ended their process.
 
         It has so many seconds, by default the guard's `timeout`.
         """
-        failed: int = ray.get(self.attempts.begin.remote(what, stage))
+        failed = self.begin(what, stage)
         # A thread of C: it works while Python hangs in a call that does not let go of it.
         faulthandler.dump_traceback_later(timeout or self.timeout, exit=True)
         try:

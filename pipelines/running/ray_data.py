@@ -18,9 +18,8 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from fastbert.errors import FastBertError
+from fastbert.errors import FastBertError, MachineError
 from pipelines.input.slices import Slice
-from pipelines.labelling.known import MachineError
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import ITEM, Failed, Outcome, Work, from_block, from_item, to_block
 from pipelines.output.ledger import Record, slice_id
@@ -108,6 +107,7 @@ class OnBlocks:
         self.guard = guard
         self.refused: FastBertError | None = None
         me = ray.get_runtime_context().get_actor_id()  # the same when Ray starts it again
+        self.known = f"known texts on {me}"
         # A model takes its time to load, however small the slices.
         longest = max(guard.timeout, _STARTING)
         with guard.attempt(f"the start of {me}", self.doing, longest) as failed:
@@ -133,12 +133,13 @@ class OnBlocks:
         name = slice_id(work.slice.shard.name, work.slice.first_row)
         try:
             if self.refused is None:
-                if self.guard.failed(name, self.doing):
-                    self.prove(name)
+                self.prove(name)
                 with self.guard.attempt(name, self.doing) as failed:
                     try:
                         return to_block(self.done(work.retried(failed), failed))
-                    except (MachineError, MemoryError) as error:
+                    except MachineError as error:
+                        self.fail(error, self.guard.begin(self.known, self.doing))
+                    except MemoryError as error:
                         leave(error)
         except FastBertError as error:
             self.refused = error
@@ -146,9 +147,11 @@ class OnBlocks:
 
     def prove(self, name: str) -> None:
         """Show on known texts that this process works, before it takes a slice that has ended
-        others. MachineError if so many processes as a slice may end do not."""
+        others. MachineError if as many in a row do not as a slice may end."""
+        if not self.guard.failed(name, self.doing):
+            return
         longest = min(self.guard.timeout, _STARTING)
-        with self.guard.attempt(f"known texts before {name}", self.doing, longest) as failed:
+        with self.guard.attempt(self.known, self.doing, longest) as failed:
             if failed >= self.guard.limit:
                 raise MachineError(
                     f"{self.doing} known texts ended the process {failed} times, the last time on "
@@ -159,9 +162,14 @@ class OnBlocks:
             try:
                 self.stage.check()
             except MachineError as error:
-                if failed + 1 < self.guard.limit:
-                    leave(error)
-                raise
+                self.fail(error, failed)
+
+    def fail(self, error: MachineError, failed: int) -> NoReturn:
+        """Known texts have failed, and in `failed` processes before: the next one tries, or none
+        does."""
+        if failed + 1 < self.guard.limit:
+            leave(error)
+        raise error
 
     def done(self, work: Work, failed: int) -> Work | Outcome:
         """The slice after this stage, and `failed` attempts at it."""

@@ -227,7 +227,9 @@ class EvaluateSettings(Inference, LabelledTexts):
 class LabelSettings(Inference):
     """`fastbert label`."""
 
-    input: tuple[str, ...] = setting("Parquet to label: files, folders or globs, any fsspec URL.")
+    input: tuple[str, ...] = setting(
+        "Parquet to label: files, folders, globs or Delta tables, any fsspec URL."
+    )
     output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
     speed: Share | None = setting(
         "Exit as soon as the normalised entropy is below this: 0 is full depth, 1 is fastest.", None

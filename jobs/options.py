@@ -152,7 +152,7 @@ def _load_config(context: click.Context, _: click.Parameter, path: str | None) -
         with open(path, "rb") as file:  # yaml knows of which encoding it is
             # Everything as text, which click converts: YAML would read 1:8 as a number.
             settings = yaml.load(file, yaml.BaseLoader) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise click.BadParameter(f"cannot read {path}: {said}") from error
     if not isinstance(settings, dict):

@@ -183,10 +183,9 @@ def test_what_nobody_reads_may_lie_in_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("settings", [False, True])
-def test_no_tokenizer(family, settings, tmp_path):
+def test_no_tokenizer(family, tmp_path):
     """Hugging Face makes one without words then, with which every text is the same."""
-    if settings:
+    if family in ("bert", "roberta"):  # of which its settings were copied
         tiny_tokenizer(tmp_path, family).save_pretrained(tmp_path)
         for path in tmp_path.iterdir():
             if path.name not in ("tokenizer_config.json", "special_tokens_map.json"):

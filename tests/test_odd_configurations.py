@@ -96,23 +96,18 @@ def copy(place, tmp_path) -> Callable[[str], Path]:
 #: Of config.json, or of a checkpoint's backbone.
 ENCODER = [
     {"model_type": "left out"},
-    {"model_type": "gpt2"},
     {"model_type": ["bert"]},
     {"hidden_size": 35},
-    {"hidden_size": "36"},
     {"num_hidden_layers": 0},
     {"num_hidden_layers": 2},
     {"num_hidden_layers": 4},
-    {"num_attention_heads": -3},
     {"num_attention_heads": 5},
     {"hidden_act": "nope"},
     {"type_vocab_size": 0},
-    {"max_position_embeddings": POSITIONS - 10},
     {"max_position_embeddings": POSITIONS + 1},
     {"layer_norm_eps": -1.0},
     {"hidden_dropout_prob": 2.0},
     {"pad_token_id": 1000},
-    {"vocab_size": None},
     {"is_decoder": True},
 ]
 
@@ -132,11 +127,8 @@ def test_encoders_that_cannot_be(changes, place, copy):
 CHECKPOINT = [
     {"model_type": "left out"},
     {"backbone": None},
-    {"backbone": []},
     {"branch_size": "14"},
     {"branch_size": 0},
-    {"branch_size": 16},
-    {"branch_heads": 0},
     {"branch_heads": 5},
     {"max_length": 2},
     {"max_length": "x"},
@@ -144,7 +136,6 @@ CHECKPOINT = [
     {"teacher_activation": "nope"},
     {"teacher_activation": None},
     {"exits": []},
-    {"exits": 3},
     {"exits": [{"depth": "x"}]},
     {"exits": [{"depth": 1}]},
     {"operating_points": [0.5]},
@@ -271,7 +262,7 @@ def test_the_tokenizers_own_length_does_not_matter(length, place, copy):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WORDS])
-@pytest.mark.parametrize("text", ["", "[]", "null", "\ufeff{}", "[" * 9999])
+@pytest.mark.parametrize("text", ["[]", "\ufeff{}", "[" * 9999])
 def test_files_that_are_no_settings(name, text, place, copy):
     for model in ("teacher", "model"):
         folder = copy(model)
@@ -279,7 +270,7 @@ def test_files_that_are_no_settings(name, text, place, copy):
         assert walk(model, folder, place) <= ({0, 2} if name == WORDS else {2})
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"weight_map": {"a": 3}}'])
 def test_an_index_that_is_none(text, place, copy):
     for model in ("teacher", "model"):
         folder = copy(model)

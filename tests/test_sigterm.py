@@ -95,7 +95,7 @@ def test_stopped_at_every_request(tmp_path, checkpoint, store, monkeypatch, work
         if len(store.asked) < at:
             break
         assert read_lock(Storage(str(tmp_path / output))) is None, (at, store.asked)
-        assert str(said).startswith(("stopped by SIGTERM; what", "stopped by SIGINT; what")), at
+        assert str(said).startswith(("stopped by SIGTERM; what", "stopped by Ctrl-C; what")), at
         assert said.exit_code == 1
         assert run(output)["exit_code"] == 0
         assert table_of(tmp_path / output).equals(expected), (at, store.asked)

@@ -66,8 +66,11 @@ class Stops:
             raise self._stopped()
 
     def _stopped(self) -> Stopped:
-        name = signal.Signals(self._come or 0).name
-        return Stopped(f"stopped by {name}; what is committed is kept, the next run goes on")
+        name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[signal.Signals(self._come or 0)]
+        stopped = Stopped(f"stopped by {name}; what is committed is kept, the next run goes on")
+        if self._come == signal.SIGINT:
+            stopped.exit_code = 130  # as of other commands
+        return stopped
 
     def _insist(self) -> None:
         while not self._ended.wait(_AGAIN):

@@ -419,7 +419,7 @@ def test_the_terminal_shows_the_end_that_matters(tmp_path, capsys):
 
 
 def test_a_page_that_cannot_be_written(output, tmp_path):
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="is a folder; pass a file"):
         report(ReportSettings(output=output, html=str(tmp_path)))
 
 

@@ -180,7 +180,7 @@ SHARD = Shard("file:///in/a.parquet", "a", "etag:1")
         {"source": "file:///elsewhere/a.parquet"},
         {"recipe": identity(max_length=33).recipe},
         {"recipe": {}},
-        {"quarantined": True},
+        {"model_errors": 1},
         {"shard_rows": 5},
         {"shard": "b"},
         {"exits": [1]},

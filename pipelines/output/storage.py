@@ -146,6 +146,10 @@ class Storage:
                 return self.patience(read)
             except (FileNotFoundError, pa.ArrowInvalid):
                 return None
+            except OSError as error:
+                if error.errno is not None or is_transient(error):
+                    raise
+                return None  # Arrow's, of a footer that is damaged
 
     @contextlib.contextmanager
     def _explained(self, done: str, path: str = "", *more: type[OSError]) -> Iterator[None]:

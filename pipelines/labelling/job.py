@@ -52,9 +52,9 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
             "dry_run": True,
             "slices_to_label": len(plan.todo),
             "rows_to_label": plan.rows,
-            "slices_to_remove": len(plan.removed(settings.prune)),
-            "leftovers_to_remove": len(plan.swept(settings.prune)),
-            "leftovers": len(plan.left(settings.prune)),
+            "slices_to_remove": len(plan.removed),
+            "leftovers_to_remove": len(plan.swept),
+            "leftovers": len(plan.left),
             "bad_shards": plan.bad_shards,
         }
     lock, stops = RunLock(job.ledger.storage, job.run_id), Stops()
@@ -104,17 +104,19 @@ class Job:
             settings.retry_quarantined,
             None if settings.precision == "auto" else settings.precision,
             settings.retry_errors,
+            settings.prune,
         )
         log.info(
             "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards "
             "unreadable",
             *(plan.shards, len(plan.todo), plan.rows, len(plan.up_to_date), len(plan.bad_shards)),
         )
-        if plan.vanished and not settings.prune:
+        names = {shard.name for shard in shards}
+        if gone := sum(record.shard not in names for record in plan.spared):
             log.info(
                 "%d slices of shards that are no longer in the input keep their labels; "
                 "--prune removes them",
-                len(plan.vanished),
+                gone,
             )
         return plan
 
@@ -145,11 +147,11 @@ class Job:
         started, started_at = time.monotonic(), datetime.now(UTC)
         settings, ledger = self.settings, self.ledger
         plan = self.plan()
-        removed, kept = plan.removed(settings.prune), plan.kept(settings.prune)
+        removed, kept = plan.removed, plan.kept(settings.prune)
         prepared = self._prepare(plan, executor, lock) if plan.todo else None
         stops.listen()  # Ray sets handlers of its own
         ledger.storage.clear_staging()
-        swept = plan.swept(settings.prune)
+        swept = plan.swept
         ledger.sweep(swept)
         if prepared or plan.adopted:
             ledger.reopen(self.run_id)
@@ -175,7 +177,7 @@ class Job:
         found |= {
             "slices_removed": len(removed),
             "leftovers_removed": len(swept),
-            "leftovers": len(plan.left(settings.prune)),
+            "leftovers": len(plan.left),
             "bad_shards": bad_shards,
             "started_at": started_at.isoformat(timespec="milliseconds"),
             "seconds": round(time.monotonic() - started, 1),

@@ -9,13 +9,14 @@ import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 import msgspec
 import pyarrow as pa
 
+from pipelines.output.identity import Identity
 from pipelines.output.statistics import (
     MEASURES,
     PER_ERRORS,
@@ -124,10 +125,13 @@ class Committed:
     """What an output holds."""
 
     records: list[Record]
-    #: Files of labelled rows that no readable record vouches for: their shards, by path.
+    #: Files of labelled rows that no record in the ledger vouches for: their shards, by path.
     stray: dict[str, str]
-    #: Records of such files that are still to be written.
-    adopted: list[Record] = field(default_factory=list)
+
+    def precision(self, identity: Identity) -> str | None:
+        """What the last commit with this identity was made in; None if there is none."""
+        same = [r for r in self.records if identity.difference(r.recipe) is None]
+        return max(same, key=lambda r: r.committed_at).precision if same else None
 
 
 class Ledger:

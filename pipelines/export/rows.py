@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from fastbert.errors import FastBertError, InputError, first_line
+from fastbert.filesystem import is_transient
 from pipelines.output.ledger import Ledger, Record
-from pipelines.output.retry import is_transient
 from pipelines.output.storage import FOOTER_THREADS, Storage
 
 #: Added after the columns of `table/`: where a row is from. A column that is called like one of

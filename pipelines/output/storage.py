@@ -14,8 +14,8 @@ from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import FastBertError, InputError, first_line
-from fastbert.filesystem import open_url, redacted
-from pipelines.output.retry import Patience, is_refusal, is_transient
+from fastbert.filesystem import is_refusal, is_transient, open_url, redacted
+from pipelines.output.retry import Patience
 
 #: Where files of a local output are written before they appear under their names.
 STAGING = "staging"

@@ -5,7 +5,6 @@ used, in the directory for temporary files. Nobody else may enter either: what l
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
 import logging
@@ -14,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -22,6 +21,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from fastbert.errors import FastBertError
+from fastbert.filesystem import reaching
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +41,12 @@ def local_copy(
     Raises FastBertError if there is no room for them, and if they do not stop changing.
     """
     root = _root()
+    copying = f"cannot copy {what} to {root} (XDG_CACHE_HOME may name another place)"
     for _ in range(_TRIES):
         files = list_files()
         version = _version(fs, files)
         copy, partial = root / version, root / f"{version}.partial"
-        with _enough_room(root, what), FileLock(_lock(copy)):
+        with reaching(copying, "pass one that this user may read"), FileLock(_lock(copy)):
             if not copy.exists():
                 shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
                 partial.mkdir()
@@ -81,19 +82,6 @@ def _synced(folder: Path) -> Path:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     return folder
-
-
-@contextlib.contextmanager
-def _enough_room(root: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise FastBertError(
-            f"no room in {root} for a copy of {what}: {error.strerror}; make some, or let "
-            "XDG_CACHE_HOME name another place"
-        ) from error
 
 
 def _evict(root: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,10 +13,12 @@ from support.records import identity, record
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
 
+from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
 from pipelines.labelling import job as jobs
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.job import label
+from pipelines.labelling.plan import Plan, make_plan
 from pipelines.output.ledger import Ledger, Record, facts, statistics
 from pipelines.output.lock import RunLock
 from pipelines.output.statistics import MEASURES, Seconds
@@ -164,12 +167,18 @@ def held(storage: Storage, *records: Record, known: bool = False) -> None:
             Ledger(storage).put(each)
 
 
+def planned(storage: Storage, *shards: Shard) -> Plan:
+    """What a run would do, whose shards have rows."""
+    output = Ledger(storage).committed()
+    found = adopt(Ledger(storage), output, list(shards), identity(), "night-2")
+    with mock.patch("pipelines.labelling.plan.count_rows", return_value=60):
+        return make_plan(list(shards), found, identity(), InputColumns(), 10, False)
+
+
 def adopted(storage: Storage, *shards: Shard) -> list[tuple[str, int]]:
-    ledger = Ledger(storage)
-    found = adopt(ledger, ledger.committed(), list(shards), identity(), "night-2")
-    assert not {r.path for r in found.adopted} & found.stray.keys()
+    found = planned(storage, *shards)
     assert all(r.run_id == "night-2" for r in found.adopted)
-    return sorted((r.shard, r.first_row) for r in found.adopted)
+    return [(r.shard, r.first_row) for r in found.adopted]
 
 
 SHARD = Shard("file:///in/a.parquet", "a", "etag:1")
@@ -207,7 +216,7 @@ def test_what_says_nothing_is_not_adopted(tmp_path, text):
     assert adopted(storage, SHARD) == []
 
 
-def test_what_overlaps_is_not_adopted(tmp_path):
+def test_of_files_that_overlap_the_first_is_adopted_and_no_other_stays(tmp_path):
     storage = Storage(str(tmp_path))
     a = {"shard_rows": 60}
     held(storage, record("a", 20, 10, **a), record("b", 0, 60, **a), known=True)
@@ -215,7 +224,12 @@ def test_what_overlaps_is_not_adopted(tmp_path):
     held(storage, record("a", 25, 2, **a), record("a", 30, 10, **a), record("a", 35, 10, **a))
     held(storage, record("a", 45, 5, **a), record("b", 5, 5, **a))
     b = Shard("file:///in/b.parquet", "b", "etag:1")
-    assert adopted(storage, SHARD, b) == [("a", 0), ("a", 10), ("a", 45)]
+    found = planned(storage, SHARD, b)
+    assert [r.first_row for r in found.adopted] == [0, 10, 30, 45]
+    assert [(piece.first_row, piece.rows) for piece in found.todo] == [(40, 5), (50, 10)]
+    assert found.swept == [f"table/{name}.parquet" for name in
+                           ("a.000000000025", "a.000000000035", "b.000000000005")]  # fmt: skip
+    assert (found.left, found.removed, found.replaced) == ([], [], [])
 
 
 def test_another_precision_than_that_of_the_records_is_not_adopted(tmp_path):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastbert.errors import FastBertError, InputError
-from fastbert.filesystem import redacted
+from fastbert.filesystem import is_transient, redacted
 from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns, listed
 from pipelines.input.labels import LOOKS, class_names, look_alikes
@@ -21,7 +21,7 @@ from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import BATCH_ROWS, Slice, SliceReader, count_rows
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
-from pipelines.output.retry import Patience, is_transient
+from pipelines.output.retry import Patience
 from pipelines.output.storage import FOOTER_THREADS
 
 log = logging.getLogger(__name__)

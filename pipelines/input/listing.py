@@ -17,9 +17,9 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, redacted
+from fastbert.filesystem import is_transient, open_url, redacted
 from pipelines.input.tables import above, current_files
-from pipelines.output.retry import Patience, is_transient
+from pipelines.output.retry import Patience
 
 #: Type of a link that leads to nothing, beside the types of fsspec.
 NO_TARGET = "link to nothing"

@@ -13,9 +13,9 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from fastbert.errors import InputError
-from fastbert.filesystem import redacted
+from fastbert.filesystem import is_transient, redacted
 from pipelines.input.delta import PLAIN, delta_files
-from pipelines.output.retry import Patience, is_transient
+from pipelines.output.retry import Patience
 from pipelines.output.storage import FOOTER_THREADS
 
 Info = dict[str, Any]

@@ -51,6 +51,11 @@ class Plan:
         """Rows to label."""
         return sum(piece.rows for piece in self.todo)
 
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.todo or self.adopted or self.removed or self.swept)
+
 
 def make_plan(
     shards: list[Shard],

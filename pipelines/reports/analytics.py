@@ -62,14 +62,14 @@ class Analytics:
         self._reach(fs := self.storage.fs)
         self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
         found = sorted(self.storage.paths("table", ".parquet"))
-        #: Of labelled rows.
-        self.paths = [path for path in found if slice_of(path)]
-        self.foreign = len(found) - len(self.paths)
+        self.foreign = [path for path in found if not slice_of(path)]
         if self.foreign:
             log.warning(
                 "%d Parquet files below table/ are not of this job, and are passed over, as %s",
-                *(self.foreign, redacted(next(p for p in found if p not in set(self.paths)))),
+                *(len(self.foreign), redacted(self.foreign[0])),
             )
+        #: Of labelled rows.
+        self.paths = sorted(set(found) - set(self.foreign))
         if not self.paths:
             raise InputError(
                 f"no labels at '{redacted(output)}'; expected the --output of fastbert label"

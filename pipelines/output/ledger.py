@@ -158,9 +158,8 @@ class Ledger:
         """All commits whose labelled rows are there; unreadable records count as absent."""
         data = self.storage.paths("table", ".parquet")
         paths = self.storage.paths("ledger/slices", ".json")
-        records = [
-            record for record in _readable(self.storage.read(sorted(paths))) if record.path in data
-        ]
+        found = _readable(self.storage.read(sorted(paths)))
+        records = [record for record in found if record.path in data]
         stray = {}
         for path in sorted(data - {record.path for record in records}):
             if place := slice_of(path):

@@ -179,16 +179,14 @@ def _files(place: str) -> list[str]:
 
 def _write(path: str, data: bytes) -> None:
     """A new local file, synced, or none."""
+    file = open(path, "xb")
     try:
-        with open(path, "xb") as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError:
-        raise
     except OSError:  # no room: leave what there is to others
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        os.unlink(path)
         raise
 
 

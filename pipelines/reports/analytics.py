@@ -126,7 +126,7 @@ class Analytics:
         try:
             statements = [statement.query for statement in duckdb.extract_statements(sql)]
             return [self._answer(statement, form) for statement in statements or [sql]][-1]
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             what = f"the query failed: {_said(error)}"
             if f"{self.root}/table/" in what:
                 what += "; if the file is damaged, remove it: fastbert label writes it again"
@@ -149,11 +149,8 @@ class Analytics:
                 self._make(others.pop(0))
 
     def _execute(self, statement: str, form: str = "fetchall") -> Any:
-        try:
-            found = self.connection.sql(statement)
-            return None if found is None else getattr(found, form)()
-        except OSError as error:
-            raise InputError(f"the query failed: {error}") from error
+        found = self.connection.sql(statement)
+        return None if found is None else getattr(found, form)()
 
     @property
     def _makers(self) -> dict[str, Callable[[], object]]:
@@ -243,7 +240,7 @@ class Analytics:
         """Whether a file of statistics can be read. Of others, the ledger has the records."""
         try:
             self._execute(f"from {self._parquet([_alone(path)])}")
-        except (duckdb.Error, InputError) as error:
+        except (duckdb.Error, OSError) as error:
             log.warning(
                 "ignoring the unreadable statistics %s: %s; remove the file, and the next run of "
                 "fastbert label that has something to do writes it again",

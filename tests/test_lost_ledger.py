@@ -20,7 +20,7 @@ from pipelines.labelling.adopt import adopt
 from pipelines.labelling.job import label
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.output.ledger import Ledger, Record, facts, statistics
-from pipelines.output.lock import RunLock
+from pipelines.output.lock import LOCK, OutputHeld, RunLock
 from pipelines.output.statistics import MEASURES, Seconds
 from pipelines.output.storage import Storage, to_parquet
 
@@ -157,6 +157,21 @@ def test_files_that_somebody_has_changed_are_not_adopted(tmp_path, night):
         "leftovers_removed": 1,
     }
     assert table_of(tmp_path / "out").equals(rows)
+
+
+def test_nothing_is_removed_by_a_run_that_has_lost_the_lock_while_it_started(tmp_path, night):
+    night()
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(14, seed=5))
+    before, storage = records_of(tmp_path / "out"), Storage(str(tmp_path / "out"))
+
+    class Slow(InProcess):
+        def resources(self, settings):
+            storage.put(LOCK, b'{"token": "theirs", "run_id": "other"}')
+            return super().resources(settings)
+
+    with pytest.raises(OutputHeld, match="run other"):
+        night(Slow())
+    assert records_of(tmp_path / "out") == before
 
 
 def held(storage: Storage, *records: Record, known: bool = False) -> None:

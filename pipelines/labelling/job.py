@@ -23,7 +23,7 @@ from pipelines.labelling.summary import RUNS, prices, totals
 from pipelines.labelling.work import Failed
 from pipelines.output.identity import Identity
 from pipelines.output.ledger import Ledger, Record
-from pipelines.output.lock import RunLock
+from pipelines.output.lock import RunLock, check_held
 from pipelines.output.storage import Storage
 from pipelines.settings import LabelSettings
 
@@ -148,6 +148,7 @@ class Job:
         ledger, plan = self.ledger, self.plan()
         prepared = self._prepare(plan, executor, lock) if plan.todo else None
         stops.listen()  # Ray sets handlers of its own
+        check_held(ledger.storage, lock.token)  # starting it may have taken long
         self._make_way(plan)
         records, failed = self._label(plan, executor, *prepared, lock) if prepared else ([], {})
         bad_shards = plan.bad_shards | failed

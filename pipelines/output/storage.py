@@ -179,15 +179,14 @@ def _files(place: str) -> list[str]:
 
 def _write(path: str, data: bytes) -> None:
     """A new local file, synced, or none."""
-    file = open(path, "xb")
-    try:
-        with file:
+    with open(path, "xb") as file:
+        try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # no room: leave what there is to others
-        os.unlink(path)
-        raise
+        except OSError:  # no room: leave what there is to others
+            os.unlink(path)
+            raise
 
 
 def _link(path: str, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import get_local_safetensors_metadata
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -108,13 +109,20 @@ def load_weights(
             f"the weights in {source} do not fit its config.json: the tensor {', '.join(first)}"
             f"{f', and {more} more do not fit' if more else ''}; {again}, with save_pretrained"
         )
+    if name := not_finite(model):
+        raise InputError(
+            f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
+            "after a training that diverged; train again, or pass an earlier state"
+        )
+    return model.eval()
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The name of a tensor that holds NaN or infinity, if there is one."""
     for name, tensor in model.state_dict().items():
         if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-            raise InputError(
-                f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
-                "after a training that diverged; train again, or pass an earlier state"
-            )
-    return model.eval()
+            return name
+    return None
 
 
 def _kinds(source: str | Path) -> list[tuple[str, str]]:

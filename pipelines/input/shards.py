@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, redacted
-from pipelines.input.listing import NO_TARGET, Listing, list_files, told
+from pipelines.input.listing import Listing, list_files, told
 from pipelines.input.tables import MISSING
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _problem(name: str, info: dict[str, Any]) -> str | None:
     if info["type"] == MISSING:
         return "is in the log of its Delta table, and is not there; restore the table, or repair it"
     if info["type"] != "file":
-        what = ", but a link to nothing" if info["type"] == NO_TARGET else ""
+        what = ", but a link to none" if info.get("islink") else ""
         return f"is not a regular file{what}; remove it or put a file there"
     try:
         name.encode()

@@ -52,7 +52,10 @@ def local_copy(
                 if _version(fs, list_files()) != version:  # some may be new, some old
                     shutil.rmtree(partial)
                     continue
-                _synced(partial).rename(copy)
+                for path in partial.iterdir():  # all outlives a power cut from now on
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                partial.rename(copy)
             os.utime(copy)
         _evict(root)
         return copy
@@ -70,14 +73,6 @@ def _version(fs: fsspec.AbstractFileSystem, files: list[str]) -> str:
 
 def _lock(copy: Path) -> Path:
     return copy.with_suffix(".lock")
-
-
-def _synced(folder: Path) -> Path:
-    """The folder, all of whose files outlive a power cut from now on."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    return folder
 
 
 def _evict(root: Path) -> None:

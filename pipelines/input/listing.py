@@ -70,24 +70,21 @@ def list_files(url: str) -> Listing:
     below = {name: name[len(root) :].lstrip("/") for name in files}
     folders = {name for name, info in files.items() if info["type"] == "directory"}
     files = {n: i for n, i in files.items() if n not in folders and not n.endswith(_MARKERS)}
-    by_log = current_files(fs, root, files, folder, lambda name: _hidden(below[name], asked))
     unfinished = () if path.endswith(_UNFINISHED) else _UNFINISHED
     reasons = dict.fromkeys(
         folders.difference(*map(above, files)), "folders, not entered by a glob"
     )
     for name in files:
-        if name in by_log:
-            reason = "" if by_log[name] else "of older versions of a Delta table"
-        elif _hidden(below[name], asked):
-            reason = "hidden, with a name that begins with . or _"
+        if _hidden(below[name], asked):
+            reasons[name] = "hidden, with a name that begins with . or _"
         elif name.endswith(unfinished):
-            reason = "temporary"
-        else:
-            reason = "not named .parquet" if folder and not name.endswith(".parquet") else ""
-        reasons[name] = reason
-    passed = {name: (below[name], reason) for name, reason in reasons.items() if reason}
-    files |= {name: info for name, info in by_log.items() if info}
-    files = {name: info for name, info in files.items() if name not in passed}
+            reasons[name] = "temporary"
+        elif folder and not name.endswith(".parquet"):
+            reasons[name] = "not named .parquet"
+    current, older = current_files(fs, root, files, files.keys() - reasons, folder)
+    reasons |= dict.fromkeys(older, "of older versions of a Delta table")
+    passed = {name: (below[name], why) for name, why in reasons.items() if name not in current}
+    files = {name: info for name, info in (files | current).items() if name not in passed}
     if not files:
         raise InputError(
             f"no Parquet file at '{redacted(url)}'; expected a .parquet file, a folder with some, "

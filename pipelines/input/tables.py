@@ -6,7 +6,7 @@ Read as plain files, they give back what was deleted, and what was rewritten twi
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -37,38 +37,35 @@ def current_files(
     fs: AbstractFileSystem,
     root: str,
     files: dict[str, Info],
+    shards: Iterable[str],
     folder: bool,
-    hidden: Callable[[str], bool],
-) -> dict[str, Info | None]:
-    """Of all files that lie in Delta tables, what the file system says, or None where a file is not
-    one of the table's current version.
+) -> tuple[dict[str, Info], set[str]]:
+    """Of the Delta tables that some of the `shards` lie in: the files of the current version, as
+    the file system describes them, and the shards that are none of these.
 
-    `files` were found below `root`, and are all that are there if it is a `folder`; the tables may
-    also lie around it. Raises InputError for Delta tables that plain reading would get wrong, and
-    for those of other formats.
+    `files`, shards and others, were found below `root`, and are all that are there if it is a
+    `folder`; the tables may also lie around it. Raises InputError for Delta tables that plain
+    reading would get wrong, and for those of other formats.
     """
     tables = _tables(fs, root, files, folder)
-    governed: dict[str, list[str]] = defaultdict(list)
-    for path in files if tables else []:
-        table = next((each for each in above(path) if each in tables), None)
-        if table is not None and (path.endswith(".parquet") or not folder):
-            governed[table].append(path)
-    found: dict[str, Info | None] = {}
+    governed: dict[str, set[str]] = defaultdict(set)
+    for path in shards if tables else ():
+        if table := next((each for each in above(path) if each in tables), None):
+            governed[table].add(path)
+    current: dict[str, Info] = {}
+    older: set[str] = set()
     for table, paths in governed.items():
-        if all(map(hidden, paths)):
-            continue
         if tables[table] != "a Delta table":
             raise InputError(
                 f"'{redacted(table)}' is {tables[table]}, whose log says which of its files count; "
                 f"expected plain Parquet or a Delta table; {PLAIN}"
             )
-        current = {f"{table}/{path}" for path in delta_files(fs, table)}
-        found |= {path: None for path in paths if path not in current and not hidden(path)}
-        found |= {path: files[path] for path in current & files.keys()}
-        if folder:
-            missing = {path for path in current - files.keys() if path.startswith(f"{root}/")}
-            found |= {path: _info(fs, path) for path in missing}
-    return found
+        named = {f"{table}/{path}" for path in delta_files(fs, table)}
+        older |= paths - named
+        for path in named:
+            if path in files or (folder and path.startswith(f"{root}/")):
+                current[path] = files.get(path) or _info(fs, path)
+    return current, older
 
 
 def _tables(

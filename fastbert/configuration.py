@@ -84,8 +84,7 @@ class FastBertConfig(PreTrainedConfig):
             ("teacher_activation", activation, activation in (None, *ACT2FN),
              "an activation that transformers knows, such as 'tanh'"),
         ])  # fmt: skip
-        assert self.exit_list
-        assert self.label_names
+        _ = self.exit_list, self.label_names  # which raise, too
 
     @property
     def exit_list(self) -> tuple[Exit, ...]:

@@ -121,9 +121,8 @@ def _hidden(name: str, asked: set[str]) -> bool:
 
 def _find(fs: AbstractFileSystem, path: str) -> dict[str, Info]:
     """Every file below a folder, also behind links to folders: each folder once, under its own
-    name rather than a link's, and none that the first one lies in. Raises InputError where a folder
-    cannot be listed: `find` of local file systems passes over those, and their shards would be
-    taken for removed."""
+    name rather than a link's, and none that the first one lies in. Raises PermissionError where
+    `find` of local file systems passes over a folder, whose shards would be taken for removed."""
     if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
         found: dict[str, Info] = fs.find(path, detail=True)
         return found
@@ -139,11 +138,6 @@ def _find(fs: AbstractFileSystem, path: str) -> dict[str, Info]:
             entries = sorted(fs.ls(folder, detail=True), key=itemgetter("name"))
         except FileNotFoundError:
             continue  # removed in this moment
-        except PermissionError as error:
-            raise InputError(
-                f"cannot list '{redacted(folder)}': {error.strerror}; expected a folder that can "
-                "be read, or else its shards would be taken for removed"
-            ) from error
         for entry in entries:
             name = entry["name"]
             if entry["type"] == "directory":

@@ -5,16 +5,13 @@ used, in the directory for temporary files. Nobody else may enter either: what l
 """
 
 import contextlib
-import errno
-import functools
 import hashlib
-import logging
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -22,8 +19,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from fastbert.errors import FastBertError
-
-log = logging.getLogger(__name__)
+from fastbert.filesystem import reaching
 
 #: Copies that stay: so many that were used last, and all that were used within so many seconds,
 #: for whoever fetched them may not have read them yet.
@@ -41,11 +37,12 @@ def local_copy(
     Raises FastBertError if there is no room for them, and if they do not stop changing.
     """
     root = _root()
+    copying = f"cannot copy {what} to {root} (XDG_CACHE_HOME may name another place)"
     for _ in range(_TRIES):
         files = list_files()
         version = _version(fs, files)
         copy, partial = root / version, root / f"{version}.partial"
-        with _enough_room(root, what), FileLock(_lock(copy)):
+        with reaching(copying, "pass one that this user may read"), FileLock(_lock(copy)):
             if not copy.exists():
                 shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
                 partial.mkdir()
@@ -55,7 +52,10 @@ def local_copy(
                 if _version(fs, list_files()) != version:  # some may be new, some old
                     shutil.rmtree(partial)
                     continue
-                _synced(partial).rename(copy)
+                for path in partial.iterdir():  # all outlives a power cut from now on
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                partial.rename(copy)
             os.utime(copy)
         _evict(root)
         return copy
@@ -73,27 +73,6 @@ def _version(fs: fsspec.AbstractFileSystem, files: list[str]) -> str:
 
 def _lock(copy: Path) -> Path:
     return copy.with_suffix(".lock")
-
-
-def _synced(folder: Path) -> Path:
-    """The folder, all of whose files outlive a power cut from now on."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    return folder
-
-
-@contextlib.contextmanager
-def _enough_room(root: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise FastBertError(
-            f"no room in {root} for a copy of {what}: {error.strerror}; make some, or let "
-            "XDG_CACHE_HOME name another place"
-        ) from error
 
 
 def _evict(root: Path) -> None:
@@ -116,12 +95,18 @@ def _used(copy: Path) -> float:
 
 
 def _root() -> Path:
-    """The directory of the copies, which no other user can enter."""
-    shared = f"fastbert-{os.getuid()}"  # /tmp is everybody's: the first to use a name has it
-    places = [Path(tempfile.gettempdir()) / shared]
+    """The directory of the copies, which no other user can enter; FastBertError if there is none,
+    as where somebody else was the first to use its name."""
+    places = [Path(tempfile.gettempdir()) / f"fastbert-{os.getuid()}"]
     with contextlib.suppress(RuntimeError):  # a user without a home
         places.insert(0, Path(platformdirs.user_cache_dir("fastbert")))
-    return next(filter(_private, places), None) or _own(places[-1])
+    if found := next(filter(_private, places), None):
+        return found
+    raise FastBertError(
+        f"no place for a copy of the checkpoint: expected one of {', '.join(map(str, places))} "
+        "that this user can write and others cannot enter (mode 700); let XDG_CACHE_HOME name "
+        "another place"
+    )
 
 
 def _private(place: Path) -> bool:
@@ -133,19 +118,3 @@ def _private(place: Path) -> bool:
         return False
     ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
     return place.is_absolute() and ours and not found.st_mode & 0o077 and os.access(place, os.W_OK)
-
-
-@functools.cache
-def _own(place: Path) -> Path:
-    """A directory that this process alone knows, and removes when it ends."""
-    log.warning(
-        "checkpoints are copied for this process only: neither the user's cache directory nor %s "
-        "can be written and is closed to others (mode 700)",
-        place,
-    )
-    kept = tempfile.TemporaryDirectory(prefix="fastbert-")
-    _keep.append(kept)
-    return Path(kept.name)
-
-
-_keep: list[tempfile.TemporaryDirectory[str]] = []  # collected, they would be removed

@@ -51,31 +51,12 @@ def store_operating_point(url: str, name: str, settings: dict[str, Any]) -> None
         fs.pipe_file(target, text)
 
 
-def fetch_checkpoint(url: str, expected: str | None = None) -> Path:
-    """A local directory with the checkpoint at `url`; remote ones are downloaded once a version.
+def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True) -> Path:
+    """A local directory with the checkpoint at `url`; remote ones are downloaded once a version,
+    without `weights` only the rest of it.
 
     Raises InputError if there is none, and if its fingerprint is not the `expected` one.
     """
-    return _unchanged(_fetch(url), url, expected)
-
-
-def fetch_tokenizer(url: str, expected: str | None = None) -> Path:
-    """As `fetch_checkpoint`, and the same errors, without the weights of a remote one; `expected`
-    is the fingerprint without them."""
-    return _unchanged(_fetch(url, weights=False), url, expected, weights=False)
-
-
-def _unchanged(folder: Path, url: str, expected: str | None, weights: bool = True) -> Path:
-    if expected is not None and (found := fingerprint(folder, weights)) != expected:
-        raise InputError(
-            f"the checkpoint at '{redacted(url)}' has changed since the run began (it has the "
-            f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept: put "
-            "the old one back and run again, or label all with the new one by --relabel"
-        )
-    return folder
-
-
-def _fetch(url: str, weights: bool = True) -> Path:
     fs, path = open_url(url)
     place = f"the checkpoint at '{redacted(url)}'"
 
@@ -96,8 +77,16 @@ def _fetch(url: str, weights: bool = True) -> Path:
     with reaching(f"cannot read {place}", "pass one that this user may read"):
         if isinstance(fs, LocalFileSystem):
             files()
-            return Path(path)
-        return local_copy(fs, files, place)
+            folder = Path(path)
+        else:
+            folder = local_copy(fs, files, place)
+    if expected is not None and (found := fingerprint(folder, weights)) != expected:
+        raise InputError(
+            f"{place} has changed since the run began (it has the fingerprint {found[:8]}, "
+            f"expected {expected[:8]}); what is committed is kept: put the old one back and run "
+            "again, or label all with the new one by --relabel"
+        )
+    return folder
 
 
 def load_config(folder: Path) -> FastBertConfig:

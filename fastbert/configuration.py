@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from fastbert.encoders import check_family, encoder_for
-from fastbert.errors import InputError, explained
+from fastbert.errors import InputError, check_settings, explained
 from fastbert.exits.exit import Exit, read_exits
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
@@ -76,20 +76,15 @@ class FastBertConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raises InputError for settings that no checkpoint can have."""
         longest = encoder_for(self.backbone_config()).longest
-        heads, width = self.branch_heads, self.branch_size
-        found = {
-            "max_length": (self.max_length, 3 <= self.max_length <= longest, f"3 to {longest}"),
-            "branch_heads": (heads, 1 <= heads <= width and width % heads == 0,
-                             f"a divisor of branch_size, {width}"),
-            "teacher_activation": (self.teacher_activation,
-                                   self.teacher_activation in (None, *ACT2FN),
-                                   "an activation that transformers knows, such as 'tanh'"),
-        }  # fmt: skip
-        for name, (value, right, expected) in found.items():
-            if not right:
-                raise InputError(f"the checkpoint's {name} is {value!r}, expected {expected}")
-        assert self.exit_list
-        assert self.label_names
+        heads, width, activation = self.branch_heads, self.branch_size, self.teacher_activation
+        check_settings("checkpoint", [
+            ("max_length", self.max_length, 3 <= self.max_length <= longest, f"3 to {longest}"),
+            ("branch_heads", heads, 1 <= heads <= width and width % heads == 0,
+             f"a divisor of branch_size, {width}"),
+            ("teacher_activation", activation, activation in (None, *ACT2FN),
+             "an activation that transformers knows, such as 'tanh'"),
+        ])  # fmt: skip
+        _ = self.exit_list, self.label_names  # which raise, too
 
     @property
     def exit_list(self) -> tuple[Exit, ...]:

@@ -9,7 +9,7 @@ Messages say what was found, what was expected and what to do. Everything else t
 a bug and keeps its traceback.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -55,3 +55,11 @@ def explained(what: str, advice: str, *kinds: type[Exception]) -> Iterator[None]
         raise
     except kinds as error:
         raise InputError(f"{what}: {first_line(error)}; {advice}") from error
+
+
+def check_settings(whose: str, settings: Iterable[tuple[str, object, bool, str]]) -> None:
+    """Raises InputError for the first setting, of name, value, whether that can be, and what is
+    expected, that cannot be."""
+    for name, value, right, expected in settings:
+        if not right:
+            raise InputError(f"the {whose}'s {name} is {value!r}, expected {expected}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,35 @@ from fastbert.errors import FastBertError, InputError, explained, first_line
 #: half a minute. What the user has configured for fsspec comes first.
 _S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
 _S3 = ("s3", "s3a")
-#: What the user can mend; other faults of a file system may pass.
+#: No room: the disk, or the user's part of it, is full.
+FULL = {errno.ENOSPC, errno.EDQUOT}
+#: What may be gone the next time.
+_PASSING = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EIO,  # s3fs: any answer it has no better name for, as 503 SlowDown
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+}
+#: The same by HTTP clients, by module and name; none of them is imported here, because each
+#: belongs to an optional extra.
+_CLIENT_ERRORS = {
+    ("aiohttp", "ClientError"),
+    ("azure", "ServiceRequestError"),
+    ("azure", "ServiceResponseError"),
+    ("botocore", "ConnectionError"),
+    ("botocore", "HTTPClientError"),
+    ("botocore", "IncompleteReadError"),
+    ("gcsfs", "HttpError"),  # what it has no better name for, as 503
+    ("httpx", "TransportError"),
+    ("requests", "ConnectionError"),
+    ("requests", "Timeout"),
+}
+#: Whose other errors are about what was asked: no credentials, say.
+_CLIENTS = {module for module, _ in _CLIENT_ERRORS} | {"google"}
+#: What the user can mend, said by the system.
 _WRONG_KINDS = (
     FileExistsError,
     FileNotFoundError,
@@ -47,25 +76,50 @@ def _options(url: str) -> dict[str, dict[str, Any]]:
     return {} if configured else {name: {"config_kwargs": _S3_CLIENT} for name in used}
 
 
+def is_transient(error: BaseException) -> bool:
+    """Whether `error` is of the kind that may be gone the next time."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        return True
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
+    return not kinds.isdisjoint(_CLIENT_ERRORS)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a file system, or a store's client in its own words, says no."""
+    return (
+        isinstance(error, _WRONG_KINDS)
+        or type(error).__module__.partition(".")[0] in _CLIENTS
+        or (isinstance(error, OSError) and error.errno in {None, *_WRONG_NUMBERS})
+    )
+
+
 @contextlib.contextmanager
-def reaching(what: str, advice: str) -> Iterator[None]:
-    """Faults of file systems and of their clients become one line that begins with `what`: an
-    InputError with `advice` where the user can mend them, a FastBertError where they may pass."""
+def reaching(what: str, advice: str, kept: str = "") -> Iterator[None]:
+    """Faults of file systems and of their clients become one line that begins with `what`.
+
+    An InputError with `advice` where the user can mend them; a FastBertError where a disk is full,
+    or they may pass, with what is `kept` meanwhile.
+    """
     try:
         yield
     except FastBertError:
         raise
     except Exception as error:
-        said = f"{what}: {first_line(error)}"
-        kind = type(error)
-        if (
-            isinstance(error, _WRONG_KINDS)
-            or getattr(error, "errno", None) in _WRONG_NUMBERS
-            or re.search("Credential|Auth", kind.__name__)
-        ):
-            raise InputError(f"{said}; {advice}") from error
+        kind, said = type(error), first_line(error)
+        if (code := getattr(error, "errno", None)) in FULL:
+            full = f"{what}: {os.strerror(code)}; {kept}make room, and run again"
+            raise FastBertError(full) from error
+        if is_transient(error):
+            raise FastBertError(
+                f"{what}: the store does not answer ({kind.__name__}: {said}); {kept}run again "
+                "when it is back"
+            ) from error
+        if is_refusal(error):
+            raise InputError(f"{what}: {said}; {advice}") from error
         if isinstance(error, OSError) or kind.__module__ != "builtins":
-            raise FastBertError(f"{said}; run again when that has passed") from error
+            raise FastBertError(f"{what}: {said}; {kept}run again when that has passed") from error
         raise
 
 

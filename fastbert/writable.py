@@ -1,12 +1,10 @@
 """Proof that a place can be written, before hours are spent on what is to lie there."""
 
-import contextlib
 import logging
 import os
 import posixpath
 import tempfile
 import uuid
-from pathlib import Path
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -16,12 +14,14 @@ from fastbert.filesystem import absolute, open_url, reaching, redacted
 
 log = logging.getLogger(__name__)
 
-#: Stores without folders, where making one might make a bucket.
+#: Stores without folders: what can be written in one says nothing of others.
 _BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+#: Longest name of a file or folder, in bytes.
+_LONGEST_NAME = 255
 
 
 def check_folder(url: str) -> None:
-    """Write and remove a small file in the folder `url`, and whatever it takes to have that.
+    """Write and remove a small file in the folder `url`, or in that where it is to be made.
 
     Raises InputError where this user cannot write, and FastBertError where a store does not answer.
     """
@@ -45,37 +45,26 @@ def _check(url: str, kind: str) -> None:
         other = fs.isfile if kind == "folder" else fs.isdir
         if other(path):
             raise InputError(f"{place} is a {'file' if kind == 'folder' else 'folder'}; {advice}")
-        folder = path if kind == "folder" else posixpath.dirname(path)
-        if not isinstance(fs, LocalFileSystem):
-            _check_remote(fs, folder)
-        else:
-            _check_local(Path(folder))
-            if kind == "file" and os.path.exists(path):
-                open(path, "ab").close()
+        if any(len(os.fsencode(name)) > _LONGEST_NAME for name in path.split("/")):
+            raise InputError(f"{place} has a name of over {_LONGEST_NAME} bytes; {advice}")
+        _write(fs, path if kind == "folder" else posixpath.dirname(path))
+        if kind == "file" and isinstance(fs, LocalFileSystem) and os.path.exists(path):
+            open(path, "ab").close()
 
 
-def _check_local(folder: Path) -> None:
-    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+def _write(fs: AbstractFileSystem, folder: str) -> None:
+    """Write in the folder, or in the one where it is to be made, and leave nothing there."""
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}
+    if protocols.isdisjoint(_BUCKETS):
+        while folder and not fs.lexists(folder):
+            folder = posixpath.dirname(folder)
+    if isinstance(fs, LocalFileSystem):
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0")
-    finally:
-        with contextlib.suppress(OSError):  # not there, or in use by now
-            for place in missing:
-                place.rmdir()
-
-
-def _check_remote(fs: AbstractFileSystem, folder: str) -> None:
-    protocols = {fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}
-    makes = protocols.isdisjoint(_BUCKETS) and not fs.exists(folder)
-    if makes:
-        fs.makedirs(folder, exist_ok=True)
+        return
     name = f"{folder}/.{uuid.uuid4().hex}.check"
     fs.pipe_file(name, b"0")
     try:
         fs.rm_file(name)
-        if makes:
-            fs.rmdir(folder)
     except Exception as error:  # writing is what was asked for
         log.warning("%s was written for proof and cannot be removed: %s", name, error)

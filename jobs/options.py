@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ import click
 import yaml
 
 from fastbert.errors import FastBertError, Stopped
+from fastbert.filesystem import FULL
 from jobs.commands import COMMANDS
 from jobs.streams import print_summary, repair_streams
 from pipelines.running.quiet import quiet_transformers
@@ -98,7 +98,7 @@ def _one_line() -> Iterator[None]:
             raise
         said = f"the package {error.name} is missing; install fastbert-ray again"
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         place = f" for {error.filename}" if error.filename else ""
         said = f"{os.strerror(error.errno)}{place}; make room, and run again"

@@ -385,10 +385,10 @@ def test_a_view_that_failed_is_made_when_it_can_be(output, monkeypatch):
     found = analytics.open(output)
 
     def fail(_: list[str]) -> None:
-        raise OSError("not now")
+        raise InputError("not now")
 
     monkeypatch.setattr(found.storage, "read", fail)
-    with pytest.raises(OSError, match="not now"):
+    with pytest.raises(InputError, match="not now"):
         found.query("from runs")
     monkeypatch.undo()
     assert len(found.query("from runs")) == 2

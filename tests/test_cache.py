@@ -10,9 +10,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fastbert import cache
 from fastbert.cache import local_copy
-from fastbert.checkpoint import fetch_checkpoint, fetch_tokenizer, fingerprint
+from fastbert.checkpoint import fetch_checkpoint, fingerprint
 from fastbert.errors import FastBertError, InputError
 
 WHAT = "the checkpoint at 'memory://here'"
@@ -126,7 +125,7 @@ def test_no_room(store, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(MemoryFileSystem, "get_file", full)
-    with pytest.raises(FastBertError, match=r"no room in .*No space left.*XDG_CACHE_HOME"):
+    with pytest.raises(FastBertError, match=r"XDG_CACHE_HOME.*No space left.*make room"):
         copied(store)
 
 
@@ -156,14 +155,8 @@ def test_a_directory_of_somebody_else_is_not_used(store, home, tmp_path, monkeyp
     assert copied(store).parent == second
     second.rename(tmp_path / "elsewhere")
     second.symlink_to(tmp_path / "elsewhere")
-    third = copied(store).parent
-    try:
-        assert third not in (home, second)
-        assert third.parent == tmp_path
-        assert third.stat().st_mode & 0o777 == 0o700
-        assert copied(store).parent == third
-    finally:
-        cache._own.cache_clear()
+    with pytest.raises(FastBertError, match=r"no place .*mode 700.*XDG_CACHE_HOME"):
+        copied(store)
 
 
 def test_a_user_without_a_home(store, tmp_path, monkeypatch):
@@ -180,15 +173,18 @@ def test_a_user_without_a_home(store, tmp_path, monkeypatch):
 
 def test_readers_fetch_no_weights(checkpoint, store):
     store.put(f"{checkpoint}/", "/here/", recursive=True)
-    whole, part = fetch_checkpoint("memory://here"), fetch_tokenizer("memory://here")
+    whole, part = (
+        fetch_checkpoint("memory://here"),
+        fetch_checkpoint("memory://here", weights=False),
+    )
     names = {path.name for path in whole.iterdir()}
     assert {path.name for path in part.iterdir()} == names - {"model.safetensors"}
     expected = fingerprint(Path(checkpoint), weights=False)
     assert fingerprint(part, weights=False) == expected != fingerprint(Path(checkpoint))
-    assert fetch_tokenizer("memory://here", expected) == part
+    assert fetch_checkpoint("memory://here", expected, weights=False) == part
     store.pipe("/here/vocab.txt", b"other")
     with pytest.raises(InputError, match="has changed since the run began"):
-        fetch_tokenizer("memory://here", expected)
+        fetch_checkpoint("memory://here", expected, weights=False)
 
 
 def test_a_checkpoint_that_may_not_be_read(monkeypatch):
@@ -203,6 +199,6 @@ def test_a_checkpoint_that_may_not_be_read(monkeypatch):
         raise TimeoutError("no answer")
 
     monkeypatch.setattr(MemoryFileSystem, "ls", silent)
-    with pytest.raises(FastBertError, match=r"no answer; run again") as error:
+    with pytest.raises(FastBertError, match=r"no answer\); run again") as error:
         fetch_checkpoint("memory://here")
     assert error.value.exit_code == 1

@@ -1,14 +1,17 @@
 """URLs: as they may be shown, and how they are opened; and what importing the library does."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import fsspec
 import pytest
+import requests
+from botocore.exceptions import NoCredentialsError
 
-from fastbert.errors import InputError
-from fastbert.filesystem import open_url, redacted
+from fastbert.errors import FastBertError, InputError
+from fastbert.filesystem import open_url, reaching, redacted
 from pipelines.input.shards import Shard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +60,31 @@ def test_shards_are_opened_like_that(monkeypatch):
     )
     Shard("s3://bucket/x.parquet", "x", "").open()
     assert opened[0]["read_timeout"] == 30
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (PermissionError("denied"), InputError, "denied; pass another"),
+        (FileNotFoundError("bucket"), InputError, "bucket; pass another"),
+        (OSError(errno.EROFS, "read-only"), InputError, "pass another"),
+        (OSError("Forbidden: x\nand advice"), InputError, "Forbidden: x; pass another"),
+        (NoCredentialsError(), InputError, "pass another"),
+        (OSError(errno.EDQUOT, "quota"), FastBertError, "; all is kept: make room"),
+        (
+            ConnectionError("503"),
+            FastBertError,
+            r"does not answer \(ConnectionError: 503\); all is",
+        ),
+        (requests.ConnectionError("gone"), FastBertError, "does not answer"),
+        (OSError(errno.ENXIO, "odd"), FastBertError, "odd; all is kept: run again"),
+        (KeyError("bug"), KeyError, "bug"),
+    ],
+)
+def test_whose_fault_it_is(error, kind, says):
+    with pytest.raises(kind, match=says) as found, reaching("no", "pass another", "all is kept: "):
+        raise error
+    assert type(found.value) is kind
 
 
 STATE = """

@@ -5,11 +5,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from support.stages import a_run
 
-from fastbert.errors import FastBertError
+from fastbert.errors import FastBertError, InputError
 from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice
 from pipelines.labelling.commit import Commit
@@ -17,6 +18,15 @@ from pipelines.output.lock import LOCK, LockLost, OutputHeld, RunLock, holds, re
 from pipelines.output.storage import Storage
 
 QUICK = {"beat": 0.05, "expiry": 0.5, "settle": 0.02}
+
+
+@contextmanager
+def locked(*arguments, **times):
+    lock = RunLock(*arguments, **times)
+    try:
+        yield lock.acquire()
+    finally:
+        lock.release()
 
 
 @pytest.fixture
@@ -33,25 +43,25 @@ def put_lock(storage: Storage, **changes) -> dict:
 
 
 def test_held_then_free_again(storage):
-    with RunLock(storage, "night-1", **QUICK) as lock:
+    with locked(storage, "night-1", **QUICK) as lock:
         assert holds(storage, lock.token)
         assert read_lock(storage)["run_id"] == "night-1"
-        with pytest.raises(OutputHeld, match="night-1"), RunLock(storage, "night-2", **QUICK):
+        with pytest.raises(OutputHeld, match="night-1"), locked(storage, "night-2", **QUICK):
             pytest.fail("two runs at once")
         lock.check()
     assert read_lock(storage) is None
-    with RunLock(storage, "night-2", **QUICK):
+    with locked(storage, "night-2", **QUICK):
         pass
 
 
 def test_a_run_that_raises_lets_go(storage):
-    with pytest.raises(KeyError), RunLock(storage, "night-1", **QUICK):
+    with pytest.raises(KeyError), locked(storage, "night-1", **QUICK):
         raise KeyError
     assert read_lock(storage) is None
 
 
 def test_the_heartbeat_outlives_the_expiry(storage):
-    with RunLock(storage, "night-1", **QUICK) as lock:
+    with locked(storage, "night-1", **QUICK) as lock:
         time.sleep(2 * QUICK["expiry"])
         lock.check()
         assert read_lock(storage)["beat"] > 5
@@ -60,7 +70,7 @@ def test_the_heartbeat_outlives_the_expiry(storage):
 def test_a_silent_owner_elsewhere_is_watched_then_replaced(storage):
     put_lock(storage)
     started = time.monotonic()
-    with RunLock(storage, "night-2", **QUICK) as lock:
+    with locked(storage, "night-2", **QUICK) as lock:
         assert time.monotonic() - started >= QUICK["expiry"]
         assert holds(storage, lock.token)
 
@@ -70,7 +80,7 @@ def test_an_owner_elsewhere_that_beats_is_left_alone(storage):
     timer = threading.Timer(0.1, lambda: put_lock(storage, beat=1))
     timer.start()
     with pytest.raises(OutputHeld, match="run night-1 on elsewhere"):
-        RunLock(storage, "night-2", **QUICK).__enter__()
+        RunLock(storage, "night-2", **QUICK).acquire()
     assert holds(storage, "theirs")
 
 
@@ -79,29 +89,29 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(storage):
     code = (
         "import sys, os, signal; from pipelines.output.lock import RunLock;"
         "from pipelines.output.storage import Storage;"
-        f"RunLock(Storage({storage.url!r}), 'night-1').__enter__();"
+        f"RunLock(Storage({storage.url!r}), 'night-1').acquire();"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert read_lock(storage)["run_id"] == "night-1"
     started = time.monotonic()
-    with RunLock(storage, "night-2", expiry=60):
+    with locked(storage, "night-2", expiry=60):
         assert time.monotonic() - started < 10
 
 
 def test_a_process_id_that_is_used_again_is_another_process(storage):
-    with RunLock(storage, "night-1", **QUICK):
+    with locked(storage, "night-1", **QUICK):
         mine = read_lock(storage)
     put_lock(storage, **mine | {"token": "theirs", "started": mine["started"] - 1})
     started = time.monotonic()
-    with RunLock(storage, "night-2", beat=0.05, expiry=60, settle=0.02):
+    with locked(storage, "night-2", beat=0.05, expiry=60, settle=0.02):
         assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"\xff"])
 def test_a_lock_that_cannot_be_read_expires(storage, garbage):
     storage.put(LOCK, garbage)
-    with RunLock(storage, "night-1", **QUICK) as lock:
+    with locked(storage, "night-1", **QUICK) as lock:
         assert holds(storage, lock.token)
 
 
@@ -116,7 +126,7 @@ def test_waits_between_looks_where_the_lock_comes_and_goes(storage, monkeypatch)
 
     monkeypatch.setattr(storage, "create", late)
     began = time.monotonic()
-    with RunLock(storage, "night-1", beat=0.4, expiry=5, settle=0.02):
+    with locked(storage, "night-1", beat=0.4, expiry=5, settle=0.02):
         assert time.monotonic() - began > 0.3
     assert len(tries) == 4
 
@@ -137,7 +147,7 @@ def test_of_many_at_once_one_wins(tmp_path, kind):
     def run(k: int) -> None:
         start.wait()
         try:
-            with RunLock(kind(str(tmp_path)), f"run-{k}", beat=0.05, expiry=5, settle=0.5):
+            with locked(kind(str(tmp_path)), f"run-{k}", beat=0.05, expiry=5, settle=0.5):
                 outcomes.append("held")
                 done.wait(10)
         except OutputHeld:
@@ -156,7 +166,7 @@ def test_of_many_at_once_one_wins(tmp_path, kind):
 
 
 def test_who_was_replaced_notices_and_removes_nothing(storage):
-    with RunLock(storage, "night-2", **QUICK) as lock:
+    with locked(storage, "night-2", **QUICK) as lock:
         put_lock(storage)
         time.sleep(4 * QUICK["beat"])
         with pytest.raises(OutputHeld, match="lost the output to run night-1 on elsewhere"):
@@ -184,7 +194,7 @@ class Away(Storage):
 def test_an_outage_longer_than_the_expiry(tmp_path, down):
     """While it lasts it is the reason; afterwards the lock is renewed, and the run goes on."""
     storage = Away(str(tmp_path))
-    with RunLock(storage, "night-1", beat=0.05, expiry=0.2, settle=0.02) as lock:
+    with locked(storage, "night-1", beat=0.05, expiry=0.2, settle=0.02) as lock:
         storage.down = down
         time.sleep(0.4)
         with pytest.raises(FastBertError, match=r"renewed for \d+ s: 503 SlowDown") as error:
@@ -200,7 +210,7 @@ def test_an_outage_longer_than_the_expiry(tmp_path, down):
 
 def test_an_outage_in_which_another_run_took_over(tmp_path):
     storage = Away(str(tmp_path))
-    with RunLock(storage, "night-1", beat=0.05, expiry=0.2, settle=0.02) as lock:
+    with locked(storage, "night-1", beat=0.05, expiry=0.2, settle=0.02) as lock:
         storage.down = "wholly"
         time.sleep(0.4)
         put_lock(Storage(storage.url))
@@ -212,7 +222,7 @@ def test_an_outage_in_which_another_run_took_over(tmp_path):
 
 def test_another_run_that_takes_over_between_look_and_renewal(storage, monkeypatch):
     """The last writer wins, as where the lock is taken."""
-    with RunLock(storage, "night-1", beat=60, expiry=0.05, settle=0.1) as lock:
+    with locked(storage, "night-1", beat=60, expiry=0.05, settle=0.1) as lock:
         time.sleep(0.1)
         other = Storage(storage.url)
         taken = threading.Timer(0.05, lambda: put_lock(other))
@@ -226,7 +236,7 @@ def test_another_run_that_takes_over_between_look_and_renewal(storage, monkeypat
 @pytest.mark.parametrize("content", [None, b"", b"garbage"])
 def test_a_lock_that_is_nobodys_is_no_other_run(storage, content):
     """Removed or written over by hand: exit code 4 would say that somebody else does the work."""
-    with RunLock(storage, "night-1", **QUICK) as lock:
+    with locked(storage, "night-1", **QUICK) as lock:
         if content is None:
             storage.remove(LOCK)
         else:
@@ -241,16 +251,16 @@ def test_what_can_neither_be_created_nor_read_is_no_endless_wait(tmp_path):
     (tmp_path / "ledger").mkdir()
     (tmp_path / LOCK).symlink_to("nowhere")
     with pytest.raises(FastBertError, match=r"lock.json can neither be created nor read"):
-        RunLock(Storage(str(tmp_path)), "night-1", beat=0.05, expiry=0.2, settle=0).__enter__()
+        RunLock(Storage(str(tmp_path)), "night-1", beat=0.05, expiry=0.2, settle=0).acquire()
 
 
 def test_a_lock_without_a_process_expires(storage):
     """Of this machine, as it says; written by whomever."""
-    with RunLock(storage, "night-1", **QUICK):
+    with locked(storage, "night-1", **QUICK):
         mine = read_lock(storage)
     del mine["pid"]
     put_lock(storage, **mine | {"token": "theirs", "pid": None})
-    with RunLock(storage, "night-2", **QUICK) as lock:
+    with locked(storage, "night-2", **QUICK) as lock:
         assert holds(storage, lock.token)
 
 
@@ -260,8 +270,8 @@ def test_whoever_is_interrupted_while_taking_it_leaves_none(storage, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(time, "sleep", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            RunLock(storage, "night-1", **QUICK).__enter__()
+        with pytest.raises(KeyboardInterrupt), locked(storage, "night-1", **QUICK):
+            pytest.fail("it was not interrupted")
     assert read_lock(storage) is None
 
 
@@ -273,6 +283,25 @@ def test_a_lock_that_cannot_be_removed_is_said(storage, monkeypatch, caplog):
     assert "could not remove the run lock, which expires by itself after 0.5 s: away" in caplog.text
     lock.release()
     assert read_lock(storage) is None
+
+
+def test_a_lock_that_was_never_made_is_not_said_to_expire(storage, monkeypatch, caplog):
+    def refuse(*_):
+        raise InputError("no credentials")
+
+    for request in ("create", "read"):
+        monkeypatch.setattr(storage, request, refuse)
+    with pytest.raises(InputError), locked(storage, "night-1", **QUICK):
+        pytest.fail("it was made")
+    assert caplog.text == ""
+
+
+def test_a_beat_behind_the_end_is_no_fault(storage, caplog):
+    lock = RunLock(storage, "night-1", **QUICK).acquire()
+    lock.release()
+    lock._renew()
+    lock.check()
+    assert (read_lock(storage), caplog.text) == (None, "")
 
 
 def test_nothing_is_committed_without_the_lock(storage):

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +13,14 @@ from support.records import identity, record
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
 
+from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
 from pipelines.labelling import job as jobs
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.job import label
+from pipelines.labelling.plan import Plan, make_plan
 from pipelines.output.ledger import Ledger, Record, facts, statistics
-from pipelines.output.lock import RunLock
+from pipelines.output.lock import LOCK, OutputHeld, RunLock
 from pipelines.output.statistics import MEASURES, Seconds
 from pipelines.output.storage import Storage, to_parquet
 
@@ -145,13 +148,30 @@ def test_files_that_somebody_has_changed_are_not_adopted(tmp_path, night):
     said = pq.read_metadata(files[0]).metadata[b"fastbert.record"]
     files[0].write_bytes(to_parquet(pq.read_table(files[0])[:9], {"fastbert.record": said}))
     pq.write_table(pq.read_table(files[1]).replace_schema_metadata(None), files[1])
-    files[2].write_bytes(b"")
+    whole = files[2].read_bytes()
+    size = int.from_bytes(whole[-8:-4], "little")
+    files[2].write_bytes(whole[: -8 - size] + bytes(size) + whole[-8:])  # what Thrift cannot read
     found = night()
     assert counts(found) == {
         **{"slices_up_to_date": 2, "slices_adopted": 2, "slices_labelled": 3},
         "leftovers_removed": 1,
     }
     assert table_of(tmp_path / "out").equals(rows)
+
+
+def test_nothing_is_removed_by_a_run_that_has_lost_the_lock_while_it_started(tmp_path, night):
+    night()
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(14, seed=5))
+    before, storage = records_of(tmp_path / "out"), Storage(str(tmp_path / "out"))
+
+    class Slow(InProcess):
+        def resources(self, settings):
+            storage.put(LOCK, b'{"token": "theirs", "run_id": "other"}')
+            return super().resources(settings)
+
+    with pytest.raises(OutputHeld, match="run other"):
+        night(Slow())
+    assert records_of(tmp_path / "out") == before
 
 
 def held(storage: Storage, *records: Record, known: bool = False) -> None:
@@ -162,12 +182,18 @@ def held(storage: Storage, *records: Record, known: bool = False) -> None:
             Ledger(storage).put(each)
 
 
+def planned(storage: Storage, *shards: Shard) -> Plan:
+    """What a run would do, whose shards have rows."""
+    output = Ledger(storage).committed()
+    found = adopt(Ledger(storage), output, list(shards), identity(), "night-2")
+    with mock.patch("pipelines.labelling.plan.count_rows", return_value=60):
+        return make_plan(list(shards), found, identity(), InputColumns(), 10, False)
+
+
 def adopted(storage: Storage, *shards: Shard) -> list[tuple[str, int]]:
-    ledger = Ledger(storage)
-    found = adopt(ledger, ledger.committed(), list(shards), identity(), "night-2")
-    assert not {r.path for r in found.adopted} & found.stray.keys()
+    found = planned(storage, *shards)
     assert all(r.run_id == "night-2" for r in found.adopted)
-    return sorted((r.shard, r.first_row) for r in found.adopted)
+    return [(r.shard, r.first_row) for r in found.adopted]
 
 
 SHARD = Shard("file:///in/a.parquet", "a", "etag:1")
@@ -205,7 +231,7 @@ def test_what_says_nothing_is_not_adopted(tmp_path, text):
     assert adopted(storage, SHARD) == []
 
 
-def test_what_overlaps_is_not_adopted(tmp_path):
+def test_of_files_that_overlap_the_first_is_adopted_and_no_other_stays(tmp_path):
     storage = Storage(str(tmp_path))
     a = {"shard_rows": 60}
     held(storage, record("a", 20, 10, **a), record("b", 0, 60, **a), known=True)
@@ -213,7 +239,12 @@ def test_what_overlaps_is_not_adopted(tmp_path):
     held(storage, record("a", 25, 2, **a), record("a", 30, 10, **a), record("a", 35, 10, **a))
     held(storage, record("a", 45, 5, **a), record("b", 5, 5, **a))
     b = Shard("file:///in/b.parquet", "b", "etag:1")
-    assert adopted(storage, SHARD, b) == [("a", 0), ("a", 10), ("a", 45)]
+    found = planned(storage, SHARD, b)
+    assert [r.first_row for r in found.adopted] == [0, 10, 30, 45]
+    assert [(piece.first_row, piece.rows) for piece in found.todo] == [(40, 5), (50, 10)]
+    assert found.swept == [f"table/{name}.parquet" for name in
+                           ("a.000000000025", "a.000000000035", "b.000000000005")]  # fmt: skip
+    assert (found.left, found.removed, found.replaced) == ([], [], [])
 
 
 def test_another_precision_than_that_of_the_records_is_not_adopted(tmp_path):

@@ -27,10 +27,18 @@ IDENTITY = identity()
 
 
 def plan(
-    shards, records=(), identity=IDENTITY, slice_rows=10, relabel=False, columns=None, stray=None
+    shards,
+    records=(),
+    identity=IDENTITY,
+    slice_rows=10,
+    relabel=False,
+    columns=None,
+    stray=None,
+    **more,
 ) -> Plan:
     output = Committed(list(records), stray or {})
-    return make_plan(shards, output, identity, columns or InputColumns(), slice_rows, relabel)
+    columns = columns or InputColumns()
+    return make_plan(shards, output, identity, columns, slice_rows, relabel, **more)
 
 
 def committed(piece: Slice, identity=IDENTITY):
@@ -86,7 +94,7 @@ def test_a_changed_shard_only(shards):
     shards[1] = replace(shards[1], version="etag:2")
     found = plan(shards, records)
     assert ranges(found) == [("dt=1/b", 0, 10)]
-    assert found.superseded == []  # written over, never missing
+    assert found.removed == []  # written over, never missing
     assert [(r.shard, r.first_row) for r in found.replaced] == [("dt=1/b", 0)]
 
 
@@ -103,14 +111,15 @@ def test_slices_that_a_shrunken_shard_no_longer_has_are_removed(shards, tmp_path
     write_shard(tmp_path / "dt=1" / "a.parquet", ["the red"] * 12)
     found = plan(find_shards([str(tmp_path)]), records)
     assert ranges(found) == [("dt=1/a", 0, 10), ("dt=1/a", 10, 2)]
-    assert [(r.shard, r.first_row) for r in found.superseded] == [("dt=1/a", 20)]
+    assert [(r.shard, r.first_row) for r in found.removed] == [("dt=1/a", 20)]
 
 
 def test_a_vanished_shard_is_listed(shards):
     records = [committed(piece) for piece in plan(shards).todo]
     found = plan(shards[1:], records)
-    assert {r.shard for r in found.vanished} == {"dt=1/a"}
-    assert found.superseded == []
+    assert ({r.shard for r in found.spared}, found.removed) == ({"dt=1/a"}, [])
+    pruned = plan(shards[1:], records, prune=True)
+    assert (pruned.spared, pruned.removed) == ([], found.spared)
 
 
 def test_another_identity_is_an_error_that_says_what_differs(shards):
@@ -132,14 +141,14 @@ def test_commits_that_overlap_are_done_again(shards):
     first, second, *rest = (committed(piece) for piece in plan(shards).todo)
     found = plan(shards, [replace(first, rows=15), second, *rest])
     assert ranges(found) == [("dt=1/a", 15, 5)]
-    assert found.superseded == [second]
+    assert found.removed == [second]
 
 
 def test_commits_are_not_compared_with_each_other(shards, monkeypatch):
     """A shard may have thousands of slices: pairs of them would be millions."""
     records = [committed(piece) for piece in plan(shards).todo]
     monkeypatch.setattr(Record, "__eq__", lambda *_: pytest.fail("two records were compared"))
-    assert plan(shards, records).superseded == []
+    assert plan(shards, records).removed == []
 
 
 def test_a_shard_from_elsewhere_does_not_replace_another(shards):
@@ -154,7 +163,7 @@ def test_a_bad_shard_is_listed_and_keeps_its_old_rows(shards, tmp_path):
     (tmp_path / "dt=1" / "b.parquet").write_bytes(b"PAR1 and nothing more")
     found = plan(find_shards([str(tmp_path)]), records)
     assert ranges(found) == []
-    assert found.superseded == []
+    assert found.removed == []
     ((url, reason),) = found.bad_shards.items()
     assert url.endswith("b.parquet")
     assert "cannot be read as Parquet" in reason
@@ -186,12 +195,12 @@ def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
             found = plan_(shard, adopted, mine, night["slice_rows"], False)
         except InputError:
             found = plan_(shard, output, mine, night["slice_rows"], True)
-    ledger.sweep(found.swept(False))
-    ledger.adopt(found.adopted)
-    for old in found.superseded:
+    ledger.sweep(found.swept)
+    for old in found.removed:
         ledger.forget(old)
     for old in found.replaced:
         ledger.withdraw(old)
+    ledger.adopt(found.adopted)
     for piece, fate in zip_longest(found.todo, night["fates"][: len(found.todo)], fillvalue="done"):
         new = committed(piece, mine)
         if fate != "untouched":
@@ -247,17 +256,17 @@ def test_rows_without_a_record_are_removed_only_where_they_would_be_there_twice(
     b, gone = "table/dt=1/b.000000000000.parquet", "table/gone.000000000000.parquet"
     stray = dict.fromkeys(a, "dt=1/a") | {b: "dt=1/b", gone: "gone"}
     found = plan(shards, stray=stray)
-    assert (found.swept(False), found.left(False)) == ([], [b, gone])
-    assert (found.swept(True), found.left(True)) == ([gone], [b])
+    assert (found.swept, found.left) == ([], [b, gone])
+    found = plan(shards, stray=stray, prune=True)
+    assert (found.swept, found.left) == ([gone], [b])
     found = plan(shards, stray=stray, slice_rows=25)
-    assert (found.swept(False), found.left(False)) == (a[1:], [b, gone])
+    assert (found.swept, found.left) == (a[1:], [b, gone])
 
 
 def test_what_was_given_up_is_done_again_on_demand_only(shards):
     records = [replace(committed(piece), quarantined=True) for piece in plan(shards).todo]
     assert plan(shards, records).todo == []
-    output = Committed(records, {})
-    again = make_plan(shards, output, IDENTITY, InputColumns(), 10, False, retry_quarantined=True)
+    again = plan(shards, records, retry_quarantined=True)
     assert ranges(again) == ALL
     assert again.replaced == sorted(records, key=lambda r: r.path)
 
@@ -266,8 +275,7 @@ def test_errors_that_are_not_the_texts_own_are_tried_again_on_demand_only(shards
     records = [committed(piece) for piece in plan(shards).todo]
     records[2] = replace(records[2], model_errors=1)
     assert plan(shards, records).todo == []
-    output = Committed(records, {})
-    again = make_plan(shards, output, IDENTITY, InputColumns(), 10, False, retry_errors=True)
+    again = plan(shards, records, retry_errors=True)
     assert [piece.path for piece in again.todo] == [records[2].path]
     assert again.replaced == [records[2]]
 

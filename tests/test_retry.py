@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from fastbert.errors import InputError
-from pipelines.output.retry import Patience, is_transient
+from fastbert.filesystem import is_transient
+from pipelines.output.retry import Patience
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """Finding shards: files, folders, globs; names that never collide; versions that change."""
 
 import os
+from functools import partial
 
 import fsspec
 import pytest
+from botocore.exceptions import NoCredentialsError
+from fsspec.implementations.memory import MemoryFileSystem
 from support.shards import write_shard
 
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError
+from pipelines.input import listing
 from pipelines.input.shards import _version, find_shards
+from pipelines.output.retry import Patience
 
 
 @pytest.fixture
@@ -50,6 +55,27 @@ def test_nothing_found_is_an_error(corpus, where):
     (corpus / "empty").mkdir()
     with pytest.raises(InputError, match="no Parquet file at"):
         names(corpus / where)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (PermissionError("Forbidden"), 2, "Forbidden; expected"),
+        (NoCredentialsError(), 2, "Unable to locate credentials; expected"),
+        (TimeoutError("no answer"), 1, r"does not answer \(TimeoutError: no answer\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["", "a.parquet", "*.parquet"])
+def test_what_a_store_says_is_one_line(error, code, says, name, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    for call in ("info", "find", "ls", "glob", "exists", "isfile"):
+        monkeypatch.setattr(MemoryFileSystem, call, refuse)
+    monkeypatch.setattr(listing, "Patience", partial(Patience, 2, 0))
+    with pytest.raises(FastBertError, match=f"cannot list 'memory://lost/.*{says}") as found:
+        names(f"memory://lost/{name}")
+    assert found.value.exit_code == code
 
 
 def test_the_version_changes_with_the_content(corpus):

@@ -64,14 +64,28 @@ def test_nothing_is_left_behind(tmp_path, store):
     assert store.objects == {}
 
 
-@pytest.mark.parametrize("url", ["file", "file/m", "memory://m", "m*", "nix://m", "store://lost/m"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file",
+        "file/m",
+        "gone",
+        "gone/m",
+        "memory://m",
+        "m*",
+        "n" * 256,
+        "nix://m",
+        "store://lost/m",
+    ],
+)
 def test_no_folder_that_can_be_written(url, tmp_path, store):
     (tmp_path / "file").write_text("x")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError) as error:
         check_folder(url if "://" in url else str(tmp_path / url))
     assert url.rpartition("/")[0] in str(error.value)
     assert "\n" not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "gone"}
 
 
 def test_no_file_that_can_be_written(tmp_path):

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from fastbert.encoders.encoder import ClassifierHead, Encoder
-from fastbert.errors import InputError
+from fastbert.errors import check_settings
 from fastbert.packed.attention import attend
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
@@ -104,33 +104,29 @@ class Layer:
 
 def _check(config: PreTrainedConfig, family: Family) -> None:
     """Raises InputError for sizes that no model can have."""
-
-    def odd(name: str, expected: str) -> InputError:
-        found = getattr(config, name, None)
-        return InputError(
-            f"the config.json of a {config.model_type} has {name} {found!r}, expected {expected}"
-        )
-
     sizes = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
              family.intermediate, "max_position_embeddings"]  # fmt: skip
     sizes += [name for name in ("embedding_size", "type_vocab_size") if hasattr(config, name)]
-    for name in sizes:
-        size = getattr(config, name, None)
-        if type(size) is not int or size < 1:
-            raise odd(name, "a whole number from 1 on")
-    if config.hidden_size % config.num_attention_heads:
-        raise odd("hidden_size", f"a multiple of its {config.num_attention_heads} attention heads")
-    if getattr(config, family.activation, None) not in ACT2FN:
-        raise odd(family.activation, "an activation that transformers knows, such as 'gelu'")
-    if not getattr(config, "layer_norm_eps", 1.0) > 0:
-        raise odd("layer_norm_eps", "a number above 0")
-    padding = config.pad_token_id
-    if padding is None and not family.padded_positions:
-        return
-    positions = config.max_position_embeddings - 1
-    limit = min(config.vocab_size, positions) if family.padded_positions else config.vocab_size
-    if type(padding) is not int or not 0 <= padding < limit:
-        raise odd("pad_token_id", f"a number from 0 to {limit - 1}")
+    found = [(name, getattr(config, name, None)) for name in sizes]
+    check_settings(
+        config.model_type,
+        [(name, n, type(n) is int and n > 0, "a whole number from 1 on") for name, n in found],
+    )
+    width, heads = config.hidden_size, config.num_attention_heads
+    activation = getattr(config, family.activation, None)
+    epsilon, padding = getattr(config, "layer_norm_eps", 1.0), config.pad_token_id
+    limit = config.vocab_size
+    if family.padded_positions:
+        limit = min(limit, config.max_position_embeddings - 1)
+    padded = type(padding) is int and 0 <= padding < limit
+    check_settings(config.model_type, [
+        ("hidden_size", width, width % heads == 0, f"a multiple of its {heads} attention heads"),
+        (family.activation, activation, activation in ACT2FN,
+         "an activation that transformers knows, such as 'gelu'"),
+        ("layer_norm_eps", epsilon, epsilon > 0, "a number above 0"),
+        ("pad_token_id", padding, padded or padding is None and not family.padded_positions,
+         f"a number from 0 to {limit - 1}"),
+    ])  # fmt: skip
 
 
 class Bert(Encoder):

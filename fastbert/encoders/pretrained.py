@@ -5,16 +5,15 @@ not know, and read an integer as if it were the weight. All of that is an error 
 """
 
 import hashlib
-import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from huggingface_hub import get_local_safetensors_metadata
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -78,7 +77,7 @@ def load_weights(
     again = "save the model again"
     # Whatever config.json and weights say: the loaders raise nothing more exact.
     with explained(f"the weights in {source} cannot be read", again, Exception):
-        loaded = auto.from_pretrained(
+        model, report = auto.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
@@ -88,7 +87,6 @@ def load_weights(
             output_loading_info=True,
             **options,
         )
-        model, report = loaded
         kinds = _kinds(source)
     prefix = f"{model.base_model_prefix}."
     parts = {name for name, _ in model.named_children()}
@@ -111,26 +109,29 @@ def load_weights(
             f"the weights in {source} do not fit its config.json: the tensor {', '.join(first)}"
             f"{f', and {more} more do not fit' if more else ''}; {again}, with save_pretrained"
         )
+    if name := not_finite(model):
+        raise InputError(
+            f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
+            "after a training that diverged; train again, or pass an earlier state"
+        )
+    return model.eval()
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The name of a tensor that holds NaN or infinity, if there is one."""
     for name, tensor in model.state_dict().items():
         if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-            raise InputError(
-                f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
-                "after a training that diverged; train again, or pass an earlier state"
-            )
-    return model.eval()
+            return name
+    return None
 
 
 def _kinds(source: str | Path) -> list[tuple[str, str]]:
     """Names and types of the tensors in the files that are not of floating-point numbers."""
     folder = Path(str(cached_file(str(source), "config.json"))).parent
-    names = [SAFE_WEIGHTS_NAME]
-    if not (folder / SAFE_WEIGHTS_NAME).exists():
-        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text())
-        names = sorted(set(index["weight_map"].values()))
-    found = []
-    for name in names:
-        with safe_open(folder / name, framework="pt") as file:
-            found += [(key, file.get_slice(key).get_dtype()) for key in file.keys()]  # noqa: SIM118
+    files = get_local_safetensors_metadata(folder).files_metadata
+    found = [
+        (key, file.tensors[key].dtype) for _, file in sorted(files.items()) for key in file.tensors
+    ]
     return [(key, kind) for key, kind in found if kind not in _FLOATS and not _IDLE.search(key)]
 
 

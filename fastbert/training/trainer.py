@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
+from fastbert.encoders.pretrained import not_finite
 from fastbert.errors import FastBertError
 from fastbert.inference.precision import device, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
@@ -210,9 +211,8 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
     """Raises FastBertError where weights, or what they make of some rows, are not finite: no loss
     has come after the last update."""
     model: Any = trainer.model
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise _diverged(step, f"weights of {name} are not finite after the last step")
+    if name := not_finite(model):
+        raise _diverged(step, f"weights of {name} are not finite after the last step")
     rows: Any = trainer.train_dataset
     some = [rows[row] for row in range(min(len(rows), trainer.args.train_batch_size))]
     with torch.no_grad():

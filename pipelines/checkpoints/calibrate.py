@@ -10,7 +10,6 @@ from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.points import faster_point, promised_point, sample_of, store_point
 from fastbert.calibration.promises import Sample
 from fastbert.checkpoint import fetch_checkpoint
-from fastbert.configuration import check_distinct
 from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
@@ -38,8 +37,6 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     label = None if settings.max_accuracy_loss is None else settings.label_column
     columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
-    if label:
-        check_distinct(model.config.label_names)
     examples, _ = read_examples(
         list(settings.corpus), columns, model.config.label_names, settings.rows, settings.seed
     )

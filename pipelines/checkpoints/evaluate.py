@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
 from fastbert.checkpoint import fetch_checkpoint
-from fastbert.configuration import FastBertConfig, check_distinct
+from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import redacted
@@ -38,8 +38,6 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     folder = fetch_checkpoint(settings.model)
     label = settings.label_column if settings.labels else None
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
-    if label:
-        check_distinct(model.config.label_names)
     columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
     truth = None if examples.labels is None else np.asarray(examples.labels)

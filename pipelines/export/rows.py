@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from fastbert.errors import FastBertError, InputError, first_line
+from fastbert.errors import FastBertError, InputError, explained
 from pipelines.output.ledger import Ledger, Record
-from pipelines.output.retry import is_transient
 from pipelines.output.storage import FOOTER_THREADS, Storage
 
 #: Added after the columns of `table/`: where a row is from. A column that is called like one of
@@ -127,11 +125,7 @@ class Rows:
             raise
 
     def _rows(self, record: Record) -> pa.Table:
-        data = self.ledger.storage.read([record.path]).get(record.path)
-        with _intact(record):
-            table = None if data is None else pq.read_table(pa.BufferReader(data))
-        if table is None or table.num_rows != record.rows:
-            raise _changed(record)
+        table = _read(self.ledger.storage, record)
         columns = dict(zip(_names(table.schema), table.columns, strict=True))
         for name in set(LINEAGE.names) - {"row"}:
             columns[name] = pa.repeat(getattr(record, name), record.rows)
@@ -172,37 +166,26 @@ def _changed(record: Record) -> OutputChanged:
     )
 
 
-@contextmanager
-def _intact(record: Record) -> Iterator[None]:
-    """Turns what Arrow raises on a damaged file into an InputError."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        if is_transient(error):
-            raise
-        raise InputError(
-            f"{record.path} cannot be read as Parquet: {first_line(error)}; nothing of run "
-            f"{record.run_id} was exported: remove the file, run fastbert label, which labels its "
-            "rows again, and export again"
-        ) from error
+def _read(storage: Storage, record: Record) -> pa.Table:
+    """The labelled rows of a commit; InputError if their file is damaged."""
+    data = storage.read([record.path]).get(record.path)
+    advice = (
+        f"nothing of run {record.run_id} was exported: remove the file, run fastbert label, which "
+        "labels its rows again, and export again"
+    )
+    with explained(f"{record.path} cannot be read as Parquet", advice, pa.ArrowException, OSError):
+        table = None if data is None else pq.read_table(pa.BufferReader(data))
+    if table is None or table.num_rows != record.rows:
+        raise _changed(record)
+    return table
 
 
 def _schema(storage: Storage, record: Record) -> pa.Schema:
     """The columns of a slice under the names and in the types that they are exported in."""
-    try:
-        with _intact(record):
-            schema = storage.patience(_footer, storage, record.path)
-    except FileNotFoundError as error:
-        raise _changed(record) from error
+    footer = storage.footer(record.path)  # without, it is gone or damaged: all of it says which
+    schema = footer.schema.to_arrow_schema() if footer else _read(storage, record).schema
     names = _names(schema)
     return pa.schema([(name, _storable(f.type)) for name, f in zip(names, schema, strict=True)])
-
-
-def _footer(storage: Storage, path: str) -> pa.Schema:
-    with storage.fs.open(f"{storage.root}/{path}") as file:
-        return pq.read_schema(file)
 
 
 def _names(schema: pa.Schema) -> list[str]:

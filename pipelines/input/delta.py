@@ -39,8 +39,8 @@ def delta_files(fs: AbstractFileSystem, folder: str) -> list[str]:
         ) from error
     advice = f"repair the table, or {PLAIN}"
     with tempfile.TemporaryDirectory() as copy:
+        _copy_log(fs, f"{folder}/_delta_log", f"{copy}/_delta_log")
         with explained(f"{what}, whose log cannot be read", advice, DeltaError, OSError):
-            _copy_log(fs, f"{folder}/_delta_log", f"{copy}/_delta_log")
             table = DeltaTable(copy)
             paths = [str(path) for path in table.get_add_actions()["path"].to_pylist()]
             features = set(table.protocol().reader_features or [])

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fastbert.configuration import check_distinct
 from fastbert.errors import FastBertError, InputError
-from fastbert.filesystem import redacted
+from fastbert.filesystem import is_transient, redacted
 from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns, listed
 from pipelines.input.labels import LOOKS, class_names, look_alikes
@@ -21,7 +22,7 @@ from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import BATCH_ROWS, Slice, SliceReader, count_rows
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
-from pipelines.output.retry import Patience, is_transient
+from pipelines.output.retry import Patience
 from pipelines.output.storage import FOOTER_THREADS
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def read_examples(
     Labels of any type are read as strings (`class_names`); `labels` are the class names to use,
     default those found, sorted. With `sample` only so many rows are read, drawn at random with
     `seed`. Rows without usable text are left out. Raises InputError for shards that the labelling
-    job would not label, missing labels, and labels that `labels` does not name; FastBertError where
+    job would not label, labels that are missing or not among `labels`, and two of these
+    that are the same; FastBertError where
     a store does not answer.
     """
     if columns.label in columns.texts:
@@ -50,13 +52,17 @@ def read_examples(
             f"column '{columns.label}' is named both as text and as class; name another one with "
             "--label-column or --text-column"
         )
+    if columns.label and labels:
+        check_distinct(labels)
     columns = replace(columns, carry=tuple(filter(None, [columns.label])))
     shards = find_shards(urls)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         sizes = [*pool.map(lambda shard: _sound(shard, count_rows, shard, columns), shards)]
     drawn: list[Rows | None] = [None] * len(shards)
+    total = sum(sizes)
+    read = total if sample is None else min(sample, total)
     if sample is not None:
-        some = np.random.default_rng(seed).choice(sum(sizes), min(sample, sum(sizes)), False)
+        some = np.random.default_rng(seed).choice(total, read, replace=False)
         some, ends = np.sort(some), np.cumsum(sizes)
         parts = np.split(some, np.searchsorted(some, ends[:-1]))
         drawn = [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
@@ -69,13 +75,8 @@ def read_examples(
         given += classes
     if not texts[0]:
         raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
-    read = sum(
-        rows if chosen is None else len(chosen) for rows, chosen in zip(sizes, drawn, strict=True)
-    )
-    if read > len(texts[0]):
-        log.warning(
-            "%d of %d rows have no text that can be used: left out", read - len(texts[0]), read
-        )
+    if bad := read - len(texts[0]):
+        log.warning("%d of %d rows have no text that can be used: left out", bad, read)
     names, indices = labels or [], None
     if columns.label:
         names, indices = _indices(given, columns.label, labels)

@@ -11,18 +11,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, redacted
-from pipelines.input.tables import above, current_files
-from pipelines.output.retry import Patience, is_transient
+from fastbert.filesystem import is_transient, open_url, redacted
+from pipelines.input.tables import Info, above, current_files
+from pipelines.output.retry import Patience
 
-#: Type of a link that leads to nothing, beside the types of fsspec.
-NO_TARGET = "link to nothing"
 #: Names of files that are being written, copied or fetched, and of checksums.
 _UNFINISHED = ("._COPYING_", ".tmp", ".crc", ".inprogress", ".part", ".crdownload")
 #: What stands for a folder on object stores.
@@ -38,7 +35,7 @@ class Listing:
     fs: AbstractFileSystem
     #: Names are relative to it.
     root: str
-    files: dict[str, dict[str, Any]]
+    files: dict[str, Info]
     #: Files below the root that are left out, by path: their path below it, and why.
     passed: dict[str, tuple[str, str]]
 
@@ -73,24 +70,21 @@ def list_files(url: str) -> Listing:
     below = {name: name[len(root) :].lstrip("/") for name in files}
     folders = {name for name, info in files.items() if info["type"] == "directory"}
     files = {n: i for n, i in files.items() if n not in folders and not n.endswith(_MARKERS)}
-    by_log = current_files(fs, root, files, folder, lambda name: _hidden(below[name], asked))
     unfinished = () if path.endswith(_UNFINISHED) else _UNFINISHED
     reasons = dict.fromkeys(
         folders.difference(*map(above, files)), "folders, not entered by a glob"
     )
     for name in files:
-        if name in by_log:
-            reason = "" if by_log[name] else "of older versions of a Delta table"
-        elif _hidden(below[name], asked):
-            reason = "hidden, with a name that begins with . or _"
+        if _hidden(below[name], asked):
+            reasons[name] = "hidden, with a name that begins with . or _"
         elif name.endswith(unfinished):
-            reason = "temporary"
-        else:
-            reason = "not named .parquet" if folder and not name.endswith(".parquet") else ""
-        reasons[name] = reason
-    passed = {name: (below[name], reason) for name, reason in reasons.items() if reason}
-    files |= {name: info for name, info in by_log.items() if info}
-    files = {name: info for name, info in files.items() if name not in passed}
+            reasons[name] = "temporary"
+        elif folder and not name.endswith(".parquet"):
+            reasons[name] = "not named .parquet"
+    current, older = current_files(fs, root, files, files.keys() - reasons, folder)
+    reasons |= dict.fromkeys(older, "of older versions of a Delta table")
+    passed = {name: (below[name], why) for name, why in reasons.items() if name not in current}
+    files = {name: info for name, info in (files | current).items() if name not in passed}
     if not files:
         raise InputError(
             f"no Parquet file at '{redacted(url)}'; expected a .parquet file, a folder with some, "
@@ -125,19 +119,18 @@ def _hidden(name: str, asked: set[str]) -> bool:
     )
 
 
-def _find(fs: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
+def _find(fs: AbstractFileSystem, path: str) -> dict[str, Info]:
     """Every file below a folder, also behind links to folders: each folder once, under its own
-    name rather than a link's, and none that the first one lies in. Raises InputError where a folder
-    cannot be listed: `find` of local file systems passes over those, and their shards would be
-    taken for removed."""
+    name rather than a link's, and none that the first one lies in. Raises PermissionError where
+    `find` of local file systems passes over a folder, whose shards would be taken for removed."""
     if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
-        found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+        found: dict[str, Info] = fs.find(path, detail=True)
         return found
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, Info] = {}
     seen = set(map(str, Path(path).resolve().parents))
-    folders, links = [path], list[str]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop()
+    folders = [path]
+    while folders:
+        folder = folders.pop()
         if (place := os.path.realpath(folder)) in seen:
             continue
         seen.add(place)
@@ -145,28 +138,22 @@ def _find(fs: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
             entries = sorted(fs.ls(folder, detail=True), key=itemgetter("name"))
         except FileNotFoundError:
             continue  # removed in this moment
-        except PermissionError as error:
-            raise InputError(
-                f"cannot list '{redacted(folder)}': {error.strerror}; expected a folder that can "
-                "be read, or else its shards would be taken for removed"
-            ) from error
         for entry in entries:
             name = entry["name"]
             if entry["type"] == "directory":
                 folders.append(name)
             elif entry.get("islink") and fs.isdir(name):
-                links.append(name)
+                folders.insert(0, name)  # after all that have the name themselves
             else:
                 files[name] = entry
     return files
 
 
-def _target(fs: AbstractFileSystem, path: str, link: dict[str, Any]) -> dict[str, Any]:
-    """What a link leads to."""
+def _target(fs: AbstractFileSystem, path: str, link: Info) -> Info:
+    """What a link leads to; itself where that is nothing."""
     try:
-        info: dict[str, Any] = fs.info(path)
-        return info
+        return dict(fs.info(path))
     except OSError as error:
         if is_transient(error):
             raise
-        return link | {"type": NO_TARGET}
+        return link

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from fastbert.errors import InputError
-from fastbert.filesystem import open_url, redacted
-from pipelines.input.listing import NO_TARGET, Listing, list_files, told
+from fastbert.filesystem import open_url, reaching, redacted
+from pipelines.input.listing import Listing, list_files, told
 from pipelines.input.tables import MISSING
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,16 @@ def find_shards(urls: list[str]) -> Shards:
     A URL is a file, a folder (searched recursively for `*.parquet`) or a glob. Names are relative
     to the folder, to the glob's part before its first wildcard, or to the file's parent. What is
     passed over is logged (`listing.py`). Raises InputError where nothing is found, where two files
-    would share a name, and for tables whose log cannot be followed (`tables.py`).
+    would share a name, for tables whose log cannot be followed (`tables.py`), and where this user
+    may not list; FastBertError where a store does not answer.
     """
+    advice = "expected a place that is there, and that this user may list and read"
     found: dict[str, Shard] = {}
     names: dict[str, str] = {}
     passed: dict[str, tuple[str, str]] = {}
     for url in urls:
-        listing = list_files(url)
+        with reaching(f"cannot list '{redacted(url)}'", advice):
+            listing = list_files(url)
         passed |= {listing.fs.unstrip_protocol(n): why for n, why in listing.passed.items()}
         for shard in _shards(listing):
             other = found.setdefault(shard.name, shard)
@@ -101,7 +104,7 @@ def _problem(name: str, info: dict[str, Any]) -> str | None:
     if info["type"] == MISSING:
         return "is in the log of its Delta table, and is not there; restore the table, or repair it"
     if info["type"] != "file":
-        what = ", but a link to nothing" if info["type"] == NO_TARGET else ""
+        what = ", but a link to none" if info.get("islink") else ""
         return f"is not a regular file{what}; remove it or put a file there"
     try:
         name.encode()

@@ -6,68 +6,66 @@ Read as plain files, they give back what was deleted, and what was rewritten twi
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
 from fastbert.errors import InputError
-from fastbert.filesystem import redacted
+from fastbert.filesystem import is_transient, redacted
 from pipelines.input.delta import PLAIN, delta_files
-from pipelines.output.retry import Patience, is_transient
+from pipelines.output.retry import Patience
 from pipelines.output.storage import FOOTER_THREADS
 
 Info = dict[str, Any]
 
 #: Type of a file that a log names and nobody finds, beside the types of fsspec.
 MISSING = "missing"
-#: By format, the folder of a table that holds its log, and how files in it are called. Delta comes
-#: first: its tables may also carry the others' metadata.
+#: By format, the folder of a table that holds its log, and the paths of files in it. Delta comes
+#: last, and counts: its tables may also carry the others' metadata.
 _LOGS = {
-    "a Delta table": ("_delta_log", re.compile(r"\d{20}\..*(json|parquet)|_last_checkpoint")),
-    "a Hudi table": (".hoodie", re.compile(r"hoodie\.properties")),
-    "an Iceberg table": ("metadata", re.compile(r"(v\d+|\d{5}-.*)\.metadata\.json(\.gz)?")),
+    "an Iceberg table": ("metadata", r"(v\d+|\d{5}-[^/]*)\.metadata\.json(\.gz)?"),
+    "a Hudi table": (".hoodie", r"hoodie\.properties"),
+    "a Delta table": ("_delta_log", r"\d{20}\.[^/]*(json|parquet)|_last_checkpoint"),
 }
-_DELTA = next(iter(_LOGS))
 
 
 def current_files(
     fs: AbstractFileSystem,
     root: str,
     files: dict[str, Info],
+    shards: Iterable[str],
     folder: bool,
-    hidden: Callable[[str], bool],
-) -> dict[str, Info | None]:
-    """Of all files that lie in Delta tables, what the file system says, or None where a file is not
-    one of the table's current version.
+) -> tuple[dict[str, Info], set[str]]:
+    """Of the Delta tables that some of the `shards` lie in: the files of the current version, as
+    the file system describes them, and the shards that are none of these.
 
-    `files` were found below `root`, and are all that are there if it is a `folder`; the tables may
-    also lie around it. Raises InputError for Delta tables that plain reading would get wrong, and
-    for those of other formats.
+    `files`, shards and others, were found below `root`, and are all that are there if it is a
+    `folder`; the tables may also lie around it. Raises InputError for Delta tables that plain
+    reading would get wrong, and for those of other formats.
     """
     tables = _tables(fs, root, files, folder)
-    governed: dict[str, list[str]] = defaultdict(list)
-    for path in files if tables else []:
-        table = next((each for each in above(path) if each in tables), None)
-        if table is not None and (path.endswith(".parquet") or not folder):
-            governed[table].append(path)
-    found: dict[str, Info | None] = {}
+    governed: dict[str, set[str]] = defaultdict(set)
+    for path in shards if tables else ():
+        if table := next((each for each in above(path) if each in tables), None):
+            governed[table].add(path)
+    current: dict[str, Info] = {}
+    older: set[str] = set()
     for table, paths in governed.items():
-        if all(map(hidden, paths)):
-            continue
-        if tables[table] != _DELTA:
+        if tables[table] != "a Delta table":
             raise InputError(
                 f"'{redacted(table)}' is {tables[table]}, whose log says which of its files count; "
                 f"expected plain Parquet or a Delta table; {PLAIN}"
             )
-        current = {f"{table}/{path}" for path in delta_files(fs, table)}
-        found |= {path: None for path in paths if path not in current and not hidden(path)}
-        found |= {path: files[path] for path in current & files.keys()}
-        if folder:
-            missing = {path for path in current - files.keys() if path.startswith(f"{root}/")}
-            found |= {path: _info(fs, path) for path in missing}
-    return found
+        named = {f"{table}/{path}" for path in delta_files(fs, table)}
+        older |= paths - named
+        for path in named:
+            if path in files or (folder and path.startswith(f"{root}/")):
+                current[path] = files.get(path) or _info(fs, path)
+    return current, older
 
 
 def _tables(
@@ -76,21 +74,18 @@ def _tables(
     """The tables that files may belong to: folder -> format."""
     places = set(above(root))  # a folder's own listing has its log
     if not folder:
-        places |= {root} | {place for path in files for place in above(path)}
-    places = {place for place in places if place.strip("/")}
+        places |= {root, *(place for path in files for place in above(path))}
     if "http" in fs.protocol:  # servers list what they want, or answer anything
         places = set()
-    asked = [(place, kind) for place in places for kind in _LOGS]
+    asked = [f"{place}/{log}" for place in places if place.strip("/") for log, _ in _LOGS.values()]
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        there = list(pool.map(lambda each: _has_log(fs, *each), asked))
-    found = [each for each, yes in zip(asked, there, strict=True) if yes]
-    for path in files if folder else []:
-        log, name = posixpath.split(path)
-        place, log = posixpath.split(log)
-        found += [(place, kind) for kind, (its, names) in _LOGS.items()
-                  if log == its and names.fullmatch(name)]  # fmt: skip
-    rank = list(_LOGS).index
-    return dict(sorted(set(found), key=lambda each: rank(each[1]), reverse=True))
+        seen = [*(files if folder else ()), *chain(*pool.map(partial(_listed, fs), asked))]
+    return {
+        match[1]: kind
+        for kind, (log, names) in _LOGS.items()
+        for match in map(re.compile(f"(?s)(.*)/{log}/({names})").fullmatch, seen)
+        if match
+    }
 
 
 def above(path: str) -> Iterator[str]:
@@ -100,15 +95,14 @@ def above(path: str) -> Iterator[str]:
         path = folder
 
 
-def _has_log(fs: AbstractFileSystem, folder: str, kind: str) -> bool:
-    log, names = _LOGS[kind]
+def _listed(fs: AbstractFileSystem, folder: str) -> list[str]:
+    """The paths in a folder; none where it is not there, or above all that may be seen."""
     try:
-        listed = Patience()(fs.ls, f"{folder}/{log}", detail=False)
+        return list(Patience()(fs.ls, folder, detail=False))
     except (OSError, ValueError, NotImplementedError) as error:
         if is_transient(error):
             raise
-        return False  # it is not there, or is above all that may be seen
-    return any(names.fullmatch(posixpath.basename(path)) for path in listed)
+        return []
 
 
 def _info(fs: AbstractFileSystem, path: str) -> Info:

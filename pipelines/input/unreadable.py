@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from fastbert.errors import FastBertError
-from pipelines.output.retry import Patience, is_transient
+from fastbert.filesystem import is_transient
+from pipelines.output.retry import Patience
 
 Result = TypeVar("Result")
 

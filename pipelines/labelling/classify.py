@@ -1,8 +1,6 @@
 """Second stage, on the model's device: labels, exit layers and costs of a slice."""
 
 import hashlib
-import os
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -116,12 +114,8 @@ class Classify:
         """Answers for all rows, and why there are none for some."""
 
         def run(rows: Rows) -> Predictions:
-            try:
-                some = tokens if len(rows) == len(tokens) else tokens.take(rows)
-                return self.engine.classify(some, self.rule, audited[rows])
-            except RuntimeError:
-                self._check_device()
-                raise
+            some = tokens if len(rows) == len(tokens) else tokens.take(rows)
+            return self.engine.classify(some, self.rule, audited[rows])
 
         parts, failed = isolate(run, np.arange(len(tokens)), self.check)
         found = Predictions.none(len(tokens), self.engine.task)
@@ -150,16 +144,6 @@ class Classify:
         tokenizer = load_tokenizer(fetch_checkpoint(self.run.model, identity.checkpoint))
         pairs = identity.pair_column is not None
         return known_tokens(Tokenizer(tokenizer), pairs, identity.max_length)
-
-    def _check_device(self) -> None:
-        """End the process if the GPU answers no more: after some faults nothing in it ever works
-        again. A new process gets the slice, a few times."""
-        if self.engine.device.type == "cuda":
-            try:
-                torch.cuda.synchronize()
-            except RuntimeError as error:
-                print(f"the GPU failed: {error}", file=sys.stderr, flush=True)
-                os._exit(1)
 
 
 def statistics_of(

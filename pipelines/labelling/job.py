@@ -23,7 +23,7 @@ from pipelines.labelling.summary import RUNS, prices, totals
 from pipelines.labelling.work import Failed
 from pipelines.output.identity import Identity
 from pipelines.output.ledger import Ledger, Record
-from pipelines.output.lock import RunLock
+from pipelines.output.lock import RunLock, check_held
 from pipelines.output.storage import Storage
 from pipelines.settings import LabelSettings
 
@@ -52,9 +52,9 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
             "dry_run": True,
             "slices_to_label": len(plan.todo),
             "rows_to_label": plan.rows,
-            "slices_to_remove": len(plan.removed(settings.prune)),
-            "leftovers_to_remove": len(plan.swept(settings.prune)),
-            "leftovers": len(plan.left(settings.prune)),
+            "slices_to_remove": len(plan.removed),
+            "leftovers_to_remove": len(plan.swept),
+            "leftovers": len(plan.left),
             "bad_shards": plan.bad_shards,
         }
     lock, stops = RunLock(job.ledger.storage, job.run_id), Stops()
@@ -104,17 +104,19 @@ class Job:
             settings.retry_quarantined,
             None if settings.precision == "auto" else settings.precision,
             settings.retry_errors,
+            settings.prune,
         )
         log.info(
             "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards "
             "unreadable",
             *(plan.shards, len(plan.todo), plan.rows, len(plan.up_to_date), len(plan.bad_shards)),
         )
-        if plan.vanished and not settings.prune:
+        names = {shard.name for shard in shards}
+        if gone := sum(record.shard not in names for record in plan.spared):
             log.info(
                 "%d slices of shards that are no longer in the input keep their labels; "
                 "--prune removes them",
-                len(plan.vanished),
+                gone,
             )
         return plan
 
@@ -143,44 +145,20 @@ class Job:
     def run(self, lock: RunLock, executor: Executor, stops: Stops) -> dict[str, Any]:
         """Label, and sum up, while the lock is held."""
         started, started_at = time.monotonic(), datetime.now(UTC)
-        settings, ledger = self.settings, self.ledger
-        plan = self.plan()
-        removed, kept = plan.removed(settings.prune), plan.kept(settings.prune)
+        ledger, plan = self.ledger, self.plan()
         prepared = self._prepare(plan, executor, lock) if plan.todo else None
         stops.listen()  # Ray sets handlers of its own
-        ledger.storage.clear_staging()
-        swept = plan.swept(settings.prune)
-        ledger.sweep(swept)
-        if prepared or plan.adopted:
-            ledger.reopen(self.run_id)
-        ledger.adopt(plan.adopted)
-        for record in removed:
-            ledger.forget(record)
-        for record in plan.replaced:
-            ledger.withdraw(record)
-        records: list[Record] = []
-        bad_shards = plan.bad_shards
-        if prepared:
-            records, failed = self._label(plan, executor, *prepared, lock)
-            bad_shards = bad_shards | failed
-        found = self.heading(plan) | totals(records) | prices(records, settings.price_per_hour)
-        too_many = found["error_rows"] > settings.max_bad_rows * found["rows"]
-        found |= audit(
-            self.point,
-            found["exits"],
-            found["audit_rows"],
-            sum(record.audit_agreements for record in records),
-            settings.drift_tolerance,
-        )
-        found |= {
-            "slices_removed": len(removed),
-            "leftovers_removed": len(swept),
-            "leftovers": len(plan.left(settings.prune)),
+        check_held(ledger.storage, lock.token)  # starting it may have taken long
+        self._make_way(plan)
+        records, failed = self._label(plan, executor, *prepared, lock) if prepared else ([], {})
+        bad_shards = plan.bad_shards | failed
+        found = self._summary(plan, records) | {
             "bad_shards": bad_shards,
             "started_at": started_at.isoformat(timespec="milliseconds"),
             "seconds": round(time.monotonic() - started, 1),
-            "exit_code": 3 if bad_shards or too_many else 0,
         }
+        too_many = found["error_rows"] > self.settings.max_bad_rows * found["rows"]
+        found["exit_code"] = 3 if bad_shards or too_many else 0
         summary = {name: found[name] for name in RUNS.names if name in found}
         for url, reason in bad_shards.items():
             log.warning("not labelled: %s %s", url, reason)
@@ -194,11 +172,41 @@ class Job:
             )
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
+        kept = plan.up_to_date + plan.spared
         killed = ledger.unreported(kept)
-        if plan.todo or plan.adopted or removed or swept or bad_shards or killed:
+        if plan.changes or bad_shards or killed:
             lock.check()
             ledger.close_run(self.run_id, summary, kept + records, killed)
         return summary
+
+    def _make_way(self, plan: Plan) -> None:
+        """Remove and withdraw what the plan's slices replace; write records that are lost."""
+        ledger = self.ledger
+        ledger.storage.clear_staging()
+        ledger.sweep(plan.swept)
+        if plan.todo or plan.adopted:
+            ledger.reopen(self.run_id)
+        for record in plan.removed:
+            ledger.forget(record)
+        for record in plan.replaced:
+            ledger.withdraw(record)
+        ledger.adopt(plan.adopted)
+
+    def _summary(self, plan: Plan, records: list[Record]) -> dict[str, Any]:
+        """What the run has found and done, except how it ended."""
+        settings, sums = self.settings, totals(records)
+        agreements = sum(record.audit_agreements for record in records)
+        return {
+            **self.heading(plan),
+            **sums,
+            **prices(records, settings.price_per_hour),
+            **audit(
+                self.point, sums["exits"], sums["audit_rows"], agreements, settings.drift_tolerance
+            ),
+            "slices_removed": len(plan.removed),
+            "leftovers_removed": len(plan.swept),
+            "leftovers": len(plan.left),
+        }
 
     def _prepare(self, plan: Plan, executor: Executor, lock: RunLock) -> tuple[Run, Resources]:
         """All that can be refused, before anything is changed."""

@@ -28,22 +28,19 @@ class Plan:
     up_to_date: list[Record]
     #: Of these, the ones whose record is still to be written.
     adopted: list[Record]
-    #: Commits of older versions or other settings whose files no new slice writes over.
-    superseded: list[Record]
-    #: Such commits whose files will be written over. Their records must go first: were the run
+    #: Other commits whose rows stay: of the last good version of shards that cannot be read now,
+    #: and of shards that are no longer in the input, unless they are pruned.
+    spared: list[Record]
+    #: Commits whose rows go: no new slice writes over their files.
+    removed: list[Record]
+    #: Commits whose files will be written over. Their records must go first: were the run
     #: killed between rows and record, the old record would vouch for the new rows.
     replaced: list[Record]
-    #: Commits of the last good version of shards that cannot be read now.
-    spared: list[Record]
-    #: Commits of shards that are no longer in the input.
-    vanished: list[Record]
-    #: Files of labelled rows without a record that no new slice writes over, and that are not what
-    #: this run would write: their rows would be there twice.
-    leftovers: list[str]
-    #: Such files of shards that are no longer in the input, and of shards that cannot be read now:
-    #: for all that is known, they are the only labels there are.
-    vanished_leftovers: list[str]
-    spared_leftovers: list[str]
+    #: Files of labelled rows without a record that no new slice writes over. Those go that are not
+    #: what this run would write: their rows would be there twice. Those stay whose shards cannot be
+    #: read now, or are gone, unless these are pruned: they may be the only labels there are.
+    swept: list[str]
+    left: list[str]
     #: url -> why it cannot be labelled.
     bad_shards: dict[str, str]
     #: What this labelling's last commit was made in; None for a new output.
@@ -54,21 +51,10 @@ class Plan:
         """Rows to label."""
         return sum(piece.rows for piece in self.todo)
 
-    def removed(self, prune: bool) -> list[Record]:
-        """Commits whose rows go."""
-        return self.superseded + (self.vanished if prune else [])
-
-    def swept(self, prune: bool) -> list[str]:
-        """Files without a record that go."""
-        return self.leftovers + (self.vanished_leftovers if prune else [])
-
-    def left(self, prune: bool) -> list[str]:
-        """Files without a record that stay."""
-        return self.spared_leftovers + ([] if prune else self.vanished_leftovers)
-
-    def kept(self, prune: bool) -> list[Record]:
-        """Commits whose rows stay."""
-        return self.up_to_date + self.spared + ([] if prune else self.vanished)
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.todo or self.adopted or self.removed or self.swept)
 
 
 def make_plan(
@@ -81,22 +67,21 @@ def make_plan(
     retry_quarantined: bool = False,
     precision: str | None = None,
     retry_errors: bool = False,
+    prune: bool = False,
 ) -> Plan:
     """Compare shards with commits. `precision` is the one that was asked for, if one was.
 
     Raises InputError where commits were made with another identity or precision, or from another
     place, and `relabel` does not allow to replace them; and where not one shard can be labelled.
     """
-    records = output.records + output.adopted
-    same = {r.path: r for r in records if identity.difference(r.recipe) is None}
-    last = max(same.values(), key=lambda r: r.committed_at).precision if same else None
+    last = output.precision(identity)
     if last and precision and last != precision and not relabel:
         raise InputError(
             f"the output was labelled in {last}, --precision is {precision}; leave it out to go on "
             "as before, or pass --relabel to label everything again"
         )
     committed: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in output.records:
         committed[record.shard].append(record)
     current: dict[str, list[Record]] = {}
     outdated: list[Record] = []
@@ -111,14 +96,14 @@ def make_plan(
                 record
                 for record in mine
                 if shard.has_version(record.version)
-                and record.path in same
+                and identity.difference(record.recipe) is None
                 and not (retry_quarantined and record.quarantined)
                 and not (retry_errors and record.model_errors)
                 and not (relabel and precision and record.precision != precision)
             ]
         )
-        kept = {record.first_row for record in current[shard.name]}
-        outdated += [record for record in mine if record.first_row not in kept]
+        kept = {record.path for record in current[shard.name]}
+        outdated += [r for r in mine if r.path not in kept and r.path not in output.stray]
     up_to_date = [record for mine in current.values() for record in mine]
     vanished = [record for mine in committed.values() for record in mine]
     if not relabel and not up_to_date:
@@ -145,23 +130,21 @@ def make_plan(
         for piece in _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
     ]
     paths = {piece.path for piece in todo}
-    old = [record for record in outdated if record.shard in rows]
-    names = {shard.name for shard in shards}
-    stray = {path: name for path, name in output.stray.items() if path not in paths}
-    unwritten = {record.path for record in output.adopted}
+    old = [r for r in outdated if r.shard in rows]  # others' are of their last good version
+    adopted = [r for r in up_to_date if r.path in output.stray]
+    written = paths | {r.path for r in adopted}
+    stray = {path: name for path, name in output.stray.items() if path not in written}
+    goes = rows.keys() | (set(output.stray.values()) - current.keys() if prune else set())
     return Plan(
         shards=len(shards),
         todo=todo,
         up_to_date=up_to_date,
-        adopted=[record for record in up_to_date if record.path in unwritten],
-        superseded=[record for record in old if record.path not in paths],
-        replaced=[record for record in old if record.path in paths],
-        # Bad shards keep what was committed of their last good version.
-        spared=[record for record in outdated if record.shard not in rows],
-        vanished=vanished,
-        leftovers=[path for path, name in stray.items() if name in rows],
-        vanished_leftovers=[path for path, name in stray.items() if name not in names],
-        spared_leftovers=[path for path, name in stray.items() if name in names - rows.keys()],
+        adopted=adopted,
+        spared=[r for r in outdated if r.shard not in rows] + ([] if prune else vanished),
+        removed=[r for r in old if r.path not in paths] + (vanished if prune else []),
+        replaced=[r for r in old if r.path in paths],
+        swept=[path for path, name in stray.items() if name in goes],
+        left=[path for path, name in stray.items() if name not in goes],
         bad_shards=bad_shards,
         precision=last,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fastbert.checkpoint import fetch_tokenizer, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from pipelines.input.slices import BATCH_BYTES, SliceReader
@@ -30,7 +30,7 @@ class ReadTokenize:
     def __init__(self, run: Run) -> None:
         # Readers run side by side, one core each.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        tokenizer = load_tokenizer(fetch_tokenizer(run.model, run.tokenizer))
+        tokenizer = load_tokenizer(fetch_checkpoint(run.model, run.tokenizer, weights=False))
         with blamed_on_machine("the tokenizer cannot be made ready", "cpu"):
             self.tokenize = Tokenizer(tokenizer)
         self.max_length = run.identity.max_length

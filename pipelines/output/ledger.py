@@ -9,13 +9,14 @@ import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 import msgspec
 import pyarrow as pa
 
+from pipelines.output.identity import Identity
 from pipelines.output.statistics import (
     MEASURES,
     PER_ERRORS,
@@ -88,12 +89,21 @@ def facts(record: Record) -> dict[str, str]:
     return {_RECORD: json.dumps(values)}
 
 
-def _decoded(path: str, text: bytes, **more: Any) -> Record:
+def _readable(texts: dict[str, bytes], more: dict[str, Any] | None = None) -> list[Record]:
+    """The records of these texts, by path, and `more` of each; those that are none are left out."""
+    records = []
+    for path, text in texts.items():
+        try:
+            records.append(_decoded(path, text, more or {}))
+        except (ValueError, RecursionError) as error:
+            log.warning("ignoring the unreadable record of %s: %s", path, error)
+    return records
+
+
+def _decoded(path: str, text: bytes, more: dict[str, Any]) -> Record:
     """A record as `Ledger.put` writes it, and `more` of it; ValueError for all that is not one.
     Much depends on what it says: which rows are done, and which files may be removed."""
-    values = json.loads(text)
-    if more and isinstance(values, dict):
-        values |= more
+    values = msgspec.convert(json.loads(text), dict[str, Any]) | more
     record = msgspec.convert(values, Record)
     if missing := {m.name for m in MEASURES if m.required} - values.keys():
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
@@ -124,10 +134,13 @@ class Committed:
     """What an output holds."""
 
     records: list[Record]
-    #: Files of labelled rows that no readable record vouches for: their shards, by path.
+    #: Files of labelled rows that no record in the ledger vouches for: their shards, by path.
     stray: dict[str, str]
-    #: Records of such files that are still to be written.
-    adopted: list[Record] = field(default_factory=list)
+
+    def precision(self, identity: Identity) -> str | None:
+        """What the last commit with this identity was made in; None if there is none."""
+        same = [r for r in self.records if identity.difference(r.recipe) is None]
+        return max(same, key=lambda r: r.committed_at).precision if same else None
 
 
 class Ledger:
@@ -145,7 +158,8 @@ class Ledger:
         """All commits whose labelled rows are there; unreadable records count as absent."""
         data = self.storage.paths("table", ".parquet")
         paths = self.storage.paths("ledger/slices", ".json")
-        records = [record for record in self._read(paths) if record.path in data]
+        found = _readable(self.storage.read(sorted(paths)))
+        records = [record for record in found if record.path in data]
         stray = {}
         for path in sorted(data - {record.path for record in records}):
             if place := slice_of(path):
@@ -159,18 +173,12 @@ class Ledger:
         at no cost. Files that do not tell, as those of earlier versions, have none."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         unknown = dict.fromkeys(_OF_ATTEMPT, 0) | {"run_id": run_id, "committed_at": now}
-        records = []
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            for path, footer in zip(paths, pool.map(self.storage.footer, paths), strict=True):
-                if footer and (text := (footer.metadata or {}).get(_RECORD.encode())):
-                    try:
-                        record = _decoded(path, text, **unknown)
-                    except (ValueError, RecursionError) as error:
-                        log.warning("%s does not say what it is: %s", path, error)
-                    else:
-                        if footer.num_rows == record.rows:
-                            records.append(record)
-        return records
+            footers = zip(paths, pool.map(self.storage.footer, paths), strict=True)
+            known = {path: footer for path, footer in footers if footer is not None}
+        told = {path: (known[path].metadata or {}).get(_RECORD.encode()) for path in known}
+        found = _readable({path: text for path, text in told.items() if text}, unknown)
+        return [record for record in found if known[record.path].num_rows == record.rows]
 
     def adopt(self, records: list[Record]) -> None:
         """Write the records of files that have lost theirs."""
@@ -181,17 +189,8 @@ class Ledger:
     def records(self, paths: list[str]) -> list[Record]:
         """The commits of files of labelled rows; those that are not ours, or no record vouches for,
         have none."""
-        return self._read({record_path(*place) for path in paths if (place := slice_of(path))})
-
-    def _read(self, paths: set[str]) -> list[Record]:
-        """The records at `paths`, but those that cannot be read."""
-        records = []
-        for path, text in self.storage.read(sorted(paths)).items():
-            try:
-                records.append(_decoded(path, text))
-            except (ValueError, RecursionError) as error:
-                log.warning("ignoring the unreadable record %s: %s", path, error)
-        return records
+        places = {record_path(*place) for path in paths if (place := slice_of(path))}
+        return _readable(self.storage.read(sorted(places)))
 
     def sweep(self, paths: list[str]) -> None:
         """Remove files of labelled rows that no record vouches for."""

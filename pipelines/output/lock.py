@@ -51,7 +51,7 @@ class OutputHeld(LockLost):
 
 
 class RunLock:
-    """Held while the context is open; raises OutputHeld if another run holds it and lives."""
+    """An output's, for one run. Whoever calls `acquire` calls `release`, even where it raises."""
 
     def __init__(
         self,
@@ -84,18 +84,8 @@ class RunLock:
         self._done = threading.Event()
         self._heart = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> "RunLock":
-        try:
-            return self.acquire()
-        except BaseException:
-            self.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
     def acquire(self) -> "RunLock":
-        """Take the lock, or raise OutputHeld. Whoever is interrupted here calls `release`."""
+        """Take the lock; OutputHeld if another run holds it and lives."""
         tries_end = time.monotonic() + self.expiry
         while not self._asked(self.storage.create, LOCK, self._content()):
             other = read_lock(self.storage)
@@ -121,10 +111,11 @@ class RunLock:
         try:
             self._asked(self._remove)
         except (OSError, FastBertError) as error:
-            log.warning(
-                "could not remove the run lock, which expires by itself after %g s: %s",
-                *(self.expiry, error),
-            )
+            if self._renewed:  # else there is none
+                log.warning(
+                    "could not remove the run lock, which expires by itself after %g s: %s",
+                    *(self.expiry, error),
+                )
 
     def check(self) -> None:
         """Raise OutputHeld if another run has taken the output over, FastBertError if the lock is
@@ -155,6 +146,8 @@ class RunLock:
             raise
 
     def _renew(self) -> None:
+        if self._done.is_set():
+            return
         self._look()
         self._beats += 1
         self.storage.put(LOCK, self._content())

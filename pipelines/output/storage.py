@@ -1,11 +1,9 @@
 """The output folder on any file system: whole objects, written in one atomic step."""
 
 import contextlib
-import errno
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,20 +11,14 @@ import pyarrow.parquet as pq
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from fastbert.errors import FastBertError, InputError, first_line
-from fastbert.filesystem import open_url, redacted
-from pipelines.output.retry import Patience, is_refusal, is_transient
+from fastbert.errors import InputError
+from fastbert.filesystem import is_transient, open_url, reaching, redacted
+from pipelines.output.retry import Patience
 
 #: Where files of a local output are written before they appear under their names.
 STAGING = "staging"
 #: Parquet footers read at the same time; each waits for the store, not for a core.
 FOOTER_THREADS = 32
-
-#: Errors of a place that this user cannot write to, or read from; another place, or another user,
-#: is needed.
-_WRONG_PLACE = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-_WRONG_PLACE_CODES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Storage:
@@ -56,7 +48,7 @@ class Storage:
         both are synced, so what is visible after a power cut is complete.
         """
         target = posixpath.join(self.root, path)
-        with self._explained("written", path, FileNotFoundError):  # a bucket that is not there
+        with self._reaching("written", path):
             if isinstance(self.fs, LocalFileSystem):
                 os.replace(self._staged(target, data), target)
                 _sync_folder(os.path.dirname(target))
@@ -69,7 +61,7 @@ class Storage:
         Of several at the same time one succeeds, where the store can do that: see `lock.py`.
         """
         target = posixpath.join(self.root, path)
-        with self._explained("written", path, FileNotFoundError):
+        with self._reaching("written", path):
             if isinstance(self.fs, LocalFileSystem):
                 temporary = self._staged(target, data)
                 try:
@@ -100,7 +92,7 @@ class Storage:
     def clear_staging(self) -> None:
         """Remove temporary files of writers that were killed; nobody may be writing."""
         if isinstance(self.fs, LocalFileSystem):
-            with self._explained("emptied", STAGING), contextlib.suppress(FileNotFoundError):
+            with self._reaching("emptied", STAGING), contextlib.suppress(FileNotFoundError):
                 for entry in os.scandir(os.path.join(self.root, STAGING)):
                     os.unlink(entry.path)
 
@@ -109,15 +101,17 @@ class Storage:
         place = posixpath.join(self.root, folder)
         self.fs.invalidate_cache()
         find = _files if isinstance(self.fs, LocalFileSystem) else self.fs.find
-        with self._explained("listed", folder):
+        with self._reaching("listed", folder):
             found = self.patience(find, place)
         return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
 
     def read(self, paths: list[str]) -> dict[str, bytes]:
         """The objects at `paths`; those that do not exist any more are left out."""
+        if not paths:
+            return {}
         full = {posixpath.join(self.root, path): path for path in paths}
-        with self._explained("read"):
-            found = self.patience(self._read, list(full)) if full else {}
+        with self._reaching("read", posixpath.commonpath(paths)):
+            found = self.patience(self._read, list(full))
         return {full[path]: data for path, data in found.items()}
 
     def _read(self, paths: list[str]) -> dict[str, bytes]:
@@ -131,7 +125,7 @@ class Storage:
 
     def remove(self, path: str) -> None:
         """Delete the object at `path` if there is one."""
-        with self._explained("removed", path), contextlib.suppress(FileNotFoundError):
+        with self._reaching("removed", path), contextlib.suppress(FileNotFoundError):
             self.patience(self.fs.rm_file, posixpath.join(self.root, path))
 
     def footer(self, path: str) -> pq.FileMetaData | None:
@@ -141,39 +135,23 @@ class Storage:
             with self.fs.open(posixpath.join(self.root, path), "rb") as file:
                 return pq.read_metadata(file)
 
-        with self._explained("read", path):
+        with self._reaching("read", path):
             try:
                 return self.patience(read)
             except (FileNotFoundError, pa.ArrowInvalid):
                 return None
+            except OSError as error:
+                if error.errno is not None or is_transient(error):
+                    raise
+                return None  # Arrow's, of a footer that is damaged
 
-    @contextlib.contextmanager
-    def _explained(self, done: str, path: str = "", *more: type[OSError]) -> Iterator[None]:
-        """The store's errors in one line each. `done` is what cannot be done at `path`, for which
-        also errors of the kinds `more` mean that it is the wrong place."""
-        try:
-            yield
-        except Exception as error:
-            code = getattr(error, "errno", None)
-            url, reason = redacted(self.url), first_line(error)
-            place = f"{url}/{path}" if path else url
-            if code in _FULL:
-                raise FastBertError(
-                    f"'{place}' cannot be {done}: {os.strerror(code)}; what is committed is kept: "
-                    "make room, and run it again"
-                ) from error
-            if is_transient(error):
-                raise FastBertError(
-                    f"'{url}' does not answer ({type(error).__name__}: {reason}); what is "
-                    "committed is kept: run it again when the store is back"
-                ) from error
-            wrong = isinstance(error, (*_WRONG_PLACE, *more)) or code in _WRONG_PLACE_CODES
-            if wrong or is_refusal(error):
-                raise InputError(
-                    f"'{place}' cannot be {done}: {reason}; expected a folder, or a bucket, that "
-                    "this user may read and write"
-                ) from error
-            raise
+    def _reaching(self, done: str, path: str) -> contextlib.AbstractContextManager[None]:
+        """`done` is what cannot be done at `path`."""
+        return reaching(
+            f"'{redacted(self.url)}/{path}' cannot be {done}",
+            "expected a folder, or a bucket, that this user may read and write",
+            kept="what is committed is kept: ",
+        )
 
 
 def to_parquet(table: pa.Table, facts: dict[str, str] | None = None) -> bytes:
@@ -201,17 +179,14 @@ def _files(place: str) -> list[str]:
 
 def _write(path: str, data: bytes) -> None:
     """A new local file, synced, or none."""
-    try:
-        with open(path, "xb") as file:
+    with open(path, "xb") as file:
+        try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError:
-        raise
-    except OSError:  # no room: leave what there is to others
-        with contextlib.suppress(OSError):
+        except OSError:  # no room: leave what there is to others
             os.unlink(path)
-        raise
+            raise
 
 
 def _link(path: str, name: str) -> None:

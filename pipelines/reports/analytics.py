@@ -62,14 +62,14 @@ class Analytics:
         self._reach(fs := self.storage.fs)
         self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
         found = sorted(self.storage.paths("table", ".parquet"))
-        #: Of labelled rows.
-        self.paths = [path for path in found if slice_of(path)]
-        self.foreign = len(found) - len(self.paths)
+        self.foreign = [path for path in found if not slice_of(path)]
         if self.foreign:
             log.warning(
                 "%d Parquet files below table/ are not of this job, and are passed over, as %s",
-                *(self.foreign, redacted(next(p for p in found if p not in set(self.paths)))),
+                *(len(self.foreign), redacted(self.foreign[0])),
             )
+        #: Of labelled rows.
+        self.paths = sorted(set(found) - set(self.foreign))
         if not self.paths:
             raise InputError(
                 f"no labels at '{redacted(output)}'; expected the --output of fastbert label"
@@ -126,7 +126,7 @@ class Analytics:
         try:
             statements = [statement.query for statement in duckdb.extract_statements(sql)]
             return [self._answer(statement, form) for statement in statements or [sql]][-1]
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             what = f"the query failed: {_said(error)}"
             if f"{self.root}/table/" in what:
                 what += "; if the file is damaged, remove it: fastbert label writes it again"
@@ -149,11 +149,8 @@ class Analytics:
                 self._make(others.pop(0))
 
     def _execute(self, statement: str, form: str = "fetchall") -> Any:
-        try:
-            found = self.connection.sql(statement)
-            return None if found is None else getattr(found, form)()
-        except OSError as error:
-            raise InputError(f"the query failed: {error}") from error
+        found = self.connection.sql(statement)
+        return None if found is None else getattr(found, form)()
 
     @property
     def _makers(self) -> dict[str, Callable[[], object]]:
@@ -243,7 +240,7 @@ class Analytics:
         """Whether a file of statistics can be read. Of others, the ledger has the records."""
         try:
             self._execute(f"from {self._parquet([_alone(path)])}")
-        except (duckdb.Error, InputError) as error:
+        except (duckdb.Error, OSError) as error:
             log.warning(
                 "ignoring the unreadable statistics %s: %s; remove the file, and the next run of "
                 "fastbert label that has something to do writes it again",

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastbert.errors import InputError
-from fastbert.filesystem import open_url, redacted
+from fastbert.filesystem import open_url, reaching, redacted
 from fastbert.writable import check_file
 from pipelines.reports import analytics, questions
 from pipelines.reports.accuracy import accuracy_by_layer
@@ -57,12 +56,10 @@ def report(settings: ReportSettings) -> dict[str, Any]:
 
         page = html_report(found, settings.output, frames)
         fs, path = open_url(settings.html)
-        try:
+        summary["html"] = place = redacted(settings.html)
+        with reaching(f"cannot write '{place}'", "pass another --html"):
             fs.makedirs(posixpath.dirname(path), exist_ok=True)
             fs.pipe_file(path, page.encode())
-        except OSError as error:
-            raise InputError(f"cannot write '{redacted(settings.html)}': {error}") from error
-        summary["html"] = redacted(settings.html)
     return summary | {title.replace(" ", "_"): _plain(frame) for title, frame in frames.items()}
 
 

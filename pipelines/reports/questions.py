@@ -170,26 +170,21 @@ SLOWEST_SLICES = """
     limit 10
 """
 
-#: The newest, and how many more there are.
-_MOST = 50
-BAD_SHARDS = f"""
-    with found as (
-        select run_id, started_at, unnest(map_keys(bad_shards)) as shard,
-               unnest(map_values(bad_shards)) as reason
-        from runs order by started_at desc nulls last, run_id, shard
-    )
-    select run_id, shard, reason from (from found limit {_MOST})
-    union all
-    select '(others)', format('{{}} more', n), null
-    from (select count(*) - {_MOST} as n from found) where n > 0
-"""
 
-ALARMS = f"""
-    with found as (
-        select run_id, unnest(alarms) as alarm from runs order by started_at desc nulls last, run_id
-    )
-    from (from found limit {_MOST})
-    union all
-    select '(others)', format('{{}} more', n)
-    from (select count(*) - {_MOST} as n from found) where n > 0
-"""
+def _newest(found: str, name: str) -> str:
+    """What runs list, of the newest ones first; in the column `name`, how many more there are."""
+    return f"""
+        with found as (
+            select run_id, {found} from runs order by started_at desc nulls last, run_id, {name}
+        )
+        from (from found limit {_MOST}) union all by name
+        select '(others)' as run_id, format('{{}} more', n) as {name}
+        from (select count(*) - {_MOST} as n from found) where n > 0
+    """
+
+
+_MOST = 50
+ALARMS = _newest("unnest(alarms) as alarm", "alarm")
+BAD_SHARDS = _newest(
+    "unnest(map_keys(bad_shards)) as shard, unnest(map_values(bad_shards)) as reason", "shard"
+)

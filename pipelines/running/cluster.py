@@ -17,7 +17,6 @@ import grpc
 import ray
 from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
-from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.data import DataContext
 from ray.data.exceptions import ExecutionTimeoutError
@@ -92,10 +91,8 @@ def _started(what: str, advice: str) -> Iterator[None]:
 def check_address(address: str) -> None:
     """Raises InputError for what is no address of a cluster, and FastBertError if nothing answers
     there: Ray itself would ask again for an hour."""
-    if address.startswith("ray://"):
-        return  # Ray's client gives up by itself
-    if address == "auto":
-        address = canonicalize_bootstrap_address_or_die(address)
+    if address.startswith("ray://") or address == "auto":
+        return  # Ray gives up by itself
     if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", address):
         raise InputError(
             f"RAY_ADDRESS is '{address}', expected HOST:PORT of a cluster's head, such as "

@@ -122,7 +122,7 @@ def ledger_reader_takes_only_records(document, other):
     shards = [Shard(RECORD.source, "a", "etag:1"), Shard(sane.source, "sane", "etag:1")]
     rows = {"a": 10, "sane": 10}
     plan = plan_of(rows, shards, found, identity(), InputColumns(), 4, True)
-    kept = plan.up_to_date + plan.superseded + plan.replaced + plan.vanished
+    kept = plan.up_to_date + plan.removed + plan.replaced + plan.spared
     assert len(kept) == len(found.records)
     assert statistics(found.records).num_rows
 

@@ -46,7 +46,9 @@ def url(name: str) -> str:
     return f"memory://in/{name}.parquet"
 
 
-def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Record], Committed]:
+def planned(
+    shards, commits, strays, slice_rows, retry, prune
+) -> tuple[Plan, list[Record], Committed]:
     """The plan of a random history; every record lies inside what its version of the shard had."""
     columns, records = InputColumns(), []
     for (name, first), rows, version, recipe, quarantined in commits:
@@ -70,7 +72,9 @@ def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Reco
     found = [Shard(url(name), name, version) for name, (version, _) in sorted(shards.items())]
     output = Committed(records, stray)
     rows = {name: rows for name, (_, rows) in shards.items()}
-    plan = plan_of(rows, found, output, identity(), columns, slice_rows, True, retry)
+    plan = plan_of(
+        rows, found, output, identity(), columns, slice_rows, True, retry, None, False, prune
+    )
     return plan, records, output
 
 
@@ -80,26 +84,28 @@ def planned(shards, commits, strays, slice_rows, retry) -> tuple[Plan, list[Reco
     st.sets(places, max_size=4),
     st.integers(1, 13),
     st.booleans(),
+    st.booleans(),
 )
-def plan_covers_every_row_once(shards, commits, strays, slice_rows, retry):
+def plan_covers_every_row_once(shards, commits, strays, slice_rows, retry, prune):
     try:
-        plan, records, output = planned(shards, commits, strays, slice_rows, retry)
+        plan, records, output = planned(shards, commits, strays, slice_rows, retry, prune)
     except InputError:
         assert not any(rows is not None for _, rows in shards.values())
         return
-    lists = (plan.up_to_date, plan.superseded, plan.replaced, plan.spared, plan.vanished)
+    lists = (plan.up_to_date, plan.removed, plan.replaced, plan.spared)
     together = [(r.shard, r.first_row) for some in lists for r in some]
     assert sorted(together) == sorted((r.shard, r.first_row) for r in records)  # each in one list
     for up in plan.up_to_date:
         assert (up.version, up.recipe) == (shards[up.shard][0], RECIPES[0])
         assert not (retry and up.quarantined)
-    kept = {r.path for some in (plan.up_to_date, plan.spared, plan.vanished) for r in some}
-    kept |= set(plan.left(False))
-    removed = {r.path for r in plan.superseded} | set(plan.swept(False))
-    # Rows of shards that this run does not replace stay, record or no record.
-    assert all(output.stray[path] in shards for path in plan.swept(False))
-    assert not set(plan.swept(True)) & set(plan.left(True))
-    assert all(url(output.stray[path]) in plan.bad_shards for path in plan.left(True))
+    kept = {r.path for r in plan.up_to_date + plan.spared} | set(plan.left)
+    removed = {r.path for r in plan.removed} | set(plan.swept)
+    # Rows of shards that this run does not replace stay, record or no record, unless it prunes.
+    assert prune or all(output.stray[path] in shards for path in plan.swept)
+    spoiled = {name for name in shards if url(name) in plan.bad_shards}
+    gone = ({r.shard for r in records} | {*output.stray.values()}) - shards.keys()
+    stays = spoiled if prune else spoiled | gone
+    assert {output.stray[path] for path in plan.left} | {r.shard for r in plan.spared} <= stays
     todo = {piece.path for piece in plan.todo}
     assert len(todo) == len(plan.todo)
     assert not kept & removed

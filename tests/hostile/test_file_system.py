@@ -64,7 +64,7 @@ def socket_file(folder: Path) -> Expected:
 @KINDS.add
 def dangling_link(folder: Path) -> Expected:
     (folder / "x.parquet").symlink_to(folder / "nowhere")
-    return bad(folder, "a link to nothing")
+    return bad(folder, "a link to none")
 
 
 @KINDS.add

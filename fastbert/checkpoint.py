@@ -38,17 +38,18 @@ def store_operating_point(url: str, name: str, settings: dict[str, Any]) -> None
     config.json stays, for whatever they are, labels may depend on them."""
     fs, path = open_url(url)
     target = f"{path}/config.json"
-    config: dict[str, Any] = json.loads(fs.cat_file(target))
-    config["operating_points"] = (config.get("operating_points") or {}) | {name: settings}
-    config["default_operating_point"] = name
-    text = (json.dumps(config, indent=2) + "\n").encode()
-    if isinstance(fs, LocalFileSystem):
-        with tempfile.NamedTemporaryFile(dir=path, suffix=".partial", delete=False) as file:
-            file.write(text)
-        os.chmod(file.name, os.stat(target).st_mode)
-        os.replace(file.name, target)
-    else:
-        fs.pipe_file(target, text)
+    with reaching(f"cannot store the operating point in '{redacted(url)}'", "make it writable"):
+        config: dict[str, Any] = json.loads(fs.cat_file(target))
+        config["operating_points"] = (config.get("operating_points") or {}) | {name: settings}
+        config["default_operating_point"] = name
+        text = (json.dumps(config, indent=2) + "\n").encode()
+        if isinstance(fs, LocalFileSystem):
+            with tempfile.NamedTemporaryFile(dir=path, suffix=".partial", delete=False) as file:
+                file.write(text)
+            os.chmod(file.name, os.stat(target).st_mode)
+            os.replace(file.name, target)
+        else:
+            fs.pipe_file(target, text)
 
 
 def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True) -> Path:

@@ -91,6 +91,15 @@ def test_a_new_point_changes_nothing_else(checkpoint, extra, turned, remote):
         assert now == {key: value for key, value in kept.items() if key != "operating_points"}
 
 
+def test_a_point_that_cannot_be_stored_is_one_line(copy, monkeypatch):
+    def denied(*_):
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr("os.replace", denied)
+    with pytest.raises(InputError, match=f"cannot store .* in '{copy}': Permission denied; make"):
+        store_operating_point(str(copy), "new", {"thresholds": [0.5, 0.5]})
+
+
 def test_a_save_that_dies_leaves_no_checkpoint_of_two(copy, monkeypatch):
     """New weights beside the old configuration would label, and wrongly."""
     tokenizer, put, done = load_tokenizer(copy), LocalFileSystem.put_file, []

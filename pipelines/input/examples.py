@@ -17,7 +17,7 @@ from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import is_transient, redacted
 from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns, listed
-from pipelines.input.labels import LOOKS, class_names, look_alikes
+from pipelines.input.labels import LOOKS, class_names, look
 from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import BATCH_ROWS, Slice, SliceReader, count_rows
 from pipelines.input.texts import decode
@@ -146,8 +146,7 @@ def _indices(
         )
     names = labels or sorted(set(known))
     if unknown := sorted(set(known) - set(names)):
-        groups = look_alikes([*names, unknown[0]])
-        alike = [name for group in groups if unknown[0] in group for name in group[:-1]]
+        alike = [name for name in names if look(name) == look(unknown[0])]
         raise InputError(
             f"label {unknown[0]!r} in column '{column}' is not one of the model's: {listed(names)}"
             + (f"; it differs from {alike[0]!r} only in {LOOKS}: write it alike" if alike else "")

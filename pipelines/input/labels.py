@@ -60,11 +60,11 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
     order; a name of which nothing is seen is a group of its own."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups[_look(name)].append(name)
+        groups[look(name)].append(name)
     return [group for look, group in groups.items() if len(group) > 1 or not look]
 
 
-def _look(name: str) -> str:
+def look(name: str) -> str:
     """What is left of a name without `LOOKS`."""
     same = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     seen = "".join(c for c in same if not (c.isspace() or unicodedata.category(c) in ("Cc", "Cf")))

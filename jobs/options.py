@@ -102,7 +102,7 @@ def _one_line() -> Iterator[None]:
             raise
         place = f" for {error.filename}" if error.filename else ""
         said = f"{os.strerror(error.errno)}{place}; make room, and run again"
-    click.echo(f"Error: {said}", err=True)
+    click.echo(f"Error: {' '.join(said.splitlines())}", err=True)  # names may have line breaks
     raise SystemExit(code)
 
 

@@ -52,15 +52,19 @@ def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = Non
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of one command. Raises InputError for numbers that are out of bounds."""
+    """Of one command. Raises InputError for numbers that are out of bounds, and for empty texts: a
+    path without a letter is the folder one happens to be in."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
+            value, flag = getattr(self, name), name.replace("_", "-")
+            if value == "" or (isinstance(value, tuple) and "" in value):
+                raise InputError(
+                    f"--{flag} is empty, expected a value: is a variable of the shell not set?"
+                )
             for kind in (hint, *get_args(hint)):  # Positive and, in it, Positive | None
                 for bound in getattr(kind, "__metadata__", ()):
                     if value is not None and not bound.holds(value):
-                        flag = name.replace("_", "-")
                         raise InputError(f"--{flag} is {value}, expected {bound.expected}")
 
 

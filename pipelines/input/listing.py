@@ -88,7 +88,7 @@ def list_files(url: str) -> Listing:
         else:
             reason = "not named .parquet" if folder and not name.endswith(".parquet") else ""
         reasons[name] = reason
-    passed = {name: (below[name], reason) for name, reason in reasons.items() if reason}
+    passed = {name: (below[name] or name, reason) for name, reason in reasons.items() if reason}
     files |= {name: info for name, info in by_log.items() if info}
     files = {name: info for name, info in files.items() if name not in passed}
     if not files:

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from fastbert.errors import InputError
-from fastbert.filesystem import open_url, redacted
+from fastbert.errors import InputError, explained
+from fastbert.filesystem import open_url, reaching, redacted
 from pipelines.input.listing import NO_TARGET, Listing, list_files, told
 from pipelines.input.tables import MISSING
 
@@ -55,13 +55,16 @@ def find_shards(urls: list[str]) -> Shards:
     A URL is a file, a folder (searched recursively for `*.parquet`) or a glob. Names are relative
     to the folder, to the glob's part before its first wildcard, or to the file's parent. What is
     passed over is logged (`listing.py`). Raises InputError where nothing is found, where two files
-    would share a name, and for tables whose log cannot be followed (`tables.py`).
+    would share a name, and for tables whose log cannot be followed (`tables.py`); where a store
+    does not answer, as `reaching`.
     """
     found: dict[str, Shard] = {}
     names: dict[str, str] = {}
     passed: dict[str, tuple[str, str]] = {}
     for url in urls:
-        listing = list_files(url)
+        what, advice = f"cannot list '{redacted(url)}'", "pass files or a folder that can be read"
+        with explained(what, advice, ValueError), reaching(what, advice):
+            listing = list_files(url)
         passed |= {listing.fs.unstrip_protocol(n): why for n, why in listing.passed.items()}
         for shard in _shards(listing):
             other = found.setdefault(shard.name, shard)

@@ -27,6 +27,7 @@ MISSING = "missing"
 _LOGS = {
     "a Delta table": ("_delta_log", re.compile(r"\d{20}\..*(json|parquet)|_last_checkpoint")),
     "a Hudi table": (".hoodie", re.compile(r"hoodie\.properties")),
+    "a Paimon table": ("snapshot", re.compile(r"snapshot-\d+")),
     "an Iceberg table": ("metadata", re.compile(r"(v\d+|\d{5}-.*)\.metadata\.json(\.gz)?")),
 }
 _DELTA = next(iter(_LOGS))

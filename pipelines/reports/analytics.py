@@ -10,6 +10,8 @@ costs nothing until it is asked for.
 
 import json
 import logging
+import os
+import posixpath
 import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -41,7 +43,8 @@ _FOLDER_TYPE = rf"""
                 when bool_and(try_cast(value as timestamp) is not null) then 'timestamp'
                 when bool_and(regexp_full_match(value, '[+-]?\d{{1,18}}')) then 'bigint'
                 else 'varchar' end
-    from (select nullif(nullif(url_decode(unnest(?::varchar[])), ''), {_NO_VALUE}) as value)
+    from (select nullif(nullif(coalesce(try(url_decode(raw)), raw), ''), {_NO_VALUE}) as value
+          from (select unnest(?::varchar[]) as raw))
     where value is not null
 """
 
@@ -100,7 +103,9 @@ class Analytics:
             raise InputError(f"'{redacted(target)}' should end in one of {', '.join(kinds)}")
         fs, path = open_url(target)
         self._reach(fs)
-        if not isinstance(fs, LocalFileSystem):
+        if isinstance(fs, LocalFileSystem):
+            os.makedirs(posixpath.dirname(path), exist_ok=True)
+        else:
             path = fs.unstrip_protocol(path)
         quoted = path.replace("'", "''")
         result = self.arrow(sql)
@@ -211,7 +216,8 @@ class Analytics:
         """The expression for what folders `name=value` say of a row; null outside of them."""
         ((kind,),) = self.connection.sql(_FOLDER_TYPE, params=[sorted(values)]).fetchall()
         pattern = _quoted(f"(?is).*/{re.escape(name)}=([^/]*)/")
-        value = f"""url_decode(regexp_extract("/file", {pattern}, 1))"""
+        value = f"""regexp_extract("/file", {pattern}, 1)"""
+        value = f"coalesce(try(url_decode({value})), {value})"  # others than UTF-8 stay as they are
         column = '"' + name.replace('"', '""') + '"'
         return f"nullif(nullif({value}, ''), {_NO_VALUE})::{kind} as {column}"
 

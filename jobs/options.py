@@ -18,7 +18,7 @@ from typing import Any
 import click
 import yaml
 
-from fastbert.errors import FastBertError, Stopped
+from fastbert.errors import FastBertError, InputError, Stopped
 from jobs.commands import COMMANDS
 from jobs.streams import print_summary, repair_streams
 from pipelines.running.quiet import quiet_transformers
@@ -45,6 +45,7 @@ def command(name: str) -> click.Command:
         quiet_transformers()
         with _one_line():
             try:
+                _check_here()
                 settings = entry.settings(**options)
                 module, _, function = entry.runs.partition(":")
                 summary = getattr(import_module(module), function)(settings)
@@ -77,6 +78,16 @@ def command(name: str) -> click.Command:
         )
     )
     return result
+
+
+def _check_here() -> None:
+    """Raises InputError where the working directory is gone: libraries fail as they are imported."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"the folder that this command runs in is gone ({error.strerror}); cd to another one"
+        ) from error
 
 
 @contextlib.contextmanager

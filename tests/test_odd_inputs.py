@@ -100,7 +100,15 @@ def hugging_face(folder: Path) -> None:
 
 
 def partitions(folder: Path) -> None:
-    for name in ("c=a%20b", "c=a b", "c=%ff", "c=x=y", "C=1", "dt=__HIVE_DEFAULT_PARTITION__", "=1"):
+    for name in (
+        "c=a%20b",
+        "c=a b",
+        "c=%ff",
+        "c=x=y",
+        "C=1",
+        "dt=__HIVE_DEFAULT_PARTITION__",
+        "=1",
+    ):
         put(folder / name / "a.parquet")
 
 
@@ -207,3 +215,27 @@ def test_a_store_that_wants_credentials(monkeypatch):
     monkeypatch.setattr("pipelines.input.shards.list_files", refuse)
     with pytest.raises(InputError, match=r"cannot list 's3://b/x': Unable to locate; pass files"):
         find_shards(["s3://b/x"])
+
+
+NUMBERS = {
+    "train": ["--seed=-1", f"--seed={2**64}", f"--batch-size={10**30}", "--epochs=inf",
+              "--temperature=1e300", "--learning-rate=inf"],
+    "calibrate": ["--seed=-1"],
+    "label": ["--price-per-hour=nan", "--price-per-hour=-1", "--slice-timeout=inf", "--run-id=",
+              "--output=", "--carry="],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("job", "option"), [(j, o) for j, each in NUMBERS.items() for o in each])
+def test_values_out_of_bounds(job, option, tmp_path):
+    needed = {"train": ["--train=x", "--output=y"], "calibrate": ["--model=x", "--corpus=y"],
+              "label": ["--model=x", "--input=y", "--output=z"]}  # fmt: skip
+    refused(invoke(job, *needed[job], option), option.partition("=")[0], "expected")
+
+
+def test_a_column_that_is_carried_twice(place, tmp_path):
+    put(tmp_path / "in" / "a.parquet")
+    options = ["--carry", "label", "--carry", "label", "--speed", 0.5, "--dry-run"]
+    result = invoke("label", "--model", place / "model", "--input", tmp_path / "in", "--output",
+                    tmp_path / "out", *options)  # fmt: skip
+    assert result.exit_code == 0

@@ -10,8 +10,6 @@ costs nothing until it is asked for.
 
 import json
 import logging
-import os
-import posixpath
 import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -103,9 +101,7 @@ class Analytics:
             raise InputError(f"'{redacted(target)}' should end in one of {', '.join(kinds)}")
         fs, path = open_url(target)
         self._reach(fs)
-        if isinstance(fs, LocalFileSystem):
-            os.makedirs(posixpath.dirname(path), exist_ok=True)
-        else:
+        if not isinstance(fs, LocalFileSystem):
             path = fs.unstrip_protocol(path)
         quoted = path.replace("'", "''")
         result = self.arrow(sql)

@@ -96,9 +96,9 @@ def _plain(value: Any) -> Any:
         return [_plain(row) for row in value.to_dict("records")]
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     infinite = isinstance(value, float) and math.isinf(value)
     return None if infinite or pd.isna(value) else value

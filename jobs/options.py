@@ -81,7 +81,7 @@ def command(name: str) -> click.Command:
 
 
 def _check_here() -> None:
-    """Raises InputError where the working directory is gone: libraries fail as they are imported."""
+    """InputError where the working directory is gone: libraries fail as they are imported."""
     try:
         os.getcwd()
     except OSError as error:

@@ -59,12 +59,14 @@ _WRONG_NUMBERS = {errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS}
 
 
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of `url` and the path in it; InputError if there is no way to reach it."""
+    """The file system of `url` and the path in it; errors as of `reaching` if there is no way to
+    reach it."""
     advice = (
         "expected a local path or a URL that fsspec knows, such as s3:// (pip install "
         "'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// ([azure])"
     )
-    with explained(f"cannot open '{redacted(url)}'", advice, ImportError, ValueError):
+    what = f"cannot open '{redacted(url)}'"
+    with explained(what, advice, ImportError, TypeError, ValueError), reaching(what, advice):
         fs, path = fsspec.core.url_to_fs(url, **_options(url))
     return fs, path
 

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import yaml
 
-from fastbert.errors import FastBertError, Stopped
+from fastbert.errors import FastBertError, InputError, Stopped
 from fastbert.filesystem import FULL
 from jobs.commands import COMMANDS
 from jobs.streams import print_summary, repair_streams
@@ -45,6 +45,7 @@ def command(name: str) -> click.Command:
         quiet_transformers()
         with _one_line():
             try:
+                _check_here()
                 settings = entry.settings(**options)
                 module, _, function = entry.runs.partition(":")
                 summary = getattr(import_module(module), function)(settings)
@@ -79,6 +80,16 @@ def command(name: str) -> click.Command:
     return result
 
 
+def _check_here() -> None:
+    """InputError where the working directory is gone: libraries fail as they are imported."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"the folder that this command runs in is gone ({error.strerror}); cd to another one"
+        ) from error
+
+
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
     """Ends the process with one line on stderr and an exit code where a traceback says no more."""
@@ -102,7 +113,7 @@ def _one_line() -> Iterator[None]:
             raise
         place = f" for {error.filename}" if error.filename else ""
         said = f"{os.strerror(error.errno)}{place}; make room, and run again"
-    click.echo(f"Error: {said}", err=True)
+    click.echo(f"Error: {' '.join(said.splitlines())}", err=True)  # names may have line breaks
     raise SystemExit(code)
 
 

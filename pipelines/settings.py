@@ -4,6 +4,7 @@ The commands derive their options from these fields (`text_column` is `--text-co
 library and the command line cannot disagree. Imports nothing heavy: `--help` is instant.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
@@ -35,10 +36,12 @@ class Bound:
     holds: Callable[[Any], bool]
 
 
-_POSITIVE = Bound("more than 0", lambda value: value > 0)
+_POSITIVE = Bound("more than 0", lambda value: 0 < value < math.inf)
 Positive = Annotated[float, _POSITIVE]
-Count = Annotated[int, _POSITIVE]
-NotNegative = Annotated[float, Bound("0 or more", lambda value: value >= 0)]
+Count = Annotated[int, Bound("more than 0, below 2^63", lambda value: 0 < value < 2**63)]
+Seed = Annotated[int, Bound("0 or more, below 2^32", lambda value: 0 <= value < 2**32)]
+Temperature = Annotated[float, Bound("more than 0, up to 1000", lambda value: 0 < value <= 1000)]
+NotNegative = Annotated[float, Bound("0 or more", lambda value: 0 <= value < math.inf)]
 Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 _A_PART = "a share, more than 0 and less than 1: 0.01 is 1 %"
 PartOf = Annotated[float, Bound(_A_PART, lambda value: 0 < value < 1)]
@@ -52,15 +55,19 @@ def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = Non
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of one command. Raises InputError for numbers that are out of bounds."""
+    """Of one command. Raises InputError for numbers that are out of bounds, and for empty texts: a
+    path without a letter is the folder one happens to be in."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
+            value, flag = getattr(self, name), name.replace("_", "-")
+            if value == "" or (isinstance(value, tuple) and "" in value):
+                raise InputError(
+                    f"--{flag} is empty, expected a value: is a variable of the shell not set?"
+                )
             for kind in (hint, *get_args(hint)):  # Positive and, in it, Positive | None
                 for bound in getattr(kind, "__metadata__", ()):
                     if value is not None and not bound.holds(value):
-                        flag = name.replace("_", "-")
                         raise InputError(f"--{flag} is {value}, expected {bound.expected}")
 
 
@@ -108,10 +115,12 @@ class SelfDistillation(Texts, NewCheckpoint):
     distil_learning_rate: Positive = setting(
         "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
     )
-    temperature: Positive = setting("Softens answers before students are compared with them.", 1.0)
+    temperature: Temperature = setting(
+        "Softens answers before students are compared with them.", 1.0
+    )
     batch_size: Count = setting("Rows per optimizer step and worker.", 32)
     workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
-    seed: int = setting("Seed of initial weights and shuffling.", 0)
+    seed: Seed = setting("Seed of initial weights and shuffling.", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +204,7 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
     name: str | None = setting("Name of the point. Default: what is asked for.", None)
-    seed: int = setting("Seed of drawing and dividing the rows.", 0)
+    seed: Seed = setting("Seed of drawing and dividing the rows.", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -276,7 +285,9 @@ class LabelSettings(Inference):
     max_bad_rows: Share = setting(
         "Share of this run's rows with an error above which the exit code is 3.", 0.01
     )
-    price_per_hour: float | None = setting("Price of one replica's hour, for the report.", None)
+    price_per_hour: NotNegative | None = setting(
+        "Price of one replica's hour, for the report.", None
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,6 @@
 """Reports and exports of outputs in which something else lies, or is damaged: never a traceback."""
 
+import json
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from support.jobs import invoke, refused
 from support.labelling import settings
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
@@ -203,3 +205,53 @@ def test_damaged_rows_are_one_line(output, name):
         assert code == 2
         assert stderr[stderr.index("Error: ") :].count("\n") == 1
     assert "remove the file, run fastbert label" in export[1]
+
+
+ODD_VALUES = """
+    select timestamp 'infinity' as t, timestamp '290000-01-01 10:20' as u, 'inf'::double as x,
+           'nan'::double as y, map {date '2026-11-26': 'nan'::double} as m, [1, null] as l
+"""
+
+
+def test_values_that_json_and_the_terminal_do_not_have(made):
+    result = invoke("report", "--output", made, "--sql", ODD_VALUES)
+    assert result.exit_code == 0
+    assert "290000-01-01 10:20" in result.stderr
+
+    def no(constant: str) -> None:
+        raise AssertionError(constant)
+
+    (row,) = json.loads(result.stdout, parse_constant=no)["rows"]
+    assert (row["x"], row["y"], row["m"], row["l"]) == (None, None, {"2026-11-26": None}, [1, None])
+
+
+def test_of_a_long_result_the_first_rows_are_shown(made):
+    result = invoke("report", "--output", made, "--sql", "select 7 as seven from range(3000)")
+    assert len(json.loads(result.stdout)["rows"]) == 3000
+    assert 1_000 < len(result.stderr.splitlines()) < 1_100
+    assert "the first 1,000 of 3,000 rows" in result.stderr
+
+
+def test_folders_that_cannot_be_decoded_stay_as_they_are(tmp_path, checkpoint):
+    for value in ("%ff", "a%20b"):
+        write_shard(tmp_path / "in" / f"c={value}" / "a.parquet", ["the red river"])
+    label(settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5), InProcess())
+    rows = analytics.open(str(tmp_path / "out")).arrow("select c from rows order by c")
+    assert rows["c"].to_pylist() == ["%ff", "a b"]
+
+
+def test_an_export_into_a_folder_of_others_is_refused(made, tmp_path):
+    """A Delta table in the input's folder would hide the input."""
+    shard = write_shard(tmp_path / "in" / "a.parquet", ["the red river"])
+    refused(invoke("export", "--output", made, "--delta", shard.parent), "with other files")
+    assert os.listdir(shard.parent) == ["a.parquet"]
+
+
+def test_a_value_that_delta_does_not_hold_is_one_line(output, tmp_path):
+    for file in output.glob("table/**/*.parquet"):
+        table = pq.read_table(file, partitioning=None)
+        far = pa.array([2**30] * len(table), pa.date32())
+        pq.write_table(table.append_column("far", far), file)
+    result = invoke("export", "--output", output, "--delta", tmp_path / "delta")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: cannot write the Delta table")

@@ -100,6 +100,13 @@ def test_what_befalls_any_command(error, code, says, monkeypatch, tmp_path):
     assert says in line
 
 
+def test_a_working_directory_that_is_gone(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    refused(invoke("report", "--output", tmp_path), "runs in is gone (No such file or directory)")
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
     def fail(_):
         raise KeyError("bug")

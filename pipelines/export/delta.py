@@ -5,13 +5,14 @@ but labelling writes over these and removes them, which would break the older ve
 promises to keep; it could not compact them; and they do not say which slice a row is of.
 """
 
+import re
 from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from fastbert.errors import InputError
+from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import redacted
 from pipelines.export.plan import Change, Held
 
@@ -45,19 +46,19 @@ class Delta:
         """What the newest version holds; later calls are about this version, up to the next."""
         try:
             self._table = DeltaTable(self.url) if DeltaTable.is_deltatable(self.url) else None
-        except (DeltaError, OSError, ValueError) as error:
+            if self._table is None:
+                return []
+            of = self._table.metadata().configuration.get(OUTPUT)
+            if of != self.output:
+                raise InputError(
+                    f"the Delta table {redacted(self.url)} is of {of or 'somebody else'}, expected "
+                    f"{self.output}; export to another one, or, if the output has moved, change "
+                    f"the table's property {OUTPUT}"
+                )
+            reader = QueryBuilder().register("exported", self._table).execute(_HELD)
+            return [Held(**row) for row in pa.table(reader).to_pylist()]
+        except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
             raise self._unusable(error) from error
-        if self._table is None:
-            return []
-        of = self._table.metadata().configuration.get(OUTPUT)
-        if of != self.output:
-            raise InputError(
-                f"the Delta table {redacted(self.url)} is of {of or 'somebody else'}, expected "
-                f"{self.output}; export to another one, or, if the output has moved, change the "
-                f"table's property {OUTPUT}"
-            )
-        reader = QueryBuilder().register("exported", self._table).execute(_HELD)
-        return [Held(**row) for row in pa.table(reader).to_pylist()]
 
     @property
     def version(self) -> int | None:
@@ -84,7 +85,11 @@ class Delta:
             there = DeltaTable.is_deltatable(self.url)
             if there and DeltaTable(self.url).version() != self.version:
                 raise Overtaken(str(error)) from error
-            raise
+            raise FastBertError(
+                f"cannot write the Delta table {redacted(self.url)}: {first_line(error)}; if it is "
+                "a value that Delta does not hold, leave its column out with --carry of fastbert "
+                "label, else run again"
+            ) from error
 
     def _create(self, schema: pa.Schema) -> DeltaTable:
         # A version of its own: where two create a table with rows, Delta would keep both's rows.
@@ -115,7 +120,8 @@ class Delta:
         )
 
     def _unusable(self, error: Exception) -> InputError:
+        said = " ".join(re.sub(r"\x1b\[\d+m|↳", "", str(error)).split())[:300]
         return InputError(
-            f"cannot open the Delta table {redacted(self.url)}: {error}; expected a folder, or a "
+            f"cannot open the Delta table {redacted(self.url)}: {said}; expected a folder, or a "
             "URL of s3://, gs:// or abfs:// with credentials in the environment"
         )

@@ -98,8 +98,15 @@ def _commit(table: "Delta", change: Change, ledger: Ledger, schema: pa.Schema) -
 
 
 def _check_places(settings: ExportSettings, storage: Storage) -> None:
-    if "://" not in settings.delta:  # others are reached by deltalake alone
-        check_folder(settings.delta)
+    folder = settings.delta.removeprefix("file://")
+    if "://" not in folder:  # others are reached by deltalake alone
+        check_folder(folder)
+        found = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if "_delta_log" not in found and any(not name.startswith(".") for name in found):
+            raise InputError(
+                f"--delta {redacted(settings.delta)} is a folder with other files, expected a "
+                "Delta table, an empty folder, or none; pass one beside it"
+            )
     output, delta = os.path.realpath(settings.output), os.path.realpath(settings.delta)
     if f"{delta}/".startswith(f"{output}/"):
         raise InputError(

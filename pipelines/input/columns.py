@@ -53,7 +53,7 @@ class InputColumns:
                     f"column '{name}' is of type {kind}, expected string; cast it, or name another "
                     f"one with {options[name]}"
                 )
-        names = self.carry
+        names = self.carry and tuple(dict.fromkeys(self.carry))
         if names is None:
             names = tuple(name for name in schema.names if name not in self.texts)
             if found := [name for name in names if name in repeated or "\0" in name]:

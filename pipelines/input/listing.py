@@ -83,7 +83,7 @@ def list_files(url: str) -> Listing:
             reasons[name] = "not named .parquet"
     current, older = current_files(fs, root, files, files.keys() - reasons, folder)
     reasons |= dict.fromkeys(older, "of older versions of a Delta table")
-    passed = {name: (below[name], why) for name, why in reasons.items() if name not in current}
+    passed = {n: (below[n] or n, why) for n, why in reasons.items() if n not in current}
     files = {name: info for name, info in (files | current).items() if name not in passed}
     if not files:
         raise InputError(

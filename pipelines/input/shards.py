@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from fastbert.errors import InputError
+from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, reaching, redacted
 from pipelines.input.listing import Listing, list_files, told
 from pipelines.input.tables import MISSING
@@ -63,7 +63,8 @@ def find_shards(urls: list[str]) -> Shards:
     names: dict[str, str] = {}
     passed: dict[str, tuple[str, str]] = {}
     for url in urls:
-        with reaching(f"cannot list '{redacted(url)}'", advice):
+        what = f"cannot list '{redacted(url)}'"
+        with explained(what, advice, ValueError), reaching(what, advice):
             listing = list_files(url)
         passed |= {listing.fs.unstrip_protocol(n): why for n, why in listing.passed.items()}
         for shard in _shards(listing):

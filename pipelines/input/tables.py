@@ -27,6 +27,7 @@ MISSING = "missing"
 #: By format, the folder of a table that holds its log, and the paths of files in it. Delta comes
 #: last, and counts: its tables may also carry the others' metadata.
 _LOGS = {
+    "a Paimon table": ("snapshot", r"snapshot-\d+"),
     "an Iceberg table": ("metadata", r"(v\d+|\d{5}-[^/]*)\.metadata\.json(\.gz)?"),
     "a Hudi table": (".hoodie", r"hoodie\.properties"),
     "a Delta table": ("_delta_log", r"\d{20}\.[^/]*(json|parquet)|_last_checkpoint"),

@@ -41,7 +41,8 @@ _FOLDER_TYPE = rf"""
                 when bool_and(try_cast(value as timestamp) is not null) then 'timestamp'
                 when bool_and(regexp_full_match(value, '[+-]?\d{{1,18}}')) then 'bigint'
                 else 'varchar' end
-    from (select nullif(nullif(url_decode(unnest(?::varchar[])), ''), {_NO_VALUE}) as value)
+    from (select nullif(nullif(coalesce(try(url_decode(raw)), raw), ''), {_NO_VALUE}) as value
+          from (select unnest(?::varchar[]) as raw))
     where value is not null
 """
 
@@ -208,7 +209,8 @@ class Analytics:
         """The expression for what folders `name=value` say of a row; null outside of them."""
         ((kind,),) = self.connection.sql(_FOLDER_TYPE, params=[sorted(values)]).fetchall()
         pattern = _quoted(f"(?is).*/{re.escape(name)}=([^/]*)/")
-        value = f"""url_decode(regexp_extract("/file", {pattern}, 1))"""
+        value = f"""regexp_extract("/file", {pattern}, 1)"""
+        value = f"coalesce(try(url_decode({value})), {value})"  # others than UTF-8 stay as they are
         column = '"' + name.replace('"', '""') + '"'
         return f"nullif(nullif({value}, ''), {_NO_VALUE})::{kind} as {column}"
 

@@ -40,7 +40,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, pd.Timestamp):
-        return f"{value:%Y-%m-%d %H:%M}"
+        return value.isoformat(" ", "minutes")  # strftime knows 10,000 years only
     if isinstance(value, float):
         if 0 < abs(value) < 1e-3:
             return f"{value:.2g}"

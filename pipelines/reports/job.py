@@ -1,5 +1,6 @@
 """The report job: tables about a labelled output, on the terminal, as HTML or as a file."""
 
+import math
 import posixpath
 import sys
 from typing import Any
@@ -30,8 +31,8 @@ _QUESTIONS = {
     "labels": questions.LABELS,
     "errors": questions.ERRORS,
 }
-#: Rows of a table on the terminal.
-_SHOWN = 30
+#: Rows of a table on the terminal, and of the result of a query, of which a million take minutes.
+_SHOWN, _RESULT = 30, 1_000
 #: Columns of text where there is no terminal to fit into: cells are not to be cut.
 _WIDTH = 1_000
 
@@ -68,7 +69,8 @@ def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> d
     if save is not None:
         return {"saved": redacted(save), "rows": found.save(sql, save)}
     frame = found.query(sql)
-    show(console, "", frame)
+    more = f"the first {_RESULT:,} of {len(frame):,} rows; the summary and --save have all"
+    show(console, "", frame.head(_RESULT), more if len(frame) > _RESULT else None)
     return {"rows": _plain(frame)}
 
 
@@ -85,9 +87,15 @@ def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = 
         console.print(below)
 
 
-def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON types, missing values as None."""
-    rows: Any = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [
-        {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in rows
-    ]
+def _plain(value: Any) -> Any:
+    """Rows, or a value of them, as JSON types; None for what is missing or no finite number."""
+    if isinstance(value, pd.DataFrame):
+        return [_plain(row) for row in value.to_dict("records")]
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    infinite = isinstance(value, float) and math.isinf(value)
+    return None if infinite or pd.isna(value) else value

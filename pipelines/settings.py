@@ -4,6 +4,7 @@ The commands derive their options from these fields (`text_column` is `--text-co
 library and the command line cannot disagree. Imports nothing heavy: `--help` is instant.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
@@ -35,13 +36,22 @@ class Bound:
     holds: Callable[[Any], bool]
 
 
-_POSITIVE = Bound("more than 0", lambda value: value > 0)
+_POSITIVE = Bound("more than 0, and finite", lambda value: 0 < value < math.inf)
 Positive = Annotated[float, _POSITIVE]
-Count = Annotated[int, _POSITIVE]
-NotNegative = Annotated[float, Bound("0 or more", lambda value: value >= 0)]
+Count = Annotated[int, Bound("more than 0", lambda value: value > 0)]
+_FROM_0 = Bound("0 or more, and finite", lambda value: 0 <= value < math.inf)
+NotNegative = Annotated[float, _FROM_0]
 Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
-_A_PART = "a share, more than 0 and less than 1: 0.01 is 1 %"
-PartOf = Annotated[float, Bound(_A_PART, lambda value: 0 < value < 1)]
+_A_PART = "a share, at least 1e-9 and less than 1: 0.01 is 1 %"
+PartOf = Annotated[float, Bound(_A_PART, lambda value: 1e-9 <= value < 1)]
+#: Beyond these, the softened answers are all the same, or numbers overflow.
+_SOFT = Bound("a number from 0.01 to 100", lambda value: 0.01 <= value <= 100)
+Temperature = Annotated[float, _SOFT]
+#: Of a promise; what is proven for more is what is proven for all.
+_MANY = Bound("a number from 1 to 10^10", lambda value: 1 <= value <= 10**10)
+PromiseRows = Annotated[int, _MANY]
+#: What numpy, torch and random all take.
+Seed = Annotated[int, Bound("a number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]
 
 
 def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = None) -> Any:
@@ -56,12 +66,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
+            found = getattr(self, name)
+            values = found if isinstance(found, tuple) else (found,)
             for kind in (hint, *get_args(hint)):  # Positive and, in it, Positive | None
                 for bound in getattr(kind, "__metadata__", ()):
-                    if value is not None and not bound.holds(value):
-                        flag = name.replace("_", "-")
-                        raise InputError(f"--{flag} is {value}, expected {bound.expected}")
+                    for value in values:
+                        if value is not None and not bound.holds(value):
+                            flag = name.replace("_", "-")
+                            raise InputError(f"--{flag} is {value}, expected {bound.expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +120,10 @@ class SelfDistillation(Texts, NewCheckpoint):
     distil_learning_rate: Positive = setting(
         "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
     )
-    temperature: Positive = setting("Softens answers before students are compared with them.", 1.0)
+    temperature: Temperature = setting("Softens answers before students are compared with them.", 1.0)
     batch_size: Count = setting("Rows per optimizer step and worker.", 32)
     workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
-    seed: int = setting("Seed of initial weights and shuffling.", 0)
+    seed: Seed = setting("Seed of initial weights and shuffling.", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +196,7 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     speedup: Positive | None = setting("Times fewer FLOPs than full depth; no promise.", None)
     confidence: PartOf = setting("Probability with which a promise or bound holds.", 0.95)
-    promise_rows: Count | None = setting(
+    promise_rows: PromiseRows | None = setting(
         "How many rows the promise is about. Default: all that could ever come.", None
     )
     criterion: Criterion = setting(
@@ -195,7 +207,7 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
     name: str | None = setting("Name of the point. Default: what is asked for.", None)
-    seed: int = setting("Seed of drawing and dividing the rows.", 0)
+    seed: Seed = setting("Seed of drawing and dividing the rows.", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,7 +226,7 @@ class EvaluateSettings(Inference, LabelledTexts):
     """`fastbert evaluate`."""
 
     data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
-    speeds: tuple[float, ...] = setting(
+    speeds: tuple[Share, ...] = setting(
         "Thresholds on the normalised entropy, 0 (full depth) to 1; may be repeated.",
         (0.1, 0.3, 0.5, 0.8),
     )

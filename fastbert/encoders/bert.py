@@ -122,8 +122,8 @@ def _check(config: PreTrainedConfig, family: Family) -> None:
         raise odd("hidden_size", f"a multiple of its {config.num_attention_heads} attention heads")
     if getattr(config, family.activation, None) not in ACT2FN:
         raise odd(family.activation, "an activation that transformers knows, such as 'gelu'")
-    if not getattr(config, "layer_norm_eps", 1.0) > 0:
-        raise odd("layer_norm_eps", "a number above 0")
+    if not 0 < getattr(config, "layer_norm_eps", 1e-12) < 1:
+        raise odd("layer_norm_eps", "a number above 0 and below 1")
     padding = config.pad_token_id
     if padding is None and not family.padded_positions:
         return

@@ -8,6 +8,7 @@ to do for a classifier that exists already.
 """
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -219,3 +220,9 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
         loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(some)))
     if not torch.isfinite(loss):
         raise _diverged(step, f"the loss is {loss} after the last step")
+    if step == FINE_TUNE and loss > 2 * (guessing := math.log(model.num_labels)):
+        log.warning(
+            "after %s the loss is %.2f on rows that were learnt, %.2f would be guessing: training "
+            "has diverged, or hardly begun; lower --learning-rate, or raise --epochs",
+            *(step, float(loss), guessing),
+        )

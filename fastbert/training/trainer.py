@@ -99,8 +99,8 @@ def self_distil(
 def _diverged(step: str, what: str) -> FastBertError:
     option = "--learning-rate" if step == FINE_TUNE else "--distil-learning-rate"
     return FastBertError(
-        f"training diverged: in {step}, {what}; expected a finite number; nothing was saved; lower "
-        f"{option}, or use a model that is sound to begin with"
+        f"training diverged: in {step}, {what}; expected finite numbers, and less than guessing gives; "
+        f"nothing was saved; lower {option}, or use a model that is sound to begin with"
     )
 
 
@@ -220,9 +220,6 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
         loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(some)))
     if not torch.isfinite(loss):
         raise _diverged(step, f"the loss is {loss} after the last step")
-    if step == FINE_TUNE and loss > 2 * (guessing := math.log(model.num_labels)):
-        log.warning(
-            "after %s the loss is %.2f on rows that were learnt, %.2f would be guessing: training "
-            "has diverged, or hardly begun; lower --learning-rate, or raise --epochs",
-            *(step, float(loss), guessing),
-        )
+    if step == FINE_TUNE and loss > 5 * (guessing := math.log(model.num_labels)):
+        what = f"after the last step the loss is {loss:.2f} on rows that were learnt"
+        raise _diverged(step, f"{what}, where guessing gives {guessing:.2f}")

@@ -39,17 +39,13 @@ class Bound:
 _POSITIVE = Bound("more than 0, and finite", lambda value: 0 < value < math.inf)
 Positive = Annotated[float, _POSITIVE]
 Count = Annotated[int, Bound("more than 0", lambda value: value > 0)]
-_FROM_0 = Bound("0 or more, and finite", lambda value: 0 <= value < math.inf)
-NotNegative = Annotated[float, _FROM_0]
+NotNegative = Annotated[float, Bound("0 or more, finite", lambda value: 0 <= value < math.inf)]
 Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 _A_PART = "a share, at least 1e-9 and less than 1: 0.01 is 1 %"
 PartOf = Annotated[float, Bound(_A_PART, lambda value: 1e-9 <= value < 1)]
 #: Beyond these, the softened answers are all the same, or numbers overflow.
 _SOFT = Bound("a number from 0.01 to 100", lambda value: 0.01 <= value <= 100)
-Temperature = Annotated[float, _SOFT]
-#: Of a promise; what is proven for more is what is proven for all.
 _MANY = Bound("a number from 1 to 10^10", lambda value: 1 <= value <= 10**10)
-PromiseRows = Annotated[int, _MANY]
 #: What numpy, torch and random all take.
 Seed = Annotated[int, Bound("a number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]
 
@@ -120,7 +116,9 @@ class SelfDistillation(Texts, NewCheckpoint):
     distil_learning_rate: Positive = setting(
         "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
     )
-    temperature: Temperature = setting("Softens answers before students are compared with them.", 1.0)
+    temperature: Annotated[float, _SOFT] = setting(
+        "Softens answers before students are compared with them.", 1.0
+    )
     batch_size: Count = setting("Rows per optimizer step and worker.", 32)
     workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: Seed = setting("Seed of initial weights and shuffling.", 0)
@@ -196,7 +194,7 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     speedup: Positive | None = setting("Times fewer FLOPs than full depth; no promise.", None)
     confidence: PartOf = setting("Probability with which a promise or bound holds.", 0.95)
-    promise_rows: PromiseRows | None = setting(
+    promise_rows: Annotated[int, _MANY] | None = setting(
         "How many rows the promise is about. Default: all that could ever come.", None
     )
     criterion: Criterion = setting(

@@ -99,8 +99,8 @@ def self_distil(
 def _diverged(step: str, what: str) -> FastBertError:
     option = "--learning-rate" if step == FINE_TUNE else "--distil-learning-rate"
     return FastBertError(
-        f"training diverged: in {step}, {what}; expected finite numbers, and less than guessing gives; "
-        f"nothing was saved; lower {option}, or use a model that is sound to begin with"
+        f"training diverged: in {step}, {what}; expected finite numbers, below those of "
+        f"guessing; nothing was saved; lower {option}, or use a model that is sound to begin with"
     )
 
 

@@ -165,6 +165,17 @@ def check_tokenizer(
         )
 
 
+def check_room(tokenizer: PreTrainedTokenizerBase, length: int, pairs: bool = False) -> None:
+    """Raises InputError if so many tokens leave none for a text, or for each text of a pair."""
+    special = tokenizer.num_special_tokens_to_add(pair=pairs)
+    if length < (least := special + 1 + pairs):
+        raise InputError(
+            f"a --max-length of {length} has no room for {'pairs of texts' if pairs else 'a text'} "
+            f"beside {special} special tokens; expected at least {least}, when the checkpoint is "
+            "made"
+        )
+
+
 def is_part(name: str, weights: bool = True) -> bool:
     """Whether a file of this name belongs to a checkpoint, or to it without its weights."""
     if name.endswith(".safetensors"):

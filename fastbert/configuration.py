@@ -114,7 +114,10 @@ def label_names(config: PreTrainedConfig) -> list[str]:
     """
     names: dict[Any, Any] = config.id2label or {}
     if len(names) < 2:
-        raise InputError(f"{len(names)} classes in id2label; a classifier needs at least two")
+        raise InputError(
+            f"id2label names {len(names)} classes, as of a regression; expected two or more: pass "
+            "a model that tells classes apart"
+        )
     if missing := set(range(len(names))) - names.keys():
         raise InputError(
             f"id2label names {len(names)} classes by {', '.join(map(str, names))}, and none is "
@@ -123,6 +126,8 @@ def label_names(config: PreTrainedConfig) -> list[str]:
     for k, name in names.items():
         if not isinstance(name, str | int | float):
             raise InputError(f"id2label calls class {k} {name!r}, expected a string")
+        with explained(f"id2label calls class {k} {name!r}", "expected UTF-8", UnicodeError):
+            str(name).encode()
     return [str(names[k]) for k in range(len(names))]
 
 

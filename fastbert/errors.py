@@ -18,6 +18,10 @@ class FastBertError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """One line, whatever the names in it hold."""
+        return " ".join(super().__str__().splitlines())
+
 
 class InputError(FastBertError):
     """What the user passed cannot be used; the message says what to pass instead."""

@@ -61,6 +61,8 @@ _WRONG_NUMBERS = {errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS}
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `url` and the path in it; errors as of `reaching` if there is no way to
     reach it."""
+    if not url:
+        raise InputError("a path is empty, expected one; is a variable of the shell not set?")
     advice = (
         "expected a local path or a URL that fsspec knows, such as s3:// (pip install "
         "'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// ([azure])"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from fastbert.checkpoint import check_tokenizer, fetch_checkpoint
+from fastbert.checkpoint import check_room, check_tokenizer, fetch_checkpoint
 from fastbert.errors import InputError, explained
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference import precision as arithmetic
@@ -112,6 +112,7 @@ class Classifier:
         first, second, errors = _sides(texts)
         if second and not self._fits_pairs:
             check_tokenizer(self._tokenizer.tokenizer, self.model.config.backbone_config(), True)
+            check_room(self._tokenizer.tokenizer, self.model.config.max_length, True)
             self._fits_pairs = True
         portions = range(0, max(1, len(first)), _PORTION)
         parts = [

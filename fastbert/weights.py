@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fsspec import AbstractFileSystem
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from fastbert.checkpoint import check_tokenizer, is_part, load_config, load_tokenizer
+from fastbert.checkpoint import check_room, check_tokenizer, is_part, load_config, load_tokenizer
 from fastbert.configuration import label_names
 from fastbert.encoders import encoder_for
 from fastbert.encoders.pretrained import load_weights, read_config
@@ -26,6 +27,8 @@ from fastbert.writable import check_folder
 
 log = logging.getLogger(__name__)
 
+#: There while a checkpoint is being saved: what lies beside it is ours, should that be cut off.
+_SAVING = "config.json.partial"
 #: Files that others leave beside their weights, and that a tokenizer or a loader would still read.
 _REMAINS = ("special_tokens_map.json", "added_tokens.json", "model.safetensors.index.json")
 
@@ -35,6 +38,12 @@ def check_output(url: str) -> None:
     lies there, such as the teacher itself: saving would overwrite it."""
     check_folder(url)
     fs, path = open_url(url)
+    ours = any(fs.exists(f"{path}/{name}") for name in ("config.json", _SAVING))
+    if not ours and (lost := _parts(fs, path)):
+        raise InputError(
+            f"--output is '{redacted(url)}', where {lost[0]} lies without a config.json: it would "
+            "be lost; expected a new folder, or one with a FastBERT checkpoint"
+        )
     for name in ("config.json", "adapter_config.json"):
         if not fs.exists(f"{path}/{name}"):
             continue
@@ -73,20 +82,26 @@ def save_checkpoint(
 def _put(folder: str, url: str) -> None:
     fs, path = open_url(url)
     fs.makedirs(path, exist_ok=True)
+    fs.put_file(os.path.join(folder, "config.json"), f"{path}/{_SAVING}")
     # A directory without configuration is not taken for a checkpoint: an old one goes first,
     # the new one comes last.
     if fs.exists(f"{path}/config.json"):
         fs.rm_file(f"{path}/config.json")
     names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
-    olds: list[str] = []
-    with suppress(FileNotFoundError):  # object stores have no empty folders
-        olds = fs.ls(path, detail=False)
-    for old in olds:  # it would be read with the new
-        name = os.path.basename(old)
-        if name not in names and (is_part(name) or name in _REMAINS):
-            fs.rm_file(old)
+    for name in {*_parts(fs, path)} - {*names, _SAVING}:  # it would be read with the new
+        fs.rm_file(f"{path}/{name}")
     for name in names:
         fs.put_file(os.path.join(folder, name), f"{path}/{name}")
+    fs.rm_file(f"{path}/{_SAVING}")
+
+
+def _parts(fs: AbstractFileSystem, path: str) -> list[str]:
+    """Names of the files there that a checkpoint replaces, or removes."""
+    found: list[dict[str, Any]] = []
+    with suppress(FileNotFoundError):  # object stores have no empty folders
+        found = fs.ls(path, detail=True)
+    names = sorted(os.path.basename(each["name"]) for each in found if each["type"] != "directory")
+    return [name for name in names if is_part(name) or name in _REMAINS]
 
 
 def load_model(folder: Path) -> FastBertForSequenceClassification:
@@ -107,6 +122,7 @@ def load_checkpoint(
     `pairs` for pairs of texts."""
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     check_tokenizer(tokenizer, model.config.backbone_config(), pairs)
+    check_room(tokenizer, model.config.max_length, pairs)
     return model, tokenizer
 
 
@@ -120,7 +136,10 @@ def load_classifier(
     """
     config = read_config("classifier", name)
     if config.model_type == "fastbert":
-        raise InputError(f"'{name}' is a FastBERT checkpoint already")
+        raise InputError(
+            f"'{name}' is a FastBERT checkpoint already; label with it, or pass the classifier "
+            "that it was made of"
+        )
     encoder_for(config)
     names = label_names(config)
     model: PreTrainedModel = load_weights(AutoModelForSequenceClassification, name, config)

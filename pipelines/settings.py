@@ -36,15 +36,17 @@ class Bound:
     holds: Callable[[Any], bool]
 
 
-_POSITIVE = Bound("more than 0", lambda value: 0 < value < math.inf)
-Positive = Annotated[float, _POSITIVE]
+Positive = Annotated[float, Bound("more than 0", lambda value: 0 < value < math.inf)]
 Count = Annotated[int, Bound("more than 0, below 2^63", lambda value: 0 < value < 2**63)]
-Seed = Annotated[int, Bound("0 or more, below 2^32", lambda value: 0 <= value < 2**32)]
-Temperature = Annotated[float, Bound("more than 0, up to 1000", lambda value: 0 < value <= 1000)]
 NotNegative = Annotated[float, Bound("0 or more", lambda value: 0 <= value < math.inf)]
 Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
-_A_PART = "a share, more than 0 and less than 1: 0.01 is 1 %"
-PartOf = Annotated[float, Bound(_A_PART, lambda value: 0 < value < 1)]
+_A_PART = "a share, at least 1e-9 and less than 1: 0.01 is 1 %"
+PartOf = Annotated[float, Bound(_A_PART, lambda value: 1e-9 <= value < 1)]
+#: Beyond these, the softened answers are all the same, or numbers overflow.
+Soft = Annotated[float, Bound("a number from 0.01 to 100", lambda value: 0.01 <= value <= 100)]
+_MANY = Bound("a number from 1 to 10^10", lambda value: 1 <= value <= 10**10)
+#: What numpy, torch and random all take.
+Seed = Annotated[int, Bound("a number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]
 
 
 def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = None) -> Any:
@@ -60,15 +62,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value, flag = getattr(self, name), name.replace("_", "-")
-            if value == "" or (isinstance(value, tuple) and "" in value):
+            found, flag = getattr(self, name), name.replace("_", "-")
+            values = found if isinstance(found, tuple) else (found,)
+            if "" in values:
                 raise InputError(
                     f"--{flag} is empty, expected a value: is a variable of the shell not set?"
                 )
             for kind in (hint, *get_args(hint)):  # Positive and, in it, Positive | None
                 for bound in getattr(kind, "__metadata__", ()):
-                    if value is not None and not bound.holds(value):
-                        raise InputError(f"--{flag} is {value}, expected {bound.expected}")
+                    for value in values:
+                        if value is not None and not bound.holds(value):
+                            raise InputError(f"--{flag} is {value}, expected {bound.expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +119,7 @@ class SelfDistillation(Texts, NewCheckpoint):
     distil_learning_rate: Positive = setting(
         "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
     )
-    temperature: Temperature = setting(
-        "Softens answers before students are compared with them.", 1.0
-    )
+    temperature: Soft = setting("Softens answers before students are compared with them.", 1.0)
     batch_size: Count = setting("Rows per optimizer step and worker.", 32)
     workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: Seed = setting("Seed of initial weights and shuffling.", 0)
@@ -193,7 +195,7 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     speedup: Positive | None = setting("Times fewer FLOPs than full depth; no promise.", None)
     confidence: PartOf = setting("Probability with which a promise or bound holds.", 0.95)
-    promise_rows: Count | None = setting(
+    promise_rows: Annotated[int, _MANY] | None = setting(
         "How many rows the promise is about. Default: all that could ever come.", None
     )
     criterion: Criterion = setting(
@@ -223,7 +225,7 @@ class EvaluateSettings(Inference, LabelledTexts):
     """`fastbert evaluate`."""
 
     data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
-    speeds: tuple[float, ...] = setting(
+    speeds: tuple[Share, ...] = setting(
         "Thresholds on the normalised entropy, 0 (full depth) to 1; may be repeated.",
         (0.1, 0.3, 0.5, 0.8),
     )
@@ -285,9 +287,7 @@ class LabelSettings(Inference):
     max_bad_rows: Share = setting(
         "Share of this run's rows with an error above which the exit code is 3.", 0.01
     )
-    price_per_hour: NotNegative | None = setting(
-        "Price of one replica's hour, for the report.", None
-    )
+    price_per_hour: NotNegative | None = setting("Price of a replica's hour, to report.", None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

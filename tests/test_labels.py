@@ -1,6 +1,7 @@
 """Class names are read alike from every type that holds them."""
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 
 import pyarrow as pa
@@ -138,6 +139,28 @@ def test_training_names_classes_that_look_alike(asked, tmp_path, caplog):
     assert "learnt as they are: 'Pos', 'pos', 'pos '; where" in caplog.text
     assert "'neg'" not in caplog.text
     assert "column 'label' has 4 classes for 4 rows" in caplog.text
+
+
+def test_training_names_what_looks_like_no_label(asked, tmp_path, caplog):
+    write_shard(tmp_path / "a.parquet", random_texts(4), label=["pos", "nan", "None", "neg"])
+    train(asked)
+    assert "look like missing labels are learnt as they are: 'None', 'nan'; drop" in caplog.text
+
+
+@pytest.mark.parametrize(("text", "told"), [("\u6c34 \u6cb3", True), ("a river \u6c34", False)])
+def test_training_tells_of_texts_that_the_tokenizer_does_not_know(
+    asked, tmp_path, caplog, text, told
+):
+    write_shard(tmp_path / "a.parquet", [text] * 4, label=["pos", "neg"] * 2)
+    train(asked)
+    assert ("does not know 100 % of the tokens" in caplog.text) == told
+    assert ("does not know" in caplog.text) == told
+
+
+def test_training_says_that_it_cannot_judge(asked, tmp_path, caplog):
+    write_shard(tmp_path / "a.parquet", random_texts(4), label=["pos", "neg"] * 2)
+    train(replace(asked, dev=asked.train))
+    assert "not judged and not calibrated" in caplog.text
 
 
 def test_training_refuses_one_class(asked, tmp_path):

@@ -17,7 +17,8 @@ from support.models import (
 )
 from transformers import AutoModelForMaskedLM
 
-from fastbert.checkpoint import check_tokenizer, fingerprint, load_tokenizer
+from fastbert.checkpoint import check_room, check_tokenizer, fingerprint, load_tokenizer
+from fastbert.configuration import check_distinct
 from fastbert.encoders.pretrained import load_backbone
 from fastbert.errors import InputError
 from fastbert.weights import (
@@ -107,6 +108,46 @@ def test_a_number_that_is_none(saved, value):
     folder, load, needed = saved
     change(folder, lambda weights: weights[needed].view(-1)[-1:].fill_(value) and None)
     refused(lambda: load(folder), "not all finite", needed.removeprefix("bert."))
+
+
+def test_zeros_only(saved):
+    """As a copy that was not written to its end. RoBERTa's only type of tokens may be zero."""
+    folder, load, needed = saved
+    needed = needed.replace("classifier.bias", "classifier.weight")
+    types = next(n for n in load_file(folder / "model.safetensors") if "token_type" in n)
+    change(folder, lambda weights: weights.update({types: 0 * weights[types]}))
+    load(folder)
+    change(folder, lambda weights: weights.update({needed: 0 * weights[needed]}))
+    refused(lambda: load(folder), "holds zeros only", needed.removeprefix("bert."))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pointer_of_git_lfs(saved, name):
+    folder, load, _ = saved
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 133466304\n"
+    (folder / name).write_text(text)
+    refused(lambda: load(folder), "" if name == "config.json" else "git lfs pull")
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
+def test_a_quantised_model(teacher, tmp_path, method):
+    folder = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method}
+    (folder / "config.json").write_text(json.dumps(config))
+    for kind in ("teacher", "backbone"):
+        refused(lambda: LOADERS[kind](folder), f"is quantised ({method})", "made of")  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("{0}/nope", "no such folder"), ("{0}/a", "no such folder"), ("{0}", "no config.json"),
+     ("file://{0}", "no such folder"), ("./nope/model", "no such folder")],
+)  # fmt: skip
+def test_where_no_model_is(tmp_path, place, said):
+    (tmp_path / "a").write_text("{}")
+    for load in (load_classifier, load_backbone):
+        refused(lambda: load(place.format(tmp_path)), said, "pass a")  # noqa: B023
 
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
@@ -254,6 +295,32 @@ def test_what_may_be_a_model_is_not_overwritten(name, tmp_path):
     for text in ("", "[]", "{}"):
         (tmp_path / name).write_text(text)
         refused(lambda: check_output(str(tmp_path)), name)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "mine.safetensors", "vocab.txt", "tokenizer.json"]
+)
+def test_files_of_others_are_not_lost(name, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "vocabularies").mkdir()
+    check_output(str(tmp_path))
+    (tmp_path / name).write_text("")
+    refused(lambda: check_output(str(tmp_path)), name, "would be lost")
+
+
+def test_nowhere_is_no_output():
+    refused(lambda: check_output(""), "a path is empty")
+
+
+@pytest.mark.parametrize(("pairs", "least"), [(False, 3), (True, 5)])
+def test_there_is_room_for_texts(teacher, pairs, least):
+    tokenizer = load_tokenizer(teacher)
+    check_room(tokenizer, least, pairs)
+    refused(lambda: check_room(tokenizer, least - 1, pairs), "no room", f"at least {least}")
+
+
+def test_an_error_is_one_line():
+    refused(lambda: check_distinct(["a\nb", "c", "a\nb"]), "'a b'")
 
 
 def test_nothing_of_an_old_checkpoint_is_read_with_the_new(checkpoint, tmp_path):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from support.jobs import invoke
+from support.jobs import refused as refused_by_command
 from support.models import CLASSES, LAYERS, random_tokens, tiny_fastbert, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
@@ -57,6 +59,34 @@ def test_training_that_diverges_says_where(epochs, where, tmp_path):
     with pytest.raises(FastBertError, match=f"in fine-tune, .*{where}.*--learning-rate") as raised:
         finetune(tiny_fastbert(), tiny_tokenizer(tmp_path), examples(), None, recipe)
     assert raised.value.exit_code == 1
+
+
+def test_training_that_ends_far_from_its_labels_has_diverged(tmp_path):
+    rows = Examples(["a river"] * 24, labels=[k % CLASSES for k in range(24)])
+    recipe = Recipe(epochs=4, learning_rate=10, batch_size=8, warmup=0)
+    with pytest.raises(FastBertError, match=r"in fine-tune, .* where guessing gives 1\.61"):
+        finetune(tiny_fastbert(), tiny_tokenizer(tmp_path), rows, None, recipe)
+
+
+NUMBERS = {
+    "train": [("epochs", "inf"), ("learning-rate", "inf"), ("distil-epochs", "inf"), ("seed", -1),
+              ("seed", 2**32), ("temperature", 1e300), ("temperature", 1e-30)],
+    "calibrate": [("seed", -1), ("max-disagreement", 1e-300), ("promise-rows", 10**18)],
+    "evaluate": [("speeds", 2), ("speeds", "nan"), ("speeds", -1)],
+}  # fmt: skip
+GIVEN = {
+    "train": ["--train", "x", "--output", "y"],
+    "calibrate": ["--model", "x", "--corpus", "y"],
+    "evaluate": ["--model", "x", "--data", "y", "--speeds", 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "option", "value"), [(job, *each) for job in NUMBERS for each in NUMBERS[job]]
+)
+def test_numbers_that_no_command_can_work_with(job, option, value):
+    result = invoke(job, *GIVEN[job], f"--{option}", value)
+    refused_by_command(result, f"--{option} is", "expected")
 
 
 def test_students_of_a_broken_teacher_say_so(tmp_path):

@@ -20,6 +20,7 @@ from support.models import (
     tiny_tokenizer,
 )
 from support.shards import random_texts
+from support.stages import InProcess
 
 import fastbert
 from fastbert.configuration import FastBertConfig, label_names
@@ -72,15 +73,35 @@ def commands(model: str, folder: Path, place: Path, options: list[str]) -> dict[
 
 
 def walk(model: str, folder: Path, place: Path, *options: str, jobs=None) -> set[int]:
-    """The exit codes of all commands, or of some and the library: 0, or 2 with one line."""
+    """The exit codes of all commands, or of some and the library: 0, or 2 with one line. Labelling
+    happens in this process; what it has made is reported and exported."""
     codes = set()
-    for job, arguments in commands(model, folder, place, [*options]).items():
+    calls = commands(model, folder, place, [*options])
+    for job, arguments in calls.items():
         if jobs and job not in jobs:
             continue
         result = invoke(job, *arguments)
         codes.add(result.exit_code)
         if result.exit_code:
             refused(result)
+    parts = ["--checkpoint", folder / "model.safetensors", "--vocabulary", folder / "vocab.txt"]
+    refused(invoke("convert", *parts, "--output", folder.parent / "new"))
+    if model == "model":
+        output = folder.parent / "output"
+        real = [each for each in calls["label"] if each != "--dry-run"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipelines.running.executor.RayExecutor", InProcess)
+            result = invoke("label", *real, "--precision", "fp32")
+        codes.add(result.exit_code)
+        others = {
+            "report": ["--output", output],
+            "export": ["--output", output, "--delta", folder.parent / "delta"],
+        }
+        for job, arguments in others.items():
+            after = invoke(job, *arguments)
+            assert after.exit_code == result.exit_code, after.output
+            if after.exit_code:
+                refused(after)
     if model == "model":
         texts = [("a river", "a stone")] if options else ["a river"]
         try:
@@ -112,6 +133,7 @@ ENCODER = [
     {"type_vocab_size": 0},
     {"max_position_embeddings": POSITIONS + 1},
     {"layer_norm_eps": -1.0},
+    {"layer_norm_eps": float("inf")},
     {"hidden_dropout_prob": 2.0},
     {"pad_token_id": 1000},
     {"is_decoder": True},
@@ -177,6 +199,7 @@ CLASSES_THAT_CANNOT_BE = [
     {"id2label": dict.fromkeys("abcde", "x")},
     {"id2label": {str(k): None for k in range(CLASSES)}},
     {"id2label": {str(k): ["x"] for k in range(CLASSES)}},
+    {"id2label": {str(k): f"\ud800{k}" for k in range(CLASSES)}},
     {"id2label": NAMES},
     {"id2label": {}},
     {"id2label": None},

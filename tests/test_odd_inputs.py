@@ -207,13 +207,13 @@ def test_a_store_that_wants_credentials(monkeypatch):
     """Its client says so in an error of its own."""
 
     class NoCredentialsError(Exception):
-        pass
+        __module__ = "botocore.exceptions"
 
     def refuse(*_, **__):
         raise NoCredentialsError("Unable to locate\ncredentials")
 
     monkeypatch.setattr("pipelines.input.shards.list_files", refuse)
-    with pytest.raises(InputError, match=r"cannot list 's3://b/x': Unable to locate; pass files"):
+    with pytest.raises(InputError, match=r"cannot list 's3://b/x': Unable to locate; expected"):
         find_shards(["s3://b/x"])
 
 

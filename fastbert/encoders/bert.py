@@ -114,7 +114,7 @@ def _check(config: PreTrainedConfig, family: Family) -> None:
     )
     width, heads = config.hidden_size, config.num_attention_heads
     activation = getattr(config, family.activation, None)
-    epsilon, padding = getattr(config, "layer_norm_eps", 1.0), config.pad_token_id
+    epsilon, padding = getattr(config, "layer_norm_eps", 1e-12), config.pad_token_id
     limit = config.vocab_size
     if family.padded_positions:
         limit = min(limit, config.max_position_embeddings - 1)
@@ -123,7 +123,7 @@ def _check(config: PreTrainedConfig, family: Family) -> None:
         ("hidden_size", width, width % heads == 0, f"a multiple of its {heads} attention heads"),
         (family.activation, activation, activation in ACT2FN,
          "an activation that transformers knows, such as 'gelu'"),
-        ("layer_norm_eps", epsilon, epsilon > 0, "a number above 0"),
+        ("layer_norm_eps", epsilon, 0 < epsilon < 1, "a number above 0 and below 1"),
         ("pad_token_id", padding, padded or padding is None and not family.padded_positions,
          f"a number from 0 to {limit - 1}"),
     ])  # fmt: skip

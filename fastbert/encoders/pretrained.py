@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import get_local_safetensors_metadata
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -28,6 +29,9 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 #: Tensors that older releases saved and none reads: numbers of positions, and a pooler that the
 #: family's classifier does not use.
 _IDLE = re.compile(r"(^|\.)(\w+_ids|pooler\..+)$")
+
+#: Not the biases, nor types and positions, of which a model may have none.
+_NEVER_ZERO = re.compile(r"(?<!_type_embeddings)(?<!position_embeddings)\.weight$")
 
 
 def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
@@ -55,6 +59,12 @@ def read_config(kind: str, source: str) -> PreTrainedConfig:
         "pass a Hugging Face model id or a directory with config.json, safetensors weights and a "
         "tokenizer"
     )
+    place = Path(source)
+    if not place.is_dir() and (place.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)):
+        raise InputError(f"cannot load the {kind} '{source}': there is no such folder; {advice}")
+    if place.is_dir() and not (place / "config.json").exists():
+        raise InputError(f"cannot load the {kind} '{source}': it has no config.json; {advice}")
+    _check_pointers(source)
     with explained(f"cannot load the {kind} '{source}'", advice, Exception):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
     return config
@@ -74,9 +84,18 @@ def load_weights(
             f"there is an adapter (adapter_config.json) in {source}, which would not be applied; "
             "merge it into the model with peft's merge_and_unload and save that, or take it away"
         )
+    _check_pointers(source)
+    if quantised := getattr(config, "quantization_config", None):
+        method = str(quantised.get("quant_method") if isinstance(quantised, dict) else quantised)
+        if any(known.startswith(method) for known in AUTO_QUANTIZATION_CONFIG_MAPPING):
+            raise InputError(
+                f"the model in {source} is quantised ({method}), expected floating-point numbers; "
+                "pass the model that it was made of, or save what its dequantize() gives"
+            )
     again = "save the model again"
+    advice = f"expected safetensors files, as save_pretrained writes them; {again}"
     # Whatever config.json and weights say: the loaders raise nothing more exact.
-    with explained(f"the weights in {source} cannot be read", again, Exception):
+    with explained(f"the weights in {source} cannot be read", advice, Exception):
         model, report = auto.from_pretrained(
             source,
             config=config,
@@ -114,6 +133,12 @@ def load_weights(
             f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
             "after a training that diverged; train again, or pass an earlier state"
         )
+    for name, tensor in model.state_dict().items():
+        if _NEVER_ZERO.search(name) and not tensor.any():
+            raise InputError(
+                f"the weights in {source} are of no use: '{name}' holds zeros only, as a file that "
+                "was not written or copied to its end; fetch it, or save the model, again"
+            )
     return model.eval()
 
 
@@ -123,6 +148,15 @@ def not_finite(model: nn.Module) -> str | None:
         if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             return name
     return None
+
+
+def _check_pointers(source: str | Path) -> None:
+    """Raises InputError if a file in the folder is only Git's note of where its content lies."""
+    for path in Path(source).glob("*"):
+        if path.is_file() and path.stat().st_size < 1024 and b"git-lfs" in path.read_bytes()[:40]:
+            raise InputError(
+                f"{path} is a pointer of Git LFS, expected the file itself; run git lfs pull"
+            )
 
 
 def _kinds(source: str | Path) -> list[tuple[str, str]]:

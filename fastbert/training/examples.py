@@ -1,5 +1,6 @@
 """Texts to learn from, and their tokens."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,17 @@ class Examples:
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TokenDataset":
         """A data set for the Trainer."""
-        return TokenDataset(Tokenizer(tokenizer)(self.texts, self.pairs, max_length), self.labels)
+        tokens = Tokenizer(tokenizer)(self.texts, self.pairs, max_length)
+        special = tokenizer.num_special_tokens_to_add(pair=self.pairs is not None)
+        own = max(1, len(tokens.ids) - special * len(tokens))
+        unknown = int((tokens.ids == tokenizer.unk_token_id).sum()) if len(tokens) else 0
+        if unknown > own / 2:
+            log.warning(
+                "the tokenizer does not know %.0f %% of the tokens of the texts: is it, and is the "
+                "model, for texts of this language and kind?",
+                100 * unknown / own,
+            )
+        return TokenDataset(tokens, self.labels)
 
 
 class TokenDataset(Dataset[dict[str, Any]]):

@@ -8,6 +8,7 @@ to do for a classifier that exists already.
 """
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -99,8 +100,8 @@ def self_distil(
 def _diverged(step: str, what: str) -> FastBertError:
     option = "--learning-rate" if step == FINE_TUNE else "--distil-learning-rate"
     return FastBertError(
-        f"training diverged: in {step}, {what}; expected a finite number; nothing was saved; lower "
-        f"{option}, or use a model that is sound to begin with"
+        f"training diverged: in {step}, {what}; expected finite numbers, below those of "
+        f"guessing; nothing was saved; lower {option}, or use a model that is sound to begin with"
     )
 
 
@@ -219,3 +220,6 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
         loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(some)))
     if not torch.isfinite(loss):
         raise _diverged(step, f"the loss is {loss} after the last step")
+    if step == FINE_TUNE and loss > 5 * (guessing := math.log(model.num_labels)):
+        what = f"after the last step the loss is {loss:.2f} on rows that were learnt"
+        raise _diverged(step, f"{what}, where guessing gives {guessing:.2f}")

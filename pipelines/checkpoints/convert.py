@@ -22,7 +22,7 @@ def convert(settings: ConvertSettings) -> dict[str, Any]:
             f"{settings.vocabulary} has {len(tokenizer)} tokens, the checkpoint was trained with "
             f"{backbone.vocab_size}; pass the vocabulary it was trained with"
         )
-    check_length(model, settings.max_length)
+    check_length(model, tokenizer, settings.max_length)
     save_checkpoint(model, tokenizer, settings.output)
     return {
         "output": settings.output,

@@ -30,7 +30,7 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
     model = FastBertForSequenceClassification.from_classifier(
         classifier, max_length=settings.max_length
     )
-    check_length(model, settings.max_length)
+    check_length(model, tokenizer, settings.max_length, bool(settings.pair_column))
     columns = InputColumns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
     teach(model, tokenizer, corpus, settings)

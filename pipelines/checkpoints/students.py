@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from fastbert.checkpoint import check_room
 from fastbert.errors import InputError
 from fastbert.filesystem import redacted
 from fastbert.inference.precision import device, device_name
@@ -21,11 +22,17 @@ from pipelines.settings import SelfDistillation
 log = logging.getLogger(__name__)
 
 
-def check_length(model: FastBertForSequenceClassification, max_length: int) -> None:
-    """Raises InputError for inputs that the backbone cannot take."""
+def check_length(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    pairs: bool = False,
+) -> None:
+    """Raises InputError for inputs that the backbone cannot take, or that hold no text."""
     limit = model.encoder.longest
     if not 3 <= max_length <= limit:
         raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
+    check_room(tokenizer, max_length, pairs)
 
 
 def teach(

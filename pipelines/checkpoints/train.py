@@ -28,7 +28,7 @@ from pipelines.checkpoints.students import check_length, save, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns, listed
 from pipelines.input.examples import read_examples
-from pipelines.input.labels import LOOKS, look_alikes
+from pipelines.input.labels import LOOKS, MISSING, look_alikes
 from pipelines.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,12 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
             "differ only in %s, write them alike; drop rows whose label is empty",
             *(listed([repr(name) for name in group]), LOOKS),
         )
+    if missing := [name for name in labels if name.strip().casefold() in MISSING]:
+        log.warning(
+            "classes that look like missing labels are learnt as they are: %s; drop those rows if "
+            "they have no label",
+            listed([repr(name) for name in missing]),
+        )
     if len(labels) > len(examples) / 2:
         log.warning(
             "column '%s' has %d classes for %d rows: is it an id, or a quantity?",
@@ -81,10 +87,10 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     model = FastBertForSequenceClassification.from_backbone(
         settings.backbone, labels, max_length=settings.max_length
     )
-    check_length(model, settings.max_length)
     tokenizer = load_tokenizer(locate_backbone(settings.backbone))
-    backbone = model.config.backbone_config()
-    check_tokenizer(tokenizer, backbone, bool(settings.pair_column), trained=True)
+    pairs, backbone = bool(settings.pair_column), model.config.backbone_config()
+    check_length(model, tokenizer, settings.max_length, pairs)
+    check_tokenizer(tokenizer, backbone, pairs, trained=True)
     log.info("fine-tuning on %d rows, %d classes", len(examples), len(labels))
     recipe = replace(
         FINETUNE,
@@ -100,6 +106,8 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     summary = save(model, tokenizer, settings.output, len(corpus), started)
     if judges and is_first_worker():
         summary |= _judge(model, tokenizer, judges, settings)
+    elif settings.dev:
+        log.warning("not judged and not calibrated: no row of --dev is left for that; pass more")
     return summary
 
 

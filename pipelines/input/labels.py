@@ -13,6 +13,9 @@ from fastbert.errors import InputError
 #: What does not make two names of `look_alikes` differ.
 LOOKS = "blanks, case, signs that are not seen or the way a number is written"
 
+#: What is left of a missing label where somebody has made a text of it.
+MISSING = {"nan", "none", "null", "nil", "<na>", "n/a", "na", "nat"}
+
 
 def class_names(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     """The class of each row (n,), None where there is none: null, or not a number.

@@ -156,7 +156,7 @@ def test_a_table_is_refused_as_the_labelling_job_refuses_it(tmp_path, names, val
 def test_one_bad_shard_is_enough(tmp_path):
     write_shard(tmp_path / "a.parquet", ["one"])
     (tmp_path / "b.parquet").symlink_to(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"b\.parquet: is not a regular file, but a link to noth"):
+    with pytest.raises(InputError, match=r"b\.parquet: is not a regular file, but a link to none"):
         read_examples([str(tmp_path)], InputColumns())
 
 

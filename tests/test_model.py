@@ -169,7 +169,7 @@ def test_other_problems_are_refused(problem):
 
 
 def test_one_class_is_refused():
-    with pytest.raises(InputError, match="at least two"):
+    with pytest.raises(InputError, match="expected two or more"):
         FastBertForSequenceClassification.from_classifier(tiny_classifier(labels=1))
 
 

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import msgspec
 import pyarrow as pa
 
+from fastbert.filesystem import redacted
 from pipelines.output.identity import Identity
 from pipelines.output.statistics import (
     MEASURES,
@@ -96,7 +97,7 @@ def _readable(texts: dict[str, bytes], more: dict[str, Any] | None = None) -> li
         try:
             records.append(_decoded(path, text, more or {}))
         except (ValueError, RecursionError) as error:
-            log.warning("ignoring the unreadable record of %s: %s", path, error)
+            log.warning("ignoring the unreadable record of %s: %s", redacted(path), error)
     return records
 
 
@@ -165,7 +166,7 @@ class Ledger:
             if place := slice_of(path):
                 stray[path] = place[0]
             else:
-                log.warning("not written by this job, and left alone: %s", path)
+                log.warning("not written by this job, and left alone: %s", redacted(path))
         return Committed(records, stray)
 
     def described(self, paths: list[str], run_id: str) -> list[Record]:

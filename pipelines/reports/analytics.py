@@ -246,7 +246,7 @@ class Analytics:
             log.warning(
                 "ignoring the unreadable statistics %s: %s; remove the file, and the next run of "
                 "fastbert label that has something to do writes it again",
-                *(path, _said(error)),
+                *(redacted(path), _said(error)),
             )
             return False
         return True
@@ -265,7 +265,7 @@ class Analytics:
                 row["run_id"] = PurePosixPath(path).stem
                 summaries.append(pa.Table.from_pylist([row], schema=RUNS))
             except _NO_SUMMARY as error:
-                log.warning("ignoring the unreadable summary %s: %s", path, error)
+                log.warning("ignoring the unreadable summary %s: %s", redacted(path), error)
         self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
 
 

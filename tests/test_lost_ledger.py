@@ -247,6 +247,16 @@ def test_of_files_that_overlap_the_first_is_adopted_and_no_other_stays(tmp_path)
     assert (found.left, found.removed, found.replaced) == ([], [], [])
 
 
+@pytest.mark.parametrize("first_row", [5, 15])
+def test_a_file_that_overlaps_a_record_is_not_adopted(tmp_path, first_row):
+    storage = Storage(str(tmp_path))
+    held(storage, record("a", 10, 10, shard_rows=60), known=True)
+    held(storage, stray := record("a", first_row, 10, shard_rows=60))
+    found = planned(storage, SHARD)
+    assert (found.adopted, found.removed, found.replaced) == ([], [], [])
+    assert stray.path in [*found.swept, *(piece.path for piece in found.todo)]
+
+
 def test_another_precision_than_that_of_the_records_is_not_adopted(tmp_path):
     """A run was killed that labelled again in the one of the records."""
     storage = Storage(str(tmp_path))

@@ -1,6 +1,7 @@
 """Options and fixtures of all tests."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -9,6 +10,9 @@ import torch
 from support.models import tiny_fastbert, tiny_tokenizer
 
 from fastbert.weights import save_checkpoint
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # below nohup or a shell's `&`, and inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

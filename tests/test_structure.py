@@ -8,8 +8,8 @@ from support import ROOT
 
 SOURCES = ("fastbert", "pipelines", "jobs")
 LONGEST = dict.fromkeys(SOURCES, 350) | dict.fromkeys(("tests", "benchmarks"), 500)
-#: Lines of all sources together: what comes is to be paid for by what goes.
-MOST = 11_800
+#: Lines of all sources together: whatever is added shows here, or is paid for by what goes.
+MOST = 11_781
 
 
 def lines(path: Path) -> int:

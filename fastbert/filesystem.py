@@ -90,7 +90,7 @@ def is_transient(error: BaseException) -> bool:
     return not kinds.isdisjoint(_CLIENT_ERRORS)
 
 
-def is_refusal(error: BaseException) -> bool:
+def _is_refusal(error: BaseException) -> bool:
     """Whether a file system, or a store's client in its own words, says no."""
     return (
         isinstance(error, _WRONG_KINDS)
@@ -120,7 +120,7 @@ def reaching(what: str, advice: str, kept: str = "") -> Iterator[None]:
                 f"{what}: the store does not answer ({kind.__name__}: {said}); {kept}run again "
                 "when it is back"
             ) from error
-        if is_refusal(error):
+        if _is_refusal(error):
             raise InputError(f"{what}: {said}; {advice}") from error
         if isinstance(error, OSError) or kind.__module__ != "builtins":
             raise FastBertError(f"{what}: {said}; {kept}run again when that has passed") from error

@@ -15,9 +15,8 @@ from support.models import (
     CLASSES,
     POSITIONS,
     make_noisy,
+    save_tiny_models,
     tiny_classifier,
-    tiny_fastbert,
-    tiny_tokenizer,
 )
 from support.shards import random_texts
 from support.stages import InProcess
@@ -25,7 +24,7 @@ from support.stages import InProcess
 import fastbert
 from fastbert.configuration import FastBertConfig, label_names
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.weights import load_model, save_checkpoint
+from fastbert.weights import load_model
 from pipelines.labelling.job import label
 
 NAMES = [f"LABEL_{k}" for k in range(CLASSES)]
@@ -36,10 +35,7 @@ WORDS = "tokenizer_config.json"
 def place(tmp_path_factory) -> Path:
     """A teacher, which is a backbone, too, a checkpoint, and a corpus."""
     place = tmp_path_factory.mktemp("odd")
-    tokenizer = tiny_tokenizer(place)
-    tiny_classifier().save_pretrained(place / "teacher")
-    tokenizer.save_pretrained(place / "teacher")
-    save_checkpoint(tiny_fastbert(), tokenizer, str(place / "model"))
+    save_tiny_models(place)
     texts = random_texts(9)
     columns = {"text": texts, "pair": texts[::-1], "label": (NAMES * 2)[:9]}
     pq.write_table(pa.table(columns), place / "corpus.parquet")

@@ -13,11 +13,10 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from support.jobs import invoke, refused
-from support.models import CLASSES, tiny_classifier, tiny_fastbert, tiny_tokenizer
+from support.models import CLASSES, save_tiny_models
 from support.shards import random_texts
 
 from fastbert.errors import InputError
-from fastbert.weights import save_checkpoint
 from pipelines.input.shards import find_shards
 
 ROWS = 9
@@ -30,10 +29,7 @@ TABLE = pa.table(
 def place(tmp_path_factory) -> Path:
     """A teacher, which is a backbone, too, and a checkpoint."""
     place = tmp_path_factory.mktemp("odd")
-    tokenizer = tiny_tokenizer(place)
-    tiny_classifier().save_pretrained(place / "teacher")
-    tokenizer.save_pretrained(place / "teacher")
-    save_checkpoint(tiny_fastbert(), tokenizer, str(place / "model"))
+    save_tiny_models(place)
     return place
 
 

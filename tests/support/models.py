@@ -21,6 +21,7 @@ from transformers import (
 from fastbert.encoders import ENCODERS
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.weights import save_checkpoint
 from support.shards import WORDS
 
 torch.set_num_threads(1)  # tiny models gain nothing from a second one
@@ -108,3 +109,11 @@ def tiny_tokenizer(folder: Path, family: str = "bert") -> PreTrainedTokenizerFas
     path = folder / "vocab.txt"
     path.write_text("\n".join(tokens))
     return BertTokenizer(str(path))
+
+
+def save_tiny_models(place: Path) -> None:
+    """A `teacher`, which is a backbone, too, and a checkpoint `model`, in folders of `place`."""
+    tokenizer = tiny_tokenizer(place)
+    tiny_classifier().save_pretrained(place / "teacher")
+    tokenizer.save_pretrained(place / "teacher")
+    save_checkpoint(tiny_fastbert(), tokenizer, str(place / "model"))

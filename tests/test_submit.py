@@ -57,7 +57,7 @@ def test_a_submitted_job_equals_a_local_one_although_a_node_is_lost(cluster, che
     while committed(output) < SLICES // 4 and job.is_alive():
         time.sleep(0.02)
     at_work = [node for node in workers if processes(node, REPLICA)]
-    assert at_work, results or "no node has a replica"
+    assert at_work, "".join(r.stdout + r.stderr for r in results) or "no node has a replica"
     kill_node(at_work[0])
     left = SLICES - committed(output)
     job.join()

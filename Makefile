@@ -2,6 +2,7 @@
 # make demo   train, label and report on a corpus made on the spot (no GPU, no data needed)
 # make test   everything CI runs
 # make unit   the tests that need no Ray
+# make test-oldest   those that need it, with the oldest Ray, torch and transformers that pyproject.toml takes
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -13,7 +14,12 @@ NUMERIC := tests/test_engine.py tests/test_linear.py tests/test_training.py test
 OLD_PROCESSOR := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 DEMO_TRAINING := --epochs 2 --distil-epochs 3
 
-.PHONY: install demo test unit lint clean
+# On Ray, in an environment of their own.
+OLDEST := build/oldest
+ON_RAY := tests/test_calibrate.py tests/test_commands.py tests/test_faults.py tests/test_label.py tests/test_submit.py \
+    tests/test_surroundings.py tests/test_train.py
+
+.PHONY: install demo test test-oldest unit lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,9 +43,16 @@ demo: $(DEMO)/checkpoint/config.json
 	$(BIN)/fastbert report --output $(DEMO)/labels --html $(DEMO)/report.html
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(PARALLEL) -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest $(PARALLEL)
 	$(OLD_PROCESSOR) $(BIN)/python -m pytest $(PARALLEL) $(NUMERIC)
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable ".[dev]"
+	touch $@
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) $(ON_RAY)
 
 unit: .venv/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "not integration"

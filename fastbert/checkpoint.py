@@ -5,7 +5,6 @@ Weights are safetensors only; nothing in a checkpoint is unpickled or executed.
 
 import hashlib
 import json
-import logging
 import os
 import tempfile
 from contextlib import AbstractContextManager
@@ -13,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from fastbert.cache import local_copy
-from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, reaching, redacted
-
-log = logging.getLogger(__name__)
 
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
 _NOT_FINGERPRINTED = {
@@ -90,11 +85,12 @@ def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True
     return folder
 
 
-def load_config(folder: Path) -> FastBertConfig:
-    """The configuration of the checkpoint in `folder`; InputError if it is not a FastBERT's, or has
-    settings that none can have."""
-    with _readable(folder / "config.json", Exception):
-        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What config.json of the checkpoint in `folder` holds, unchecked; InputError if it cannot be
+    read, is not a FastBERT's, or has no weights beside it."""
+    with readable(folder / "config.json", Exception):
+        settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        model_type = settings.get("model_type")
     if model_type != "fastbert":
         raise InputError(
             f"the checkpoint in {folder} has model_type '{model_type}', expected 'fastbert'; "
@@ -102,78 +98,7 @@ def load_config(folder: Path) -> FastBertConfig:
         )
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"the checkpoint in {folder} has no .safetensors weights; save it again")
-    with _readable(folder / "config.json", Exception):
-        config: FastBertConfig = FastBertConfig.from_pretrained(folder)
-        config.check()
-    return config
-
-
-def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside the weights, in a folder or on the hub.
-
-    Raises InputError if there is none: Hugging Face makes one that knows no words then.
-    """
-    advice = "save it beside the weights, by its save_pretrained"
-    # The tokenizers library raises nothing more exact.
-    with explained(f"no tokenizer in {place}", advice, Exception):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            place, trust_remote_code=False
-        )
-        special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
-        words = tokenizer.get_vocab().keys() - special
-    if not words:
-        raise InputError(f"no tokenizer in {place}: only special tokens are known; {advice}")
-    tokenizer.padding_side = "right"  # heads read the first token
-    return tokenizer
-
-
-def check_tokenizer(
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedConfig,
-    pairs: bool = False,
-    trained: bool = False,
-) -> None:
-    """Raises InputError if the tokens are not the model's, whose backbone's configuration is given.
-
-    With `pairs` for pairs of texts, with `trained` for training, which pads. A vocabulary that is
-    far smaller than the model's is told in a warning.
-    """
-    advice = "pass the tokenizer that the model was trained with"
-    vocabulary, rows = tokenizer.get_vocab(), model.vocab_size
-    last = max(vocabulary, key=lambda token: vocabulary[token])
-    if vocabulary[last] >= rows:
-        raise InputError(
-            f"the tokenizer has the token '{last}' with id {vocabulary[last]}, the model has "
-            f"{rows} embeddings; {advice}, or resize and train the embeddings"
-        )
-    if len(vocabulary) < rows / 2:
-        log.warning(
-            "the tokenizer has %d tokens, the model embeddings of %d: is it the model's own?",
-            *(len(vocabulary), rows),
-        )
-    if trained and tokenizer.pad_token_id is None:
-        raise InputError("the tokenizer has no padding token, which training needs; set pad_token")
-    texts = ["a", "\U0001f469"]
-    with explained("the tokenizer cannot be used", advice, Exception):
-        encoded = tokenizer(texts, texts if pairs else None, return_token_type_ids=True)
-    types = getattr(model, "type_vocab_size", None)
-    found = max(map(max, encoded["token_type_ids"])) if pairs else 0
-    if types is not None and found >= types:
-        raise InputError(
-            f"the tokenizer gives tokens of a pair's second text the type {found}, the model has "
-            f"{types} type; {advice}, or one text a row"
-        )
-
-
-def check_room(tokenizer: PreTrainedTokenizerBase, length: int, pairs: bool = False) -> None:
-    """Raises InputError if so many tokens leave none for a text, or for each text of a pair."""
-    special = tokenizer.num_special_tokens_to_add(pair=pairs)
-    if length < (least := special + 1 + pairs):
-        raise InputError(
-            f"a --max-length of {length} has no room for {'pairs of texts' if pairs else 'a text'} "
-            f"beside {special} special tokens; expected at least {least}, when the checkpoint is "
-            "made"
-        )
+    return settings
 
 
 def is_part(name: str, weights: bool = True) -> bool:
@@ -197,7 +122,7 @@ def fingerprint(folder: Path, weights: bool = True) -> str:
             continue
         digest.update(f"{path.name}\0".encode())
         if path.name in ("config.json", "tokenizer_config.json"):
-            with _readable(path, ValueError, AttributeError, RecursionError):
+            with readable(path, ValueError, AttributeError, RecursionError):
                 settings = json.loads(path.read_text()).items()
             kept = {k: v for k, v in settings if k not in _NOT_FINGERPRINTED}
             digest.update(json.dumps(kept, sort_keys=True).encode())
@@ -208,5 +133,6 @@ def fingerprint(folder: Path, weights: bool = True) -> str:
     return digest.hexdigest()
 
 
-def _readable(what: object, *kinds: type[Exception]) -> AbstractContextManager[None]:
+def readable(what: object, *kinds: type[Exception]) -> AbstractContextManager[None]:
+    """Errors of these kinds become an InputError: this part of a checkpoint cannot be read."""
     return explained(f"{what} cannot be read", "save the checkpoint again", *kinds)

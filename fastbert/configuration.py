@@ -1,15 +1,17 @@
 """Configuration of a FastBERT checkpoint: the backbone, its exits and its operating points."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from fastbert.checkpoint import read_settings, readable
 from fastbert.encoders import check_family, encoder_for
 from fastbert.errors import InputError, check_settings, explained
-from fastbert.exits.exit import Exit, read_exits
+from fastbert.exits.exit import Exit, exits_of
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
 _FOREIGN = (
@@ -90,15 +92,22 @@ class FastBertConfig(PreTrainedConfig):
     def exit_list(self) -> tuple[Exit, ...]:
         """Where rows may leave, by index; InputError where `exits` makes no sense."""
         layers: int = self.backbone_config().num_hidden_layers
-        if self.exits is not None:
-            return read_exits(self.exits, layers)
-        last = Exit(layers, "adopted" if self.teacher_activation else "branch")
-        return (*(Exit(depth) for depth in range(1, layers)), last)
+        return exits_of(self.exits, layers, self.teacher_activation)
 
     @property
     def label_names(self) -> list[str]:
         """Class names by index, length N."""
         return label_names(self)
+
+
+def load_config(folder: Path) -> FastBertConfig:
+    """The configuration of the checkpoint in `folder`; InputError if it is not a FastBERT's, or has
+    settings that none can have."""
+    read_settings(folder)
+    with readable(folder / "config.json", Exception):
+        config: FastBertConfig = FastBertConfig.from_pretrained(folder)
+        config.check()
+    return config
 
 
 def check_distinct(labels: Sequence[str]) -> None:

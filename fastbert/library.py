@@ -15,7 +15,7 @@ import pyarrow as pa
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from fastbert.checkpoint import check_room, check_tokenizer, fetch_checkpoint
+from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import InputError, explained
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference import precision as arithmetic
@@ -24,6 +24,7 @@ from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.texts import unusable
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tokenizer import check_room, check_tokenizer
 from fastbert.weights import load_checkpoint
 
 Text = str | None | tuple[str | None, str | None]

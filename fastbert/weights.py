@@ -16,13 +16,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from fastbert.checkpoint import check_room, check_tokenizer, is_part, load_config, load_tokenizer
-from fastbert.configuration import label_names
+from fastbert.checkpoint import is_part
+from fastbert.configuration import label_names, load_config
 from fastbert.encoders import encoder_for
 from fastbert.encoders.pretrained import load_weights, read_config
 from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import open_url, redacted
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.tokenizer import check_room, check_tokenizer, load_tokenizer
 from fastbert.writable import check_folder
 
 log = logging.getLogger(__name__)

@@ -80,8 +80,8 @@ COMMANDS = {
     ),
     "label": Entry(
         settings.LabelSettings,
-        "pipelines.running.executor:label_on_ray",
-        """Label Parquet with a FastBERT checkpoint, on Ray.
+        "pipelines.running.executor:label_anywhere",
+        """Label Parquet with a FastBERT checkpoint, on this machine or on Ray.
 
         Reads every shard of the input, writes one Parquet file per slice below OUTPUT/table, and a
         record of it below OUTPUT/ledger. Run again, it labels only new and changed shards. Without

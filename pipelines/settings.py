@@ -4,13 +4,12 @@ The commands derive their options from these fields (`text_column` is `--text-co
 library and the command line cannot disagree. Imports nothing heavy: `--help` is instant.
 """
 
-import math
 import re
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from fastbert.errors import InputError
+from pipelines.bounds import Count, Many, NotNegative, PartOf, Positive, Seed, Share, Soft
 
 #: Those of `fastbert.exits.criteria`, and the choice among them.
 Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin"]
@@ -26,27 +25,6 @@ _LONGEST_NAME = 200
 #: Share of rows that may leave elsewhere than at calibration. Corpora breathe by a few percent from
 #: night to night, and an alarm that goes off every night is not read.
 DRIFT_TOLERANCE = 0.05
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What a number may be: in words, and as a test of it."""
-
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-Positive = Annotated[float, Bound("more than 0", lambda value: 0 < value < math.inf)]
-Count = Annotated[int, Bound("more than 0, below 2^63", lambda value: 0 < value < 2**63)]
-NotNegative = Annotated[float, Bound("0 or more", lambda value: 0 <= value < math.inf)]
-Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
-_A_PART = "a share, at least 1e-9 and less than 1: 0.01 is 1 %"
-PartOf = Annotated[float, Bound(_A_PART, lambda value: 1e-9 <= value < 1)]
-#: Beyond these, the softened answers are all the same, or numbers overflow.
-Soft = Annotated[float, Bound("a number from 0.01 to 100", lambda value: 0.01 <= value <= 100)]
-_MANY = Bound("a number from 1 to 10^10", lambda value: 1 <= value <= 10**10)
-#: What numpy, torch and random all take.
-Seed = Annotated[int, Bound("a number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]
 
 
 def setting(help: str, default: Any = MISSING, gone: dict[str, str] | None = None) -> Any:
@@ -195,7 +173,7 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     speedup: Positive | None = setting("Times fewer FLOPs than full depth; no promise.", None)
     confidence: PartOf = setting("Probability with which a promise or bound holds.", 0.95)
-    promise_rows: Annotated[int, _MANY] | None = setting(
+    promise_rows: Many | None = setting(
         "How many rows the promise is about. Default: all that could ever come.", None
     )
     criterion: Criterion = setting(
@@ -259,6 +237,12 @@ class LabelSettings(Inference):
         DRIFT_TOLERANCE,
     )
     slice_rows: Count = setting("Rows per slice, the unit of work, of memory and of commit.", 16384)
+    executor: Literal["auto", "local", "ray"] = setting(
+        "Where to run. local: processes of this machine, one replica. ray: the cluster at "
+        "RAY_ADDRESS, or a Ray started here. auto: ray in a Ray job, with RAY_ADDRESS, for more "
+        "replicas and for several GPUs, else local.",
+        "auto",
+    )
     replicas: str = setting("Number of model replicas, N or MIN:MAX.", "1")
     gpus_per_replica: NotNegative | None = setting(
         "GPUs each replica holds. Default: 1 where the cluster has GPUs, else 0.", None
@@ -288,6 +272,11 @@ class LabelSettings(Inference):
         "Share of this run's rows with an error above which the exit code is 3.", 0.01
     )
     price_per_hour: NotNegative | None = setting("Price of a replica's hour, to report.", None)
+    metrics_file: str | None = setting(
+        "Local file for this run's Prometheus counters, such as NAME.prom where node_exporter's "
+        "textfile collector looks.",
+        None,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

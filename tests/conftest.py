@@ -42,7 +42,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_ray_is_left() -> Iterator[None]:
-    """The private Ray of a file's tests ends with them: it holds ports that others want, too."""
+    """The Ray that a file's tests started ends with them."""
     yield
     if ray := sys.modules.get("ray"):
         ray.shutdown()

@@ -9,11 +9,12 @@ from dataclasses import replace
 import duckdb
 import fsspec
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from support.made_up_history import write_history
-from support.records import record
+from support.records import end_run, record
 from support.shards import write_shard
 from support.stages import TEXTS, a_run, run
 
@@ -21,6 +22,7 @@ from fastbert.errors import InputError
 from pipelines.input.shards import find_shards
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.summary import totals
+from pipelines.output.committed import COMMITS
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
@@ -51,7 +53,7 @@ def label(out: str, night: str, shard, checkpoint, close: bool = True) -> None:
     )
     if close:
         summary = {"run_id": night, "started_at": f"2026-11-2{night[-1]}T01:00:00.000+00:00"}
-        ledger.close_run(night, summary | totals([record]), ledger.committed().records, set())
+        end_run(ledger, night, [record], summary | totals([record]))
 
 
 def scan(output: str) -> duckdb.DuckDBPyConnection:
@@ -138,7 +140,8 @@ def test_rows_that_were_removed_count_no_more(tmp_path, checkpoint):
     for shard in find_shards([str(tmp_path / "in")]):
         label(out, "night-1", shard, checkpoint)
     ledger = Ledger(Storage(out))
-    ledger.forget(ledger.committed().records[0])
+    commits = ledger.committed().commits
+    ledger.forget(commits.filter(pc.equal(commits["shard"], "a")))
     found = analytics.open(out)
     assert found.query(questions.EXIT_LAYERS)["rows"].sum() == GOOD
     assert found.query("from slices")["shard"].tolist() == ["b"]
@@ -339,13 +342,14 @@ def test_folders_named_like_our_columns_do_not_hide_them(tmp_path, checkpoint):
     assert found.query("from slices")["run_id"].tolist() == ["night-1"]
 
 
-def test_the_last_run_counts_whatever_its_nodes_clocks_say(tmp_path):
+def test_of_a_file_without_a_record_the_last_run_counts_whatever_its_nodes_clocks_say(tmp_path):
     ledger = Ledger(Storage(str(tmp_path)))
     ledger.storage.put(record().path, b"")
     for night, at, exits in (("b", "T09:00", [5, 3, 1]), ("a", "T08:59", [0, 0, 9])):
         mine = record(run_id=night, exits=exits, committed_at=f"2026-11-22{at}:00.000+00:00")
         began = {"b": "01", "a": "02"}[night]
-        ledger.close_run(night, {"started_at": f"2026-11-{began}T00:00:00+00:00"}, [mine], set())
+        began = {"started_at": f"2026-11-{began}T00:00:00+00:00"}
+        ledger.close_run(night, began, COMMITS.empty_table(), [mine], set())
     assert analytics.open(str(tmp_path)).query("from slices")["exits"][0].tolist() == [0, 0, 9]
 
 
@@ -353,7 +357,7 @@ def test_errors_without_a_counted_reason_are_counted(tmp_path):
     ledger = Ledger(Storage(str(tmp_path)))
     mine = record(rows=109, error_rows=100, errors={f"reason {i}": 1 for i in range(20)})
     ledger.storage.put(mine.path, b"")
-    ledger.close_run("night-1", {}, [mine], set())
+    end_run(ledger, "night-1", [mine])
     frame = analytics.open(str(tmp_path)).query(questions.ERRORS)
     assert frame["rows"].sum() == 100
     assert frame.iloc[-1].tolist() == ["(other reasons)", 80]
@@ -366,7 +370,7 @@ def test_more_flops_than_64_bits_hold(tmp_path):
         ledger.storage.put(each.path, b"")
         ledger.put(each)
     assert report(ReportSettings(output=str(tmp_path)))["runs"]  # at work
-    ledger.close_run("night-1", totals(records), records, set())
+    end_run(ledger, "night-1", records, totals(records))
     found = analytics.open(str(tmp_path)).arrow("select flops from runs")
     assert found["flops"].to_pylist() == [3 * 2**62]
 

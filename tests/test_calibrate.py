@@ -11,11 +11,13 @@ from support.jobs import invoke, refused
 from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
-from fastbert.checkpoint import fingerprint, load_config, load_tokenizer, store_operating_point
+from fastbert.checkpoint import fingerprint, store_operating_point
+from fastbert.configuration import load_config
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples

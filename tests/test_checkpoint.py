@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import tiny_classifier, tiny_fastbert, tiny_tokenizer
 
-from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_tokenizer, store_operating_point
+from fastbert.checkpoint import fetch_checkpoint, fingerprint, store_operating_point
 from fastbert.errors import InputError, Stopped
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_classifier, load_model, save_checkpoint
 
 

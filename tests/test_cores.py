@@ -1,10 +1,13 @@
 """How many cores a process takes for its own."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+import ray
 
-from pipelines.running import cluster
+from pipelines.running.cluster import cores_of_nodes
+from pipelines.running.machine import cores
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def machine(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(cluster, "CGROUPS", tmp_path)
+    monkeypatch.setattr("pipelines.running.machine.CGROUPS", tmp_path)
     return pretend
 
 
@@ -38,9 +41,23 @@ def machine(monkeypatch, tmp_path):
 )
 def test_affinity_and_quota_count(machine, files, expected):
     machine(files)
-    assert cluster.cores() == expected
+    assert cores() == expected
+
+
+def test_of_the_own_node_no_more_than_there_are(machine, monkeypatch):
+    """`start_ray` tells Ray of more."""
+    machine({"cpu.max": "300000 100000\n"})
+    sizes = {"here": 16, "there": 64, "gone": 64, "head": None}
+    nodes = [
+        {"NodeID": name, "Alive": name != "gone", "Resources": {"CPU": float(n)} if n else {}}
+        for name, n in sizes.items()
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    here = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    assert cores_of_nodes() == [3, 64, 0]
 
 
 def test_without_affinity(machine, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert cluster.cores() == 64
+    assert cores() == 64

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from support import ROOT
 from support.records import record
 from support.shards import random_texts, write_shard
@@ -18,7 +19,7 @@ from fastbert.inference.engine import Predictions
 from fastbert.tasks.single_label import SingleLabel
 from pipelines.labelling.classify import statistics_of
 from pipelines.labelling.summary import RUNS, totals
-from pipelines.output.ledger import STATISTICS
+from pipelines.output.history import STATISTICS
 from pipelines.output.statistics import MEASURES, SliceStats
 
 #: The one declaration of each, and the line that measures it.
@@ -39,7 +40,7 @@ from support.labelling import settings
 from support.stages import InProcess
 from pipelines.labelling.job import label
 from pipelines.reports import analytics
-from pipelines.running.metrics import COUNTERS
+from pipelines.labelling.metrics import COUNTERS
 
 source, output, checkpoint = sys.argv[1:]
 summary = label(settings(source, output, checkpoint, speed=0.5, run_id="one"), InProcess())
@@ -78,8 +79,8 @@ def test_a_new_counter_is_one_field_and_the_line_that_measures_it(tmp_path, chec
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found.pop("place") == str(code / "pipelines" / "__init__.py")
-    (path,) = (tmp_path / "out" / "ledger" / "slices").iterdir()
-    kept = json.loads(path.read_text())
+    (path,) = (tmp_path / "out" / "ledger" / "manifests").iterdir()
+    (kept,) = pq.read_table(path).to_pylist()
     odd, by_exit = kept["odd_rows"], kept["exit_odd_rows"]
     assert 0 < odd == sum(by_exit) < 9
     assert found == {

@@ -7,6 +7,7 @@ import shutil
 import fsspec
 import pytest
 from support.labelling import settings
+from support.records import committed
 from support.shards import write_shard
 from support.stages import InProcess
 
@@ -138,6 +139,6 @@ def test_labels_of_what_is_hidden_now_stay_until_pruned(tmp_path, shard, checkpo
         assert label(settings(**asked), InProcess())["passed_over"] == 1
     assert "1 slices of shards that are no longer in the input keep their labels" in caplog.text
     ledger = Ledger(Storage(str(tmp_path / "out")))
-    assert len(ledger.committed().records) == 2
+    assert len(committed(ledger)) == 2
     assert label(settings(**asked, prune=True), InProcess())["slices_removed"] == 1
-    assert [record.shard for record in ledger.committed().records] == ["a"]
+    assert [record.shard for record in committed(ledger)] == ["a"]

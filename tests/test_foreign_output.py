@@ -146,13 +146,14 @@ def beside(output: Path) -> None:
     (output / "ledger" / "runs" / "x.json").write_text('{"started_at": "yesterday"}')
     (output / "ledger" / "runs" / "y.json").write_text('{"labels": [[1], 2]}')
     (output / "ledger" / "slices" / "x.json").write_text("[]")
+    pq.write_table(odd, output / "ledger" / "manifests" / "x.parquet")
     (output / "ledger" / "lock.json").touch()
 
 
 def spoiled(output: Path) -> None:
     """All that can be done without."""
     half(first(output / "stats"))
-    first(output / "ledger" / "slices").write_bytes(b"")
+    first(output / "ledger" / "manifests").write_bytes(b"")
     first(output / "ledger" / "runs").write_bytes(b"\xff\xfe\0")
 
 

@@ -2,7 +2,7 @@
 
 from unittest.mock import MagicMock
 
-from pipelines.running import guard
+from pipelines.running import ray_data
 from pipelines.running.guard import Attempts
 
 
@@ -10,8 +10,8 @@ def test_attempts_are_counted_on_the_drivers_node(monkeypatch):
     """A slice that ends its whole node would else begin at nought again and again."""
     ray = MagicMock()
     ray.get_runtime_context().get_node_id.return_value = "0" * 56
-    monkeypatch.setattr(guard, "ray", ray)
-    Attempts.start("attempts")
+    monkeypatch.setattr(ray_data, "ray", ray)
+    ray_data.start_attempts("attempts")
     options = ray.remote.return_value.options.call_args.kwargs
     where = options["scheduling_strategy"]
     assert (where.node_id, where.soft) == ("0" * 56, False)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.made_up_history import LABELS, ROWS, write_history
-from support.records import record
+from support.records import end_run, record
 
 from pipelines.labelling.summary import totals
 from pipelines.output.ledger import Ledger
@@ -201,7 +201,7 @@ def test_what_lists_leave_out_is_counted(tmp_path, capsys):
     mine = record(rows=601, exits=[600, 0, 0], error_rows=1, exit_labels=[names, {}, {}])
     ledger.storage.put(mine.path, b"")
     bad = {f"s3://in/{i}.parquet": "broken" for i in range(60)}
-    ledger.close_run("night-1", totals([mine]) | {"bad_shards": bad}, [mine], set())
+    end_run(ledger, "night-1", [mine], totals([mine]) | {"bad_shards": bad})
     settings = ReportSettings(output=str(tmp_path / "out"), html=str(tmp_path / "r.html"))
     summary = report(settings)
     assert sum(row["rows"] for row in summary["labels"]) == 600

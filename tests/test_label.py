@@ -1,4 +1,4 @@
-"""The labelling job on a local Ray: whole, interrupted, repeated, changed."""
+"""The labelling job on one machine and on a local Ray: whole, repeated, changed."""
 
 import json
 import os
@@ -13,33 +13,27 @@ import pytest
 from support.labelling import label_command, settings, table_of
 from support.models import LAYERS
 from support.object_store import ObjectStore
+from support.records import committed
 from support.reference import all_exits, answer, gap_threshold
 from support.shards import random_texts, write_shard
 
-from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import InputError
 from fastbert.inference.tokens import tokenize
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.labelling.job import label
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
-from pipelines.running.executor import RayExecutor, share_out
+from pipelines.running.local import LocalExecutor
+from pipelines.running.ray_executor import RayExecutor, share_out
 
 pytestmark = pytest.mark.integration
 
-RAY = RayExecutor()
+LOCAL = LocalExecutor()
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 8
 MEASURED = ("read_seconds", "tokenize_seconds", "device_seconds", "commit_seconds")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    from pipelines.running.cluster import start_ray
-
-    os.environ.pop("RAY_ADDRESS", None)
-    start_ray()
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +70,7 @@ def texts_of(corpus: Path) -> list[str | None]:
 @pytest.fixture(scope="module")
 def undisturbed(corpus, checkpoint, speed, tmp_path_factory) -> tuple[Path, dict]:
     output = tmp_path_factory.mktemp("undisturbed")
-    return output, label(
-        settings(corpus, output, checkpoint, speed=speed, audit_rate=0.3), RayExecutor()
-    )
+    return output, label(settings(corpus, output, checkpoint, speed=speed, audit_rate=0.3), LOCAL)
 
 
 def test_rows_and_order_equal_the_inputs_and_labels_the_slow_reference(
@@ -113,7 +105,7 @@ def test_summary_ledger_and_statistics_add_up(undisturbed, corpus):
     assert summary["error_rows"] == SHARDS
     assert sum(summary["exits"]) == rows - SHARDS
     ledger = Ledger(Storage(str(output)))
-    assert sum(record.rows for record in ledger.committed().records) == rows
+    assert sum(record.rows for record in committed(ledger)) == rows
     stats = pq.read_table(output / "stats" / f"{summary['run_id']}.parquet")
     assert sum(stats["rows"].to_pylist()) == rows
     written = json.loads((output / "ledger" / "runs" / f"{summary['run_id']}.json").read_text())
@@ -131,11 +123,21 @@ def test_nothing_but_final_data_lies_under_table(undisturbed):
 def test_a_second_run_does_nothing(undisturbed, corpus, checkpoint, speed, monkeypatch):
     output, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
-    monkeypatch.setattr(RayExecutor, "resources", lambda *_: pytest.fail("Ray was started"))
-    summary = label(settings(corpus, output, checkpoint, speed=speed), RAY)
+    monkeypatch.setattr(LocalExecutor, "resources", lambda *_: pytest.fail("it was started"))
+    summary = label(settings(corpus, output, checkpoint, speed=speed), LOCAL)
     assert summary["slices_labelled"] == 0
     assert summary["slices_up_to_date"] == len(list((output / "table").rglob("*.parquet")))
     assert before == {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+
+
+def test_ray_writes_the_same_bytes(undisturbed, corpus, checkpoint, speed, tmp_path):
+    """With as many threads, in float32: all but the times."""
+    here, _ = undisturbed
+    asked = settings(corpus, tmp_path, checkpoint, speed=speed, audit_rate=0.3)
+    label(asked, RayExecutor())
+    for path in (here / "table").rglob("*.parquet"):
+        other = tmp_path / path.relative_to(here)
+        assert other.read_bytes() == path.read_bytes(), path.name
 
 
 def test_stages_are_three_operators_with_a_task_per_slice(
@@ -153,7 +155,7 @@ def test_stages_are_three_operators_with_a_task_per_slice(
 
     monkeypatch.setattr(Dataset, "iter_rows", spy)
     rows = len(texts_of(corpus))  # more than the 200 blocks that Ray makes of itself
-    label(settings(corpus, tmp_path, checkpoint, speed=speed, slice_rows=1), RAY)
+    label(settings(corpus, tmp_path, checkpoint, speed=speed, slice_rows=1), RayExecutor())
     operators = [line for line in plans[0].splitlines() if line.startswith("Operator")]
     stages = ["ReadTokenizeActor", "ClassifyActor", "CommitActor"]
     for operator, stage in zip(operators[1:], stages, strict=True):
@@ -165,21 +167,17 @@ def test_only_changed_new_and_vanished_shards_are_touched(corpus, checkpoint, sp
     for k in (1, 2, 3):
         write_shard(moving / f"{k}.parquet", random_texts(15, seed=k))
     output = tmp_path / "out"
-    first = label(
-        settings(moving, output, checkpoint, speed=speed, run_id="night-1"), RayExecutor()
-    )
+    first = label(settings(moving, output, checkpoint, speed=speed, run_id="night-1"), LOCAL)
     assert first["slices_labelled"] == 6
     write_shard(moving / "2.parquet", random_texts(8, seed=20))  # changed, and shorter
     write_shard(moving / "4.parquet", random_texts(5, seed=4))
     (moving / "3.parquet").unlink()
-    second = label(
-        settings(moving, output, checkpoint, speed=speed, run_id="night-2"), RayExecutor()
-    )
+    second = label(settings(moving, output, checkpoint, speed=speed, run_id="night-2"), LOCAL)
     assert (second["slices_labelled"], second["slices_up_to_date"]) == (2, 2)
     names = sorted(p.name for p in (output / "table").iterdir())
     assert names == [f"{k}.{row:012d}.parquet" for k, row in
                      ((1, 0), (1, 10), (2, 0), (3, 0), (3, 10), (4, 0))]  # fmt: skip
-    third = label(settings(moving, output, checkpoint, speed=speed, prune=True), RAY)
+    third = label(settings(moving, output, checkpoint, speed=speed, prune=True), LOCAL)
     assert third["slices_labelled"] == 0
     assert not (output / "table" / "3.000000000000.parquet").exists()
     assert table_of(output).num_rows == 15 + 8 + 5
@@ -204,7 +202,7 @@ def test_sharing_out(nodes, gpus, replicas, expected):
     assert found.device == ("cuda" if gpus else "cpu")
 
 
-def test_a_private_ray_says_more_cpus_than_there_are_cores():
+def test_a_replica_has_no_more_threads_than_its_node_has_cores():
     wanted = settings("in", "out", "model", speed=0.5, cpus_per_replica=None)
     assert share_out(wanted, {"CPU": 4}, [2]).replica_cpus == 2
 
@@ -227,9 +225,7 @@ def test_a_bad_shard_does_not_stop_the_others(checkpoint, speed, tmp_path):
     middle = good.index(b"PAR1") + 4
     broken = good[:middle] + bytes(120) + good[middle + 120 :]
     (tmp_path / "in" / "broken.parquet").write_bytes(broken)
-    summary = label(
-        settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=speed), RayExecutor()
-    )
+    summary = label(settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=speed), LOCAL)
     assert summary["exit_code"] == 3
     bad = {url.rpartition("/")[2] for url in summary["bad_shards"]}
     assert bad == {"truncated.parquet", "not.parquet", "other.parquet", "broken.parquet"}
@@ -240,7 +236,7 @@ def test_too_many_bad_rows(checkpoint, speed, tmp_path):
     write_shard(tmp_path / "in" / "a.parquet", [None, *random_texts(9)])
     common = dict(speed=speed, output=str(tmp_path / "out"))
     strict = settings(tmp_path / "in", checkpoint=checkpoint, max_bad_rows=0.05, **common)
-    assert label(strict, RAY)["exit_code"] == 3
+    assert label(strict, LOCAL)["exit_code"] == 3
     assert table_of(tmp_path / "out").num_rows == 10  # nothing is lost
 
 

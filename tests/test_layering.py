@@ -1,6 +1,7 @@
 """Imports go one way through the rooms, and only the job's wiring knows Ray."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +15,22 @@ from support import ROOT
 #: stands above it here or beside it, as long as there is no circle of files.
 ORDER = [
     "fastbert.errors fastbert.filesystem fastbert.cache fastbert.writable",
+    "fastbert.checkpoint fastbert.tokenizer",
     "fastbert.packed",
     "fastbert.exits",
     "fastbert.tasks",
     "fastbert.encoders",
     "fastbert.configuration",
+    "fastbert.outline",
     "fastbert.model",
-    "fastbert.checkpoint fastbert.weights fastbert.official",
+    "fastbert.weights fastbert.official",
     "fastbert.inference",
     "fastbert.training",
     "fastbert.calibration",
     "fastbert.library",
     "fastbert",  # its own __init__, which imports nothing before it is asked for
     "pipelines",
+    "pipelines.bounds",
     "pipelines.settings",
     "pipelines.output",
     "pipelines.input",
@@ -41,11 +45,9 @@ HEAVY = {
     "ray": {
         "pipelines/running/ray_data.py",
         "pipelines/running/cluster.py",
-        "pipelines/running/guard.py",
-        "pipelines/running/metrics.py",
         "pipelines/checkpoints/workers.py",
     },
-    "duckdb": {"pipelines/reports/analytics.py"},
+    "duckdb": {"pipelines/output/sets.py", "pipelines/reports/analytics.py"},
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
         "pipelines/reports/accuracy.py",
@@ -149,6 +151,41 @@ def test_heavy_packages_stay_where_they_belong(module):
             assert str(path.relative_to(ROOT)) in owners, f"{heavy} is not for this file"
 
 
+def private_parts(path: Path) -> set[str]:
+    """Names with a leading underscore that the file imports from others' packages, or takes of
+    Ray, whose releases change them."""
+    tree, own = ast.parse(path.read_text()), re.compile(rf"({'|'.join(TOPS)})\b")
+    found = {name for name in imported(path) if not own.match(name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("ray."):
+            found.add(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("ray."):
+            found |= {f"ray.{keyword.arg}" for keyword in node.keywords}
+    return {name for name in found if re.search(r"(^|\.)_(?!_)", name)}
+
+
+@pytest.mark.parametrize("module", modules_of(ROOT))
+def test_others_keep_their_private_parts(module):
+    assert private_parts(modules_of(ROOT)[module]) == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import ray._private",
+        "from ray._raylet import Config",
+        "def f():\n    from ray.data import _internal",
+        "ray._private.worker._global_node",
+        "ray.init(_temp_dir='/x')",
+    ],
+)
+def test_control_a_private_part_is_seen(line, tmp_path):
+    (tmp_path / "a.py").write_text(line)
+    assert private_parts(tmp_path / "a.py")
+    (tmp_path / "b.py").write_text("from __future__ import c\nfrom jobs import _d\nself._e(_f=1)")
+    assert not private_parts(tmp_path / "b.py")
+
+
 @pytest.fixture
 def tree(tmp_path):
     """Writes files of a small project, and finds its imports."""
@@ -205,7 +242,8 @@ def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.__main__", "pipelines.reports.analytics",
              "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
-             "pipelines.running.ray_data", "pipelines.running.executor"]  # fmt: skip
+             "pipelines.running.ray_data", "pipelines.running.executor",
+             "pipelines.running.local"]  # fmt: skip
     script = (
         f"import sys, {', '.join(light)}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     )

@@ -7,9 +7,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.records import record
+from support.records import committed, end_run, record
 
-from pipelines.output.ledger import Ledger, Record, slice_id, statistics
+from pipelines.output.history import statistics
+from pipelines.output.ledger import Ledger
+from pipelines.output.manifests import rows_of
+from pipelines.output.record import Record, slice_id
 from pipelines.output.storage import Storage
 
 
@@ -26,7 +29,7 @@ def commit(ledger: Ledger, *records: Record) -> None:
 
 def test_round_trip(ledger):
     commit(ledger, record("a"), record("b"), record("a", first_row=10))
-    found = {(r.shard, r.first_row): r for r in ledger.committed().records}
+    found = {(r.shard, r.first_row): r for r in committed(ledger)}
     assert found == {
         ("a", 0): record("a"),
         ("b", 0): record("b"),
@@ -42,14 +45,14 @@ def test_slice_ids_are_stable_and_distinct():
 def test_a_record_without_rows_does_not_count(ledger):
     commit(ledger, record("a"), record("b"))
     ledger.storage.remove(record("a").path)
-    assert [r.shard for r in ledger.committed().records] == ["b"]
+    assert [r.shard for r in committed(ledger)] == ["b"]
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
 def test_garbage_counts_as_absent(ledger, garbage):
     commit(ledger, record("a"), record("b"))
     ledger.storage.put(f"ledger/slices/{record('a').slice_id}.json", garbage)
-    assert [r.shard for r in ledger.committed().records] == ["b"]
+    assert [r.shard for r in committed(ledger)] == ["b"]
 
 
 def test_rows_without_a_record_are_strays(ledger):
@@ -72,19 +75,19 @@ def test_records_of_earlier_versions_are_read(ledger):
                  "exit_audit_rows", "exit_audit_agreements"):  # fmt: skip
         del old[name]
     ledger.storage.put(f"ledger/slices/{record('a').slice_id}.json", json.dumps(old).encode())
-    assert ledger.committed().records == [record("a")]
+    assert committed(ledger) == [record("a")]
 
 
 def test_forget(ledger):
     commit(ledger, record("a"), record("b"))
-    ledger.forget(record("a"))
-    assert [r.shard for r in ledger.committed().records] == ["b"]
+    ledger.forget(ledger.committed().commits.slice(0, 1))
+    assert [r.shard for r in committed(ledger)] == ["b"]
     assert ledger.storage.paths("table", "") == {record("b").path}
 
 
 def test_statistics_add_up():
     records = [record("a"), record("b", rows=9, error_rows=0)]
-    table = statistics(records)
+    table = statistics(rows_of(records))
     assert table.num_rows == 3 + 1 + 3
     connection = duckdb.connect()
     connection.register("stats", table)
@@ -104,35 +107,42 @@ def test_statistics_add_up():
 def test_statistics_of_a_killed_run_are_written_by_the_next(ledger):
     old, new = record("a", run_id="killed"), record("b", run_id="second")
     commit(ledger, old)
-    assert ledger.unreported([old]) == {"killed"}
-    ledger.close_run("second", {"rows": 10}, [old, new], {"killed"})
+    commits = ledger.committed().commits
+    assert ledger.unreported(commits) == {"killed"}
+    commit(ledger, new)
+    ledger.close_run("second", {"rows": 10}, commits, [new], {"killed"})
     assert ledger.storage.paths("stats", "") == {"stats/killed.parquet", "stats/second.parquet"}
     assert ledger.storage.paths("ledger/runs", "") == {"ledger/runs/second.json"}
-    assert ledger.unreported([old, new]) == set()
+    assert ledger.unreported(ledger.committed().commits) == set()
     assert shards(ledger, "killed") == {"a"}
     assert shards(ledger, "second") == {"b"}
 
 
 def test_a_run_id_used_again_loses_no_statistics(ledger):
+    """Also where the first run's records are in a manifest."""
     first, second = record("a", run_id="nightly"), record("b", run_id="nightly")
-    ledger.close_run("nightly", {}, [first], set())
-    ledger.close_run("nightly", {}, [first, second], set())
+    commit(ledger, first)
+    end_run(ledger, "nightly", [first])
+    commit(ledger, second)
+    end_run(ledger, "nightly", [second])
     assert shards(ledger, "nightly") == {"a", "b"}
 
 
 def test_a_run_id_used_again_by_a_run_that_is_killed(ledger):
     first = record("a", run_id="nightly", exits=[5, 3, 1])
     commit(ledger, first)
-    ledger.close_run("nightly", {}, [first], set())
+    end_run(ledger, "nightly", [first])
     ledger.reopen("nightly")
-    again = record("a", run_id="nightly", exits=[0, 0, 9])
-    commit(ledger, again)
-    assert ledger.unreported([again]) == {"nightly"}
+    commit(ledger, record("a", run_id="nightly", exits=[0, 0, 9]))
+    assert ledger.unreported(ledger.committed().commits) == {"nightly"}
 
 
-def test_closing_a_run_reads_no_record(ledger, monkeypatch):
-    monkeypatch.setattr(ledger.storage, "read", lambda _: pytest.fail("read the ledger again"))
-    ledger.close_run("night-1", {}, [record()], set())
+def test_closing_a_run_reads_nothing_again(ledger, monkeypatch):
+    commit(ledger, record("a", run_id="killed"))
+    commits = ledger.committed().commits
+    monkeypatch.setattr(ledger.storage, "_read", lambda _: pytest.fail("read the ledger again"))
+    ledger.close_run("night-1", {}, commits, [record("b")], {"killed"})
+    ledger.fold([record("b")])
 
 
 def shards(ledger: Ledger, run: str) -> set[str]:

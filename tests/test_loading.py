@@ -17,10 +17,11 @@ from support.models import (
 )
 from transformers import AutoModelForMaskedLM
 
-from fastbert.checkpoint import check_room, check_tokenizer, fingerprint, load_tokenizer
+from fastbert.checkpoint import fingerprint
 from fastbert.configuration import check_distinct
 from fastbert.encoders.pretrained import load_backbone
 from fastbert.errors import InputError
+from fastbert.tokenizer import check_room, check_tokenizer, load_tokenizer
 from fastbert.weights import (
     check_output,
     load_checkpoint,

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.labelling import settings, table_of
-from support.records import identity, record
+from support.records import committed, identity, places, record
+from support.records import paths as paths_of
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
 
@@ -19,8 +20,11 @@ from pipelines.labelling import job as jobs
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.job import label
 from pipelines.labelling.plan import Plan, make_plan
-from pipelines.output.ledger import Ledger, Record, facts, statistics
+from pipelines.output.history import statistics
+from pipelines.output.ledger import Ledger
 from pipelines.output.lock import LOCK, OutputHeld, RunLock
+from pipelines.output.manifests import rows_of
+from pipelines.output.record import Record, facts
 from pipelines.output.statistics import MEASURES, Seconds
 from pipelines.output.storage import Storage, to_parquet
 
@@ -43,14 +47,14 @@ def night(tmp_path, checkpoint, monkeypatch):
 
 
 def records_of(output: Path) -> dict[str, Record]:
-    return {r.path: r for r in Ledger(Storage(str(output))).committed().records}
+    return {r.path: r for r in committed(Ledger(Storage(str(output))))}
 
 
 def lose(output: Path, *paths: str) -> None:
     """All records, or those of some files."""
-    records = records_of(output)
-    for path in paths or records:
-        (output / "ledger" / "slices" / f"{records[path].slice_id}.json").unlink()
+    ledger = Ledger(Storage(str(output)))
+    commits = ledger.committed().commits
+    ledger.withdraw(commits.filter(pa.array([not paths or p in paths for p in paths_of(commits)])))
 
 
 def counts(summary: dict) -> dict[str, int]:
@@ -80,7 +84,7 @@ def test_a_table_that_is_restored_without_its_ledger(tmp_path, night):
         assert found == replace(before[path], **costs, **now)
         assert found.committed_at > before[path].committed_at
     written = pq.read_table(output / "stats" / "second.parquet")
-    assert written.equals(statistics([*after.values()]))
+    assert written.equals(statistics(rows_of(after.values())))
     assert counts(night(NOBODY)) == {"slices_up_to_date": 5}
 
 
@@ -244,7 +248,7 @@ def test_of_files_that_overlap_the_first_is_adopted_and_no_other_stays(tmp_path)
     assert [(piece.first_row, piece.rows) for piece in found.todo] == [(40, 5), (50, 10)]
     assert found.swept == [f"table/{name}.parquet" for name in
                            ("a.000000000025", "a.000000000035", "b.000000000005")]  # fmt: skip
-    assert (found.left, found.removed, found.replaced) == ([], [], [])
+    assert (found.left, places(found.removed), places(found.replaced)) == ([], [], [])
 
 
 @pytest.mark.parametrize("first_row", [5, 15])
@@ -253,7 +257,7 @@ def test_a_file_that_overlaps_a_record_is_not_adopted(tmp_path, first_row):
     held(storage, record("a", 10, 10, shard_rows=60), known=True)
     held(storage, stray := record("a", first_row, 10, shard_rows=60))
     found = planned(storage, SHARD)
-    assert (found.adopted, found.removed, found.replaced) == ([], [], [])
+    assert (found.adopted, places(found.removed), places(found.replaced)) == ([], [], [])
     assert stray.path in [*found.swept, *(piece.path for piece in found.todo)]
 
 

@@ -86,7 +86,7 @@ def walk(model: str, folder: Path, place: Path, *options: str, jobs=None) -> set
         output = folder.parent / "output"
         real = [each for each in calls["label"] if each != "--dry-run"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pipelines.running.executor.RayExecutor", InProcess)
+            patch.setattr("pipelines.running.executor.Chosen", InProcess)
             result = invoke("label", *real, "--precision", "fp32")
         codes.add(result.exit_code)
         others = {
@@ -341,16 +341,19 @@ def test_no_command_trains_over_its_teacher(place, copy):
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-class NoExecutor:
-    """Fails where anything is started."""
+class Idle(InProcess):
+    """Fails where anything is run."""
 
-    def resources(self, settings):
-        raise AssertionError("started")
+    closed = False
 
-    run = resources
+    def run(self, run, slices, resources):
+        raise AssertionError("run")
+
+    def close(self) -> None:
+        self.closed = True
 
 
-def test_label_refuses_before_anything_is_started_or_changed(place, copy, tmp_path):
+def test_label_refuses_before_anything_is_run_or_changed(place, copy, tmp_path):
     folder = copy("model")
     weights = load_file(folder / "model.safetensors")
     weights["branches.0.query.bias"][3] = float("nan")
@@ -362,7 +365,8 @@ def test_label_refuses_before_anything_is_started_or_changed(place, copy, tmp_pa
         with pytest.raises(
             fastbert.InputError, match=r"not all finite: 'branches\.0\.query\.bias'"
         ):
-            label(asked, NoExecutor())
+            label(asked, idle := Idle())
+        assert idle.closed or dry
     assert not [path for path in tmp_path.glob("out/**/*") if path.is_file()]
 
 

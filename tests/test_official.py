@@ -14,9 +14,9 @@ from support.uer import (
     Uer,
 )
 
-from fastbert.checkpoint import load_tokenizer
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 
 TEXTS = ["the red stone", "river runs under old tall quiet bridge " * 9, "city [SEP] night", "zz"]

@@ -15,11 +15,15 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from support.jobs import invoke, refused
+from support.records import committed
 from support.shards import write_shard
 
 import fastbert
-from fastbert.checkpoint import fingerprint, load_config
+from fastbert.checkpoint import fingerprint
+from fastbert.configuration import load_config
 from fastbert.exits.operating_point import OperatingPoint
+from pipelines.output.ledger import Ledger
+from pipelines.output.storage import Storage
 
 DATA = Path(__file__).parent / "data" / "831b513"
 CHECKPOINT = DATA / "checkpoint"
@@ -196,12 +200,18 @@ def test_calibrating_leaves_its_fingerprint_alone(place):
     assert summary(label(place, "--operating-point", DEFAULT))["slices_up_to_date"] == 8
 
 
-def test_with_nothing_new_nothing_is_done(place, monkeypatch):
+def test_with_nothing_new_its_records_are_folded_and_nothing_else_is_done(place, monkeypatch):
     monkeypatch.setattr("pipelines.running.ray_data.run_stages", None)  # no model, no Ray
-    before = files(place / "labels")
-    done = summary(label(place))
-    assert (done["slices_labelled"], done["slices_up_to_date"]) == (0, 8)
-    assert files(place / "labels") == before
+    before, ledger = files(place / "labels"), Ledger(Storage(str(place / "labels")))
+    records = committed(ledger)
+    assert len(records) == 8
+    for _ in range(2):
+        done = summary(label(place))
+        assert (done["slices_labelled"], done["slices_up_to_date"]) == (0, 8)
+    after = files(place / "labels")
+    assert after == {path: data for path, data in before.items() if path.startswith("table/")}
+    assert committed(ledger) == records  # which are in a manifest now
+    assert len(ledger.storage.paths("ledger/manifests", "")) == 1
 
 
 def test_another_speed_is_still_refused(place):
@@ -216,7 +226,8 @@ def test_a_new_shard_continues_it(place):
     done = summary(label(place, "--run-id", "third"))
     assert (done["slices_labelled"], done["slices_up_to_date"], done["rows"]) == (1, 8, 40)
     after = files(place / "labels")
-    assert before.items() <= after.items()
+    assert {path for path in before.keys() - after.keys() if path.startswith("table/")} == set()
+    assert all(before[path] == after[path] for path in before.keys() & after.keys())
     new = pq.read_table(place / "labels" / "table" / "dt=2" / "new.000000000000.parquet")
     then = pa.concat_tables(
         pq.read_table(place / "labels" / "table" / "dt=1" / f"a.{row:012d}.parquet")
@@ -227,8 +238,11 @@ def test_a_new_shard_continues_it(place):
     same(new, then)
     for name in ("tokens", "flops", "error"):
         assert new[name].to_pylist() == then[name].to_pylist(), name
-    records = [json.loads(after[path]) for path in after.keys() - before.keys() if "json" in path]
-    assert [record["precision"] for record in records] == ["fp32"]
+    records = committed(Ledger(Storage(str(place / "labels"))))
+    assert [(r.shard, r.precision) for r in records if r.run_id == "third"] == [
+        ("dt=2/new", "fp32")
+    ]
+    assert len(records) == 9
     reported = summary(invoke("report", "--output", place / "labels"))
     assert [run["run_id"] for run in reported["runs"]] == ["first", "second", "third"]
     assert sum(row["rows"] for row in reported["exit_layers"]) == 114 + 38

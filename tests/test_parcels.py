@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import stages
 from support.labelling import settings, table_of
-from support.records import identity, record
+from support.records import committed, identity, places, record
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
 
@@ -21,8 +21,10 @@ from pipelines.labelling import classify
 from pipelines.labelling import job as jobs
 from pipelines.labelling.job import label
 from pipelines.labelling.plan import make_plan
-from pipelines.output.ledger import Ledger, statistics
+from pipelines.output.history import statistics
+from pipelines.output.ledger import Ledger
 from pipelines.output.lock import OutputHeld, RunLock
+from pipelines.output.manifests import rows_of
 from pipelines.output.storage import Storage
 from pipelines.settings import LabelSettings
 
@@ -49,18 +51,18 @@ def test_outputs_whose_records_name_no_depths_go_on(tmp_path):
     text = json.dumps(without_depths(old)).encode()
     ledger.storage.put(f"ledger/slices/{old.slice_id}.json", text)
     output = ledger.committed()
-    (found,) = output.records
+    (found,) = committed(ledger)
     assert found.depths == [1, 2, 3]
-    assert statistics([found])["exit_layer"].to_pylist() == [1, 2, 3, None]
+    assert statistics(rows_of([found]))["exit_layer"].to_pylist() == [1, 2, 3, None]
     shard = Shard(old.source, "a", old.version)
     plan = make_plan([shard], output, identity(), InputColumns(), 10, False)
-    assert (plan.up_to_date, plan.todo) == ([found], [])
+    assert (places(plan.up_to_date), plan.todo) == ([("a", 0)], [])
     with pytest.raises(InputError, match=r"exit_depths \[1, 2, 3\], this run has \[0, 1, 3\]"):
         make_plan([shard], output, identity(exit_depths=[0, 1, 3]), InputColumns(), 10, False)
 
 
 def test_exits_are_told_by_their_depth():
-    table = statistics([record(exit_depths=[0, 2, 6])])
+    table = statistics(rows_of([record(exit_depths=[0, 2, 6])]))
     assert table["exit_layer"].to_pylist() == [0, 2, 6, None]
 
 
@@ -69,7 +71,7 @@ def test_depths_that_cannot_be_count_as_no_record(tmp_path, depths):
     ledger, odd = Ledger(Storage(str(tmp_path))), record("a", exit_depths=depths)
     ledger.storage.put(odd.path, b"rows")
     ledger.put(odd)
-    assert ledger.committed().records == []
+    assert committed(ledger) == []
 
 
 # --- the plan
@@ -121,7 +123,7 @@ def test_a_run_that_loses_the_output_ends_what_it_has_started(tmp_path, checkpoi
         label(asked, Watched())
     assert ended
     assert raised.tb
-    assert len(Ledger(Storage(asked.output)).committed().records) == 1
+    assert len(committed(Ledger(Storage(asked.output)))) == 1
 
 
 # --- precision
@@ -146,7 +148,7 @@ def night(tmp_path, checkpoint, **changes) -> set[str]:
     asked = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, precision="auto")
     name = f"night-{number}"
     label(replace(asked, run_id=name, **changes), InProcess())
-    records = Ledger(Storage(asked.output)).committed().records
+    records = committed(Ledger(Storage(asked.output)))
     return {record.precision for record in records if record.run_id == name}
 
 
@@ -163,7 +165,7 @@ def test_an_output_goes_on_in_its_precision(tmp_path, checkpoint, processor):
         night(tmp_path, checkpoint, precision="bf16")
     assert night(tmp_path, checkpoint, precision="fp32") == {"fp32"}
     assert night(tmp_path, checkpoint, precision="bf16", relabel=True) == {"bf16"}
-    records = Ledger(Storage(str(tmp_path / "out"))).committed().records
+    records = committed(Ledger(Storage(str(tmp_path / "out"))))
     assert {each.precision for each in records} == {"bf16"}
     assert table_of(tmp_path / "out").num_rows == 5 * len(records) == 25
     assert night(tmp_path, checkpoint) == {"bf16"}

@@ -1,6 +1,7 @@
 """Who is to blame where rows fail: the rows, the model or the machine. Known texts show it."""
 
 import json
+import pickle
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from support.labelling import settings, table_of
-from support.records import record
+from support.records import committed, record
 from support.shards import random_texts, write_shard
 from support.stages import InProcess, a_run
 
-from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import FastBertError, InputError, MachineError
 from fastbert.exits.rules import Threshold
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model, save_checkpoint
 from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice
@@ -25,12 +26,13 @@ from pipelines.labelling.classify import Classify
 from pipelines.labelling.job import label
 from pipelines.labelling.known import TEXTS
 from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import Work, from_block, to_block
-from pipelines.output.ledger import Ledger, record_path
+from pipelines.labelling.work import Work
+from pipelines.output.ledger import Ledger
+from pipelines.output.record import record_path
 from pipelines.output.storage import Storage
-from pipelines.running import guard as guarding
-from pipelines.running import ray_data
+from pipelines.running import stages
 from pipelines.running.guard import Attempts, Guard
+from pipelines.running.stages import Labelling, Reading, Stage
 
 ROWS = 23
 
@@ -213,14 +215,14 @@ def test_rows_that_a_tokenizer_fails_on_are_labelled_on_demand(
     asked = settings(corpus, tmp_path / "out", checkpoint, speed=0.5, slice_rows=6)
     first = label(replace(asked, run_id="first"), InProcess())
     assert (first["error_rows"], first["model_errors"]) == (2, 1)
-    before = {r.path: r for r in Ledger(Storage(asked.output)).committed().records}
+    before = {r.path: r for r in committed(Ledger(Storage(asked.output)))}
     tokenizer.fails = lambda text: False
     assert label(asked, InProcess())["rows"] == 0
     assert label(replace(asked, retry_quarantined=True), InProcess())["rows"] == 0
     again = label(replace(asked, retry_errors=True), InProcess())
     assert (again["rows"], again["error_rows"], again["model_errors"]) == (6, 0, 0)
     assert [row["id"] for row in table_of(asked.output).to_pylist() if row["error"]] == [7]
-    after = {r.path: r for r in Ledger(Storage(asked.output)).committed().records}
+    after = {r.path: r for r in committed(Ledger(Storage(asked.output)))}
     assert [path for path in after if after[path] != before[path]] == [
         "table/a.000000000000.parquet"
     ]
@@ -245,7 +247,7 @@ def test_records_of_earlier_releases_tell_by_their_reasons(tmp_path, kept, expec
     values = asdict(old) | kept
     del values["model_errors"]
     ledger.storage.put(record_path(old.shard, old.first_row), json.dumps(values).encode())
-    assert [found.model_errors for found in ledger.committed().records] == [expected]
+    assert [found.model_errors for found in committed(ledger)] == [expected]
 
 
 LIMIT = 3
@@ -258,16 +260,15 @@ class Died(SystemExit):
 class Fleet:
     """Processes of a stage, one after the other: where one ends, the next one takes the slice."""
 
-    def __init__(self, actor: type[ray_data.OnBlocks], stage) -> None:
+    def __init__(self, stage: type[Stage], made) -> None:
         self.attempts, self.alive, self.deaths = Attempts(), True, 0
-        self.kind = type("Actor", (actor,), {"make": lambda *_: stage})
-        self.guard = Guard("attempts", LIMIT, 60.0)
-        vars(self.guard)["attempts"] = self
+        self.kind = type("Made", (stage,), {"make": lambda *_: made})
+        self.guard = Guard(self, LIMIT, 60.0)
 
     def __getattr__(self, name: str):
-        """The attempts' methods, as a handle has them; the dead note nothing."""
+        """The attempts' methods; the dead note nothing."""
         method = getattr(self.attempts, name)
-        return SimpleNamespace(remote=lambda *some: method(*some) if self.alive else None)
+        return lambda *some: method(*some) if self.alive else None
 
     def die(self, *_) -> None:
         self.alive = False
@@ -277,7 +278,7 @@ class Fleet:
         while True:
             self.alive = True
             try:
-                return from_block(self.kind(self.guard)(to_block(work)))
+                return pickle.loads(pickle.dumps(self.kind(self.guard, "me")(work)))
             except Died:
                 self.deaths += 1
                 assert self.deaths < 20
@@ -286,13 +287,10 @@ class Fleet:
 @pytest.fixture
 def start(monkeypatch):
     """Starts a fleet; what ends a process ends one of it."""
-    me = SimpleNamespace(get_actor_id=lambda: "me")
-    monkeypatch.setattr(guarding, "ray", SimpleNamespace(get=lambda value: value))
-    monkeypatch.setattr(ray_data, "ray", SimpleNamespace(get_runtime_context=lambda: me))
 
-    def begin(actor: type[ray_data.OnBlocks], stage) -> Fleet:
-        fleet = Fleet(actor, stage)
-        monkeypatch.setattr(ray_data, "leave", fleet.die)
+    def begin(stage: type[Stage], made) -> Fleet:
+        fleet = Fleet(stage, made)
+        monkeypatch.setattr(stages, "leave", fleet.die)
         return fleet
 
     return begin
@@ -301,7 +299,7 @@ def start(monkeypatch):
 @pytest.fixture
 def fleet(start, replica) -> Fleet:
     assert len(replica._known) == len(TEXTS)  # tokenized before a test spoils that
-    return start(ray_data.ClassifyActor, replica)
+    return start(Labelling, replica)
 
 
 def test_a_machine_that_fails_ends_the_run(fleet, work, engine):
@@ -375,7 +373,7 @@ def test_a_model_that_is_refused_ends_no_process(fleet, work, engine):
 
 
 def test_readers_that_fail_on_known_texts_end_the_run(start, unread, checkpoint, tokenizer):
-    readers = start(ray_data.ReadTokenizeActor, ReadTokenize(a_run(checkpoint)))
+    readers = start(Reading, ReadTokenize(a_run(checkpoint)))
     tokenizer.fails = lambda text: True
     found = readers(unread)
     assert isinstance(found, MachineError)

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.models import LAYERS
-from support.records import identity
+from support.records import committed, identity
 from support.reference import all_exits, answer, gap_threshold
 from support.same import assert_same_labels
 from support.shards import random_texts, write_shard
 from support.stages import MAX_LENGTH, TEXTS, a_run, run
 
-from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import FastBertError
 from fastbert.inference.cost import CostModel
 from fastbert.inference.tokens import tokenize
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
@@ -157,7 +157,7 @@ def test_commit_writes_rows_then_record(shard, checkpoint, tmp_path):
     commit = Commit(a_run(output=output, identity=identity(checkpoint="abc", criterion="margin")))
     work = run(shard, checkpoint, audit=1.0)
     record = commit(work)
-    assert Ledger(Storage(output)).committed().records == [record]
+    assert committed(Ledger(Storage(output))) == [record]
     path = tmp_path / "out" / "table" / "dt=1" / "a.000000000000.parquet"
     assert record.path == str(path.relative_to(tmp_path / "out"))
     assert pq.read_table(path, partitioning=None).equals(work.table)

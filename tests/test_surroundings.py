@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
+from ray.data import DataContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from support import ROOT
 from support.jobs import invoke, refused
@@ -22,8 +24,9 @@ from jobs.streams import print_summary
 from pipelines.labelling.job import label
 from pipelines.output.lock import LOCK
 from pipelines.running import cluster
-from pipelines.running.executor import RayExecutor
+from pipelines.running.ray_executor import RayExecutor
 
+STANDSTILL = "execution_no_progress_timeout_s"  # since Ray 2.53 or later
 SUMMARY = {"labels": {"负面": 1}, "output": "/home/josé", "name": "\udcff"}
 
 
@@ -156,43 +159,23 @@ def test_a_cluster_that_is_silent(monkeypatch):
             cluster.check_address(address)
 
 
-@pytest.fixture
-def places(monkeypatch) -> None:
-    """Directories without what would remove them."""
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /scratch/...\nmore")
 
-    def private_directory(parent: str) -> str:
-        os.makedirs(parent, exist_ok=True)
-        return tempfile.mkdtemp(dir=parent)
-
-    monkeypatch.setattr(cluster, "private_directory", private_directory)
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-
-
-def test_sockets_lie_where_their_path_is_short(places, tmp_path, monkeypatch):
-    long = tmp_path / "slurm_jobs" / "1355700" / "scratch"
-    monkeypatch.setenv("TMPDIR", str(long))
-    found = cluster._directories()
-    assert Path(found["object_spilling_directory"]).parent == long
-    short = Path(found["_temp_dir"]).parent
-    assert len(str(short.parent)) <= 27
-    short.rmdir()
-    with tempfile.TemporaryDirectory(dir="/tmp") as other:
-        monkeypatch.setenv("TMPDIR", other)
-        assert cluster._directories()["_temp_dir"].startswith(f"{other}/")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(FastBertError, match=r"^cannot start Ray [^\n]* RAY_TMPDIR [^\n]*$"):
+        cluster.start_ray()
 
 
-def test_a_tmpdir_that_cannot_be_used(places, tmp_path, monkeypatch, caplog):
-    (tmp_path / "file").write_text("x")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "file" / "t"))
-    Path(cluster._directories()["_temp_dir"]).parent.rmdir()
-    assert str(tmp_path / "file") in caplog.text
-
-    def full(parent: str) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device", parent)
-
-    monkeypatch.setattr(cluster, "private_directory", full)
-    with pytest.raises(InputError, match=r"No space left on device.*RAY_TMPDIR"):
-        cluster._directories()
+@pytest.mark.parametrize("seconds", [None, 1.0])
+def test_a_standstill_is_borne_where_a_release_ends_it(seconds, monkeypatch):
+    context = SimpleNamespace() if seconds is None else SimpleNamespace(**{STANDSTILL: seconds})
+    monkeypatch.setattr(DataContext, "get_current", lambda: context)
+    cluster.bear_standstill(99.0)
+    assert getattr(context, STANDSTILL, None) == (99.0 if seconds else None)
 
 
 @pytest.mark.parametrize("error", [ActorDiedError(), OutOfMemoryError("Task was killed\nmore")])

@@ -11,8 +11,8 @@ from support.models import tiny_fastbert
 from support.shards import random_texts, write_shard
 
 from fastbert import writable
-from fastbert.checkpoint import load_tokenizer
 from fastbert.errors import FastBertError, InputError
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model, save_checkpoint
 from fastbert.writable import check_file, check_folder
 

@@ -4,10 +4,15 @@ Claim: whatever is killed, whenever and however often, the output is in the end 
 undisturbed run, row for row; and at every moment before, a reader of `table/` sees only whole
 files with the right rows.
 
-    python -m benchmarks.faults.chaos --work DIR --output benchmarks/results/chaos_local.json \\
-        --kills driver=65,replica=65,worker=50,raylet=20
-    python -m benchmarks.faults.chaos --work DIR --output benchmarks/results/chaos_swift.json \\
-        --store swift --kills driver=15,replica=15,worker=15,raylet=5
+    for EXECUTOR in local ray; do
+        python -m benchmarks.faults.chaos --work DIR --output benchmarks/results/chaos_local.json \\
+            --executor $EXECUTOR --kills driver=33,replica=33,worker=34
+        python -m benchmarks.faults.chaos --work DIR --output benchmarks/results/chaos_swift.json \\
+            --executor $EXECUTOR --kills driver=8,replica=9,worker=8 --store swift
+    done
+
+Each executor writes its own part of the JSON, after each pass; stopped, the same command goes on.
+On Ray, raylets may be killed, too.
 
 One pass labels a small corpus into a fresh output, with the same command again and again until it
 ends well; meanwhile drivers, replicas, workers (readers and committers) and raylets are killed with
@@ -28,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +53,9 @@ from benchmarks.faults.exactly_once import (
     View,
     Watch,
     differences,
-    read_records,
     read_tables,
     rows_quarantined,
+    vouching,
 )
 from benchmarks.faults.faultproxy import HOST, FaultProxy
 from benchmarks.faults.processes import KINDS, Family
@@ -129,13 +135,6 @@ def label_command(work: Path, output: str, more: list[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def patient_options() -> list[str]:
-    """Slices are not to blame for the deaths of processes here."""
-    command = [sys.executable, str(ROOT / "jobs" / "label.py"), "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    return ["--slice-attempts", "50"] if "--slice-attempts" in text else []
-
-
 def undisturbed(
     command: list[str], environment: dict[str, str], output: Path
 ) -> tuple[Tables, dict[str, str]]:
@@ -147,7 +146,7 @@ def undisturbed(
     tables = read_tables(view)
     if wrong := differences(view, tables):
         raise click.ClickException(f"the undisturbed output is wrong: {wrong[:5]}")
-    return tables, {path: record["path"] for path, record in read_records(view).items()}
+    return tables, vouching(tables)
 
 
 def parse_kills(_: click.Context, __: click.Parameter, text: str) -> dict[str, int]:
@@ -181,8 +180,9 @@ def run_passes(
     records: dict[str, str],
     command: Callable[[str], list[str]],
     environment: dict[str, str],
+    save: Callable[[], None],
 ) -> None:
-    """Pass after pass, until all kills are done."""
+    """Pass after pass, until all kills are done; `save` is called after each."""
     tally = storm.tally
     while tally.passes == 0 or storm.left.total() > 0:
         number = tally.passes = tally.passes + 1
@@ -195,26 +195,40 @@ def run_passes(
         print(f"pass {number}: {'well' if well else 'WRONG'} {dict(tally.kills)}", file=sys.stderr)
         if well and place.store is None:
             shutil.rmtree(target)
+        save()
         for session in Path(environment["RAY_TMPDIR"]).iterdir():  # logs, megabytes per run
             shutil.rmtree(session, ignore_errors=True)
 
 
-def report(tally: Tally, proxy: FaultProxy | None, facts: dict[str, Any], seconds: float) -> str:
-    """The JSON."""
-    found = facts | {
-        "seconds": round(seconds),
-        "kills_per_minute": round(60 * tally.kills.total() / seconds, 2),
+def report(tally: Tally, proxy: FaultProxy | None, facts: dict[str, Any]) -> dict[str, Any]:
+    """The executor's part of the JSON."""
+    if proxy:
+        proxied = Counter(facts["proxy_before"]) + Counter(proxy.counts)
+        facts = facts | {"proxy": dict(proxied)}
+    return facts | {
         "total_kills": tally.kills.total(),
+        "kills_per_minute": round(60 * tally.kills.total() / max(tally.seconds, 1), 2),
         **vars(tally),
-        "proxy": dict(proxy.counts) if proxy else None,
     }
-    return json.dumps(found, indent=1) + "\n"
 
 
-def program(store: str, kills: dict[str, int], seed: int, rows: int, label_options: str) -> str:
+def program(
+    store: str, executor: str, kills: dict[str, int], seed: int, rows: int, label_options: str
+) -> str:
     """The command line that gives this JSON, without places."""
     numbers = ",".join(f"{kind}={n}" for kind, n in kills.items())
-    options = ["--store", store, "--kills", numbers, "--seed", seed, "--corpus-rows", rows]
+    options = [
+        "--store",
+        store,
+        "--executor",
+        executor,
+        "--kills",
+        numbers,
+        "--seed",
+        seed,
+        "--corpus-rows",
+        rows,
+    ]
     if label_options:
         options += ["--label-options", label_options]
     return "python -m benchmarks.faults.chaos " + shlex.join(map(str, options))
@@ -225,12 +239,13 @@ def program(store: str, kills: dict[str, int], seed: int, rows: int, label_optio
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The JSON file.")
 @click.option(
     "--kills",
-    default="driver=40,replica=40,worker=40,raylet=10",
+    default="driver=33,replica=33,worker=34",
     show_default=True,
     callback=parse_kills,
     help="How many of each kind: driver, replica, worker, raylet.",
 )
 @click.option("--store", type=click.Choice(["local", "swift"]), default="local", show_default=True)
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local")
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option("--corpus-rows", default=3000, show_default=True)
 @click.option("--label-options", default="", help="More options for the job, as one text.")
@@ -239,20 +254,33 @@ def main(
     output: Path,
     kills: dict[str, int],
     store: str,
+    executor: str,
     seed: int,
     corpus_rows: int,
     label_options: str,
 ) -> None:
     """See the top of this file."""
+    if executor == "local" and kills.get("raylet"):
+        raise click.UsageError("there is no raylet without Ray; pass --executor ray")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left running
     work, output, rng = work.absolute(), output.absolute(), np.random.default_rng(seed)
+    known: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    before = known.get(executor, {})
+    command_line = program(store, executor, kills, seed, corpus_rows, label_options)
+    if before.get("command") != command_line:
+        before = {}
+    elif before["complete"]:
+        raise click.UsageError(
+            f"{output} has all kills of this command; remove it, or ask for others"
+        )
     for folder in ("corpus", "checkpoint", "outputs", "undisturbed", "store", "logs"):
         shutil.rmtree(work / folder, ignore_errors=True)
     (work / "logs").mkdir(parents=True)
     shards = write_corpus(work / "corpus", corpus_rows, rng)
     write_checkpoint(work / "checkpoint")
-    more = patient_options() + shlex.split(label_options)
-    tally = Tally()
+    more = ["--slice-attempts", "50", "--executor", executor, *shlex.split(label_options)]
+    tally = Tally.of(before)
+    rng = np.random.default_rng([seed, tally.runs])
 
     def command(target: str) -> list[str]:
         return label_command(work, target, more)
@@ -269,21 +297,24 @@ def main(
             family.wait_until_gone(20)
             weather = Weather(rng, place.proxy, tally) if place.proxy else None
             storm = Storm(rng, kills, family, weather, tally, len(expected), work / "logs")
+            storm.left -= tally.kills
             facts = {
-                "command": program(store, kills, seed, corpus_rows, label_options),
+                "command": command_line,
                 "seed": seed,
                 "machine": machine("ray", "pyarrow"),
                 "corpus": {"rows": corpus_rows, "shards": shards, "slices": len(expected)},
                 "label_options": more,
-                "complete": False,
+                "proxy_before": before.get("proxy", {}),
             }
-            started = time.monotonic()
-            try:
-                run_passes(place, storm, expected, records, command, environment)
-                facts["complete"] = True
-            finally:  # also what was found before an interruption
-                seconds = time.monotonic() - started
-                output.write_text(report(tally, place.proxy, facts, seconds))
+            started = time.monotonic() - tally.seconds
+
+            def save() -> None:
+                tally.seconds = round(time.monotonic() - started)
+                part = report(tally, place.proxy, facts | {"complete": storm.left.total() <= 0})
+                del part["proxy_before"]
+                output.write_text(json.dumps(known | {executor: part}, indent=1) + "\n")
+
+            run_passes(place, storm, expected, records, command, environment, save)
         finally:
             family.wait_until_gone(0)
     print(output.read_text())

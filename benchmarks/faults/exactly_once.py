@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.output.manifests import FOLDER, KEY, counting
+from pipelines.output.record import record_path, slice_of, table_path
+
 Tables = dict[str, pa.Table]  # by path below the output
 
 
@@ -77,9 +80,28 @@ def parse(data: bytes) -> pa.Table:
     return table
 
 
-def read_records(view: View) -> dict[str, dict[str, Any]]:
-    """The commit records of an output, by path."""
-    return {path: json.loads(view.read(path)) for path in sorted(view.files("ledger/slices"))}
+def read_records(view: View) -> list[tuple[str, int]]:
+    """Path and rows of every commit that the ledger has: those in manifests whose slice has no
+    record of its own, and these records."""
+    parts = [io.BytesIO(view.read(each.path)) for each in counting(view.files(FOLDER))]
+    columns = [*KEY, "rows", "withdrawn"]
+    found = {}  # of two, the later one counts
+    for row in (row for part in parts for row in pq.read_table(part, columns=columns).to_pylist()):
+        found[row["shard"], row["first_row"]] = row
+    for path in view.files("ledger/slices"):
+        row = json.loads(view.read(path))
+        found[row["shard"], row["first_row"]] = row
+    return [
+        (table_path(*slice), row["rows"])
+        for slice, row in found.items()
+        if not row.get("withdrawn")
+    ]
+
+
+def vouching(tables: Tables) -> dict[str, str]:
+    """Where the record of each file lies, as long as its run is at work: the file's path by it."""
+    places = {path: slice_of(path) for path in tables}
+    return {record_path(*place): path for path, place in places.items() if place}
 
 
 def read_tables(view: View) -> Tables:
@@ -101,7 +123,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.view, self.expected, self.pause = view, expected, pause
         self.records = records
-        self.committed = 0  # records
+        self.committed = 0  # files
         self.listings = 0
         self.files_read = 0
         self.store_errors = 0  # not the job's fault
@@ -132,9 +154,9 @@ class Watch(threading.Thread):
     def look(self) -> None:
         """List the table once, and read what is new."""
         records = self.view.files("ledger/slices")
-        self.committed = len(records)
         found = self.view.files("table")
         parquet = {path: stamp for path, stamp in found.items() if path.endswith(".parquet")}
+        self.committed = len(parquet)
         self.listings += 1
         self.wrong += [f"{path} has vanished" for path in self._stamps if path not in parquet]
         self.wrong += [
@@ -202,8 +224,8 @@ def _first_difference(found: pa.Table, expected: pa.Table) -> str:
 
 def ledger_differences(view: View, expected: Tables) -> list[str]:
     """Records that do not add up to the table."""
-    records = read_records(view).values()
-    said = {record["path"]: record["rows"] for record in records}
+    records = read_records(view)
+    said = dict(records)
     there = {path: table.num_rows for path, table in expected.items()}
     wrong = []
     if len(records) != len(expected):

@@ -1,4 +1,4 @@
-"""The processes of a job on a private Ray: finding them by what they do, and seeing them gone."""
+"""The processes of a job: finding them by what they do, and seeing them gone."""
 
 import contextlib
 import ctypes
@@ -11,14 +11,18 @@ import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
 
-#: Kinds of processes, and how the title of each begins; the driver is known by its id.
+#: Kinds of processes, and how the title of each begins, on Ray and without; the driver is known by
+#: its id. Without Ray, what still starts counts as a worker.
 TITLES = {
-    "replica": ("ray::MapWorker(MapBatches(ClassifyActor))",),
+    "replica": ("ray::MapWorker(MapBatches(ClassifyActor))", "fastbert: labelling"),
     "worker": (
         "ray::MapWorker(MapBatches(ReadTokenizeActor))",
         "ray::MapWorker(MapBatches(CommitActor))",
+        "fastbert: reading",
+        "fastbert: committing",
     ),
 }
+_STARTING = "multiprocessing.spawn"
 KINDS = ("driver", "replica", "worker", "raylet")
 
 
@@ -68,6 +72,8 @@ class Family:
             title = " ".join(process.cmdline())
         except psutil.Error:
             return None
+        if _STARTING in title:
+            return "worker"
         return next((kind for kind, names in TITLES.items() if title.startswith(names)), None)
 
     def wait_until_gone(self, seconds: float) -> list[str]:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,16 @@ class Tally:
     rows_quarantined: int = 0
     failed_checks: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)  # exits that should not be
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, part: dict[str, Any]) -> "Tally":
+        """As it was written down; a new one of nothing."""
+        tally = cls(**{each.name: part[each.name] for each in fields(cls) if each.name in part})
+        for each in fields(cls):
+            if each.type == Counter[str]:
+                setattr(tally, each.name, Counter(getattr(tally, each.name)))
+        return tally
 
     def wrong(self) -> bool:
         return bool(self.failed_checks or self.findings)

@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from support.reference import all_exits, answer
 
-from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint
 from fastbert.inference.tokens import tokenize
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.input.shards import find_shards
 from pipelines.output.storage import Storage

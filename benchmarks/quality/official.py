@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.support.measure import machine
-from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.checkpoints.convert import convert
 from pipelines.settings import ConvertSettings

@@ -38,12 +38,12 @@ from fastbert.calibration.evaluation import (
 )
 from fastbert.calibration.points import sample_of
 from fastbert.calibration.promises import keep_promise
-from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint, Promise
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.checkpoints.train import train
 from pipelines.input.columns import InputColumns

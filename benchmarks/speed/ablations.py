@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from benchmarks.speed.peers import additive_mask
 from benchmarks.support.measure import interleaved, machine, ratio
-from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.heads import Branch
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
@@ -30,6 +29,7 @@ from fastbert.inference.tokens import Tokens, sample, tokenize
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import linear
 from fastbert.packed.batching import Group
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 
 

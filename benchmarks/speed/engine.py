@@ -28,7 +28,6 @@ from transformers import pipeline
 from benchmarks.speed.peers import official, padded
 from benchmarks.support.measure import interleaved, machine, ratio
 from fastbert.calibration.evaluation import exit_outputs, outcome
-from fastbert.checkpoint import load_tokenizer
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.exits.rules import Rule
 from fastbert.inference.cost import CostModel
@@ -37,6 +36,7 @@ from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group, batch_rows, groups
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 
 SPEEDS = (0.1, 0.3, 0.5, 0.8)

@@ -57,7 +57,7 @@ def main(work: Path, output: Path, slices: int, runs: int) -> None:
     labels = work / f"labels-{slices}-{runs}"
     if not labels.exists():
         work.mkdir(parents=True, exist_ok=True)
-        write_history(labels, runs, -(-slices // runs), records_too=True)
+        write_history(labels, runs, -(-slices // runs))
     print(machine("duckdb", "pyarrow", "matplotlib"))
     rounds = [run_report(labels, work / "report.html") for _ in range(3)]
     found = {

@@ -6,9 +6,9 @@ Hypotheses:
   for an empty plan (three pools of one actor that return their block) over as many one-row blocks,
   and is linear in the number of slices. The job is the real one, with stages that neither read nor
   load a model; table and ledger are written to a local disk, synced.
-* memory: the replica's peak at a million rows is at most 1.1 times that at ten thousand. The job
-  is the real one with a tiny model. The peak is the resident set's (VmHWM), reset once the model
-  is loaded and the first slice done.
+* memory: the peak at a million rows, of driver and children together, is at most 1.1 times that at
+  ten thousand. The job is the real one on one machine with a tiny model; memory is proportional
+  set size.
 * reading: a shard that is one row group takes as long slice by slice as in one pass.
 
     python -m benchmarks.speed.scale overhead --work DIR --output benchmarks/results/scale.json
@@ -21,8 +21,10 @@ of the run. The smallest size is run in turns, and its ratio is a median of roun
 takes minutes, and is run once per contender, one straight after the other.
 """
 
+import contextlib
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ from unittest.mock import patch
 
 import click
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -41,18 +44,19 @@ from ray.data import ActorPoolStrategy
 from support.models import tiny_fastbert, tiny_tokenizer
 from support.shards import WORDS
 
+from benchmarks import ROOT
 from benchmarks.support.measure import interleaved, machine, ratio
 from fastbert.weights import save_checkpoint
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.labelling import job
-from pipelines.labelling.classify import Classify
 from pipelines.labelling.work import Work
 from pipelines.output.statistics import SliceStats
 from pipelines.running import ray_data as ray_stages
 from pipelines.running.cluster import start_ray
-from pipelines.running.executor import RayExecutor
+from pipelines.running.ray_executor import RayExecutor
+from pipelines.running.stages import Committing, Labelling, Reading
 from pipelines.settings import LabelSettings
 
 Seconds = dict[str, float]
@@ -78,12 +82,15 @@ class NullClassify:
         return replace(work, stats=self.stats)
 
 
-class NullReadActor(ray_stages.ReadTokenizeActor):
+class NullReading(Reading):
     make = NullRead
 
 
-class NullClassifyActor(ray_stages.ClassifyActor):
+class NullLabelling(Labelling):
     make = NullClassify
+
+
+NULL_STAGES = RayExecutor((NullReading, NullLabelling, Committing))
 
 
 class Return:
@@ -148,13 +155,11 @@ def null_job(corpus: Path, output: Path, checkpoint: str) -> Seconds:
             yield result
 
     with (
-        patch.object(ray_stages, "ReadTokenizeActor", NullReadActor),
-        patch.object(ray_stages, "ClassifyActor", NullClassifyActor),
         patch.object(ray_stages, "run_stages", run_stages),
         patch.object(ray.data, "from_items", from_items),
     ):
         started = time.perf_counter()
-        job.label(null_settings(corpus, output, checkpoint), RayExecutor())
+        job.label(null_settings(corpus, output, checkpoint), NULL_STAGES)
         ended = time.perf_counter()
         before, first, last = marks[0] - started, marks[1], marks[-1]
     return {"before": before, "stages": last - first, "after": ended - last}
@@ -282,82 +287,55 @@ def compare(ours: list[Seconds], theirs: list[Seconds]) -> float:
     return round(median(sum(a.values()) / sum(b.values()) for a, b in pairs), 3)
 
 
-class WatchedClassify(Classify):
-    """`Classify` that writes down its process's memory after each slice."""
-
-    journal = ""
-    slices = 0
-
-    def __call__(self, work: Work) -> Work:
-        done = super().__call__(work)
-        peak = read_memory("VmHWM")
-        with open(self.journal, "a") as file:
-            file.write(f"{peak} {read_memory('VmRSS')}\n")
-        if self.slices == 0:  # loading the model needs more than running it
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
-        self.slices += 1
-        return done
-
-
-def read_memory(name: str) -> int:
-    """KiB, from /proc."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1])
-
-
-def shared_memory() -> float:
-    """MiB of the machine; the object store lies there, and keeps what it once had."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Shmem:")).split()[1]) / 1024
-
-
-class WatchedClassifyActor(ray_stages.ClassifyActor):
-    make = WatchedClassify
+def peak_of(command: list[str]) -> tuple[dict[str, Any], float]:
+    """The summary of a job, and the most memory that it and all its processes held at once, in MiB:
+    the sum of their proportional set sizes, looked at ten times a second."""
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    tree, peak = psutil.Process(driver.pid), 0
+    while driver.poll() is None:
+        held = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (tree, *tree.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    held += process.memory_full_info().pss
+        peak = max(peak, held)
+        time.sleep(0.1)
+    assert driver.stdout is not None
+    assert driver.returncode == 0
+    return json.loads(driver.stdout.read()), peak / 2**20
 
 
 @measured
 @click.option("--rows", multiple=True, default=(10_000, 1_000_000), show_default=True)
-@click.option("--slice-rows", default=2_048, show_default=True)
+@click.option("--slice-rows", default=500, show_default=True)
 def memory(work: Path, rows: tuple[int, ...], slice_rows: int) -> dict[str, Any]:
-    """Peak memory of a replica."""
+    """Peak memory of a job on one machine, driver and children."""
     checkpoint = tiny_checkpoint(work)
-    at_rest = shared_memory()
-    start_ray()
     runs = []
     for n in sorted(rows):
         corpus = write_corpus(work / "in", n, rows_per_shard=100_000)
         shutil.rmtree(work / "out", ignore_errors=True)
-        journal = work / "memory.txt"
-        journal.unlink(missing_ok=True)
-        WatchedClassify.journal = str(journal)
-        with patch.object(ray_stages, "ClassifyActor", WatchedClassifyActor):
-            summary = job.label(
-                LabelSettings(
-                    input=(str(corpus),),
-                    output=str(work / "out"),
-                    model=checkpoint,
-                    speed=0.5,
-                    slice_rows=slice_rows,
-                ),
-                RayExecutor(),
-            )
+        summary, peak = peak_of(
+            [
+                *(sys.executable, str(ROOT / "jobs" / "label.py"), "--executor", "local"),
+                *("--input", str(corpus), "--output", str(work / "out"), "--model", checkpoint),
+                *("--speed", "0.5", "--slice-rows", str(slice_rows)),
+            ]
+        )
         assert summary["rows"] == n
-        peaks = np.loadtxt(journal, ndmin=2) / 1024
         runs.append(
             {
                 "rows": n,
-                "slices": len(peaks),
-                "replica_peak_mib": round(float(peaks[1:, 0].max()), 1),
-                "replica_at_the_end_mib": round(float(peaks[-1, 1]), 1),
-                "driver_at_the_end_mib": round(read_memory("VmRSS") / 1024, 1),
-                "object_store_peak_mib": round(shared_memory() - at_rest, 1),
+                "slices": summary["slices_labelled"],
+                "peak_mib": round(peak, 1),
                 "seconds": summary["seconds"],
             }
         )
         print(runs[-1], file=sys.stderr)
-    ray.shutdown()
-    peak = runs[-1]["replica_peak_mib"] / runs[0]["replica_peak_mib"]
-    return {"runs": runs, "peak, largest : smallest": round(peak, 3)}
+    return {
+        "runs": runs,
+        "peak, largest : smallest": round(runs[-1]["peak_mib"] / runs[0]["peak_mib"], 3),
+    }
 
 
 @measured

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from transformers import AutoTokenizer
 
 import fastbert
-from fastbert.checkpoint import load_config, load_tokenizer
 from fastbert.weights import load_model
 
 try:
@@ -26,6 +26,7 @@ try:
 except ImportError:
     from fastbert.engine import DTYPES, Engine
     from fastbert.operating_point import OperatingPoint
+
     from fastbert.tokenizer import Tokenizer
 
 
@@ -33,9 +34,10 @@ class Worker:
     """Engines of all precisions, and the tokens of all texts."""
 
     def __init__(self, folder: Path, data: str) -> None:
-        self.folder, config = folder, load_config(folder)
+        self.folder, config = folder, load_model(folder).config
         texts = pq.read_table(data)["text"].to_pylist()
-        self.tokens = Tokenizer(load_tokenizer(folder))(texts, None, config.max_length)
+        tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder))
+        self.tokens = tokenizer(texts, None, config.max_length)
         point = OperatingPoint.of_checkpoint(config, None)
         self.rule: Any = np.asarray(point.thresholds)
         if hasattr(point, "rule"):

@@ -1,13 +1,13 @@
 """What a sample says of a share, exactly: no normal approximation."""
 
-from scipy.stats import beta
+import scipy  # which imports `stats` when it is first used: that takes long
 
 
 def upper_bound(failures: int, rows: int, confidence: float) -> float:
     """Of a share, given that many failures among `rows`: Clopper and Pearson's, one-sided."""
     if failures >= rows:
         return 1.0
-    return float(beta.ppf(confidence, failures + 1, rows - failures))
+    return float(scipy.stats.beta.ppf(confidence, failures + 1, rows - failures))
 
 
 def interval(successes: int, rows: int, confidence: float) -> tuple[float, float]:

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastbert.exits.criteria import DEFAULT_CRITERION
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.exits.rules import Rule, replay
+from fastbert.exits.rules import DEFAULT_CRITERION, Rule, replay
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.finite import refuse_not_finite

@@ -14,8 +14,8 @@ from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.promises import Sample, Shape, keep_promise, reach_speedup, rows_needed
 from fastbert.checkpoint import store_operating_point
 from fastbert.errors import InputError
-from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.operating_point import OperatingPoint, Promise
+from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 
@@ -54,7 +54,7 @@ def promised_point(
     A criterion or shape "auto" takes the fastest of all; `seed` divides the rows into those that
     choose and those that prove.
     """
-    criteria = tuple(CRITERIA) if criterion == "auto" else (criterion,)
+    criteria = CRITERION_NAMES if criterion == "auto" else (criterion,)
     shapes: tuple[Shape, ...] = ("uniform", "per-layer") if shape == "auto" else (shape,)
     point = keep_promise(sample, promise, criteria, shapes, seed)
     if point is None:

@@ -43,13 +43,10 @@ def narrowness(log_probabilities: torch.Tensor) -> torch.Tensor:
     return (1.0 - (best[..., 0] - best[..., 1])).clamp(0.0, 1.0)
 
 
-#: By name.
+#: By name: those of `CRITERION_NAMES`.
 CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "entropy": normalised_entropy,
     "top-entropy": top_entropy,
     "max-probability": improbability,
     "margin": narrowness,
 }
-
-#: The paper's.
-DEFAULT_CRITERION = "entropy"

@@ -24,8 +24,17 @@ class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: str = "label"
 
 
-def read_exits(values: Sequence[dict[str, Any]], layers: int) -> tuple[Exit, ...]:
-    """Exits as a checkpoint's config.json lists them; InputError where they make no sense."""
+def exits_of(
+    values: Sequence[dict[str, Any]] | None, layers: int, teacher_activation: str | None
+) -> tuple[Exit, ...]:
+    """Exits as a checkpoint's config.json lists them; by default one after every layer, the last
+    with the adopted head if there is a `teacher_activation`.
+
+    Raises InputError where they make no sense.
+    """
+    if values is None:
+        last = Exit(layers, "adopted" if teacher_activation else "branch")
+        return (*(Exit(depth) for depth in range(1, layers)), last)
     advice = "expected some like {'depth': 1, 'head': 'branch'}"
     with explained("the checkpoint's exits cannot be read", advice, msgspec.ValidationError):
         exits = msgspec.convert(values, tuple[Exit, ...])

@@ -8,9 +8,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from fastbert.errors import InputError, explained
-from fastbert.exits.criteria import CRITERIA, DEFAULT_CRITERION
 from fastbert.exits.exit import Exit
-from fastbert.exits.rules import Threshold
+from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION, Threshold
 
 #: What a promise bounds: rows whose label is not full depth's, or rows that full depth gets right
 #: and early exit wrong.
@@ -44,10 +43,16 @@ class Evidence:
 
 
 class Configuration(Protocol):
-    """What a checkpoint's configuration says of its exits and points."""
+    """What a checkpoint's configuration says of its rows' length, its exits and its points."""
 
-    operating_points: dict[str, Any] | None
-    default_operating_point: str | None
+    @property
+    def max_length(self) -> int: ...
+
+    @property
+    def operating_points(self) -> dict[str, Any] | None: ...
+
+    @property
+    def default_operating_point(self) -> str | None: ...
 
     @property
     def exit_list(self) -> tuple[Exit, ...]: ...
@@ -110,8 +115,9 @@ class OperatingPoint:
 
     def _fitting(self, exits: Sequence[Exit]) -> "OperatingPoint":
         """Itself, with its depths; ValueError where it is not a point on these exits."""
-        if self.criterion not in CRITERIA:
-            raise ValueError(f"its criterion is '{self.criterion}', not {', '.join(CRITERIA)}")
+        if self.criterion not in CRITERION_NAMES:
+            known = ", ".join(CRITERION_NAMES)
+            raise ValueError(f"its criterion is '{self.criterion}', not {known}")
         if len(self.thresholds) != len(exits) - 1:
             raise ValueError(f"it has {len(self.thresholds)} thresholds, expected {len(exits) - 1}")
         if not all(map(math.isfinite, self.thresholds)):

@@ -9,6 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+#: What an uncertainty may mean: `exits.criteria` computes them, with torch.
+CRITERION_NAMES = ("entropy", "top-entropy", "max-probability", "margin")
+#: The paper's.
+DEFAULT_CRITERION = "entropy"
+
 #: Of an exit's answer, where none was given.
 NO_EXIT = -1
 
@@ -49,10 +54,10 @@ class Threshold:
     answers all rows that come to it. Liu et al. 2020, section 3.3."""
 
     thresholds: NDArray[np.float32]  # (E - 1,)
-    criterion: str = "entropy"
+    criterion: str = DEFAULT_CRITERION
 
     @classmethod
-    def of(cls, thresholds: ArrayLike, criterion: str = "entropy") -> "Threshold":
+    def of(cls, thresholds: ArrayLike, criterion: str = DEFAULT_CRITERION) -> "Threshold":
         """From numbers of any kind; they are compared as float32, as uncertainties are."""
         return cls(np.asarray(thresholds, np.float32), criterion)
 

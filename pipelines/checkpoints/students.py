@@ -7,11 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fastbert.checkpoint import check_room
 from fastbert.errors import InputError
 from fastbert.filesystem import redacted
 from fastbert.inference.precision import device, device_name
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.tokenizer import check_room
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import DISTIL
 from fastbert.training.trainer import self_distil

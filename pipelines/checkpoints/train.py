@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.points import promised_point, sample_of, store_point
-from fastbert.checkpoint import check_tokenizer, load_tokenizer
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import Promise
@@ -20,6 +19,7 @@ from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tasks.task import NO_LABEL
+from fastbert.tokenizer import check_tokenizer, load_tokenizer
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import FINETUNE
 from fastbert.training.trainer import finetune

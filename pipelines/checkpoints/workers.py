@@ -22,6 +22,7 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
     settings = replace(settings, **_absolute(settings))
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
 
     from pipelines.running.cluster import cluster_resources, start_ray
     from pipelines.running.quiet import quiet_transformers
@@ -29,9 +30,13 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
     start_ray()
     resources = cluster_resources()
 
-    def loop(settings: Any) -> Any:
+    summaries = Queue(actor_options={"num_cpus": 0})
+
+    def loop(settings: Any) -> None:
         quiet_transformers()
-        return run(settings)
+        summary = run(settings)
+        if is_first_worker():
+            summaries.put(summary)  # not all releases pass on what is returned
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
@@ -43,11 +48,11 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
             run_config=RunConfig(storage_path=folder),
         )
         try:
-            result: Any = trainer.fit()
-        except WorkerGroupError as error:  # wrapped by Ray, so that it shows a traceback
-            causes = [getattr(e, "_base_exc", e) for e in error.worker_failures.values()]
+            trainer.fit()
+        except WorkerGroupError as error:  # Ray wraps what a worker raised
+            causes = [cause for e in error.worker_failures.values() for cause in (e, *e.args)]
             raise next((e for e in causes if isinstance(e, FastBertError)), error) from error
-    summary: dict[str, Any] = result.return_value  # of the first worker
+    summary: dict[str, Any] = summaries.get()
     return summary | {"workers": workers}
 
 

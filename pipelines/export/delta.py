@@ -14,7 +14,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import redacted
-from pipelines.export.plan import Change, Held
+from pipelines.export.plan import HELD, Change
 
 #: Table property that says of which output the table is.
 OUTPUT = "fastbert.output"
@@ -42,12 +42,12 @@ class Delta:
         self.url, self.output = url, output
         self._table: DeltaTable | None = None
 
-    def held(self) -> list[Held]:
+    def held(self) -> pa.Table:
         """What the newest version holds; later calls are about this version, up to the next."""
         try:
             self._table = DeltaTable(self.url) if DeltaTable.is_deltatable(self.url) else None
             if self._table is None:
-                return []
+                return HELD.empty_table()
             of = self._table.metadata().configuration.get(OUTPUT)
             if of != self.output:
                 raise InputError(
@@ -56,7 +56,7 @@ class Delta:
                     f"the table's property {OUTPUT}"
                 )
             reader = QueryBuilder().register("exported", self._table).execute(_HELD)
-            return [Held(**row) for row in pa.table(reader).to_pylist()]
+            return pa.table(reader).select(HELD.names).cast(HELD)
         except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
             raise self._unusable(error) from error
 

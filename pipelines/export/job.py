@@ -9,7 +9,7 @@ import pyarrow as pa
 from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import redacted
 from fastbert.writable import check_folder
-from pipelines.export.plan import Change, Labelled, next_change, pending
+from pipelines.export.plan import Change, Labelled, next_change, pending_shards
 from pipelines.export.rows import Rows, columns_of, fitting
 from pipelines.labelling.progress import counting
 from pipelines.output.ledger import Ledger
@@ -53,7 +53,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
             # Another export has been here, and may have seen a newer ledger: look at it after the
             # table, or what it has added would be taken for gone.
             output = Labelled.of(ledger)
-            columns = columns_of(ledger.storage, pending(output, held))
+            columns = columns_of(ledger.storage, pending_shards(output, held))
         change = next_change(output, held)
         if change is None:
             break

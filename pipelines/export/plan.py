@@ -5,34 +5,57 @@ has, and no list of what was exported can be wrong: not after a kill, not where 
 late or together, not if the table was restored to an older version.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 
-from pipelines.output.ledger import Ledger, Record
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.output.history import SLICE_ID
+from pipelines.output.ledger import Ledger
 from pipelines.output.lock import read_lock
+from pipelines.output.record import table_path
+from pipelines.output.sets import Sets
+
+#: What is known of each slice that the exported table has rows of.
+HELD = pa.schema(
+    [
+        ("slice_id", pa.string()),
+        ("shard", pa.string()),
+        ("first_row", pa.int64()),
+        ("last_row", pa.int64()),
+        ("run_id", pa.string()),
+        ("committed_at", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
-class Held:
-    """A slice that the exported table has rows of."""
+class Commit:
+    """A slice to export."""
 
     slice_id: str
     shard: str
     first_row: int
-    last_row: int
+    rows: int
     run_id: str
     committed_at: str
+
+    @property
+    def path(self) -> str:
+        """Where its rows are, below the output root."""
+        return table_path(self.shard, self.first_row)
 
 
 @dataclass(frozen=True)
 class Labelled:
     """What an output has to export."""
 
-    #: Commits of runs that have ended.
-    records: list[Record]
-    #: Slices, by id, and shards that are in the output, or may soon be in it again.
-    slices: set[str]
-    shards: set[str]
+    #: Commits that have rows, as in `Committed.commits`.
+    commits: pa.Table
+    #: Runs that have ended: others' commits are not exported yet.
+    ended: list[str]
+    #: Shards of files without a record, which they may soon have again.
+    stray: list[str]
     #: A run is at work, or was killed: what is missing may only be missing until the next one ends.
     unfinished: bool
 
@@ -41,15 +64,16 @@ class Labelled:
         """Read the ledger."""
         # In this order: a run that ends meanwhile counts as one that has not, and one that
         # begins meanwhile is seen by its lock or its records.
-        ended = ledger.storage.paths("stats", ".parquet")
+        written = ledger.storage.paths("stats", ".parquet")
         output = ledger.committed()
         locked = read_lock(ledger.storage) is not None
-        records = [r for r in output.records if f"stats/{r.run_id}.parquet" in ended]
+        runs = pc.unique(output.commits["run_id"]).to_pylist()
+        ended = [run for run in runs if f"stats/{run}.parquet" in written]
         return cls(
-            records=[record for record in records if record.rows],
-            slices={record.slice_id for record in output.records if record.rows},
-            shards=set(output.stray.values()),
-            unfinished=locked or len(records) < len(output.records),
+            commits=output.commits.filter(pc.greater(output.commits["rows"], 0)),
+            ended=ended,
+            stray=sorted({*output.stray.values()}),
+            unfinished=locked or len(ended) < len(runs),
         )
 
 
@@ -58,48 +82,68 @@ class Change:
     """One transaction: what a run has added, and what has to go for it."""
 
     run_id: str | None
-    added: list[Record]
+    added: list[Commit]
     removed: set[str]  # ids of slices
 
     @property
     def rows(self) -> int:
         """How many are added."""
-        return sum(record.rows for record in self.added)
+        return sum(commit.rows for commit in self.added)
 
 
-def pending(output: Labelled, held: list[Held]) -> list[Record]:
-    """The commits that the table does not have, in the order of their rows."""
-    exported = {(h.slice_id, h.run_id, h.committed_at) for h in held}
-    return [
-        record
-        for record in sorted(output.records, key=lambda r: (r.shard, r.first_row))
-        if (record.slice_id, record.run_id, record.committed_at) not in exported
-    ]
+_PENDING = f"""
+    create temp table pending as
+    select * from (select {SLICE_ID} as slice_id, * exclude (n) from commits)
+    anti join held using (slice_id, run_id, committed_at)
+    where list_contains($ended, run_id)
+"""
+_COMMIT = "slice_id, shard, first_row, rows, run_id, committed_at"
+#: One of each shard.
+_EACH_SHARD = f"""
+    select {_COMMIT} from pending
+    qualify row_number() over (partition by shard order by first_row desc) = 1 order by shard
+"""
+#: The earliest run by time: names of runs need not sort, and can be used again.
+_ADDED = f"""
+    select {_COMMIT} from pending
+    where run_id = (select run_id from pending group by run_id
+                    order by max(committed_at), run_id limit 1)
+    order by shard, first_row
+"""
+#: Also where a shard was cut otherwise before: no version of the table has a row twice.
+_REPLACED = """
+    select distinct held.slice_id from held join added on held.shard = added.shard
+    where held.slice_id = added.slice_id
+       or held.first_row < added.first_row + added.rows and added.first_row <= held.last_row
+"""
+_GONE = f"""
+    select distinct slice_id from held
+    anti join (select {SLICE_ID} as slice_id from commits) using (slice_id)
+    where not list_contains($stray, shard)
+"""
 
 
-def next_change(output: Labelled, held: list[Held]) -> Change | None:
+def _sets(output: Labelled, held: pa.Table) -> Sets:
+    sets = Sets(commits=output.commits, held=held)
+    sets.run(_PENDING, ended=output.ended)
+    return sets
+
+
+def pending_shards(output: Labelled, held: pa.Table) -> list[Commit]:
+    """Of each shard with commits that the table does not have, one of these."""
+    with _sets(output, held) as sets:
+        return [Commit(**row) for row in sets.table(_EACH_SHARD).to_pylist()]
+
+
+def next_change(output: Labelled, held: pa.Table) -> Change | None:
     """The earliest run that the table does not have, as a transaction; None if it has all."""
-    runs: dict[str, list[Record]] = defaultdict(list)
-    for record in pending(output, held):
-        runs[record.run_id].append(record)
-    removed = {
-        h.slice_id
-        for h in held
-        if not (output.unfinished or h.slice_id in output.slices or h.shard in output.shards)
-    }
-    if not runs:
-        return Change(None, [], removed) if removed else None
-    # By time: names of runs need not sort, and can be used again.
-    added = min(runs.values(), key=lambda records: max(r.committed_at for r in records))
-    by_shard: dict[str, list[Record]] = defaultdict(list)
-    for record in added:
-        by_shard[record.shard].append(record)
-    # Also where a shard was cut otherwise before: no version of the table has a row twice.
-    replaced = {
-        h.slice_id
-        for h in held
-        for record in by_shard[h.shard]
-        if h.slice_id == record.slice_id
-        or (h.first_row < record.first_row + record.rows and record.first_row <= h.last_row)
-    }
-    return Change(added[0].run_id, added, removed | replaced)
+    with _sets(output, held) as sets:
+        added = sets.table(_ADDED)
+        sets.add("added", added)
+        removed = {*sets.table(_REPLACED)["slice_id"].to_pylist()}
+        if not output.unfinished:
+            removed |= {*sets.table(_GONE, stray=output.stray)["slice_id"].to_pylist()}
+    commits = [Commit(**row) for row in added.to_pylist()]
+    if not commits and not removed:
+        return None
+    return Change(commits[0].run_id if commits else None, commits, removed)

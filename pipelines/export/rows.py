@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from fastbert.errors import FastBertError, InputError, explained
-from pipelines.output.ledger import Ledger, Record
+from pipelines.export.plan import Commit
+from pipelines.output.ledger import Ledger
+from pipelines.output.sets import Sets
 from pipelines.output.storage import FOOTER_THREADS, Storage
 
 #: Added after the columns of `table/`: where a row is from. A column that is called like one of
@@ -50,19 +52,21 @@ _NEAREST: list[tuple[Callable[[Any], bool], Callable[[Any], pa.DataType]]] = [
 _NULL = pa.null()
 
 
+#: What tells a commit from any other one of its slice.
+_SAME = "shard, first_row, run_id, committed_at"
+
+
 class OutputChanged(FastBertError):
     """The output is not what its ledger said when the export began (exit code 1)."""
 
 
-def columns_of(storage: Storage, records: list[Record]) -> pa.Schema:
+def columns_of(storage: Storage, commits: list[Commit]) -> pa.Schema:
     """The columns of these commits together, and the lineage; InputError if they contradict.
 
-    All slices of a shard have the same columns. One without a type, as no shard has a value of it,
-    is left out.
+    One without a type, as no shard has a value of it, is left out.
     """
-    shards = {record.shard: record for record in records}
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        schemas = list(pool.map(lambda record: _schema(storage, record), shards.values()))
+        schemas = list(pool.map(lambda commit: _schema(storage, commit), commits))
     try:
         together = pa.unify_schemas([*schemas, LINEAGE], promote_options="permissive")
     except pa.ArrowException as error:
@@ -107,83 +111,85 @@ class Rows:
     def __init__(
         self,
         ledger: Ledger,
-        records: list[Record],
+        commits: list[Commit],
         schema: pa.Schema,
         advance: Callable[[int], None],
     ) -> None:
-        self.ledger, self.records, self.schema, self.advance = ledger, records, schema, advance
+        self.ledger, self.commits, self.schema, self.advance = ledger, commits, schema, advance
         self.failure: BaseException | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
-            for record in self.records:
-                yield from self._rows(record).to_batches()
-                self.advance(record.rows)
+            for commit in self.commits:
+                yield from self._rows(commit).to_batches()
+                self.advance(commit.rows)
             self._check()
         except BaseException as error:
             self.failure = error
             raise
 
-    def _rows(self, record: Record) -> pa.Table:
-        table = _read(self.ledger.storage, record)
+    def _rows(self, commit: Commit) -> pa.Table:
+        table = _read(self.ledger.storage, commit)
         columns = dict(zip(_names(table.schema), table.columns, strict=True))
         for name in set(LINEAGE.names) - {"row"}:
-            columns[name] = pa.repeat(getattr(record, name), record.rows)
-        columns["row"] = pa.array(range(record.first_row, record.first_row + record.rows))
-        return pa.table([_cast(columns, f, record) for f in self.schema], schema=self.schema)
+            columns[name] = pa.repeat(getattr(commit, name), commit.rows)
+        columns["row"] = pa.array(range(commit.first_row, commit.first_row + commit.rows))
+        return pa.table([_cast(columns, f, commit) for f in self.schema], schema=self.schema)
 
     def _check(self) -> None:
-        """Raise OutputChanged unless all records still say what they said.
+        """Raise OutputChanged unless the ledger still has all of them.
 
         A slice's record is withdrawn before its rows are replaced. If it is the same after its
         rows were read, they are its rows: no run needs to be locked out while others export.
         """
-        now = {r.slice_id: r for r in self.ledger.records([r.path for r in self.records])}
-        for record in self.records:
-            if now.get(record.slice_id) != record:
-                raise _changed(record)
+        mine = pa.Table.from_pylist([vars(commit) for commit in self.commits])
+        if len(mine):
+            with Sets(mine=mine, now=self.ledger.recorded()) as sets:
+                same = sets.mask("mine", f"select n from mine semi join now using ({_SAME})")
+            for place in (~same).nonzero()[0][:1]:
+                raise _changed(self.commits[place])
 
 
-def _cast(columns: dict[str, pa.Array], field: pa.Field, record: Record) -> pa.Array:
+def _cast(columns: dict[str, pa.Array], field: pa.Field, commit: Commit) -> pa.Array:
     """A column in the type of the exported table; nulls if there is none."""
     if field.name not in columns:
-        return pa.nulls(record.rows, field.type)
+        return pa.nulls(commit.rows, field.type)
     # Times of nanoseconds become such of microseconds: the tables have no others.
     options = pc.CastOptions(field.type, allow_time_truncate=True)
     try:
         return pc.cast(columns[field.name], options=options)
     except pa.ArrowException as error:
         raise InputError(
-            f"column '{field.name}' of {record.path} cannot be exported as {field.type}: {error}; "
+            f"column '{field.name}' of {commit.path} cannot be exported as {field.type}: {error}; "
             "leave it out with --carry of fastbert label"
         ) from error
 
 
-def _changed(record: Record) -> OutputChanged:
+def _changed(commit: Commit) -> OutputChanged:
     return OutputChanged(
-        f"{record.path} is not what the ledger said when the export began; nothing of run "
-        f"{record.run_id} was exported: export again when no run is at work"
+        f"{commit.path} is not what the ledger said when the export began; nothing of run "
+        f"{commit.run_id} was exported: export again when no run is at work"
     )
 
 
-def _read(storage: Storage, record: Record) -> pa.Table:
+def _read(storage: Storage, commit: Commit) -> pa.Table:
     """The labelled rows of a commit; InputError if their file is damaged."""
-    data = storage.read([record.path]).get(record.path)
+    data = storage.read([commit.path]).get(commit.path)
     advice = (
-        f"nothing of run {record.run_id} was exported: remove the file, run fastbert label, which "
+        f"nothing of run {commit.run_id} was exported: remove the file, run fastbert label, which "
         "labels its rows again, and export again"
     )
-    with explained(f"{record.path} cannot be read as Parquet", advice, pa.ArrowException, OSError):
+    with explained(f"{commit.path} cannot be read as Parquet", advice, pa.ArrowException, OSError):
         table = None if data is None else pq.read_table(pa.BufferReader(data))
-    if table is None or table.num_rows != record.rows:
-        raise _changed(record)
+    if table is None or table.num_rows != commit.rows:
+        raise _changed(commit)
     return table
 
 
-def _schema(storage: Storage, record: Record) -> pa.Schema:
+def _schema(storage: Storage, commit: Commit) -> pa.Schema:
     """The columns of a slice under the names and in the types that they are exported in."""
-    footer = storage.footer(record.path)  # without, it is gone or damaged: all of it says which
-    schema = footer.schema.to_arrow_schema() if footer else _read(storage, record).schema
+    footer = storage.footer(commit.path)  # without, it is gone or damaged: all of it says which
+    schema = footer.schema.to_arrow_schema() if footer else _read(storage, commit).schema
     names = _names(schema)
     return pa.schema([(name, _storable(f.type)) for name, f in zip(names, schema, strict=True)])
 

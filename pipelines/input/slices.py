@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
 from pipelines.input.unreadable import ShardError, parquet_errors
-from pipelines.output.ledger import table_path
+from pipelines.output.record import table_path
 
 #: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
 #: fill the memory.

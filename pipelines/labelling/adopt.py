@@ -7,10 +7,14 @@ without `ledger/`. A file says itself what its record said (`Ledger.described`).
 from collections import defaultdict
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from fastbert.filesystem import redacted
 from pipelines.input.shards import Shard
+from pipelines.output.committed import Committed, commits_of
 from pipelines.output.identity import Identity
-from pipelines.output.ledger import Committed, Ledger
+from pipelines.output.ledger import Ledger
 
 
 def adopt(
@@ -22,9 +26,12 @@ def adopt(
     known = {shard.name: shard for shard in shards}
     found = ledger.described([path for path, name in output.stray.items() if name in known], run_id)
     precision = output.precision(identity)
+    names = pa.array({record.shard for record in found}, pa.string())
+    commits = output.commits.select(["shard", "first_row", "rows"])
     vouched = defaultdict(list)
-    for record in output.records:
-        vouched[record.shard].append(range(record.first_row, record.first_row + record.rows))
+    for commit in commits.filter(pc.is_in(commits["shard"], names)).to_pylist():
+        first = commit["first_row"]
+        vouched[commit["shard"]].append(range(first, first + commit["rows"]))
     fitting = [
         record
         for record in found
@@ -39,4 +46,10 @@ def adopt(
             for rows in vouched[record.shard]
         )
     ]
-    return replace(output, records=output.records + fitting)
+    if not fitting:
+        return output
+    return replace(
+        output,
+        commits=pa.concat_tables([output.commits, commits_of(fitting)]),
+        adopted={record.path: record for record in fitting},
+    )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom, chi2_contingency
+import scipy  # which imports `stats` when it is first used: that takes long
 
 from fastbert.calibration.bounds import interval
 from fastbert.exits.operating_point import OperatingPoint
@@ -45,10 +45,10 @@ def audit(
     promise, evidence = point.promise, point.evidence
     if promise and promise.harm == "disagreement":
         found["promised_agreement"] = 1 - promise.share
-        chance = float(binom.sf(audited - agreements - 1, audited, promise.share))
-        if chance < FALSE_ALARM:
+        broken = audited - agreements
+        if audited and scipy.stats.binom.sf(broken - 1, audited, promise.share) < FALSE_ALARM:
             alarms.append(
-                f"{audited - agreements} of {audited} audited rows do not have full depth's label, "
+                f"{broken} of {audited} audited rows do not have full depth's label, "
                 f"'{point.name}' promises at most {promise.share:.2%}; calibrate it again on this "
                 "corpus"
             )
@@ -83,4 +83,5 @@ def drift(before: Sequence[int], now: Sequence[int]) -> tuple[float, float]:
     if len(cells) < 2:
         return distance, 1.0
     cells[-1] += waiting
-    return distance, float(chi2_contingency(np.array(cells).T, correction=False).pvalue)
+    found = scipy.stats.chi2_contingency(np.array(cells).T, correction=False)
+    return distance, float(found.pvalue)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import FastBertError, InputError
 from fastbert.exits.rules import NO_EXIT, Threshold
 from fastbert.inference.columns import NOT_A_NUMBER, columns
@@ -22,6 +22,7 @@ from fastbert.inference.precision import device_name, require
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.tasks.task import Task
+from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.known import blamed_on_machine, known_tokens

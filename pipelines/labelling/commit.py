@@ -9,8 +9,8 @@ import fastbert
 from fastbert.filesystem import redacted
 from pipelines.labelling.run import Run
 from pipelines.labelling.work import Work
-from pipelines.output.ledger import Ledger, Record, facts
 from pipelines.output.lock import check_held
+from pipelines.output.record import Record, facts, put
 from pipelines.output.storage import Storage, to_parquet
 
 
@@ -53,7 +53,7 @@ class Commit:
             commit_seconds=time.monotonic() - started,
             committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-        Ledger(storage).put(record)
+        put(storage, record)
         return record
 
     def _lineage(self, work: Work) -> dict[str, str]:

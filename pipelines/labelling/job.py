@@ -8,22 +8,26 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from fastbert.checkpoint import fetch_checkpoint, fingerprint, load_config
+import pyarrow as pa
+
+from fastbert.checkpoint import fetch_checkpoint, fingerprint
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import absolute, redacted
+from fastbert.outline import read_outline
+from fastbert.writable import check_file
 from pipelines.input.shards import find_shards
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
-from pipelines.labelling.progress import counting
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import Stops
 from pipelines.labelling.summary import RUNS, prices, totals
 from pipelines.labelling.work import Failed
 from pipelines.output.identity import Identity
-from pipelines.output.ledger import Ledger, Record
+from pipelines.output.ledger import Ledger
 from pipelines.output.lock import RunLock, check_held
+from pipelines.output.record import Record
 from pipelines.output.storage import Storage
 from pipelines.settings import LabelSettings
 
@@ -58,7 +62,12 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
             "bad_shards": plan.bad_shards,
         }
     lock, stops = RunLock(job.ledger.storage, job.run_id), Stops()
-    return stops.during(lambda: job.run(lock.acquire(), executor, stops), lock.release)
+
+    def work() -> dict[str, Any]:
+        with closing(executor):  # also where the run is refused
+            return job.run(lock.acquire(), executor, stops)
+
+    return stops.during(work, lock.release)
 
 
 class Job:
@@ -68,7 +77,7 @@ class Job:
         """Check settings and checkpoint; InputError if they do not fit."""
         self.settings = settings
         self.checkpoint = fetch_checkpoint(settings.model)
-        config = load_config(self.checkpoint)
+        config = read_outline(self.checkpoint)
         self.point = OperatingPoint.asked(config, settings.speed, settings.operating_point)
         self.ledger = Ledger(Storage(settings.output))
         started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
@@ -111,12 +120,11 @@ class Job:
             "unreadable",
             *(plan.shards, len(plan.todo), plan.rows, len(plan.up_to_date), len(plan.bad_shards)),
         )
-        names = {shard.name for shard in shards}
-        if gone := sum(record.shard not in names for record in plan.spared):
+        if plan.gone:
             log.info(
                 "%d slices of shards that are no longer in the input keep their labels; "
                 "--prune removes them",
-                gone,
+                plan.gone,
             )
         return plan
 
@@ -172,11 +180,13 @@ class Job:
             )
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
-        kept = plan.up_to_date + plan.spared
+        kept = pa.concat_tables([plan.up_to_date, plan.spared])
         killed = ledger.unreported(kept)
         if plan.changes or bad_shards or killed:
             lock.check()
-            ledger.close_run(self.run_id, summary, kept + records, killed)
+            ledger.close_run(self.run_id, summary, kept, plan.adopted + records, killed)
+        lock.check()
+        ledger.fold(plan.adopted + records)
         return summary
 
     def _make_way(self, plan: Plan) -> None:
@@ -186,10 +196,8 @@ class Job:
         ledger.sweep(plan.swept)
         if plan.todo or plan.adopted:
             ledger.reopen(self.run_id)
-        for record in plan.removed:
-            ledger.forget(record)
-        for record in plan.replaced:
-            ledger.withdraw(record)
+        ledger.forget(plan.removed)
+        ledger.withdraw(plan.replaced)
         ledger.adopt(plan.adopted)
 
     def _summary(self, plan: Plan, records: list[Record]) -> dict[str, Any]:
@@ -212,8 +220,10 @@ class Job:
         """All that can be refused, before anything is changed."""
         from fastbert.inference.precision import require, resolve
 
-        self.check_model()
+        if self.settings.metrics_file:
+            check_file(self.settings.metrics_file)
         resources = executor.resources(self.settings)
+        self.check_model()
         asked = self.settings.precision
         if asked == "auto" and plan.precision:
             precision = plan.precision  # an output goes on as it was
@@ -240,9 +250,13 @@ class Job:
     ) -> tuple[list[Record], dict[str, str]]:
         """Run the plan's slices through the stages. Returns what was committed and, by URL, why
         shards could not be read."""
+        from pipelines.labelling.metrics import MetricsFile  # and rich: of no use to other runs
+        from pipelines.labelling.progress import counting
+
         records: list[Record] = []
         failed: dict[str, str] = {}
-        price = self.settings.price_per_hour
+        price, file = self.settings.price_per_hour, self.settings.metrics_file
+        metrics = MetricsFile(file, self.settings.output) if file else None
         outcomes = executor.run(run, plan.todo, resources)
         with closing(outcomes), counting(plan.rows, price) as progress:
             try:
@@ -251,8 +265,10 @@ class Job:
                     progress.add(outcome)
                     if isinstance(outcome, Failed):
                         failed[redacted(outcome.slice.shard.url)] = outcome.reason
-                    else:
-                        records.append(outcome)
+                        continue
+                    records.append(outcome)
+                    if metrics:
+                        metrics.add(outcome)
             except Exception:
                 lock.check()  # if it is lost, that is why
                 raise

@@ -8,7 +8,7 @@ from fsspec.utils import glob_translate
 from fastbert.errors import InputError
 from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import Shard
-from pipelines.output.ledger import table_path
+from pipelines.output.record import table_path
 from pipelines.settings import LabelSettings
 
 

@@ -1,11 +1,14 @@
 """What has to be labelled: the difference between the input's shards and the ledger.
 
 Shards whose records are complete are not opened. A rerun with nothing new therefore reads no data.
+Commits stay tables: only what is to be done becomes objects.
 """
 
-from collections import defaultdict
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from fastbert.errors import InputError
 from fastbert.filesystem import redacted
@@ -13,29 +16,33 @@ from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice, count_rows
 from pipelines.input.unreadable import ShardError, read_patiently
+from pipelines.output.committed import PATH, Committed
 from pipelines.output.identity import Identity
-from pipelines.output.ledger import Committed, Record
+from pipelines.output.record import Record, table_path
 from pipelines.output.retry import Patience
+from pipelines.output.sets import Mask, Sets, chosen
 from pipelines.output.storage import FOOTER_THREADS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do."""
+    """What a run will do. Commits are rows of `Committed.commits`."""
 
     shards: int
     todo: list[Slice]
-    up_to_date: list[Record]
+    up_to_date: pa.Table
     #: Of these, the ones whose record is still to be written.
     adopted: list[Record]
     #: Other commits whose rows stay: of the last good version of shards that cannot be read now,
     #: and of shards that are no longer in the input, unless they are pruned.
-    spared: list[Record]
+    spared: pa.Table
+    #: How many of these are of shards that are no longer in the input.
+    gone: int
     #: Commits whose rows go: no new slice writes over their files.
-    removed: list[Record]
+    removed: pa.Table
     #: Commits whose files will be written over. Their records must go first: were the run
     #: killed between rows and record, the old record would vouch for the new rows.
-    replaced: list[Record]
+    replaced: pa.Table
     #: Files of labelled rows without a record that no new slice writes over. Those go that are not
     #: what this run would write: their rows would be there twice. Those stay whose shards cannot be
     #: read now, or are gone, unless these are pruned: they may be the only labels there are.
@@ -54,7 +61,36 @@ class Plan:
     @property
     def changes(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.todo or self.adopted or self.removed or self.swept)
+        return bool(self.todo or self.adopted or len(self.removed) or self.swept)
+
+
+#: The commits of shards of the input: whether they are of another place, of this run's identity,
+#: and whether they `fit`, as what this run would write.
+_JUDGED = """
+    create temp table judged as
+    select commits.n, place, first_row, rows, shard_rows, source <> url as moved,
+           list_contains($same, recipe) as same,
+           list_contains($same, recipe)
+           and (version = current_version or version = coalesce(formerly, current_version))
+           and not ($retry_quarantined and quarantined)
+           and not ($retry_errors and model_errors > 0)
+           and coalesce(precision = $precision, true) as fits
+    from commits join shards using (shard)
+"""
+#: The shards with some that fit, and whether these are complete: all rows, and none twice.
+_KNOWN = """
+    select place, min_by(shard_rows, first_row) as shard_rows,
+           bool_and(first_row >= before) and sum(rows) = max(shard_rows)
+           and min(shard_rows) = max(shard_rows) as complete
+    from (select *, coalesce(max(first_row + rows) over (
+              partition by place order by first_row rows between unbounded preceding and 1 preceding
+          ), 0) as before from judged where fits)
+    group by place
+"""
+_INCOMPLETE = """
+    select n, place, first_row, rows from judged
+    where fits and place in (select place from known where not complete) order by first_row
+"""
 
 
 def make_plan(
@@ -80,92 +116,150 @@ def make_plan(
             f"the output was labelled in {last}, --precision is {precision}; leave it out to go on "
             "as before, or pass --relabel to label everything again"
         )
-    committed: dict[str, list[Record]] = defaultdict(list)
-    for record in output.records:
-        committed[record.shard].append(record)
-    current: dict[str, list[Record]] = {}
-    outdated: list[Record] = []
-    for shard in shards:
-        mine = committed.pop(shard.name, [])
-        if not relabel:
-            for record in mine:
-                _check_replaceable(record, shard)
-                _check_identity(record, identity)
-        current[shard.name] = _disjoint(
-            [
-                record
-                for record in mine
-                if shard.has_version(record.version)
-                and identity.difference(record.recipe) is None
-                and not (retry_quarantined and record.quarantined)
-                and not (retry_errors and record.model_errors)
-                and not (relabel and precision and record.precision != precision)
-            ]
+    commits, new = output.commits, ~output.recorded
+    same = output.same(identity)
+    with Sets(commits=commits, shards=_table(shards)) as sets:
+        sets.run(
+            _JUDGED,
+            same=same,
+            retry_quarantined=retry_quarantined,
+            retry_errors=retry_errors,
+            precision=precision if relabel else None,
         )
-        kept = {record.path for record in current[shard.name]}
-        outdated += [r for r in mine if r.path not in kept and r.path not in output.stray]
-    up_to_date = [record for mine in current.values() for record in mine]
-    vanished = [record for mine in committed.values() for record in mine]
-    if not relabel and not up_to_date:
-        for record in vanished:
-            _check_identity(record, identity)
-
-    rows = {name: mine[0].shard_rows for name, mine in current.items() if mine}
-    bad_shards: dict[str, str] = {}
-    new = [shard for shard in shards if shard.name not in rows]
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        counts = pool.map(lambda shard: _count_rows(shard, columns), new)
-        for shard, count in zip(new, counts, strict=True):
-            if isinstance(count, str):
-                bad_shards[redacted(shard.url)] = count
-            else:
-                rows[shard.name] = count
-    if shards and not rows:
-        url, reason = next(iter(bad_shards.items()))
-        raise InputError(f"not one shard can be labelled; {url}: {reason}")
-    todo = [
-        piece
-        for shard in shards
-        if shard.name in rows
-        for piece in _gaps(shard, rows[shard.name], current[shard.name], slice_rows)
-    ]
-    paths = {piece.path for piece in todo}
-    old = [r for r in outdated if r.shard in rows]  # others' are of their last good version
-    adopted = [r for r in up_to_date if r.path in output.stray]
-    written = paths | {r.path for r in adopted}
+        ours = sets.mask("commits", "from judged")
+        fits = sets.mask("commits", "from judged where fits")
+        if not relabel:
+            _check(sets, shards, identity, same, any_fits=bool(fits.any()))
+        rows, done = _known(sets, fits)
+        bad = _count(shards, columns, rows, done)
+        if shards and not rows:
+            url, reason = next(iter(bad.values()))
+            raise InputError(f"not one shard can be labelled; {url}: {reason}")
+        todo = [
+            piece
+            for place in sorted(done)
+            for piece in _gaps(shards[place], rows[place], done[place], slice_rows)
+        ]
+        spoiled = sets.mask("commits", "from judged where list_contains($bad, place)", bad=[*bad])
+        sets.add("todo", pa.table({"path": pa.array([piece.path for piece in todo], pa.string())}))
+        again = sets.mask("commits", f"select n from commits semi join todo on {PATH} = path")
+    outdated, vanished = ours & ~fits & ~new, ~ours & ~new
+    goes = vanished & prune
+    adopted = chosen(commits, fits & new).select(["shard", "first_row"]).to_pylist()
+    records = [output.adopted[table_path(**place)] for place in adopted]
+    written = {piece.path for piece in todo} | {record.path for record in records}
     stray = {path: name for path, name in output.stray.items() if path not in written}
-    goes = rows.keys() | (set(output.stray.values()) - current.keys() if prune else set())
+    seen = {shard.name for shard in shards}
+    swept = {shards[place].name for place in rows} | ({*stray.values()} - seen if prune else set())
     return Plan(
         shards=len(shards),
         todo=todo,
-        up_to_date=up_to_date,
-        adopted=adopted,
-        spared=[r for r in outdated if r.shard not in rows] + ([] if prune else vanished),
-        removed=[r for r in old if r.path not in paths] + (vanished if prune else []),
-        replaced=[r for r in old if r.path in paths],
-        swept=[path for path, name in stray.items() if name in goes],
-        left=[path for path, name in stray.items() if name not in goes],
-        bad_shards=bad_shards,
+        up_to_date=chosen(commits, fits),
+        adopted=records,
+        # The former are of the last good version of their shard.
+        spared=chosen(commits, outdated & spoiled | vanished & ~goes),
+        gone=int((vanished & ~goes).sum()),
+        removed=chosen(commits, outdated & ~spoiled & ~again | goes),
+        replaced=chosen(commits, outdated & ~spoiled & again),
+        swept=[path for path, name in stray.items() if name in swept],
+        left=[path for path, name in stray.items() if name not in swept],
+        bad_shards=dict(bad.values()),
         precision=last,
     )
 
 
-def _check_replaceable(record: Record, shard: Shard) -> None:
-    if record.source != redacted(shard.url):
-        raise InputError(
-            f"the output has labels of {record.source} as '{shard.name}', which would be replaced "
-            f"by those of {redacted(shard.url)}; pass the folder above both as --input, another "
-            "--output, or --relabel if the corpus has moved"
-        )
+def _table(shards: list[Shard]) -> pa.Table:
+    """What commits are compared with; without shards whose names are no text, which have none."""
+    some = [
+        (place, shard)
+        for place, shard in enumerate(shards)
+        if shard.name.encode(errors="ignore").decode() == shard.name
+    ]
+    text = pa.string()
+    return pa.table(
+        {
+            "place": pa.array([place for place, _ in some], pa.int64()),
+            "shard": pa.array([shard.name for _, shard in some], text),
+            "url": pa.array([redacted(shard.url) for _, shard in some], text),
+            "current_version": pa.array([shard.version for _, shard in some], text),
+            "formerly": pa.array([shard.formerly for _, shard in some], text),
+        }
+    )
 
 
-def _check_identity(record: Record, identity: Identity) -> None:
-    if difference := identity.difference(record.recipe):
+#: The first commit, in the order of the input, that this run may not replace; and of shards that
+#: are not in the input, one with another identity.
+_FOREIGN = """
+    select place, source, recipe, moved from judged join commits using (n)
+    where moved or not same order by place, judged.first_row limit 1
+"""
+_FOREIGN_AND_GONE = """
+    select recipe from commits anti join judged using (n)
+    where not list_contains($same, recipe) order by n limit 1
+"""
+
+
+def _check(
+    sets: Sets, shards: list[Shard], identity: Identity, same: list[str], any_fits: bool
+) -> None:
+    """Raise InputError where commits would be replaced that are not to be."""
+    for found in sets.table(_FOREIGN).to_pylist():
+        if found["moved"]:
+            shard = shards[found["place"]]
+            raise InputError(
+                f"the output has labels of {found['source']} as '{shard.name}', which would be "
+                f"replaced by those of {redacted(shard.url)}; pass the folder above both as "
+                "--input, another --output, or --relabel if the corpus has moved"
+            )
+        _check_identity(found["recipe"], identity)
+    if not any_fits:
+        for found in sets.table(_FOREIGN_AND_GONE, same=same).to_pylist():
+            _check_identity(found["recipe"], identity)
+
+
+def _check_identity(recipe: str, identity: Identity) -> None:
+    if difference := identity.difference(json.loads(recipe)):
         key, before, now = difference
         raise InputError(
             f"the output was labelled with {key} {before}, this run has {now}; "
             "pass --relabel to label everything again, or another --output"
         )
+
+
+def _known(sets: Sets, fits: Mask) -> tuple[dict[int, int], dict[int, list[range]]]:
+    """Of shards, by place, that commits fit: how many rows they have; and, where these are not
+    complete, which of them are done. Commits that overlap an earlier one do not fit."""
+    known = sets.table(_KNOWN)
+    sets.add("known", known)
+    rows = dict(zip(known["place"].to_pylist(), known["shard_rows"].to_pylist(), strict=True))
+    done: dict[int, list[range]] = {}
+    for each in sets.table(_INCOMPLETE).to_pylist():
+        mine, first = done.setdefault(each["place"], []), each["first_row"]
+        if mine and first < mine[-1].stop:
+            fits[each["n"]] = False
+        else:
+            mine.append(range(first, first + each["rows"]))
+    return rows, done
+
+
+def _count(
+    shards: list[Shard],
+    columns: InputColumns,
+    rows: dict[int, int],
+    done: dict[int, list[range]],
+) -> dict[int, tuple[str, str]]:
+    """Open the shards that no commit fits, and add what they have. Returns those that cannot be
+    labelled, by place: URL and reason."""
+    new = [place for place in range(len(shards)) if place not in rows]
+    bad = {}
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        counts = pool.map(lambda place: _count_rows(shards[place], columns), new)
+        for place, count in zip(new, counts, strict=True):
+            if isinstance(count, str):
+                bad[place] = redacted(shards[place].url), count
+            else:
+                rows[place], done[place] = count, []
+    return bad
 
 
 def _count_rows(shard: Shard, columns: InputColumns) -> int | str:
@@ -178,24 +272,15 @@ def _count_rows(shard: Shard, columns: InputColumns) -> int | str:
         return str(error)
 
 
-def _disjoint(records: list[Record]) -> list[Record]:
-    """The records without those that overlap an earlier one."""
-    kept: list[Record] = []
-    for record in sorted(records, key=lambda r: r.first_row):
-        if not kept or record.first_row >= kept[-1].first_row + kept[-1].rows:
-            kept.append(record)
-    return kept
-
-
-def _gaps(shard: Shard, rows: int, done: list[Record], slice_rows: int) -> list[Slice]:
+def _gaps(shard: Shard, rows: int, done: list[range], slice_rows: int) -> list[Slice]:
     """The row ranges of a shard that no record covers, cut into slices.
 
     A shard without rows gets one empty slice, so that it is not opened again the next night.
     """
     if rows == 0 and not done:
         return [Slice(shard, 0, 0, 0)]
-    starts = [0, *(record.first_row + record.rows for record in done)]  # in order
-    stops = [*(record.first_row for record in done), rows]
+    starts = [0, *(each.stop for each in done)]  # in order
+    stops = [*(each.start for each in done), rows]
     return [
         Slice(shard, rows, first, min(slice_rows, stop - first))
         for start, stop in zip(starts, stops, strict=True)

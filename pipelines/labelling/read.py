@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fastbert.checkpoint import fetch_checkpoint, load_tokenizer
+from fastbert.checkpoint import fetch_checkpoint
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
+from fastbert.tokenizer import load_tokenizer
 from pipelines.input.slices import BATCH_BYTES, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently

@@ -63,9 +63,15 @@ class Executor(Protocol):
 
     def resources(self, settings: LabelSettings) -> Resources:
         """Get hold of the machines and share them out; InputError if they are too small. Called
-        only if there is something to label."""
+        only if there is something to label.
+
+        Processes may start now, and get ready while the rest of the run is checked.
+        """
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
     ) -> Generator[Outcome, None, None]:
-        """The outcome of each slice, as they come. To close it ends what it has started."""
+        """The outcome of each slice, as they come. To close it ends what was started."""
+
+    def close(self) -> None:
+        """End what was started, where nothing is run."""

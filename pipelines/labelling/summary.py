@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.output.ledger import Record
+from pipelines.output.record import Record
 from pipelines.output.statistics import TOTALS, arrow
 
 

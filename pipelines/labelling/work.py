@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fastbert.errors import FastBertError
 from pipelines.input.slices import Slice
-from pipelines.output.ledger import Record
+from pipelines.output.record import Record
 from pipelines.output.statistics import SliceStats
 
 #: Private columns between the stages; none reaches the output, and no shard may have such names.

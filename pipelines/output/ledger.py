@@ -1,184 +1,189 @@
-"""The ledger: one JSON record per committed slice, one summary per run.
+"""The ledger: what an output holds, slice by slice, and what each run did.
 
-A slice counts as done if and only if its record exists and matches shard version and recipe.
-Records carry what each slice cost, so statistics can be rebuilt from them at any time.
+A slice counts as done if and only if its record exists and matches shard version and recipe. A run
+commits with one JSON record per slice; when it ends, they are folded into manifests.
 """
 
-import hashlib
 import json
 import logging
-import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, get_args
+from itertools import chain
+from typing import Any
 
-import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import redacted
-from pipelines.output.identity import Identity
-from pipelines.output.statistics import (
-    MEASURES,
-    PER_ERRORS,
-    PER_EXIT,
-    PER_SLICE,
-    Count,
-    Seconds,
-    SliceStats,
-    Text,
-    arrow,
-    of_the_model,
+from pipelines.output import manifests
+from pipelines.output.committed import PATH, Committed, held
+from pipelines.output.history import statistics
+from pipelines.output.manifests import KEY, PLANNED, Manifest
+from pipelines.output.record import (
+    FACTS,
+    OF_ATTEMPT,
+    Record,
+    put,
+    readable,
+    record_path,
+    slice_of,
 )
-from pipelines.output.storage import FOOTER_THREADS, Storage, to_parquet
+from pipelines.output.sets import Mask, Sets, among, chosen
+from pipelines.output.storage import FOOTER_THREADS, Damaged, Storage, to_parquet
 
 log = logging.getLogger(__name__)
 
-
-def slice_id(shard: str, first_row: int) -> str:
-    """The name of a slice: from what it is, never from who computed it."""
-    return hashlib.sha256(f"{shard}\0{first_row}".encode()).hexdigest()[:32]
-
-
-def table_path(shard: str, first_row: int) -> str:
-    """Where the labelled rows of a slice are, below the output root."""
-    return f"table/{shard}.{first_row:012d}.parquet"
-
-
-def record_path(shard: str, first_row: int) -> str:
-    """Where the record of a slice is."""
-    return f"ledger/slices/{slice_id(shard, first_row)}.json"
-
-
-def slice_of(path: str) -> tuple[str, int] | None:
-    """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
-    found = re.fullmatch(r"table/([^\ud800-\udfff]+)\.([0-9]{12,})\.parquet", path)
-    return (found[1], int(found[2])) if found else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record(SliceStats):
-    """The commit of one slice."""
-
-    run_id: Text
-    shard: Text  # path below the input root, without .parquet
-    source: Text  # URL of the shard
-    version: Text  # of the shard when it was read
-    shard_rows: Count
-    first_row: Count
-    rows: Count
-    path: Text  # of the labelled rows, below the output root
-    recipe: dict[str, Any]  # see `Identity`
-    committed_at: Text  # UTC, ISO 8601
-
-    @property
-    def slice_id(self) -> str:
-        """The name of its slice."""
-        return slice_id(self.shard, self.first_row)
-
-
-#: What two attempts at a slice differ in. All else stands in its file, too.
-_OF_ATTEMPT = {m.name for m in MEASURES if m.kind == Seconds}
-_OF_ATTEMPT |= {"run_id", "committed_at", "retries"}
-#: Where it stands there, among the key-value metadata.
-_RECORD = "fastbert.record"
-
-
-def facts(record: Record) -> dict[str, str]:
-    """What a file of labelled rows says of itself, so that its record can be written again."""
-    values = {name: value for name, value in asdict(record).items() if name not in _OF_ATTEMPT}
-    return {_RECORD: json.dumps(values)}
-
-
-def _readable(texts: dict[str, bytes], more: dict[str, Any] | None = None) -> list[Record]:
-    """The records of these texts, by path, and `more` of each; those that are none are left out."""
-    records = []
-    for path, text in texts.items():
-        try:
-            records.append(_decoded(path, text, more or {}))
-        except (ValueError, RecursionError) as error:
-            log.warning("ignoring the unreadable record of %s: %s", redacted(path), error)
-    return records
-
-
-def _decoded(path: str, text: bytes, more: dict[str, Any]) -> Record:
-    """A record as `Ledger.put` writes it, and `more` of it; ValueError for all that is not one.
-    Much depends on what it says: which rows are done, and which files may be removed."""
-    values = msgspec.convert(json.loads(text), dict[str, Any]) | more
-    record = msgspec.convert(values, Record)
-    if missing := {m.name for m in MEASURES if m.required} - values.keys():
-        raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    if "model_errors" not in values:  # of an earlier release; some have no reasons either
-        failed = of_the_model(record.errors) or record.error_rows * record.quarantined
-        record = replace(record, model_errors=failed)
-    if record.path != table_path(record.shard, record.first_row):
-        raise ValueError(f"its path is {record.path}, which is not its shard's")
-    if record.first_row + record.rows > record.shard_rows:
-        raise ValueError(f"its rows end behind those of the shard, {record.shard_rows}")
-    exits = len(record.exits)
-    for measure in PER_EXIT:
-        counts = len(getattr(record, measure.name))
-        if counts != exits and (counts or measure.required):
-            raise ValueError(f"its {measure.name} are of {counts} exits, expected {exits}")
-    depths = record.depths
-    if len(depths) != exits or depths != sorted(depths) or any(k > 127 for k in depths):
-        raise ValueError(f"its exits lie at {depths}, expected {exits} depths, rising to 127")
-    if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
-        raise ValueError("its shard or run would lie elsewhere")
-    if path not in (record.path, record_path(record.shard, record.first_row)):
-        raise ValueError(f"it is the record of {record.path}")
-    return record
-
-
-@dataclass(frozen=True)
-class Committed:
-    """What an output holds."""
-
-    records: list[Record]
-    #: Files of labelled rows that no record in the ledger vouches for: their shards, by path.
-    stray: dict[str, str]
-
-    def precision(self, identity: Identity) -> str | None:
-        """What the last commit with this identity was made in; None if there is none."""
-        same = [r for r in self.records if identity.difference(r.recipe) is None]
-        return max(same, key=lambda r: r.committed_at).precision if same else None
+#: Says how the ledger is kept, in outputs that have manifests.
+FORMAT_PATH, FORMAT = "ledger/format.json", 2
+#: Records decoded at a time; and times that a reader looks again whose manifests are being merged.
+_BATCH, _LOOKS = 10_000, 10
 
 
 class Ledger:
-    """Records and summaries of one output."""
+    """Records, manifests and summaries of one output.
+
+    What folds and withdraws works on what `committed` has read, and is for who holds the lock.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        #: Records of their own, all columns.
+        self._open = manifests.SCHEMA.empty_table()
+        #: The manifests that count, the latest last; None before they are looked at. They never
+        #: change: what plans read of them is kept, None of one that is damaged.
+        self._counting: list[Manifest] | None = None
+        self._known: dict[Manifest, pa.Table | None] = {}
+        #: Paths of manifests that were merged into others, and not removed.
+        self._merged: list[str] = []
+        self._formatted = False
 
     def put(self, record: Record) -> None:
         """Commit a slice: its labelled rows are published already."""
-        data = json.dumps(asdict(record), indent=1).encode()
-        self.storage.put(record_path(record.shard, record.first_row), data)
+        put(self.storage, record)
 
-    def committed(self) -> "Committed":
-        """All commits whose labelled rows are there; unreadable records count as absent."""
-        data = self.storage.paths("table", ".parquet")
-        paths = self.storage.paths("ledger/slices", ".json")
-        found = _readable(self.storage.read(sorted(paths)))
-        records = [record for record in found if record.path in data]
-        stray = {}
-        for path in sorted(data - {record.path for record in records}):
+    def recorded(self) -> pa.Table:
+        """All commits with a record, as `Committed` has them; unreadable records count as absent.
+
+        Raises InputError for an output of a later format, and what `Storage` raises.
+        """
+        self._look()
+        parts = [held(self._rows(each), each.path) for each in self._counting or []]
+        parts.append(held(self._open, ""))
+        masks = manifests.latest(parts)
+        parts = [
+            chosen(part, mask & ~part["withdrawn"].to_numpy())
+            for part, mask in zip(parts, masks, strict=True)
+        ]
+        return pa.concat_tables(parts)
+
+    def committed(self, listing: tuple[pa.ChunkedArray, list[str]] | None = None) -> Committed:
+        """The same whose labelled rows are there, and labelled rows without a record. `listing` is
+        that of the table, if it is known."""
+        files, foreign = listing or self.storage.listing("table", ".parquet")
+        commits = self.recorded()
+        with Sets(commits=commits.select(KEY), files=pa.table({"path": files})) as sets:
+            there = sets.mask("commits", f"select n from commits semi join files on {PATH} = path")
+            lone = f"select path from files anti join commits on {PATH} = path order by path"
+            paths = [] if there.sum() == len(files) else sets.table(lone)["path"].to_pylist()
+        stray, foreign = {}, list(foreign)
+        for path in paths:
             if place := slice_of(path):
                 stray[path] = place[0]
             else:
-                log.warning("not written by this job, and left alone: %s", redacted(path))
-        return Committed(records, stray)
+                foreign.append(path)
+        for path in sorted(foreign):
+            log.warning("not written by this job, and left alone: %s", redacted(path))
+        return Committed(chosen(commits, there), stray)
+
+    def _look(self) -> None:
+        """Read the records of their own, and the manifests."""
+        if (text := self.storage.read([FORMAT_PATH]).get(FORMAT_PATH)) is not None:
+            _check_format(text)
+            self._formatted = True
+        # In this order: what is folded meanwhile is seen in one place at least.
+        self._open = self._records()
+        for _ in range(_LOOKS):
+            listed = self.storage.paths(manifests.FOLDER, ".parquet")
+            self._counting = manifests.counting(listed)
+            if all(map(self._read, self._counting)):
+                break
+        else:
+            raise self._absent()
+        self._merged = sorted(listed - {each.path for each in self._counting})
+        last = 0
+        for each in self._counting:
+            if each.first > last + 1:
+                log.warning(
+                    "%s: no manifest of the folds %d to %d; their slices count as without a record",
+                    *(manifests.FOLDER, last + 1, each.first - 1),
+                )
+            last = max(last, each.last)
+
+    def _records(self) -> pa.Table:
+        paths = sorted(self.storage.paths("ledger/slices", ".json"))
+        batches = [paths[i : i + _BATCH] for i in range(0, len(paths), _BATCH)]
+        parts = [manifests.rows_of(readable(self.storage.read(some))) for some in batches]
+        return pa.concat_tables([manifests.SCHEMA.empty_table(), *parts])
+
+    def _read(self, manifest: Manifest) -> bool:
+        """Know what plans need of a manifest; False if it is not there any more."""
+        if manifest not in self._known:
+            try:
+                table = self.storage.columns(manifest.path, PLANNED)
+                if table is None:
+                    return False
+                self._known[manifest] = manifests.checked(table)
+            except Damaged as error:
+                self._known[manifest] = None
+                _warn_of(manifest.path, error)
+        return True
+
+    def _absent(self) -> FastBertError:
+        return FastBertError(
+            f"'{redacted(self.storage.url)}/{manifests.FOLDER}' lists manifests that are not "
+            "there; run it again"
+        )
+
+    def _rows(self, manifest: Manifest) -> pa.Table:
+        known = self._known[manifest]
+        return manifests.PLAN_SCHEMA.empty_table() if known is None else known
+
+    def whole(self, commits: pa.Table) -> pa.Table:
+        """All that the ledger says of these commits: rows of a manifest."""
+        places = {path for path in pc.unique(commits["manifest"]).to_pylist() if path}
+        for _ in range(_LOOKS):
+            found = self.storage.read(sorted(places))
+            if found.keys() == places:
+                break
+            self._look()  # somebody else has merged them
+            places = {each.path for each in self._counting or []}
+        else:
+            raise self._absent()
+        keys = commits.select([*KEY, "run_id", "committed_at"])
+        parts = [manifests.SCHEMA.empty_table(), chosen(self._open, among(self._open, keys))]
+        for path, data in found.items():
+            try:
+                parts += [chosen(g, among(g, keys)) for g in manifests.groups(data)]
+            except Damaged as error:
+                _warn_of(path, error)
+        return pa.concat_tables(parts, promote_options="default").select(manifests.SCHEMA.names)
+
+    def records(self, commits: pa.Table) -> list[Record]:
+        """The same, as records."""
+        return manifests.records_of(self.whole(commits))
 
     def described(self, paths: list[str], run_id: str) -> list[Record]:
         """The commits of files without a record, as they themselves tell, made by this run now and
         at no cost. Files that do not tell, as those of earlier versions, have none."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        unknown = dict.fromkeys(_OF_ATTEMPT, 0) | {"run_id": run_id, "committed_at": now}
+        unknown = dict.fromkeys(OF_ATTEMPT, 0) | {"run_id": run_id, "committed_at": now}
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             footers = zip(paths, pool.map(self.storage.footer, paths), strict=True)
             known = {path: footer for path, footer in footers if footer is not None}
-        told = {path: (known[path].metadata or {}).get(_RECORD.encode()) for path in known}
-        found = _readable({path: text for path, text in told.items() if text}, unknown)
+        told = {path: (known[path].metadata or {}).get(FACTS.encode()) for path in known}
+        found = readable({path: text for path, text in told.items() if text}, unknown)
         return [record for record in found if known[record.path].num_rows == record.rows]
 
     def adopt(self, records: list[Record]) -> None:
@@ -187,31 +192,31 @@ class Ledger:
             for record, _ in zip(records, pool.map(self.put, records), strict=True):
                 log.info("%s had no record, and has one again", record.path)
 
-    def records(self, paths: list[str]) -> list[Record]:
-        """The commits of files of labelled rows; those that are not ours, or no record vouches for,
-        have none."""
-        places = {record_path(*place) for path in paths if (place := slice_of(path))}
-        return _readable(self.storage.read(sorted(places)))
-
     def sweep(self, paths: list[str]) -> None:
         """Remove files of labelled rows that no record vouches for."""
         for path in paths:
             log.info("removing %s, which has no record", path)
-            self.storage.remove(path)
+        self.storage.remove_all(paths)
 
-    def withdraw(self, record: Record) -> None:
-        """Take back a commit; its rows stay until they are written over."""
-        self.storage.remove(record_path(record.shard, record.first_row))
+    def withdraw(self, commits: pa.Table) -> None:
+        """Take back commits; their rows stay until they are written over."""
+        if not len(commits):
+            return
+        if self._counting:  # else none is in a manifest
+            self._append(manifests.withdrawals_of(commits))
+        self._remove_records(chosen(self._open, among(self._open, commits.select(KEY))))
 
-    def forget(self, record: Record) -> None:
-        """Remove a slice: the record first, so that it never promises rows that are gone."""
-        self.withdraw(record)
-        self.storage.remove(record.path)
+    def forget(self, commits: pa.Table) -> None:
+        """Remove slices: the records first, so that they never promise rows that are gone."""
+        self.withdraw(commits)
+        with Sets(commits=commits.select(KEY)) as sets:
+            paths = sets.table(f"select {PATH} as path from commits")["path"].to_pylist()
+        self.storage.remove_all(paths)
 
-    def unreported(self, records: list[Record]) -> set[str]:
-        """The ids of runs with such records that were killed before they wrote their statistics."""
+    def unreported(self, commits: pa.Table) -> set[str]:
+        """The ids of runs with such commits that were killed before they wrote their statistics."""
         written = self.storage.paths("stats", ".parquet")
-        runs = {record.run_id for record in records}
+        runs = pc.unique(commits["run_id"]).to_pylist()
         return {run for run in runs if f"stats/{run}.parquet" not in written}
 
     def reopen(self, run_id: str) -> None:
@@ -220,56 +225,112 @@ class Ledger:
         self.storage.remove(f"stats/{run_id}.parquet")
 
     def close_run(
-        self, run_id: str, summary: dict[str, Any], records: list[Record], killed: set[str]
+        self,
+        run_id: str,
+        summary: dict[str, Any],
+        commits: pa.Table,
+        records: list[Record],
+        killed: set[str],
     ) -> None:
         """Write a run's summary, and the statistics of it and of the runs `killed`.
 
-        `records` are the ledger's, so that nothing is read again at the end of a large run.
+        `records` are what it has committed, and `commits` what else the output holds: nothing is
+        read again at the end of a large run.
         """
-        by_run: dict[str, list[Record]] = {run: [] for run in {run_id, *killed}}
-        for record in records:
-            if record.run_id in by_run:  # this run's may be older: ids can be used again
-                by_run[record.run_id].append(record)
-        for run, mine in by_run.items():
-            self.storage.put(f"stats/{run}.parquet", to_parquet(statistics(mine)))
+        runs = sorted({run_id, *killed})  # commits of this one may be older: ids can be used again
+        mine = commits.filter(pc.is_in(commits["run_id"], pa.array(runs, pa.string())))
+        rows = pa.concat_tables([self.whole(mine), manifests.rows_of(records)])
+        for run in runs:
+            found = statistics(rows.filter(pc.equal(rows["run_id"], run)))
+            self.storage.put(f"stats/{run}.parquet", to_parquet(found))
         text = json.dumps(summary, indent=1, ensure_ascii=False)
         self.storage.put(f"ledger/runs/{run_id}.json", text.encode())
 
+    def fold(self, records: list[Record]) -> None:
+        """Put the records of their own, and those that this run has written, into a manifest."""
+        new = manifests.rows_of(records)
+        parts = [self._open, new]
+        masks = manifests.latest(parts)
+        rows = pa.concat_tables([chosen(p, m) for p, m in zip(parts, masks, strict=True)])
+        if len(rows):
+            if self._counting is None:
+                self._look()
+            with Sets(rows=rows.select(KEY)) as sets:  # neighbours compress well
+                order = sets.table(f"select n from rows order by {', '.join(KEY)}")["n"]
+            self._append(rows.take(order.combine_chunks()))
+            self._remove_records(rows)
+        self.storage.remove_all(self._merged)
+        self._merged = []
 
-#: What statistics tell of a record under the same name.
-_OF_RECORD = ("run_id", "slice_id", "shard", "first_row", "committed_at")
-#: The columns of `stats/`.
-STATISTICS = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("slice_id", pa.string()),
-        ("shard", pa.string()),
-        ("first_row", pa.int64()),
-        ("exit_layer", pa.int8()),  # depth; null: rows with an error
-        ("slice_rows", pa.int64()),
-        ("committed_at", pa.string()),
-        *((m.column, arrow(m.kind)) for m in PER_SLICE + PER_ERRORS),
-        *((m.column, arrow(get_args(m.kind)[0])) for m in PER_EXIT),
-    ]
-)
+    def _append(self, rows: pa.Table) -> None:
+        """Publish rows in a manifest, together with those before it that are not larger: so of n
+        slices, each is written some log2(n) times, and there are as many manifests at most."""
+        counting = self._counting or []
+        ends = [0, *(each.last for each in counting)]
+        gaps = [i for i, each in enumerate(counting) if each.first > ends[i] + 1]
+        cut, size = len(counting), len(rows)
+        while cut and (known := self._known[counting[cut - 1]]) is not None:
+            if len(known) > size and cut <= max(gaps, default=cut):
+                break  # one that is missing is no longer missed when those after it are merged
+            cut, size = cut - 1, size + len(known)
+        merged = counting[cut:]
+        parts = [*map(self._rows, merged), rows.select(PLANNED)]
+        masks = manifests.latest(parts)
+        if not cut:  # there is nothing left to withdraw
+            masks = [m & ~p["withdrawn"].to_numpy() for p, m in zip(parts, masks, strict=True)]
+        old = zip(merged, masks, strict=False)
+        pieces = chain.from_iterable(self._pieces(manifest, mask) for manifest, mask in old)
+        try:
+            data = manifests.encoded(chain(pieces, [chosen(rows, masks[-1])]))
+        except Damaged:
+            return self._append(rows)  # and leave that one where it is
+        if not self._formatted:
+            self.storage.put(FORMAT_PATH, json.dumps({"format": FORMAT}).encode())
+            self._formatted = True
+        new = Manifest.new(ends[cut] + 1, ends[-1] + 1, counting)
+        self.storage.put(new.path, data)
+        self._merged += [each.path for each in merged]
+        self._counting = [*counting[:cut], new]
+        self._known[new] = pa.concat_tables(map(chosen, parts, masks))
+        self.storage.remove_all(self._merged)
+        self._merged = []
+
+    def _pieces(self, manifest: Manifest, mask: Mask) -> Iterator[pa.Table]:
+        """The chosen rows of a manifest, with all columns."""
+        try:
+            data, start = self.storage.read([manifest.path]).get(manifest.path), 0
+            if data is None:
+                raise Damaged("it is not there any more")
+            for group in manifests.groups(data):
+                yield chosen(group, mask[start : start + len(group)])
+                start += len(group)
+        except Damaged as error:
+            self._known[manifest] = None
+            _warn_of(manifest.path, error)
+            raise
+
+    def _remove_records(self, rows: pa.Table) -> None:
+        """Remove the records of their own of these slices."""
+        places = rows.select(KEY).to_pylist()
+        self.storage.remove_all([record_path(**place) for place in places])
+        self._open = chosen(self._open, ~among(self._open, rows.select(KEY)))
 
 
-def statistics(records: list[Record]) -> pa.Table:
-    """One row per slice and exit, and one for a slice's rows with errors.
+def _check_format(text: bytes) -> None:
+    try:
+        found = json.loads(text)["format"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        found = "unreadable"
+    if found != FORMAT:
+        raise InputError(
+            f"the format of the output's ledger is {found}, expected {FORMAT}; if a later release "
+            f"of fastbert-ray has written it, use that one; if {FORMAT_PATH} is damaged, remove it"
+        )
 
-    `rows`, `tokens` and `flops` add up; columns that begin with `slice_` repeat on each row of
-    their slice.
-    """
-    rows = []
-    for record in sorted(records, key=lambda r: (r.shard, r.first_row)):
-        common: dict[str | None, Any] = {m.column: getattr(record, m.name) for m in PER_SLICE}
-        common |= {name: getattr(record, name) for name in _OF_RECORD}
-        common |= {"slice_rows": record.rows}
-        known = {m.column: values for m in PER_EXIT if (values := getattr(record, m.name))}
-        for place, depth in enumerate(record.depths):
-            counts = {name: values[place] for name, values in known.items()}
-            rows.append(common | counts | {"exit_layer": depth})
-        if record.error_rows:
-            counts = {m.column: getattr(record, m.name) for m in PER_ERRORS}
-            rows.append(common | counts | {"rows": record.error_rows, "tokens": 0, "flops": 0})
-    return pa.Table.from_pylist(rows, schema=STATISTICS)
+
+def _warn_of(path: str, error: Damaged) -> None:
+    log.warning(
+        "the manifest %s cannot be read, its slices count as without a record: %s; restore it from "
+        "a backup, or remove it",
+        *(redacted(path), error),
+    )

@@ -4,7 +4,12 @@ import contextlib
 import os
 import posixpath
 import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +24,16 @@ from pipelines.output.retry import Patience
 STAGING = "staging"
 #: Parquet footers read at the same time; each waits for the store, not for a core.
 FOOTER_THREADS = 32
+#: Largest file that is fetched in whole where only some of its columns are asked for.
+_AT_ONCE = 16 << 20
+#: Paths that are turned into Arrow's strings at a time.
+_TOGETHER = 100_000
+
+T = TypeVar("T")
+
+
+class Damaged(ValueError):
+    """A file that is not what it should be."""
 
 
 class Storage:
@@ -98,12 +113,28 @@ class Storage:
 
     def paths(self, folder: str, suffix: str) -> set[str]:
         """Paths, relative to the root, of all objects below `folder` that end in `suffix`."""
+        found, odd = self.listing(folder, suffix)
+        return {*found.to_pylist(), *odd}
+
+    def listing(self, folder: str, suffix: str) -> tuple[pa.ChunkedArray, list[str]]:
+        """The same, of millions: as strings of Arrow's, and those that are no UTF-8."""
         place = posixpath.join(self.root, folder)
         self.fs.invalidate_cache()
         find = _files if isinstance(self.fs, LocalFileSystem) else self.fs.find
+
+        def listed() -> tuple[list[pa.Array], list[str]]:
+            parts, odd = [pa.array([], pa.string())], list[str]()
+            found = (path[len(self.root) + 1 :] for path in find(place) if path.endswith(suffix))
+            while some := list(islice(found, _TOGETHER)):
+                if not _is_utf8("".join(some)):
+                    odd += [path for path in some if not _is_utf8(path)]
+                    some = list(filter(_is_utf8, some))
+                parts.append(pa.array(some, pa.string()))
+            return parts, odd
+
         with self._reaching("listed", folder):
-            found = self.patience(find, place)
-        return {path[len(self.root) + 1 :] for path in found if path.endswith(suffix)}
+            parts, odd = self.patience(listed)
+        return pa.chunked_array(parts), odd
 
     def read(self, paths: list[str]) -> dict[str, bytes]:
         """The objects at `paths`; those that do not exist any more are left out."""
@@ -115,12 +146,13 @@ class Storage:
         return {full[path]: data for path, data in found.items()}
 
     def _read(self, paths: list[str]) -> dict[str, bytes]:
-        found = self.fs.cat(paths, on_error="return")
-        for data in found.values():
-            # Below a file there is nothing, either.
-            absent = isinstance(data, FileNotFoundError | NotADirectoryError)
-            if isinstance(data, Exception) and not absent:
-                raise data
+        # From byte 0 on: for whole objects, S3's client makes two requests. Empty ones have none.
+        parts = self.fs.cat_ranges(paths, [0] * len(paths), [None] * len(paths))
+        found = dict(zip(paths, parts, strict=True))
+        if again := [path for path, data in found.items() if _failed(data)]:
+            found |= self.fs.cat(again, on_error="return")
+        for data in filter(_failed, found.values()):
+            raise data
         return {path: data for path, data in found.items() if isinstance(data, bytes)}
 
     def remove(self, path: str) -> None:
@@ -128,22 +160,52 @@ class Storage:
         with self._reaching("removed", path), contextlib.suppress(FileNotFoundError):
             self.patience(self.fs.rm_file, posixpath.join(self.root, path))
 
+    def remove_all(self, paths: Sequence[str]) -> None:
+        """Delete the objects at `paths`, some at a time."""
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            deque(pool.map(self.remove, paths), maxlen=0)
+
     def footer(self, path: str) -> pq.FileMetaData | None:
         """The footer of a Parquet file; None if it is gone, or no Parquet."""
+        try:
+            return self._parquet(path, lambda file: file.metadata)
+        except Damaged:
+            return None
 
-        def read() -> pq.FileMetaData:
+    def columns(self, path: str, names: list[str]) -> pa.Table | None:
+        """Some columns of a Parquet file, those of these names that it has; None if it is gone.
+
+        Raises Damaged if it is no Parquet.
+        """
+        return self._parquet(path, lambda file: file.read(names), _AT_ONCE)
+
+    def _parquet(
+        self, path: str, read: Callable[[pq.ParquetFile], T], at_once: int = 0
+    ) -> T | None:
+        """What `read` gives of a Parquet file; up to `at_once` bytes are fetched in one request."""
+
+        def opened() -> T:
             with self.fs.open(posixpath.join(self.root, path), "rb") as file:
-                return pq.read_metadata(file)
+                small = file.seek(0, os.SEEK_END) <= at_once
+                file.seek(0)
+                source = pa.BufferReader(file.read()) if small else file
+                return read(
+                    pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+                )
 
+        damage: Exception
         with self._reaching("read", path):
             try:
-                return self.patience(read)
-            except (FileNotFoundError, pa.ArrowInvalid):
+                return self.patience(opened)
+            except FileNotFoundError:
                 return None
             except OSError as error:
                 if error.errno is not None or is_transient(error):
                     raise
-                return None  # Arrow's, of a footer that is damaged
+                damage = error  # Arrow's
+            except (pa.ArrowException, ValueError) as error:
+                damage = error
+        raise Damaged(str(damage)) from damage
 
     def _reaching(self, done: str, path: str) -> contextlib.AbstractContextManager[None]:
         """`done` is what cannot be done at `path`."""
@@ -165,7 +227,7 @@ def to_parquet(table: pa.Table, facts: dict[str, str] | None = None) -> bytes:
     return data
 
 
-def _files(place: str) -> list[str]:
+def _files(place: str) -> Iterator[str]:
     """All files below a local folder. fsspec's `find` asks for the size of each, and passes over
     folders that may not be listed."""
 
@@ -174,7 +236,21 @@ def _files(place: str) -> list[str]:
             raise error
 
     found = os.walk(place, onerror=complain)
-    return [posixpath.join(folder, name) for folder, _, names in found for name in names]
+    return (posixpath.join(folder, name) for folder, _, names in found for name in names)
+
+
+def _failed(data: object) -> bool:
+    """Whether this is no object, and not because there is none; below a file there is none."""
+    absent = isinstance(data, FileNotFoundError | NotADirectoryError)
+    return isinstance(data, Exception) and not absent
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write(path: str, data: bytes) -> None:

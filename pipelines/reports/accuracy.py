@@ -50,7 +50,7 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
         log.warning(
             "%d of %d true labels in column '%s' are none that the model has given, as '%s'; they "
             "count as wrong",
-            *(strange["rows"].sum(), some["rows"].sum(), truth, strange["truth"].iloc[0]),
+            *(strange["rows"].sum(), some["rows"].sum(), truth, strange["truth"].min()),
         )
     right = some.assign(right=some["rows"].where(some["label"] == some["truth"], 0))
     sums = right.groupby("layer")[["rows", "right", "score"]].sum().reset_index()

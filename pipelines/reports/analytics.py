@@ -16,20 +16,25 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
 from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
-from pipelines.output.ledger import STATISTICS, Ledger, slice_of, statistics
+from pipelines.output.history import STATISTICS, statistics
+from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.reports import views
 
 log = logging.getLogger(__name__)
 
+#: What `record.table_path` gives.
+_OURS = r"(?s)^table/.+\.[0-9]{12,}\.parquet$"
 #: Hive folders in a path: names and values.
 _HIVE = re.compile(r"(?:^|/)([^/=]+)=([^/]*)(?=/)")
 
@@ -62,16 +67,17 @@ class Analytics:
         self.connection.execute("set python_enable_replacements = false")
         self._reach(fs := self.storage.fs)
         self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
-        found = sorted(self.storage.paths("table", ".parquet"))
-        self.foreign = [path for path in found if not slice_of(path)]
+        self._listing = found, odd = self.storage.listing("table", ".parquet")
+        ours = pc.match_substring_regex(found, _OURS)
+        self.foreign = sorted(found.filter(pc.invert(ours)).to_pylist() + odd)
         if self.foreign:
             log.warning(
                 "%d Parquet files below table/ are not of this job, and are passed over, as %s",
                 *(len(self.foreign), redacted(self.foreign[0])),
             )
         #: Of labelled rows.
-        self.paths = sorted(set(found) - set(self.foreign))
-        if not self.paths:
+        self.paths = found.filter(ours)
+        if not len(self.paths):
             raise InputError(
                 f"no labels at '{redacted(output)}'; expected the --output of fastbert label"
             )
@@ -180,12 +186,12 @@ class Analytics:
         return f"read_parquet([{files}], union_by_name=true, hive_partitioning=false{more})"
 
     def _make_rows(self) -> None:
-        patterns = ["table/**/*.parquet"]
+        patterns, paths = ["table/**/*.parquet"], self.paths.to_pylist()
         # Spark calls folders so, and object stores find them as if they were files.
-        if self.foreign or any(".parquet/" in path for path in self.paths):
-            patterns = list(map(_alone, self.paths))
+        if self.foreign or any(".parquet/" in path for path in paths):
+            patterns = list(map(_alone, sorted(paths)))
         folders: dict[str, set[str]] = {}
-        for path in self.paths:
+        for path in paths:
             for name, value in _HIVE.findall(path):
                 folders.setdefault(name.casefold(), set()).add(value)
         if not folders:
@@ -216,7 +222,13 @@ class Analytics:
 
     def _make_exits(self) -> None:
         self._make("summaries")
-        self.connection.register("listing", pa.table({"path": self.paths}))
+        ledger = Ledger(self.storage)
+        output = ledger.committed(self._listing)
+        commits = output.commits
+        numbered = commits.append_column("n", pa.array(np.arange(len(commits))))
+        self.connection.register("commits", numbered)
+        self._execute(views.CURRENT)
+        self.connection.unregister("commits")
         # A run that is still at work, or was killed, has commits but no statistics.
         self.connection.register("unreported", STATISTICS.empty_table())
         try:
@@ -224,11 +236,14 @@ class Analytics:
         except duckdb.Error:
             readable = filter(self._readable, self._statistics())
             self._make_history(list(map(_alone, readable)))
-        missing = self._execute("from listing anti join history using (path)")
-        if missing:
-            records = Ledger(self.storage).records([path for (path,) in missing])
+        if output.stray:
+            self.connection.register("stray", pa.table({"path": [*output.stray]}))
+            self._execute(views.STRAY)
+        self._execute(views.MARKS)
+        missing = self._execute(views.MISSING, "to_arrow_table")["n"].drop_null()
+        if len(missing):
+            records = ledger.whole(commits.take(missing.combine_chunks()))
             self.connection.register("unreported", statistics(records))
-        self._execute(views.CURRENT)
         self._execute(views.EXITS)
 
     def _statistics(self) -> list[str]:

@@ -4,6 +4,7 @@ All of it comes from statistics.
 """
 
 from pipelines.output.statistics import UNCERTAINTY_BINS
+from pipelines.reports.views import slices_of
 
 EXIT_LAYERS = """
     select exit_layer as layer, sum(rows)::bigint as rows,
@@ -20,17 +21,23 @@ EXIT_LAYERS = """
 #: What is not counted by its name: of more than 256 labels of a slice, the less frequent ones, and
 #: those of statistics that know no labels. Together with them, percents are of all rows.
 _OTHER_LABELS = "'(other labels)'"
-_NAMED = """
-    select run_id, current, exit_layer, unnest(map_keys(labels)) as label,
-           unnest(map_values(labels)) as n from exits
-"""
 _LABELLED = f"""
-    select label, exit_layer, n, false as other from ({_NAMED}) where current
+    with named as materialized (
+        select label, exit_layer, sum(n) as n
+        from (select exit_layer, unnest(map_keys(labels)) as label,
+                     unnest(map_values(labels)) as n
+              from exits where current)
+        group by label, exit_layer
+    )
+    select label, exit_layer, n, false as other from named
     union all
     select {_OTHER_LABELS}, exit_layer, n, true from (
-        select exit_layer, sum(rows) - coalesce(sum(list_sum(map_values(labels))), 0) as n
-        from exits where current and exit_layer is not null group by exit_layer
-    ) where n > 0 and exists (from ({_NAMED}) where current)
+        select exit_layer, rows - coalesce(n, 0) as n
+        from (select exit_layer, sum(rows) as rows from exits
+              where current and exit_layer is not null group by exit_layer)
+        left join (select exit_layer, sum(n) as n from named group by exit_layer)
+             using (exit_layer)
+    ) where n > 0 and exists (from named)
 """
 
 LABELS = f"""
@@ -61,7 +68,7 @@ ERRORS = """
     with named as (
         select error, sum(n) as rows
         from (select unnest(map_keys(errors)) as error, unnest(map_values(errors)) as n
-              from exits where current)
+              from exits where current and exit_layer is null)
         group by error order by rows desc, error limit 20
     )
     select error, rows::bigint as rows from named
@@ -160,14 +167,22 @@ STEPS = f"""
     join (select run_id, started_at from runs) using (run_id)
 """
 
-SLOWEST_SLICES = """
+#: Found before they are summed up: a slice has up to 128 exits, and rows with errors.
+SLOWEST_SLICES = f"""
+    with slowest as (
+        select distinct slice_id from (
+            select slice_id from exits where current
+            order by slice_read_seconds + slice_tokenize_seconds + slice_device_seconds
+                     + slice_commit_seconds desc limit 10 * 129
+        )
+    )
     select shard, first_row, rows, round(mean_exit_layer, 2) as mean_layer,
            round(tokens / nullif(rows, 0), 1) as mean_tokens,
            round(read_seconds + tokenize_seconds, 2) as host_seconds,
            round(device_seconds, 2) as device_seconds, round(commit_seconds, 2) as commit_seconds,
            retries, quarantined, run_id
-    from slices order by read_seconds + tokenize_seconds + device_seconds + commit_seconds desc
-    limit 10
+    from ({slices_of("exits semi join slowest using (slice_id)")})
+    order by read_seconds + tokenize_seconds + device_seconds + commit_seconds desc limit 10
 """
 
 

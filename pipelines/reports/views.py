@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from pipelines.labelling import summary
+from pipelines.output.history import SLICE_ID
 from pipelines.output.statistics import PER_SLICE
 
 #: Statistics of all commits there have ever been, with where their rows are.
@@ -13,31 +14,52 @@ HISTORY = """
     from ({sources})
 """
 
-#: The commits whose rows the table holds now: of each slice that is there, the last run's. Runs
-#: come one after the other; in the order of their drivers' clocks, as those of nodes may differ.
-CURRENT = """
-    create or replace table newest as
+#: The commits whose rows the table holds now, as the ledger has them.
+CURRENT = f"""
+    create or replace table newest as select n, {SLICE_ID} as slice_id, run_id from commits
+"""
+#: Of files without a record, what statistics say of their last run. Runs come one after the other;
+#: in the order of their drivers' clocks, as those of nodes may differ.
+STRAY = """
+    insert into newest
     with begun as (
         select run_id, coalesce(try_cast(any_value(summaries.started_at) as timestamp),
                                 min(committed_at)) as begun_at
         from history left join summaries using (run_id) group by run_id
     )
-    select slice_id, max_by(run_id, row(begun_at, committed_at)) as run_id
-    from history semi join listing using (path) join begun using (run_id) group by slice_id
+    select null, slice_id, max_by(run_id, row(begun_at, committed_at))
+    from history semi join stray using (path) join begun using (run_id) group by slice_id
 """
+#: Which slices of a run have statistics, and which of them are current.
+MARKS = """
+    create or replace table marks as
+    from (select distinct run_id, slice_id, true as told from history)
+    full join (select *, true as current from newest) using (run_id, slice_id)
+"""
+#: Commits without statistics.
+MISSING = "select n from marks where told is null order by n"
 
+#: Of most runs all slices are current, or none: then only their names are looked up, for speed.
 EXITS = """
+    create or replace table whole as
+    select run_id from marks group by run_id having bool_and(current is true);
+    create or replace table partly as
+    select run_id, slice_id from marks anti join whole using (run_id) where current;
     create or replace view exits as
-    select history.*, newest.run_id is not null as current
-    from history left join newest using (slice_id, run_id)
+    select history.*, whole.run_id is not null or partly.run_id is not null as current
+    from history left join whole using (run_id) left join partly using (run_id, slice_id);
+    drop table marks;
+    drop table newest;
 """
 
 #: What a run's slices add up to, and as what.
 _TYPES = {pa.decimal128(38): "decimal(38, 0)", pa.float64(): "double", pa.int64(): "bigint"}
 _SUMMED = {m: _TYPES[summary.RUNS.field(m.total).type] for m in PER_SLICE if m.total}
 
-SLICES = f"""
-    create or replace view slices as
+
+def slices_of(exits: str) -> str:
+    """The slices that the table holds now, summed up from some of the rows of `exits`."""
+    return f"""
     select slice_id, any_value(run_id) as run_id, any_value(shard) as shard,
            any_value(first_row) as first_row, any_value(slice_rows) as rows,
            coalesce(sum(rows) filter (exit_layer is null), 0)::bigint as error_rows,
@@ -48,8 +70,11 @@ SLICES = f"""
            sum(flops)::bigint as flops,
            {", ".join(f"any_value({m.column}) as {m.name}" for m in PER_SLICE)},
            any_value(committed_at) as committed_at, any_value(path) as path
-    from exits where current group by slice_id
+    from {exits} where current group by slice_id
 """
+
+
+SLICES = f"create or replace view slices as {slices_of('exits')}"
 
 #: Runs that are still at work, or were killed, have statistics at most.
 RUNS = f"""

@@ -1,84 +1,61 @@
-"""The executor on Ray. Imports Ray when it is started: a run with nothing to do needs none."""
+"""Where a labelling job runs: on this machine, or on Ray."""
 
+import os
 from collections.abc import Generator
 from typing import Any
 
-from fastbert.errors import InputError
 from pipelines.input.slices import Slice
-from pipelines.labelling.run import Resources, Run
+from pipelines.labelling.job import label
+from pipelines.labelling.run import Executor, Resources, Run
 from pipelines.labelling.work import Outcome
 from pipelines.settings import LabelSettings
 
+#: What tells that a process belongs to a cluster: its user's wish, and Ray's word in a job.
+_RAYS = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 
-class RayExecutor:
-    """Runs the stages on the cluster that RAY_ADDRESS names, or on a private one."""
+
+def label_anywhere(settings: LabelSettings) -> dict[str, Any]:
+    """The labelling job, as the command runs it."""
+    return label(settings, Chosen())
+
+
+class Chosen:
+    """The executor that `--executor` names. It is chosen when there is something to label: a run
+    with nothing to do needs neither Ray nor torch."""
+
+    executor: Executor | None = None
 
     def resources(self, settings: LabelSettings) -> Resources:
-        """Join the cluster, or start it, and share out what it has now."""
-        from pipelines.running.cluster import cluster_resources, cores_of_nodes, start_ray
+        """As in `Executor`."""
+        self.executor = choose(settings)
+        return self.executor.resources(settings)
 
-        start_ray()
-        return share_out(settings, cluster_resources(), cores_of_nodes())
+    def close(self) -> None:
+        """As in `Executor`."""
+        if self.executor:
+            self.executor.close()
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
     ) -> Generator[Outcome, None, None]:
-        """As `ray_data.run_stages` does; what befalls the cluster is a FastBertError, too."""
-        from pipelines.running.cluster import faults_of_ray
-        from pipelines.running.ray_data import run_stages
-
-        with faults_of_ray():
-            yield from run_stages(run, slices, resources)
+        """As in `Executor`."""
+        assert self.executor is not None
+        return self.executor.run(run, slices, resources)
 
 
-def label_on_ray(settings: LabelSettings) -> dict[str, Any]:
-    """The labelling job."""
-    from pipelines.labelling.job import label
+def choose(settings: LabelSettings) -> Executor:
+    """By `--executor`; auto is Ray in a Ray job, with RAY_ADDRESS, for several replicas and on a
+    machine with several GPUs, else this machine."""
+    from pipelines.running.local import LocalExecutor
+    from pipelines.running.machine import gpus
+    from pipelines.running.ray_executor import RayExecutor
 
-    return label(settings, RayExecutor())
-
-
-def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[int]) -> Resources:
-    """Divide the cluster between replicas and readers; InputError if it is too small.
-
-    `cluster` has "CPU" and, where there are some, "GPU"; `nodes` are the cores of each node.
-
-    With GPUs, tokenizing is what may fall behind: readers get all the cores that are left. On
-    CPUs the model is slower than any tokenizer by far: replicas get the cores, and one reader per
-    replica works beside them. Three pools of actors: Ray never fuses those, so tokenizing stays
-    out of the replica.
-    """
-    low, high = settings.replica_range()
-    cpus, gpus = cluster.get("CPU", 0.0), settings.gpus_per_replica
-    if gpus is None:
-        gpus = 1.0 if cluster.get("GPU") else 0.0
-    if gpus:
-        reader_cpus, replica_cpus = 1.0, settings.cpus_per_replica or 1
-        # A cluster that grows with the work shows few CPUs yet: allow some readers per replica.
-        readers = max(4 * high, int(cpus - high * replica_cpus - Resources.commit_cpus))
-    else:
-        reader_cpus, readers = 0.5, high
-        share = int(cpus - reader_cpus - Resources.commit_cpus) // high
-        replica_cpus = settings.cpus_per_replica or max(1, min(share, _fitting(nodes, high)))
-    needed = low * replica_cpus + reader_cpus + Resources.commit_cpus
-    if needed > cpus and not gpus:  # a GPU cluster may be about to grow
-        raise InputError(
-            f"the cluster has {cpus:g} CPUs, {low} replicas of {replica_cpus} CPUs with a reader "
-            f"need {needed:g}; lower --replicas or --cpus-per-replica, or use a larger cluster"
+    on_ray = settings.executor == "ray" or (
+        settings.executor == "auto"
+        and (
+            any(os.environ.get(name) for name in _RAYS)
+            or settings.replica_range()[1] > 1
+            or (settings.gpus_per_replica != 0 and gpus() > 1)
         )
-    return Resources(
-        low=low,
-        high=high,
-        replica_gpus=gpus,
-        replica_cpus=replica_cpus,
-        readers=readers,
-        reader_cpus=reader_cpus,
-        attempts=settings.slice_attempts,
-        timeout=settings.slice_timeout,
     )
-
-
-def _fitting(nodes: list[int], replicas: int) -> int:
-    """The most cores that each of so many replicas can have, as none spans two nodes."""
-    sizes = range(max(nodes, default=0), 0, -1)
-    return next((n for n in sizes if sum(node // n for node in nodes) >= replicas), 0)
+    return RayExecutor() if on_ray else LocalExecutor()

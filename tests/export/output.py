@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from support.records import record
+from support.records import committed, end_run, record
 
 from pipelines.export.job import export
-from pipelines.output.ledger import Ledger, Record
+from pipelines.output.committed import commits_of
+from pipelines.output.ledger import Ledger
+from pipelines.output.record import Record
 from pipelines.output.storage import Storage
 from pipelines.settings import ExportSettings
 
@@ -43,7 +45,7 @@ class Output:
                    "score": pa.array(np.linspace(0, 1, rows), pa.float32())}
             )  # fmt: skip
             one = record(shard, first, rows, run_id=run, committed_at=self.now())
-            self.ledger.withdraw(one)
+            self.withdraw(one)
             buffer = pa.BufferOutputStream()
             pq.write_table(table, buffer)
             self.ledger.storage.put(one.path, buffer.getvalue().to_pybytes())
@@ -57,14 +59,19 @@ class Output:
         return f"2026-11-22T01:{self.runs:02d}:03+00:00"
 
     def end(self, run: str) -> None:
-        records = self.ledger.committed().records
-        self.ledger.close_run(run, {"run_id": run}, records, self.ledger.unreported(records))
+        end_run(self.ledger, run, summary={"run_id": run})
+
+    def withdraw(self, *records: Record) -> None:
+        self.ledger.committed()
+        self.ledger.withdraw(commits_of(list(records)))
+
+    def forget(self, *records: Record) -> None:
+        self.ledger.committed()
+        self.ledger.forget(commits_of(list(records)))
 
     def prune(self, *shards: str) -> None:
         self.runs += 1
-        for each in self.ledger.committed().records:
-            if each.shard in shards:
-                self.ledger.forget(each)
+        self.forget(*(each for each in committed(self.ledger) if each.shard in shards))
         self.end(f"run-{self.runs}")
 
     def export(self, **changes) -> dict:

@@ -2,6 +2,7 @@
 
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
+from support.records import committed
 
 from export.output import check
 
@@ -92,7 +93,7 @@ def test_a_shard_that_is_cut_otherwise_is_replaced(output):
     old = output.label(("a", 0), ("a", 7), ("a", 20))
     output.export()
     for each in old:
-        output.ledger.forget(each)
+        output.forget(each)
     output.label(("a", 0), ("a", 9), rows=9)
     output.export()
     check(output, "run-1", "run-2")
@@ -111,7 +112,7 @@ def test_no_version_has_a_row_twice(output):
     """Two late runs have cut a shard otherwise; the first of them alone must not overlap."""
     old = output.label(("a", 0), ("a", 7))
     output.export()
-    output.ledger.forget(old[0])
+    output.forget(old[0])
     output.label(("a", 10), rows=4)
     output.label(("a", 7), rows=3)
     output.label(("a", 0))
@@ -128,9 +129,9 @@ def test_a_run_that_has_not_ended_is_not_exported(output):
     before = output.exported()
     # Killed: it has replaced `a`, withdrawn `b` and removed `c`.
     output.label(("a", 0), ended=False)
-    records = {r.shard: r for r in output.ledger.committed().records}
-    output.ledger.withdraw(records["b"])
-    output.ledger.forget(records["c"])
+    records = {r.shard: r for r in committed(output.ledger)}
+    output.withdraw(records["b"])
+    output.forget(records["c"])
     assert output.export()["unfinished_run"] is True
     assert output.exported() == before
     output.label(("b", 0), ("c", 0))  # goes on, and ends both

@@ -4,14 +4,16 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.records import identity, record
+from support.records import holding, identity, paths, record
+from support.records import places as places_of
 
 from fastbert.errors import InputError
 from fuzz.properties import examples, plan_of
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard
 from pipelines.labelling.plan import Plan
-from pipelines.output.ledger import Committed, Record, table_path
+from pipelines.output.committed import Committed
+from pipelines.output.record import Record, table_path
 
 RECIPES = [identity().recipe, identity(checkpoint="y").recipe]
 NAMES = ["a", "b", "dt=1/a", "gone"]
@@ -70,7 +72,7 @@ def planned(
     held = {record.path for record in records}
     stray = {table_path(*place): place[0] for place in strays if table_path(*place) not in held}
     found = [Shard(url(name), name, version) for name, (version, _) in sorted(shards.items())]
-    output = Committed(records, stray)
+    output = holding(records, stray)
     rows = {name: rows for name, (_, rows) in shards.items()}
     plan = plan_of(
         rows, found, output, identity(), columns, slice_rows, True, retry, None, False, prune
@@ -93,27 +95,30 @@ def plan_covers_every_row_once(shards, commits, strays, slice_rows, retry, prune
         assert not any(rows is not None for _, rows in shards.values())
         return
     lists = (plan.up_to_date, plan.removed, plan.replaced, plan.spared)
-    together = [(r.shard, r.first_row) for some in lists for r in some]
+    together = [place for some in lists for place in places_of(some)]
     assert sorted(together) == sorted((r.shard, r.first_row) for r in records)  # each in one list
-    for up in plan.up_to_date:
+    by_path = {r.path: r for r in records}
+    up_to_date = [by_path[path] for path in paths(plan.up_to_date)]
+    spared = [by_path[path] for path in paths(plan.spared)]
+    for up in up_to_date:
         assert (up.version, up.recipe) == (shards[up.shard][0], RECIPES[0])
         assert not (retry and up.quarantined)
-    kept = {r.path for r in plan.up_to_date + plan.spared} | set(plan.left)
-    removed = {r.path for r in plan.removed} | set(plan.swept)
+    kept = {r.path for r in up_to_date + spared} | set(plan.left)
+    removed = set(paths(plan.removed)) | set(plan.swept)
     # Rows of shards that this run does not replace stay, record or no record, unless it prunes.
     assert prune or all(output.stray[path] in shards for path in plan.swept)
     spoiled = {name for name in shards if url(name) in plan.bad_shards}
     gone = ({r.shard for r in records} | {*output.stray.values()}) - shards.keys()
     stays = spoiled if prune else spoiled | gone
-    assert {output.stray[path] for path in plan.left} | {r.shard for r in plan.spared} <= stays
+    assert {output.stray[path] for path in plan.left} | {r.shard for r in spared} <= stays
     todo = {piece.path for piece in plan.todo}
     assert len(todo) == len(plan.todo)
     assert not kept & removed
     assert not todo & (kept | removed)
-    assert {r.path for r in plan.replaced} <= todo
+    assert set(paths(plan.replaced)) <= todo
     assert all(piece.rows <= slice_rows for piece in plan.todo)
     for name, (version, rows) in shards.items():
-        mine = [(r.first_row, r.rows) for r in plan.up_to_date if r.shard == name]
+        mine = [(r.first_row, r.rows) for r in up_to_date if r.shard == name]
         ours = [(p.first_row, p.rows) for p in plan.todo if p.shard.name == name]
         if url(name) in plan.bad_shards:
             assert not ours
@@ -131,7 +136,7 @@ def plan_covers_every_row_once(shards, commits, strays, slice_rows, retry, prune
 
 
 def plan_rows(plan: Plan, name: str) -> int:
-    return next(r.shard_rows for r in plan.up_to_date if r.shard == name)
+    return next(r["shard_rows"] for r in plan.up_to_date.to_pylist() if r["shard"] == name)
 
 
 def test_the_plan_covers_every_row_once(repeat):

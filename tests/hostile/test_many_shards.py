@@ -6,7 +6,7 @@ from time import process_time
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from support.records import identity
+from support.records import holding, identity
 
 from hostile.harness import (
     GOOD,
@@ -15,7 +15,6 @@ from hostile.harness import (
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import find_shards
 from pipelines.labelling.plan import make_plan
-from pipelines.output.ledger import Committed
 
 
 @pytest.mark.integration
@@ -33,7 +32,7 @@ def test_a_hundred_thousand_shards_are_planned_quickly(tmp_path, request):
     process = psutil.Process()
     before, started = process.memory_info().rss, process_time()
     shards = find_shards([str(tmp_path / "in")])
-    plan = make_plan(shards, Committed([], {}), identity(), InputColumns(), 1000, False)
+    plan = make_plan(shards, holding([]), identity(), InputColumns(), 1000, False)
     assert len(plan.todo) == count
     assert process_time() - started < 200  # seconds of CPU; quadratic would be hours
     assert process.memory_info().rss - before < 500 << 20

@@ -4,13 +4,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.records import identity
+from support.records import holding, identity
 
 from hostile.harness import GOOD, numbered
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import find_shards
 from pipelines.labelling.plan import make_plan
-from pipelines.output.ledger import Committed
 
 HOSTILE_KEYS = ["a/../../b", "a//b", "a/./b", "../b", "a::b", "a\0b"]
 
@@ -29,7 +28,7 @@ def test_keys_of_object_stores(key, monkeypatch):
     monkeypatch.setattr(type(memory), "find", lambda *_, **__: listing)
     try:
         shards = find_shards(["memory://corpus"])
-        plan = make_plan(shards, Committed([], {}), identity(), InputColumns(), 1000, False)
+        plan = make_plan(shards, holding([]), identity(), InputColumns(), 1000, False)
     finally:
         memory.rm_file("/corpus/good.parquet")
     assert [piece.path for piece in plan.todo] == ["table/good.000000000000.parquet"]

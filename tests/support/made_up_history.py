@@ -9,7 +9,9 @@ import numpy as np
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from pipelines.labelling.audit import audit
 from pipelines.labelling.summary import prices, totals
-from pipelines.output.ledger import Ledger, Record, table_path
+from pipelines.output.committed import COMMITS
+from pipelines.output.ledger import Ledger
+from pipelines.output.record import Record, table_path
 from pipelines.output.statistics import UNCERTAINTY_BINS
 from pipelines.output.storage import Storage
 
@@ -24,20 +26,18 @@ POINT = OperatingPoint(
 )
 
 
-def write_history(root: Path, nights: int, slices: int, records_too: bool = False) -> None:
+def write_history(root: Path, nights: int, slices: int) -> None:
     """`nights` runs of `slices` slices; the last fifth of them has drifted, the third has a shard
     that cannot be read, and the fourth was killed: it has no summary."""
     ledger, random = Ledger(Storage(str(root))), np.random.default_rng(0)
     for night in range(nights):
         at = datetime(2026, 1, 1, 2, tzinfo=UTC) + timedelta(days=night)
         drifted = night >= nights - nights // 5
-        records = [_record(f"night-{night:03d}", at, i, drifted, random) for i in range(slices)]
+        records = [a_record(f"night-{night:03d}", at, i, drifted, random) for i in range(slices)]
         for record in records:
             path = root / record.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            if records_too:
-                ledger.put(record)
         summary = {
             "run_id": f"night-{night:03d}",
             "started_at": at.isoformat(timespec="milliseconds"),
@@ -50,12 +50,13 @@ def write_history(root: Path, nights: int, slices: int, records_too: bool = Fals
         summary |= totals(records) | prices(records, 2.5)
         agreements = sum(record.audit_agreements for record in records)
         summary |= audit(POINT, summary["exits"], summary["audit_rows"], agreements)
-        ledger.close_run(summary["run_id"], summary, records, set())
+        ledger.close_run(summary["run_id"], summary, COMMITS.empty_table(), records, set())
+        ledger.fold(records)
         if night == 3:
             ledger.storage.remove(f"ledger/runs/{summary['run_id']}.json")
 
 
-def _record(
+def a_record(
     run: str, at: datetime, number: int, drifted: bool, random: np.random.Generator
 ) -> Record:
     """A slice as the job might have recorded it."""

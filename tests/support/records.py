@@ -1,7 +1,11 @@
 """Records of slices that nobody has labelled, and what they were labelled with."""
 
+import pyarrow as pa
+
+from pipelines.output.committed import Committed, commits_of
 from pipelines.output.identity import Identity
-from pipelines.output.ledger import Record
+from pipelines.output.ledger import Ledger
+from pipelines.output.record import Record, table_path
 
 
 def identity(**changes) -> Identity:
@@ -48,3 +52,37 @@ def record(shard: str = "a", first_row: int = 0, rows: int = 10, **changes) -> R
         committed_at="2026-11-22T01:02:03+00:00",
     )
     return Record(**defaults | changes)
+
+
+def committed(ledger: Ledger) -> list[Record]:
+    """All that the ledger holds, as records, in the order of shards and rows."""
+    found = ledger.records(ledger.committed().commits)
+    return sorted(found, key=lambda r: (r.shard, r.first_row))
+
+
+def holding(records, stray=None) -> Committed:
+    """What an output holds that has these records; `stray` are files, some of which tell theirs."""
+    stray = stray or {}
+    told = [each for each in records if each.path in stray]
+    known = [each for each in records if each.path not in stray]
+    return Committed(commits_of(known + told), stray, {each.path: each for each in told})
+
+
+def places(commits: pa.Table) -> list[tuple[str, int]]:
+    """Shard and first row of each commit."""
+    return [(each["shard"], each["first_row"]) for each in commits.to_pylist()]
+
+
+def end_run(ledger: Ledger, run_id: str, records=(), summary=None) -> None:
+    """End a run that has committed these, and whatever else of it the ledger has."""
+    commits = ledger.committed().commits
+    killed = ledger.unreported(commits)
+    new = {each.path: each for each in records}
+    rest = commits.filter(pa.array([path not in new for path in paths(commits)], pa.bool_()))
+    ledger.close_run(run_id, summary or {}, rest, [*records], killed)
+    ledger.fold([*records])
+
+
+def paths(commits: pa.Table) -> list[str]:
+    """Their files."""
+    return [table_path(*place) for place in places(commits)]

@@ -70,6 +70,9 @@ class InProcess:
             attempts=3, timeout=60.0,
         )  # fmt: skip
 
+    def close(self) -> None:
+        pass
+
     def run(self, run, slices, resources) -> Generator[Outcome, None, None]:
         key = (run.model, str(run.identity), run.audit_rate, run.precision, run.emulated)
         _runs[key] = run

@@ -1,0 +1,51 @@
+"""What a run asks of a checkpoint before it knows whether there is anything to label.
+
+To load a configuration is to import torch and transformers, which takes longer than a run that
+finds nothing to do.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fastbert.checkpoint import read_settings
+from fastbert.exits.exit import Exit, exits_of
+from fastbert.exits.operating_point import Configuration
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """Of `config.json` what says where rows may leave, and how long they may be.
+
+    The rest of it is unchecked: whoever loads the model checks all.
+    """
+
+    layers: int
+    max_length: int
+    exits: list[dict[str, Any]] | None = None
+    teacher_activation: str | None = None
+    operating_points: dict[str, Any] | None = None
+    default_operating_point: str | None = None
+    #: Files that transformers reads in place of config.json.
+    configuration_files: None = None
+
+    @property
+    def exit_list(self) -> tuple[Exit, ...]:
+        """As a `FastBertConfig` has it."""
+        return exits_of(self.exits, self.layers, self.teacher_activation)
+
+
+def read_outline(folder: Path) -> Configuration:
+    """That of the checkpoint in `folder`. What is unusual, or wrong, is loaded as a whole: raises
+    InputError as `load_config`."""
+    settings = read_settings(folder)
+    try:
+        backbone = settings["backbone"]
+        if backbone["model_type"] == "distilbert":
+            backbone = {"num_hidden_layers": backbone.get("n_layers")} | backbone
+        found = settings | {"layers": backbone["num_hidden_layers"]}
+        return msgspec.convert(found, Outline)
+    except (LookupError, TypeError, ValueError):
+        from fastbert.configuration import load_config
+
+        return load_config(folder)

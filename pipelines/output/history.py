@@ -1,0 +1,49 @@
+"""`stats/<run id>.parquet`: what the slices of a run have cost, in a form that SQL can add up."""
+
+from typing import get_args
+
+import pyarrow as pa
+
+from pipelines.output.sets import Sets
+from pipelines.output.statistics import PER_ERRORS, PER_EXIT, PER_SLICE, arrow
+
+#: The columns of `stats/`.
+STATISTICS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("slice_id", pa.string()),
+        ("shard", pa.string()),
+        ("first_row", pa.int64()),
+        ("exit_layer", pa.int8()),  # depth; null: rows with an error
+        ("slice_rows", pa.int64()),
+        ("committed_at", pa.string()),
+        *((m.column, arrow(m.kind)) for m in PER_SLICE + PER_ERRORS),
+        *((m.column, arrow(get_args(m.kind)[0])) for m in PER_EXIT),
+    ]
+)
+#: As `record.slice_id` has it.
+SLICE_ID = "left(sha256(shard || chr(0) || first_row::varchar), 32)"
+_COMMON = f"""
+    run_id, {SLICE_ID} as slice_id, shard, first_row, rows as slice_rows, committed_at,
+    {", ".join(f"{m.name} as {m.column}" for m in PER_SLICE)}
+"""
+_ROWS = f"""
+    select {_COMMON}, coalesce(exit_depths[place], place) as exit_layer,
+           {", ".join(f"{m.name}[place] as {m.column}" for m in PER_EXIT)}
+    from (select *, unnest(range(1, len(exits) + 1)) as place from records)
+    union all by name
+    select {_COMMON}, error_rows as rows, 0 as tokens, 0 as flops,
+           {", ".join(f"{m.name} as {m.column}" for m in PER_ERRORS)}
+    from records where error_rows > 0
+    order by shard, first_row, exit_layer nulls last
+"""
+
+
+def statistics(records: pa.Table) -> pa.Table:
+    """One row per slice and exit, and one for a slice's rows with errors, of rows of a manifest.
+
+    `rows`, `tokens` and `flops` add up; columns that begin with `slice_` repeat on each row of
+    their slice.
+    """
+    with Sets(records=records) as sets:
+        return sets.table(_ROWS).select(STATISTICS.names).cast(STATISTICS)

@@ -1,0 +1,198 @@
+"""A stage in a child process, and the driver's hold on it.
+
+Two pipes join them. On one, slices go in and out, pickled, as bytes that the driver passes on
+without a look. On the other, the child says what it begins and ends, which the driver counts
+(`guard.py`): counts must outlive the child. Only this driver and its children hold these pipes.
+
+Children are spawned, never forked: the threads of Arrow and of stores do not survive a fork.
+"""
+
+import contextlib
+import faulthandler
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, NoReturn
+
+from setproctitle import setproctitle
+
+from pipelines.labelling.work import Work
+from pipelines.running.guard import Guard
+from pipelines.running.quiet import quiet_transformers
+from pipelines.running.stages import STARTING, Stage, dead_on_arrival
+
+log = logging.getLogger(__name__)
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class Child:
+    """A process of a stage, which imports what it needs while nobody has said what to do. When it
+    dies, another one takes its place."""
+
+    def __init__(self, number: int, stage: type[Stage]) -> None:
+        self.name, self.stage = f"{stage.doing} {number}", stage
+        #: What it has been given and not answered; it works on the first.
+        self.given: deque[bytes] = deque()
+        self._silent = 0  # deaths in a row before the first word
+        self._first: bytes | None = None
+        self._start()
+
+    def begin(self, arguments: tuple[Any, ...], guard: Guard) -> None:
+        """Make the stage. `guard.attempts` are the driver's; `arguments` are the stage's."""
+        self.guard = guard
+        self._first = pickle.dumps((guard.limit, guard.timeout, arguments))
+        self._send(self._first)
+
+    def _start(self) -> None:
+        self._items, items = _SPAWN.Pipe()
+        self._words, words = _SPAWN.Pipe()
+        self._spoke = False
+        self._process = _SPAWN.Process(
+            target=serve, args=(items, words, self.stage, self.name), name=self.name, daemon=True
+        )
+        # Ctrl-C goes to children, too: the driver ends them. The tracker, which the first start
+        # would start, unblocks the signal.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        items.close()
+        words.close()
+        if self._first is not None:
+            self._send(self._first)
+
+    def _send(self, data: bytes) -> None:
+        # It may be dead, which `answers` will find.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._items.send_bytes(data)
+
+    def waited_for(self) -> list[Any]:
+        """What becomes ready when `answers` has something to do."""
+        return [self._words, self._process.sentinel]
+
+    def give(self, item: bytes) -> None:
+        """A slice to work on, pickled."""
+        self.given.append(item)
+        self._send(item)
+
+    def answers(self) -> Iterator[tuple[bool, bytes]]:
+        """What it has answered since, pickled, and whether that is a slice for the next stage.
+
+        Answers what it asks. If it has died, starts another one, which gets what it was given;
+        FastBertError if that comes to nothing.
+        """
+        dead = not self._process.is_alive()  # first: what it said before is there to be read
+        try:
+            while self._words.poll():
+                word, *rest = self._words.recv()
+                self._spoke = True
+                if word == "answer":
+                    data = self._items.recv_bytes()
+                    self.given.popleft()
+                    yield rest[0], data
+                elif word == "end":
+                    self.guard.attempts.end(*rest)
+                else:
+                    self._words.send(getattr(self.guard.attempts, word)(*rest))
+        except (EOFError, OSError):
+            dead = True
+        if dead:
+            self._replace()
+
+    def _replace(self) -> None:
+        self.end()
+        self._silent = 0 if self._spoke else self._silent + 1
+        if self._silent >= self.guard.limit:
+            raise dead_on_arrival(self.stage.doing, self._silent)
+        log.warning(
+            "the process for %s ended (%s); another one takes its place",
+            *(self.stage.doing, _how(self._process.exitcode)),
+        )
+        given, self.given = self.given, deque()
+        self._start()
+        for item in given:
+            self.give(item)
+
+    def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self._process.kill()
+        self._process.join()
+        self._items.close()
+        self._words.close()
+
+
+def _how(exitcode: int | None) -> str:
+    """An exit code in words."""
+    if exitcode is not None and exitcode < 0:
+        return signal.strsignal(-exitcode) or f"signal {-exitcode}"
+    return f"exit code {exitcode}"
+
+
+class AttemptsOfDriver:
+    """`Attempts` that the driver keeps."""
+
+    def __init__(self, words: Connection) -> None:
+        self._words = words
+
+    def _ask(self, *word: str) -> int:
+        self._words.send(word)
+        answer: int = self._words.recv()
+        return answer
+
+    def failed(self, what: str, stage: str) -> int:
+        """As in `Counts`."""
+        return self._ask("failed", what, stage)
+
+    def begin(self, what: str, stage: str) -> int:
+        """As in `Counts`."""
+        return self._ask("begin", what, stage)
+
+    def end(self, what: str, stage: str) -> None:
+        """As in `Counts`."""
+        self._words.send(("end", what, stage))
+
+
+def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -> NoReturn:
+    """What a child does until its driver ends."""
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    setproctitle(f"fastbert: {name}")
+    os.dup2(2, 1)  # stdout is for the summary
+    arrived: SimpleQueue[bytes] = SimpleQueue()
+    # The next slice arrives while the model is at work on this one.
+    threading.Thread(target=_receive, args=(items, arrived), daemon=True).start()
+    quiet_transformers()
+    faulthandler.dump_traceback_later(STARTING, exit=True)
+    stage.load()
+    faulthandler.cancel_dump_traceback_later()
+    limit, timeout, arguments = pickle.loads(arrived.get())
+    at_work = stage(Guard(AttemptsOfDriver(words), limit, timeout), name, *arguments)
+    while True:
+        answer = at_work(pickle.loads(arrived.get()))
+        data = pickle.dumps(answer)
+        words.send(("answer", isinstance(answer, Work)))
+        items.send_bytes(data)
+
+
+def _receive(items: Connection, arrived: "SimpleQueue[bytes]") -> None:
+    with contextlib.suppress(EOFError):  # the driver has ended, and so does this process
+        while True:
+            arrived.put(items.recv_bytes())
+
+
+def _end_with_driver() -> None:
+    """However it ended: killed, it could not say so."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)

@@ -1,0 +1,148 @@
+"""The executor on one machine: each stage in child processes of the driver, without Ray.
+
+The driver passes slices on from stage to stage, and waits. Readers work ahead of the model, as far
+as memory allows.
+"""
+
+import pickle
+from collections import deque
+from collections.abc import Generator, Iterator
+from multiprocessing.connection import wait
+from typing import Any
+
+from fastbert.errors import FastBertError, InputError
+from pipelines.input.slices import Slice
+from pipelines.labelling.run import Resources, Run
+from pipelines.labelling.work import Outcome, Work
+from pipelines.running.child import Child
+from pipelines.running.guard import Attempts, Guard
+from pipelines.running.machine import cores, gpus
+from pipelines.running.stages import STAGES, Stage
+from pipelines.settings import LabelSettings
+
+#: Slices that a process has: it works on one, and the next is there when it is done.
+_GIVEN = 2
+#: Slices that wait for a stage, at most, and bytes beyond which no further one is made.
+_WAITING, _WAITING_BYTES = 2, 256 << 20
+
+
+class LocalExecutor:
+    """Runs the stages on this machine, with one replica on all its cores or its GPU."""
+
+    def __init__(self, stages: tuple[type[Stage], ...] = STAGES) -> None:
+        self.stages = stages
+        self.crews: list[Crew] = []
+
+    def resources(self, settings: LabelSettings) -> Resources:
+        """Start a process of each stage, and share out the machine; InputError for what takes
+        Ray."""
+        _, high = settings.replica_range()
+        asked = settings.gpus_per_replica
+        if high > 1 or (asked or 0) > 1:
+            raise InputError(
+                f"one replica with at most one GPU runs without Ray, found --replicas "
+                f"{settings.replicas} and --gpus-per-replica {asked or 0:g}; pass --executor ray"
+            )
+        self.crews = [Crew(stage) for stage in self.stages]
+        on_gpu = bool(gpus() if asked is None else asked)
+        cpus = settings.cpus_per_replica or (1 if on_gpu else cores())
+        return Resources(
+            low=1,
+            high=1,
+            replica_gpus=float(on_gpu),
+            replica_cpus=cpus,
+            # Tokenizing falls behind a GPU; beside a model on the same cores, one is enough.
+            readers=max(1, cores() - cpus) if on_gpu else 1,
+            reader_cpus=1,
+            attempts=settings.slice_attempts,
+            timeout=settings.slice_timeout,
+        )
+
+    def run(
+        self, run: Run, slices: list[Slice], resources: Resources
+    ) -> Generator[Outcome, None, None]:
+        """Run the slices through the stages; yields what becomes of each.
+
+        Raises FastBertErrors as the stages do. Closing it ends the processes.
+        """
+        guard = Guard(Attempts(), resources.attempts, resources.timeout)
+        processes = (resources.readers, 1, 1)
+        arguments: tuple[tuple[Any, ...], ...] = (
+            (run,),
+            (run, resources.replica_cpus, resources.device == "cuda"),
+            (run,),
+        )
+        try:
+            for crew, count, given in zip(self.crews, processes, arguments, strict=True):
+                crew.begin(min(count, len(slices)), given, guard)
+            yield from _flow(self.crews, iter(slices))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """As in `Executor`."""
+        for crew in self.crews:
+            crew.end()
+        self.crews = []
+
+
+class Crew:
+    """The processes of one stage, and what waits for them."""
+
+    def __init__(self, stage: type[Stage]) -> None:
+        """One process, to begin with."""
+        self.stage, self.children = stage, [Child(1, stage)]
+        self.waiting: deque[bytes] = deque()
+
+    def begin(self, processes: int, arguments: tuple[Any, ...], guard: Guard) -> None:
+        """Become as many, and make the stage in each."""
+        self.children += [Child(number, self.stage) for number in range(2, processes + 1)]
+        for child in self.children:
+            child.begin(arguments, guard)
+
+    def hand_out(self, following: "Crew | None") -> None:
+        """Give what waits to who has least, as long as the stage behind has room for it."""
+        while self.waiting and (following is None or following.has_room(self)):
+            idle = min(self.children, key=lambda child: len(child.given))
+            if len(idle.given) == _GIVEN:
+                return
+            idle.give(self.waiting.popleft())
+
+    def has_room(self, before: "Crew") -> bool:
+        """Whether what the stage before has, and one more, may come to wait here."""
+        coming = sum(len(child.given) for child in before.children)
+        size = sum(map(len, self.waiting))
+        return coming + len(self.waiting) < _WAITING + len(before.children) and (
+            size < _WAITING_BYTES
+        )
+
+    def end(self) -> None:
+        """Kill them."""
+        for child in self.children:
+            child.end()
+
+
+def _flow(crews: list[Crew], slices: Iterator[Slice]) -> Generator[Outcome, None, None]:
+    first = crews[0]
+    behind = [*crews[1:], None]
+    children = [child for crew in crews for child in crew.children]
+    while True:
+        if not first.waiting and (piece := next(slices, None)):
+            first.waiting.append(pickle.dumps(Work(piece)))
+        for crew, following in reversed([*zip(crews, behind, strict=True)]):
+            crew.hand_out(following)
+        if not any(child.given for child in children):
+            return
+        ready = wait([each for child in children for each in child.waited_for()])
+        for crew, following in zip(crews, behind, strict=True):
+            for child in crew.children:
+                if not any(each in ready for each in child.waited_for()):
+                    continue
+                for is_slice, data in child.answers():
+                    if is_slice and following is not None:
+                        following.waiting.append(data)
+                        continue
+                    outcome = pickle.loads(data)
+                    if isinstance(outcome, FastBertError):
+                        raise outcome
+                    yield outcome

@@ -1,0 +1,178 @@
+"""The three stages as processes run them, on Ray or without it.
+
+    slice -> Reading (CPU) -> Labelling (the model) -> Committing (CPU) -> record
+
+Processes may die at any moment: their slice runs again in another one. A slice that ends processes
+every time is given up after some attempts, by a process that has labelled known texts: where these
+fail, the machine is to blame, and the run ends.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import Any, NoReturn
+
+from fastbert.errors import FastBertError, MachineError
+from pipelines.labelling.work import Failed, Outcome, Work
+from pipelines.output.record import Record, slice_id
+from pipelines.running.guard import Guard
+from pipelines.running.quiet import quiet_transformers
+
+#: Seconds that processes may take to begin, each time that one has died; busy machines need them.
+STARTING = 300
+
+
+class Stage:
+    """One stage in a process of its own: made once, called with one slice at a time."""
+
+    doing: str
+    #: What the stage is. By name, because every process imports this module, and those that commit
+    #: need not wait for torch, nor hold it.
+    made_by: str
+
+    def __init__(self, guard: Guard, process: str, *arguments: Any) -> None:
+        """`process` names this process, and those that take its place when it has died."""
+        self.guard = guard
+        self.refused: FastBertError | None = None
+        self.known = f"known texts on {process}"
+        # A model takes its time to load, however small the slices.
+        longest = max(guard.timeout, STARTING)
+        with guard.attempt(f"the start of {process}", self.doing, longest) as failed:
+            quiet_transformers()
+            try:
+                if failed >= guard.limit:
+                    raise dead_on_arrival(self.doing, failed)
+                self.stage = self.make(*arguments)
+            except FastBertError as error:
+                self.refused = error
+
+    @classmethod
+    def load(cls) -> Callable[..., Any]:
+        """What makes it; to import that may take seconds."""
+        found: Callable[..., Any] = resolve_name(cls.made_by)
+        return found
+
+    def make(self, *arguments: Any) -> Any:
+        """What does the work."""
+        return self.load()(*arguments)
+
+    def __call__(self, item: Work | Outcome | FastBertError) -> Work | Outcome | FastBertError:
+        """One slice in, one slice out, or what has become of it, or what was refused."""
+        if not isinstance(item, Work):
+            return item
+        name = slice_id(item.slice.shard.name, item.slice.first_row)
+        try:
+            if self.refused is None:
+                self.prove(name)
+                with self.guard.attempt(name, self.doing) as failed:
+                    try:
+                        return self.done(item.retried(failed), failed)
+                    except MachineError as error:
+                        self.fail(error, self.guard.attempts.begin(self.known, self.doing))
+                    except MemoryError as error:
+                        leave(error)
+        except FastBertError as error:
+            self.refused = error
+        assert self.refused is not None
+        return self.refused
+
+    def prove(self, name: str) -> None:
+        """Show on known texts that this process works, before it takes a slice that has ended
+        others. MachineError if as many in a row do not as a slice may end."""
+        if not self.guard.attempts.failed(name, self.doing):
+            return
+        longest = min(self.guard.timeout, STARTING)
+        with self.guard.attempt(self.known, self.doing, longest) as failed:
+            if failed >= self.guard.limit:
+                raise MachineError(
+                    f"{self.doing} known texts ended the process {failed} times, the last time on "
+                    f"{os.uname().nodename} (a crash, too little memory, or more than "
+                    f"{longest:g} s); no row is to blame: look at the machine, its memory and its "
+                    "libraries, and run again; what is committed is kept"
+                )
+            try:
+                self.stage.check()
+            except MachineError as error:
+                self.fail(error, failed)
+
+    def fail(self, error: MachineError, failed: int) -> NoReturn:
+        """Known texts have failed, and in `failed` processes before: the next one tries, or none
+        does."""
+        if failed + 1 < self.guard.limit:
+            leave(error)
+        raise error
+
+    def done(self, work: Work, failed: int) -> Work | Outcome:
+        """The slice after this stage, and `failed` attempts at it."""
+        reason = (
+            f"given up: {self.doing} its slice ended the process {failed} times (a crash, too "
+            f"little memory, or more than {self.guard.timeout:g} s)"
+        )
+        found: Work | Outcome
+        if failed < self.guard.limit:
+            found = self.stage(work)
+        elif failed < 2 * self.guard.limit:
+            found = self.stage(work, reason)
+        else:  # even that kills
+            found = Failed(work.slice, reason)
+        return found
+
+
+def dead_on_arrival(doing: str, failed: int) -> FastBertError:
+    """What is said of processes that have died `failed` times before their first slice."""
+    return FastBertError(f"the process for {doing} died {failed} times at its start")
+
+
+def leave(error: BaseException) -> NoReturn:
+    """End this process: what it was at counts as having done that, and another one tries it."""
+    print(f"this process ends: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Reading(Stage):
+    """First."""
+
+    doing, made_by = "reading", "pipelines.labelling.read:ReadTokenize"
+
+
+class Labelling(Stage):
+    """Second."""
+
+    doing, made_by = "labelling", "pipelines.labelling.classify:Classify"
+
+    @classmethod
+    def load(cls) -> Callable[..., Any]:
+        """As above, with small caches in oneDNN and in torch's own layer above it. Batches hardly
+        ever have the same number of tokens, and in bf16 what is kept for each is large: by
+        themselves, 1,024 shapes, they grow to 600 MB with a tiny model."""
+        for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+            os.environ.setdefault(cache, "64")  # read when torch is imported
+        return super().load()
+
+
+class Committing(Stage):
+    """Third: a labelled slice in, its outcome out.
+
+    A process although it keeps no state: as tasks of Ray, commits would start ever more worker
+    processes, and each has to import what this module needs before its first slice.
+    """
+
+    doing, made_by = "committing", "pipelines.labelling.commit:Commit"
+
+    def prove(self, name: str) -> None:
+        """It computes nothing."""
+
+    def done(self, work: Work, failed: int) -> Outcome:
+        """The outcome of a slice."""
+        if failed >= self.guard.limit:
+            raise FastBertError(
+                f"publishing {work.slice.path} ended the process {failed} times (a crash, too "
+                f"little memory, or more than {self.guard.timeout:g} s): is the store there?"
+            )
+        record: Record = self.stage(work)
+        return record
+
+
+#: What an executor runs, in this order.
+STAGES: tuple[type[Stage], ...] = (Reading, Labelling, Committing)

@@ -1,5 +1,6 @@
 """What a run does while it does it, as Prometheus counters."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ COUNTERS = {
 }
 
 
-class Metrics:
+class Metrics(ABC):
     """The counters of one run; `output` tells runs apart that label different corpora."""
 
     def __init__(self, output: str, counter: Callable[[str, str, tuple[str, ...]], Any]) -> None:
@@ -44,9 +45,9 @@ class Metrics:
             for depth, part in zip(record.depths, amount, strict=True):
                 self.count(name, part, self.tags | {"layer": str(depth)})
 
+    @abstractmethod
     def count(self, name: str, amount: float, tags: dict[str, str]) -> None:
         """Add to one of the counters."""
-        raise NotImplementedError
 
 
 class MetricsFile(Metrics):

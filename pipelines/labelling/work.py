@@ -1,6 +1,6 @@
 """A slice on its way through the stages, what becomes of it, and both between processes.
 
-Each is one row of one Ray Data block, pickled: Ray splits blocks above 128 MiB, and would tear a
+Each is pickled, and on Ray one row of one block: Ray splits blocks above 128 MiB, and would tear a
 slice apart, but it never splits a row.
 """
 
@@ -19,6 +19,8 @@ from pipelines.output.statistics import SliceStats
 IDS, TYPES, ERROR = "\0ids", "\0types", "\0error"
 #: The one column of a block.
 ITEM = "item"
+#: Makes bytes of what travels from process to process.
+packed = pickle.dumps
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,15 @@ Outcome = Record | Failed
 def to_block(item: Work | Outcome | FastBertError) -> pa.Table:
     """A block of one row; errors, too, because one that is raised reaches the driver inside
     tracebacks of Ray's."""
-    return pa.table({ITEM: pa.array([pickle.dumps(item)], pa.large_binary())})
+    return pa.table({ITEM: pa.array([packed(item)], pa.large_binary())})
 
 
 def from_block(block: pa.Table) -> Any:
     """Inverse of `to_block`."""
-    return from_item(block[ITEM][0].as_buffer())
+    return unpacked(block[ITEM][0].as_buffer())
 
 
-def from_item(data: bytes | pa.Buffer) -> Any:
-    """What a block's one row holds. Only processes of the same run write such blocks, and only Ray
-    carries them: nothing is unpickled from disk or from a checkpoint."""
+def unpacked(data: bytes | pa.Buffer) -> Any:
+    """Inverse of `packed`. Processes of one run write such data, Ray and pipes carry it: nothing is
+    unpickled from disk or from a checkpoint."""
     return pickle.loads(data)

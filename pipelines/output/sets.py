@@ -19,6 +19,11 @@ def chosen(table: pa.Table, mask: Mask) -> pa.Table:
     return table if mask.all() else table.filter(pa.array(mask))
 
 
+def numbered(table: pa.Table) -> pa.Table:
+    """With its rows' numbers as column `n`."""
+    return table.append_column("n", pa.array(np.arange(len(table))))
+
+
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
     """One in memory for the process, as each takes its time; what is named in a cursor is not seen
@@ -29,7 +34,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 class Sets:
-    """Tables under names, and questions about them. A table has its row's number as column `n`."""
+    """Tables, `numbered`, under names, and questions about them."""
 
     def __init__(self, **tables: pa.Table) -> None:
         self._connection = _database().cursor()
@@ -46,8 +51,7 @@ class Sets:
     def add(self, name: str, table: pa.Table) -> None:
         """Name a table."""
         self._rows[name] = len(table)
-        numbered = table.append_column("n", pa.array(np.arange(len(table))))
-        self._connection.register(name, numbered)
+        self._connection.register(name, numbered(table))
 
     def run(self, sql: str, **values: object) -> None:
         """A statement that has no answer."""

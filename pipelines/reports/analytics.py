@@ -16,7 +16,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import duckdb
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +27,7 @@ from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
 from pipelines.output.history import STATISTICS, statistics
 from pipelines.output.ledger import Ledger
+from pipelines.output.sets import numbered
 from pipelines.output.storage import Storage
 from pipelines.reports import views
 
@@ -225,8 +225,7 @@ class Analytics:
         ledger = Ledger(self.storage)
         output = ledger.committed(self._listing)
         commits = output.commits
-        numbered = commits.append_column("n", pa.array(np.arange(len(commits))))
-        self.connection.register("commits", numbered)
+        self.connection.register("commits", numbered(commits))
         self._execute(views.CURRENT)
         self.connection.unregister("commits")
         # A run that is still at work, or was killed, has commits but no statistics.

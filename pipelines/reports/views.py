@@ -3,15 +3,15 @@
 import pyarrow as pa
 
 from pipelines.labelling import summary
+from pipelines.output.committed import PATH
 from pipelines.output.history import SLICE_ID
 from pipelines.output.statistics import PER_SLICE
 
 #: Statistics of all commits there have ever been, with where their rows are.
-HISTORY = """
+HISTORY = f"""
     create or replace view history as
     select * replace (try_cast(committed_at as timestamp) as committed_at),
-           format('table/{}.{:012d}.parquet', shard, first_row) as path
-    from ({sources})
+           {PATH} as path from ({{sources}})
 """
 
 #: The commits whose rows the table holds now, as the ledger has them.

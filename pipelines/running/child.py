@@ -12,7 +12,6 @@ import faulthandler
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections import deque
@@ -24,9 +23,8 @@ from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
-from pipelines.labelling.work import Work
+from pipelines.labelling.work import Work, packed, unpacked
 from pipelines.running.guard import Guard
-from pipelines.running.quiet import quiet_transformers
 from pipelines.running.stages import STARTING, Stage, dead_on_arrival
 
 log = logging.getLogger(__name__)
@@ -49,7 +47,7 @@ class Child:
     def begin(self, arguments: tuple[Any, ...], guard: Guard) -> None:
         """Make the stage. `guard.attempts` are the driver's; `arguments` are the stage's."""
         self.guard = guard
-        self._first = pickle.dumps((guard.limit, guard.timeout, arguments))
+        self._first = packed((guard.limit, guard.timeout, arguments))
         self._send(self._first)
 
     def _start(self) -> None:
@@ -171,15 +169,14 @@ def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -
     arrived: SimpleQueue[bytes] = SimpleQueue()
     # The next slice arrives while the model is at work on this one.
     threading.Thread(target=_receive, args=(items, arrived), daemon=True).start()
-    quiet_transformers()
     faulthandler.dump_traceback_later(STARTING, exit=True)
     stage.load()
     faulthandler.cancel_dump_traceback_later()
-    limit, timeout, arguments = pickle.loads(arrived.get())
+    limit, timeout, arguments = unpacked(arrived.get())
     at_work = stage(Guard(AttemptsOfDriver(words), limit, timeout), name, *arguments)
     while True:
-        answer = at_work(pickle.loads(arrived.get()))
-        data = pickle.dumps(answer)
+        answer = at_work(unpacked(arrived.get()))
+        data = packed(answer)
         words.send(("answer", isinstance(answer, Work)))
         items.send_bytes(data)
 

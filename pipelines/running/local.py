@@ -4,7 +4,6 @@ The driver passes slices on from stage to stage, and waits. Readers work ahead o
 as memory allows.
 """
 
-import pickle
 from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import wait
@@ -13,7 +12,7 @@ from typing import Any
 from fastbert.errors import FastBertError, InputError
 from pipelines.input.slices import Slice
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import Outcome, Work
+from pipelines.labelling.work import Outcome, Work, packed, unpacked
 from pipelines.running.child import Child
 from pipelines.running.guard import Attempts, Guard
 from pipelines.running.machine import cores, gpus
@@ -123,12 +122,11 @@ class Crew:
 
 
 def _flow(crews: list[Crew], slices: Iterator[Slice]) -> Generator[Outcome, None, None]:
-    first = crews[0]
     behind = [*crews[1:], None]
     children = [child for crew in crews for child in crew.children]
     while True:
-        if not first.waiting and (piece := next(slices, None)):
-            first.waiting.append(pickle.dumps(Work(piece)))
+        if not crews[0].waiting and (piece := next(slices, None)):
+            crews[0].waiting.append(packed(Work(piece)))
         for crew, following in reversed([*zip(crews, behind, strict=True)]):
             crew.hand_out(following)
         if not any(child.given for child in children):
@@ -142,7 +140,7 @@ def _flow(crews: list[Crew], slices: Iterator[Slice]) -> Generator[Outcome, None
                     if is_slice and following is not None:
                         following.waiting.append(data)
                         continue
-                    outcome = pickle.loads(data)
+                    outcome = unpacked(data)
                     if isinstance(outcome, FastBertError):
                         raise outcome
                     yield outcome

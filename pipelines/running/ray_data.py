@@ -6,7 +6,6 @@ The driver sees records, never rows. What becomes of slices whose processes die 
 `stages.py`.
 """
 
-import pickle
 from collections.abc import Generator
 from functools import cached_property
 from typing import Any
@@ -21,7 +20,7 @@ from fastbert.errors import FastBertError
 from pipelines.input.slices import Slice
 from pipelines.labelling.metrics import Metrics
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import ITEM, Outcome, Work, from_block, from_item, to_block
+from pipelines.labelling.work import ITEM, Outcome, Work, from_block, packed, to_block, unpacked
 from pipelines.output.record import Record
 from pipelines.running.cluster import bear_standstill
 from pipelines.running.guard import Attempts, Guard
@@ -64,7 +63,7 @@ def run_stages(
         (CommitActor, (), resources.commit_cpus, (1, high, 1)),
     ]
     # Not `from_arrow`: it runs a task per block.
-    rows = [{ITEM: pickle.dumps(Work(piece))} for piece in slices]
+    rows = [{ITEM: packed(Work(piece))} for piece in slices]
     data: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage, (actor, arguments, cpus, (least, most, first)) in zip(
         stages, operators, strict=True
@@ -85,7 +84,7 @@ def run_stages(
         )
     try:
         for row in data.iter_rows():
-            outcome = from_item(row[ITEM])
+            outcome = unpacked(row[ITEM])
             if isinstance(outcome, FastBertError):
                 raise outcome
             if isinstance(outcome, Record):

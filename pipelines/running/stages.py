@@ -39,7 +39,6 @@ class Stage:
         # A model takes its time to load, however small the slices.
         longest = max(guard.timeout, STARTING)
         with guard.attempt(f"the start of {process}", self.doing, longest) as failed:
-            quiet_transformers()
             try:
                 if failed >= guard.limit:
                     raise dead_on_arrival(self.doing, failed)
@@ -50,6 +49,7 @@ class Stage:
     @classmethod
     def load(cls) -> Callable[..., Any]:
         """What makes it; to import that may take seconds."""
+        quiet_transformers()
         found: Callable[..., Any] = resolve_name(cls.made_by)
         return found
 

@@ -20,7 +20,7 @@ from fastbert.errors import FastBertError
 from pipelines.input.slices import Slice
 from pipelines.labelling.metrics import Metrics
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import ITEM, Outcome, Work, from_block, packed, to_block, unpacked
+from pipelines.labelling.work import ITEM, Outcome, Work, from_block, packed, to_block
 from pipelines.output.record import Record
 from pipelines.running.cluster import bear_standstill
 from pipelines.running.guard import Attempts, Guard
@@ -83,13 +83,16 @@ def run_stages(
             ),
         )
     try:
-        for row in data.iter_rows():
-            outcome = unpacked(row[ITEM])
-            if isinstance(outcome, FastBertError):
-                raise outcome
-            if isinstance(outcome, Record):
-                metrics.add(outcome)
-            yield outcome
+        # Not `iter_rows`: closed early, it leaves a thread that asks Ray for the next row, and ends
+        # the driver with status 1 if Ray has shut down meanwhile.
+        for bundle in data.iter_internal_ref_bundles():
+            for block in ray.get(bundle.block_refs):
+                outcome = from_block(block)
+                if isinstance(outcome, FastBertError):
+                    raise outcome
+                if isinstance(outcome, Record):
+                    metrics.add(outcome)
+                yield outcome
     finally:
         ray.kill(attempts)
 

@@ -260,14 +260,14 @@ def test_closing_the_stages_ends_their_processes(tmp_path, checkpoint, executor)
 
 
 def test_a_run_that_is_refused_leaves_no_process(tmp_path, checkpoint, monkeypatch):
-    """They start while the model is checked."""
+    """They have started to check the model."""
     write_shard(tmp_path / "in" / "a.parquet", random_texts(3))
 
-    def check_model(_) -> None:
+    def refuse(*_) -> None:
         assert len(multiprocessing.active_children()) == 3
         raise InputError("no")
 
-    monkeypatch.setattr("pipelines.labelling.job.Job.check_model", check_model)
+    monkeypatch.setattr("pipelines.labelling.job.check_precision", refuse)
     asked = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5)
     with pytest.raises(InputError, match="no"):
         label(asked, LocalExecutor())

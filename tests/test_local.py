@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import closing
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from pipelines.input.slices import Slice
 from pipelines.labelling.work import Work
 from pipelines.output.statistics import SliceStats
 from pipelines.running import local
+from pipelines.running.child import Child
 from pipelines.running.executor import choose
 from pipelines.running.local import LocalExecutor
 from pipelines.running.stages import Committing, Labelling, Reading
@@ -83,11 +85,11 @@ def corpus(tmp_path):
 
 def outcomes(corpus, output, *stages):
     output.mkdir()
-    executor = LocalExecutor(stages)
-    resources = executor.resources(settings(corpus, output, "none", speed=0.5))
     shard = find_shards([str(corpus)])[0]
     slices = [Slice(shard, SLICES, first, 1) for first in range(SLICES)]
-    return executor.run(a_run(output=str(output)), slices, resources)
+    with closing(LocalExecutor(stages)) as executor:
+        resources = executor.resources(settings(corpus, output, "none", speed=0.5))
+        yield from executor.run(a_run(output=str(output)), slices, resources)
 
 
 def test_readers_do_not_run_away(corpus, tmp_path):
@@ -157,15 +159,37 @@ def test_what_takes_ray_is_refused():
             LocalExecutor().resources(settings("in", "out", "model", speed=0.5, **changes))
 
 
+@pytest.fixture
+def child():
+    child = Child(1, Committing, limit=2)
+    yield child
+    child.end()
+
+
+def test_a_call_of_a_child(child, caplog):
+    """It says what it returns, raises and logs; if it dies of it, another one is asked."""
+    mine = child.call("os:getpid")
+    assert mine not in (os.getpid(), None)
+    child.call("logging:warning", "odd %s", "texts")
+    assert caplog.messages == ["odd texts"]
+    with pytest.raises(InputError, match="no_such_folder"):
+        child.call("fastbert.checkpoint:fetch_checkpoint", "no_such_folder")
+    os.kill(mine, signal.SIGKILL)
+    assert child.call("os:getpid") not in (mine, os.getpid())
+    with pytest.raises(FastBertError, match="committing died 2 times at its start"):
+        child.call("os:abort")
+
+
 def test_the_choice(monkeypatch):
     def chosen(**changes) -> str:
         return type(choose(settings("in", "out", "model", speed=0.5, **changes))).__name__
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("pipelines.running.machine.gpus", lambda: 0)
+    monkeypatch.setattr(LocalExecutor, "start", lambda *_: None)
+    monkeypatch.setattr(LocalExecutor, "gpus", lambda _: 0)
     assert chosen() == chosen(replicas="1", executor="local") == "LocalExecutor"
     assert chosen(executor="ray") == chosen(replicas="1:2") == "RayExecutor"
-    monkeypatch.setattr("pipelines.running.machine.gpus", lambda: 2)
+    monkeypatch.setattr(LocalExecutor, "gpus", lambda _: 2)
     assert chosen() == "RayExecutor"
     assert chosen(gpus_per_replica=0) == "LocalExecutor"
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")

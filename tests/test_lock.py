@@ -15,7 +15,7 @@ from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice
 from pipelines.labelling.commit import Commit
 from pipelines.output.lock import LOCK, LockLost, OutputHeld, RunLock, holds, read_lock
-from pipelines.output.storage import Storage
+from pipelines.output.storage import Created, Storage
 
 QUICK = {"beat": 0.05, "expiry": 0.5, "settle": 0.02}
 
@@ -122,7 +122,7 @@ def test_waits_between_looks_where_the_lock_comes_and_goes(storage, monkeypatch)
 
     def late(path, data):
         tries.append(path)
-        return len(tries) > 3 and create(path, data)
+        return create(path, data) if len(tries) > 3 else Created.NOT
 
     monkeypatch.setattr(storage, "create", late)
     began = time.monotonic()
@@ -134,9 +134,9 @@ def test_waits_between_looks_where_the_lock_comes_and_goes(storage, monkeypatch)
 class NotAtomic(Storage):
     """Lets all who create at the same time succeed, as Swift may."""
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes) -> Created:
         self.put(path, data)
-        return True
+        return Created.PERHAPS
 
 
 @pytest.mark.parametrize("kind", [Storage, NotAtomic])
@@ -265,11 +265,14 @@ def test_a_lock_without_a_process_expires(storage):
 
 
 def test_whoever_is_interrupted_while_taking_it_leaves_none(storage, monkeypatch):
-    def interrupted(_):
+    create = storage.create
+
+    def interrupted(*what):
+        assert create(*what)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(time, "sleep", interrupted)
+        patch.setattr(storage, "create", interrupted)
         with pytest.raises(KeyboardInterrupt), locked(storage, "night-1", **QUICK):
             pytest.fail("it was not interrupted")
     assert read_lock(storage) is None

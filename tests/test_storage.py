@@ -5,10 +5,11 @@ import os
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import FastBertError, InputError
 from pipelines.output.retry import Patience
-from pipelines.output.storage import Storage
+from pipelines.output.storage import Created, Storage
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -55,8 +56,8 @@ def test_creating_where_there_are_no_hard_links(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(os, "link", link)
     storage = Storage(str(tmp_path))
-    assert storage.create("ledger/lock.json", b"mine")
-    assert not storage.create("ledger/lock.json", b"theirs")
+    assert storage.create("ledger/lock.json", b"mine") is Created.PERHAPS
+    assert storage.create("ledger/lock.json", b"theirs") is Created.NOT
     assert storage.read(["ledger/lock.json"]) == {"ledger/lock.json": b"mine"}
     assert os.listdir(tmp_path / "staging") == []
 
@@ -81,8 +82,10 @@ def test_a_write_that_dies_leaves_nothing_under_table(tmp_path, monkeypatch):
 
 
 def test_create_only_if_absent(storage):
-    assert storage.create("ledger/lock.json", b"mine")
-    assert not storage.create("ledger/lock.json", b"theirs")
+    local = isinstance(storage.fs, LocalFileSystem)
+    created = storage.create("ledger/lock.json", b"mine")
+    assert created is (Created.ALONE if local else Created.PERHAPS)
+    assert storage.create("ledger/lock.json", b"theirs") is Created.NOT
     assert storage.read(["ledger/lock.json"]) == {"ledger/lock.json": b"mine"}
     assert storage.paths("staging", "") == set()
 

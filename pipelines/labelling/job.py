@@ -33,6 +33,9 @@ from pipelines.settings import LabelSettings
 
 log = logging.getLogger(__name__)
 
+#: By name, as it imports torch, which not every run needs.
+PREFLIGHT = "pipelines.labelling.preflight:preflight"
+
 
 def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     """Bring the output up to date with the input. Returns the run's summary.
@@ -51,7 +54,9 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     if settings.dry_run:
         plan = job.plan()
         if plan.todo:
-            job.check_model()
+            from fastbert.weights import load_checkpoint  # and torch
+
+            load_checkpoint(job.checkpoint, bool(settings.pair_column))
         return job.heading(plan) | {
             "dry_run": True,
             "slices_to_label": len(plan.todo),
@@ -127,12 +132,6 @@ class Job:
                 plan.gone,
             )
         return plan
-
-    def check_model(self) -> None:
-        """Raises InputError for a checkpoint that readers and replicas could not work with."""
-        from fastbert.weights import load_checkpoint  # torch, which not every run needs
-
-        load_checkpoint(self.checkpoint, bool(self.settings.pair_column))
 
     def heading(self, plan: Plan) -> dict[str, Any]:
         """How every summary begins."""
@@ -218,18 +217,12 @@ class Job:
 
     def _prepare(self, plan: Plan, executor: Executor, lock: RunLock) -> tuple[Run, Resources]:
         """All that can be refused, before anything is changed."""
-        from fastbert.inference.precision import require, resolve
-
         if self.settings.metrics_file:
             check_file(self.settings.metrics_file)
         resources = executor.resources(self.settings)
-        self.check_model()
-        asked = self.settings.precision
-        if asked == "auto" and plan.precision:
-            precision = plan.precision  # an output goes on as it was
-        else:
-            precision = resolve(asked, resources.device, self.point.proven_in)
-        require(precision, resources.device, emulated=asked == precision)
+        asked, pairs = self.settings.precision, bool(self.settings.pair_column)
+        found = plan.precision, resources.device, self.point.proven_in
+        precision = executor.call(PREFLIGHT, self.checkpoint, pairs, asked, *found)
         check_precision(self.point, precision)
         run = Run(
             model=self.settings.model,

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipelines.input.columns import InputColumns
 from pipelines.input.slices import Slice
@@ -67,6 +67,10 @@ class Executor(Protocol):
 
         Processes may start now, and get ready while the rest of the run is checked.
         """
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """What a function says that needs torch, such as "package.module:function"; it raises
+        FastBertErrors. Called after `resources`."""
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources

@@ -6,7 +6,8 @@ was a process of this machine that is gone, it is taken over.
 
 Creating an object only if it is absent is atomic on local disks and on the large clouds' stores.
 On stores where it is not, two runs that start in the same moment may both succeed. Therefore each
-looks again after `settle` seconds, when the last writer has won, and every commit looks once more.
+looks again after `settle` seconds, except on local disks, when the last writer has won, and every
+commit looks once more.
 
 An outage of the store may last longer than `expiry`: if the lock is still this run's afterwards, it
 is renewed and the run goes on.
@@ -30,7 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import FastBertError
 from fastbert.filesystem import redacted
-from pipelines.output.storage import Storage
+from pipelines.output.storage import Created, Storage
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class RunLock:
     def acquire(self) -> "RunLock":
         """Take the lock; OutputHeld if another run holds it and lives."""
         tries_end = time.monotonic() + self.expiry
-        while not self._asked(self.storage.create, LOCK, self._content()):
+        while (created := self._asked(self.storage.create, LOCK, self._content())) is Created.NOT:
             other = read_lock(self.storage)
             if other is None:  # released in this moment
                 if time.monotonic() > tries_end:
@@ -99,8 +100,9 @@ class RunLock:
             elif other.get("token") == self.token or self._gone(other):
                 self._asked(self.storage.put, LOCK, self._content())
                 break
-        time.sleep(self.settle)
-        self._asked(self._look)
+        if created is not Created.ALONE:
+            time.sleep(self.settle)
+            self._asked(self._look)
         self._renewed = time.monotonic()
         self._heart.start()
         return self

@@ -7,6 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,14 @@ _AT_ONCE = 16 << 20
 _TOGETHER = 100_000
 
 T = TypeVar("T")
+
+
+class Created(Enum):
+    """What `Storage.create` knows of its success."""
+
+    NOT = "something is there already"
+    PERHAPS = "others may believe at the same moment that they have created it"
+    ALONE = "nobody else has"
 
 
 class Damaged(ValueError):
@@ -70,8 +79,8 @@ class Storage:
             else:
                 self.patience(self.fs.pipe_file, target, data)
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Publish `data` at `path` as `put` does, but only if nothing is there; whether it was.
+    def create(self, path: str, data: bytes) -> Created:
+        """Publish `data` at `path` as `put` does, except where something is there.
 
         Of several at the same time one succeeds, where the store can do that: see `lock.py`.
         """
@@ -80,20 +89,19 @@ class Storage:
             if isinstance(self.fs, LocalFileSystem):
                 temporary = self._staged(target, data)
                 try:
-                    _link(temporary, target)
+                    return Created.ALONE if _link(temporary, target) else Created.PERHAPS
                 except FileExistsError:
-                    return False
+                    return Created.NOT
                 finally:
                     os.unlink(temporary)
-                return True
             try:
                 self.patience(self.fs.pipe_file, target, data, mode="create")
             except OSError:  # the reason is named differently by each store
                 self.fs.invalidate_cache()
                 if not self.patience(self.fs.exists, target):
                     raise
-                return False
-            return True
+                return Created.NOT
+            return Created.PERHAPS
 
     def _staged(self, target: str, data: bytes) -> str:
         """A synced temporary file with `data`, on the same disk as `target`."""
@@ -265,15 +273,17 @@ def _write(path: str, data: bytes) -> None:
             raise
 
 
-def _link(path: str, name: str) -> None:
+def _link(path: str, name: str) -> bool:
     """Give a local file another name; FileExistsError if that is taken. Mounted buckets and shares
-    know no links: they get a copy, of which readers may see a part."""
+    know no links: they get a copy, of which readers may see a part. Whether it is a link."""
     try:
         os.link(path, name)
     except FileExistsError:
         raise
     except OSError:
         _write(name, Path(path).read_bytes())
+        return False
+    return True
 
 
 def _sync_folder(path: str) -> None:

@@ -16,13 +16,17 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
+from logging.handlers import QueueHandler
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pkgutil import resolve_name
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
+from fastbert.errors import FastBertError
 from pipelines.labelling.work import Work, packed, unpacked
 from pipelines.running.guard import Guard
 from pipelines.running.stages import STARTING, Stage, dead_on_arrival
@@ -36,18 +40,40 @@ class Child:
     """A process of a stage, which imports what it needs while nobody has said what to do. When it
     dies, another one takes its place."""
 
-    def __init__(self, number: int, stage: type[Stage]) -> None:
-        self.name, self.stage = f"{stage.doing} {number}", stage
+    def __init__(self, number: int, stage: type[Stage], limit: int) -> None:
+        """FastBertError, in what follows, once `limit` in a row have died without a word."""
+        self.name, self.stage, self.limit = f"{stage.doing} {number}", stage, limit
         #: What it has been given and not answered; it works on the first.
         self.given: deque[bytes] = deque()
         self._silent = 0  # deaths in a row before the first word
         self._first: bytes | None = None
+        self._process: BaseProcess
         self._start()
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """What a function says in the child, such as "package.module:function"; it raises
+        FastBertErrors. Not once the stage is made."""
+        request = packed((function, arguments))
+        self._send(request)
+        while True:
+            wait([self._items, self._process.sentinel])
+            try:
+                found, logged = unpacked(self._items.recv_bytes())
+                self._spoke = True
+                break
+            except (EOFError, OSError):
+                self._replace()
+                self._send(request)
+        for record in logged:
+            logging.getLogger(record.name).handle(record)
+        if isinstance(found, FastBertError):
+            raise found
+        return found
 
     def begin(self, arguments: tuple[Any, ...], guard: Guard) -> None:
         """Make the stage. `guard.attempts` are the driver's; `arguments` are the stage's."""
         self.guard = guard
-        self._first = packed((guard.limit, guard.timeout, arguments))
+        self._first = packed((None, (guard.limit, guard.timeout, arguments)))
         self._send(self._first)
 
     def _start(self) -> None:
@@ -111,7 +137,7 @@ class Child:
     def _replace(self) -> None:
         self.end()
         self._silent = 0 if self._spoke else self._silent + 1
-        if self._silent >= self.guard.limit:
+        if self._silent >= self.limit:
             raise dead_on_arrival(self.stage.doing, self._silent)
         log.warning(
             "the process for %s ended (%s); another one takes its place",
@@ -172,13 +198,32 @@ def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -
     faulthandler.dump_traceback_later(STARTING, exit=True)
     stage.load()
     faulthandler.cancel_dump_traceback_later()
-    limit, timeout, arguments = unpacked(arrived.get())
+    while True:
+        function, arguments = unpacked(arrived.get())
+        if function is None:
+            break
+        items.send_bytes(packed(_called(function, arguments)))
+    limit, timeout, arguments = arguments
     at_work = stage(Guard(AttemptsOfDriver(words), limit, timeout), name, *arguments)
     while True:
         answer = at_work(unpacked(arrived.get()))
         data = packed(answer)
         words.send(("answer", isinstance(answer, Work)))
         items.send_bytes(data)
+
+
+def _called(function: str, arguments: tuple[Any, ...]) -> tuple[Any, list[logging.LogRecord]]:
+    """What it returned or which FastBertError it raised, and what it has logged."""
+    logged: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(logged)  # makes records that can be pickled
+    logging.getLogger().addHandler(handler)
+    try:
+        found = resolve_name(function)(*arguments)
+    except FastBertError as error:
+        found = error
+    finally:
+        logging.getLogger().removeHandler(handler)
+    return found, [logged.get() for _ in range(logged.qsize())]
 
 
 def _receive(items: Connection, arrived: "SimpleQueue[bytes]") -> None:

@@ -30,6 +30,11 @@ class Chosen:
         self.executor = choose(settings)
         return self.executor.resources(settings)
 
+    def call(self, function: str, *arguments: Any) -> Any:
+        """As in `Executor`."""
+        assert self.executor is not None
+        return self.executor.call(function, *arguments)
+
     def close(self) -> None:
         """As in `Executor`."""
         if self.executor:
@@ -47,15 +52,16 @@ def choose(settings: LabelSettings) -> Executor:
     """By `--executor`; auto is Ray in a Ray job, with RAY_ADDRESS, for several replicas and on a
     machine with several GPUs, else this machine."""
     from pipelines.running.local import LocalExecutor
-    from pipelines.running.machine import gpus
     from pipelines.running.ray_executor import RayExecutor
 
-    on_ray = settings.executor == "ray" or (
-        settings.executor == "auto"
-        and (
-            any(os.environ.get(name) for name in _RAYS)
-            or settings.replica_range()[1] > 1
-            or (settings.gpus_per_replica != 0 and gpus() > 1)
-        )
-    )
-    return RayExecutor() if on_ray else LocalExecutor()
+    auto = settings.executor == "auto"
+    in_cluster = any(os.environ.get(name) for name in _RAYS)
+    if settings.executor == "ray" or (auto and (in_cluster or settings.replica_range()[1] > 1)):
+        return RayExecutor()
+    local = LocalExecutor()
+    if auto and settings.gpus_per_replica != 0:
+        local.start(settings)
+        if local.gpus() > 1:
+            local.close()
+            return RayExecutor()
+    return local

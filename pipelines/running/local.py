@@ -15,7 +15,7 @@ from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import Outcome, Work, packed, unpacked
 from pipelines.running.child import Child
 from pipelines.running.guard import Attempts, Guard
-from pipelines.running.machine import cores, gpus
+from pipelines.running.machine import cores
 from pipelines.running.stages import STAGES, Stage
 from pipelines.settings import LabelSettings
 
@@ -32,9 +32,17 @@ class LocalExecutor:
         self.stages = stages
         self.crews: list[Crew] = []
 
+    def start(self, settings: LabelSettings) -> None:
+        """Start a process of each stage, unless they are there."""
+        self.crews = self.crews or [Crew(stage, settings.slice_attempts) for stage in self.stages]
+
+    def gpus(self) -> int:
+        """How many torch sees, in the process that has it."""
+        found: int = self.call("pipelines.running.machine:gpus")
+        return found
+
     def resources(self, settings: LabelSettings) -> Resources:
-        """Start a process of each stage, and share out the machine; InputError for what takes
-        Ray."""
+        """Start, and share out the machine; InputError for what takes Ray."""
         _, high = settings.replica_range()
         asked = settings.gpus_per_replica
         if high > 1 or (asked or 0) > 1:
@@ -42,8 +50,8 @@ class LocalExecutor:
                 f"one replica with at most one GPU runs without Ray, found --replicas "
                 f"{settings.replicas} and --gpus-per-replica {asked or 0:g}; pass --executor ray"
             )
-        self.crews = [Crew(stage) for stage in self.stages]
-        on_gpu = bool(gpus() if asked is None else asked)
+        self.start(settings)
+        on_gpu = bool(self.gpus() if asked is None else asked)
         cpus = settings.cpus_per_replica or (1 if on_gpu else cores())
         return Resources(
             low=1,
@@ -56,6 +64,11 @@ class LocalExecutor:
             attempts=settings.slice_attempts,
             timeout=settings.slice_timeout,
         )
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """As in `Executor`, in the process that has torch."""
+        _, labelling, _ = self.crews
+        return labelling.children[0].call(function, *arguments)
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
@@ -88,14 +101,16 @@ class LocalExecutor:
 class Crew:
     """The processes of one stage, and what waits for them."""
 
-    def __init__(self, stage: type[Stage]) -> None:
-        """One process, to begin with."""
-        self.stage, self.children = stage, [Child(1, stage)]
+    def __init__(self, stage: type[Stage], limit: int) -> None:
+        """One process, to begin with; `limit` as in `Child`."""
+        self.stage, self.limit = stage, limit
+        self.children = [Child(1, stage, limit)]
         self.waiting: deque[bytes] = deque()
 
     def begin(self, processes: int, arguments: tuple[Any, ...], guard: Guard) -> None:
         """Become as many, and make the stage in each."""
-        self.children += [Child(number, self.stage) for number in range(2, processes + 1)]
+        numbers = range(2, processes + 1)
+        self.children += [Child(number, self.stage, self.limit) for number in numbers]
         for child in self.children:
             child.begin(arguments, guard)
 

@@ -1,6 +1,8 @@
 """The executor on Ray. Imports Ray when it is started: a run with nothing to do needs none."""
 
 from collections.abc import Generator
+from pkgutil import resolve_name
+from typing import Any
 
 from fastbert.errors import InputError
 from pipelines.input.slices import Slice
@@ -22,6 +24,10 @@ class RayExecutor:
 
         start_ray()
         return share_out(settings, cluster_resources(), cores_of_nodes())
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """As in `Executor`, in the driver."""
+        return resolve_name(function)(*arguments)
 
     def close(self) -> None:
         """As in `Executor`; the cluster is left to who has started it."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 
 from fastbert.checkpoint import fingerprint
 from pipelines.input.slices import Slice
@@ -72,6 +73,9 @@ class InProcess:
 
     def close(self) -> None:
         pass
+
+    def call(self, function, *arguments):
+        return resolve_name(function)(*arguments)
 
     def run(self, run, slices, resources) -> Generator[Outcome, None, None]:
         key = (run.model, str(run.identity), run.audit_rate, run.precision, run.emulated)

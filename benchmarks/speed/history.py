@@ -51,6 +51,7 @@ from pipelines.output.identity import Identity
 from pipelines.output.ledger import Ledger
 from pipelines.output.manifests import Manifest
 from pipelines.output.storage import Storage, to_parquet
+from pipelines.running.executor import Chosen
 from pipelines.settings import LabelSettings
 
 #: Slices of a shard; runs of a history; different records, which come in turns.
@@ -249,7 +250,7 @@ def requests_of(endpoint: str, slices: int, checkpoint: Path) -> dict[str, Any]:
         input=(f"s3://{root}/in",), output=storage.url, model=str(checkpoint), speed=0.5
     )
     with mock.patch.object(AioBaseClient, "_make_api_call", counted):
-        summary = label(settings, None)  # type: ignore[arg-type]
+        summary = label(settings, Chosen())
     if summary["slices_up_to_date"] != slices:
         raise SystemExit(f"there was something to do: {summary}")
     manifests = len(storage.paths("ledger/manifests", ""))
@@ -288,12 +289,12 @@ def main(
         "manifests": len(list((many[1] / "ledger" / "manifests").iterdir())),
         "manifest_megabytes": size_of(many[1] / "ledger" / "manifests"),
         "statistics_megabytes": size_of(many[1] / "stats"),
+        "on_s3": requests_of(endpoint, 5_000, checkpoint) if endpoint else None,
         "imports_seconds": [a["seconds"] for a, _ in pairs],
         "nothing_to_do_over_100_seconds": [b["seconds"] for _, b in pairs],
         "times_as_long": round(median(b["seconds"] / a["seconds"] for a, b in pairs), 2),
         "nothing_to_do": [label_again(*many, checkpoint) for _ in range(3)],
         "report": [measured(report) | {"said": None} for _ in range(3)],
-        "on_s3": requests_of(endpoint, 5_000, checkpoint) if endpoint else None,
         "planned_slices": planned,
         "planned": plan_of(work, planned, checkpoint),
     }

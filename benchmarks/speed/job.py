@@ -4,8 +4,8 @@ Hypotheses: in steady state the job on one machine labels at least 0.95 times as
 as its engine alone does with the same tokens and threads, so reading, tokenizing and committing
 hide behind the model; and its replica is busy at least 0.95 of the time. On Ray it is slower.
 
-    python -m benchmarks.speed.job --model models/ag_news --data ag_news/train.parquet --work DIR \\
-        --output benchmarks/results/job.json
+    python -m benchmarks.speed.job --model build/demo/checkpoint --data ag_news/train.parquet \\
+        --work DIR --output benchmarks/results/job.json
 
 Steady state: from the first commit's time to the last's, so starting processes and the model is not
 counted; the engine is warmed up, and its tokens are ready. The
@@ -50,6 +50,7 @@ from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.run import Executor, Run
 from pipelines.labelling.work import ERROR, Work
 from pipelines.output.identity import Identity
+from pipelines.running.cluster import start_ray
 from pipelines.running.local import LocalExecutor
 from pipelines.running.ray_executor import RayExecutor
 from pipelines.settings import LabelSettings
@@ -155,6 +156,7 @@ def recipe(corpus: Path, work: Path, model: str, batch_size: int) -> dict[str, f
     journal = work / "recipe.txt"
     journal.unlink(missing_ok=True)
     max_length = load_config(Path(model)).max_length
+    start_ray()  # with more than two logical CPUs, on which Ray Data hangs
     ray.data.read_parquet(str(corpus)).map_batches(
         TextClassifier,
         fn_constructor_args=(model, max_length, str(journal)),
@@ -171,10 +173,10 @@ def recipe(corpus: Path, work: Path, model: str, batch_size: int) -> dict[str, f
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="For data and output.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The JSON file.")
-@click.option("--speed", default=0.3, show_default=True)
-@click.option("--rows", default=14_336, show_default=True, help="Rows the job labels.")
-@click.option("--slice-rows", default=2_048, show_default=True)
-@click.option("--recipe-rows", default=1_024, show_default=True)
+@click.option("--speed", default=0.8, show_default=True)
+@click.option("--rows", default=10_240, show_default=True, help="Rows the job labels.")
+@click.option("--slice-rows", default=1_024, show_default=True)
+@click.option("--recipe-rows", default=512, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 def main(
     model: Path,
@@ -219,7 +221,7 @@ def main(
         return round(median(a["rows_per_second"] / b["rows_per_second"] for a, b in pairs), 3)
 
     result = {
-        "command": "python -m benchmarks.speed.job --model models/ag_news "
+        "command": f"python -m benchmarks.speed.job --model {model} "
         f"--data ag_news/{data.name} --speed {speed:g} --rows {rows} --slice-rows {slice_rows} "
         f"--recipe-rows {recipe_rows} --rounds {rounds} --work work "
         "--output benchmarks/results/job.json",

@@ -178,6 +178,16 @@ def test_nothing_is_removed_by_a_run_that_has_lost_the_lock_while_it_started(tmp
     assert records_of(tmp_path / "out") == before
 
 
+def test_what_a_killed_committer_was_writing_is_removed_when_the_run_ends(tmp_path, night):
+    class Killed(InProcess):
+        def run(self, *what):
+            yield from super().run(*what)
+            (tmp_path / "out" / "staging" / "half").write_bytes(b"PAR1")
+
+    night(Killed())
+    assert not [*(tmp_path / "out" / "staging").iterdir()]
+
+
 def held(storage: Storage, *records: Record, known: bool = False) -> None:
     """Files that describe themselves, with their records or without."""
     for each in records:

@@ -186,6 +186,7 @@ class Job:
             ledger.close_run(self.run_id, summary, kept, plan.adopted + records, killed)
         lock.check()
         ledger.fold(plan.adopted + records)
+        ledger.storage.clear_staging()  # committers may have been killed
         return summary
 
     def _make_way(self, plan: Plan) -> None:

@@ -1,9 +1,7 @@
 """What all commands share: options from settings, the YAML config, exit codes and channels."""
 
-import atexit
 import contextlib
 import dataclasses
-import gc
 import logging
 import os
 import signal
@@ -23,9 +21,6 @@ from fastbert.filesystem import FULL
 from jobs.commands import COMMANDS
 from jobs.streams import print_summary, repair_streams
 from pipelines.running.quiet import quiet_transformers
-
-# The interpreter would go through all that is left for garbage, which takes it 0.1 s.
-atexit.register(gc.freeze)
 
 
 def command(name: str) -> click.Command:

@@ -6,6 +6,8 @@ The driver sees records, never rows. What becomes of slices whose processes die 
 `stages.py`.
 """
 
+import threading
+import time
 from collections.abc import Generator
 from functools import cached_property
 from typing import Any
@@ -20,7 +22,7 @@ from fastbert.errors import FastBertError
 from pipelines.input.slices import Slice
 from pipelines.labelling.metrics import Metrics
 from pipelines.labelling.run import Resources, Run
-from pipelines.labelling.work import ITEM, Outcome, Work, from_block, packed, to_block
+from pipelines.labelling.work import ITEM, Outcome, Work, from_block, packed, to_block, unpacked
 from pipelines.output.record import Record
 from pipelines.running.cluster import bear_standstill
 from pipelines.running.guard import Attempts, Guard
@@ -30,6 +32,8 @@ from pipelines.running.stages import STAGES, STARTING, Stage
 #: scheduling round whenever a slice takes less time than that; more would hold back slices that
 #: another replica could take.
 _SLICES_PER_ACTOR = 4
+#: Seconds that Ray Data's threads have to end.
+_LAST_MOMENTS = 5.0
 
 
 def run_stages(
@@ -82,19 +86,24 @@ def run_stages(
                 max_tasks_in_flight_per_actor=_SLICES_PER_ACTOR,
             ),
         )
+    before, ended = {*threading.enumerate()}, False
     try:
-        # Not `iter_rows`: closed early, it leaves a thread that asks Ray for the next row, and ends
-        # the driver with status 1 if Ray has shut down meanwhile.
-        for bundle in data.iter_internal_ref_bundles():
-            for block in ray.get(bundle.block_refs):
-                outcome = from_block(block)
-                if isinstance(outcome, FastBertError):
-                    raise outcome
-                if isinstance(outcome, Record):
-                    metrics.add(outcome)
-                yield outcome
+        for row in data.iter_rows():
+            outcome = unpacked(row[ITEM])
+            if isinstance(outcome, FastBertError):
+                raise outcome
+            if isinstance(outcome, Record):
+                metrics.add(outcome)
+            yield outcome
+        ended = True
     finally:
         ray.kill(attempts)
+        if not ended:
+            # Ray Data's threads go on for a moment. One that asks Ray for anything once that has
+            # shut down ends the driver, with status 1.
+            latest = time.monotonic() + _LAST_MOMENTS
+            for thread in {*threading.enumerate()} - before:
+                thread.join(max(0.0, latest - time.monotonic()))
 
 
 class RayMetrics(Metrics):

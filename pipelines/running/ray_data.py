@@ -32,8 +32,8 @@ from pipelines.running.stages import STAGES, STARTING, Stage
 #: scheduling round whenever a slice takes less time than that; more would hold back slices that
 #: another replica could take.
 _SLICES_PER_ACTOR = 4
-#: Seconds that Ray Data's threads have to end.
-_LAST_MOMENTS = 5.0
+#: Seconds that Ray Data's threads have to end; one, which asks Ray for nothing, never does.
+_LAST_MOMENTS = 3.0
 
 
 def run_stages(

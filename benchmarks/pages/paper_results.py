@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks import RESULTS
-from benchmarks.pages.performance import judged, load, table
+from benchmarks.pages.markdown import judged, load, table
 
 #: Liu et al. 2020, Table 2: accuracy of BERT-base; accuracy and speed-up of FastBERT at speeds 0.1,
 #: 0.5 and 0.8.

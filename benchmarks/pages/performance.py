@@ -1,37 +1,18 @@
-"""The page docs/benchmarks.md, from the JSON files in benchmarks/results; `tables` writes it."""
-
-import json
-from typing import Any
+"""The page docs/benchmarks.md, from the JSON files in benchmarks/results; `tables` writes it. Its
+sections about the engine are here, those about the job in `nights.py`."""
 
 from benchmarks import RESULTS
+from benchmarks.pages.markdown import judged, load, table, where
+from benchmarks.pages.nights import (
+    chaos_section,
+    history_section,
+    month_section,
+    pipeline_section,
+    reporting_section,
+    start_section,
+)
 
 FOLLOW_UP = "not measured yet"
-
-
-def load(name: str) -> dict[str, Any]:
-    """A result file."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
-def table(names: list[str], rows: list[list[Any]]) -> str:
-    """Markdown."""
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
-
-
-def judged(found: float, target: float, most: bool = False) -> str:
-    """The target, and whether it is met."""
-    met = found <= target if most else found >= target
-    return f"{'≤' if most else '≥'} {target:g}: {'met' if met else '**missed**'}"
-
-
-def where(machine: dict[str, Any]) -> str:
-    """One line about the machine."""
-    versions = ", ".join(
-        f"{name} {value}" for name, value in machine.items() if name not in ("processor", "cores")
-    )
-    return f"{machine['cores']} CPU cores ({machine['processor']}), {versions}"
 
 
 def engine_section() -> str:
@@ -127,55 +108,6 @@ python -m benchmarks.speed.tokenizing --data ag_news=ag_news --data imdb=imdb --
 ```
 
 {table(names, rows)}
-"""
-
-
-def pipeline_section() -> str:
-    """The whole job, and its scale."""
-    job, scale = load("job"), load("scale")
-    sizes = scale["overhead"]["sizes"]
-    rows = [
-        [f"{s['slices']:,}", f"{sum(s['milliseconds_per_slice']['job'].values()):.1f}"]
-        + [
-            f"{s['ratios']['job : empty plan']:.2f}",
-            s["ratios"].get("job : empty plan, tuned as the job", ""),
-        ]
-        for s in sizes
-    ]
-    worst = max(s["ratios"]["job : empty plan"] for s in sizes)
-    slices = scale["overhead"]["rows_per_slice_for_2_percent"]
-    memory = scale["memory"]
-    first, last, peak = memory["runs"][0], memory["runs"][-1], memory["peak, largest : smallest"]
-    return f"""## The job
-
-Whole job : engine alone = {job["job : engine"]:.3f} ({judged(job["job : engine"], 0.95)}), from the first commit to the last: start-up is not counted. The engine
-alone has its tokens ready and as many threads as the job's replica ({job["replica_threads"]}); the job reads, tokenizes and commits on the same cores. The
-replica was busy {100 * job["replica_busy"]:.0f} % of the time. Against Ray Data's own recipe for text classification (`read_parquet`, a class with
-`transformers.pipeline`, `write_parquet`): {job["job : recipe"]:.1f} times the rows per second. By the local executor it is {job["job : job on Ray"]:.2f} times as fast as on Ray, on this one machine.
-
-```
-{job["command"]}
-```
-
-### Cost of a slice without its model
-
-Plan, scheduling and commit (local disk, synced) of the real job with stages that do nothing, against an empty three-stage Ray Data plan of
-as many one-row blocks, written as in Ray's documentation, and once tuned as the job is.
-
-{table(["slices", "ms per slice", "by the empty plan", "by the tuned empty plan"], rows)}
-
-Target at most 1.2 times the empty plan: {judged(worst, 1.2, True)} (worst {worst:.2f}). A slice at the largest size costs {scale["overhead"]["per slice, largest size : smallest"]:.2f} times one at
-the smallest. To keep this under 2 % of a replica's time, a slice needs {", ".join(f"{n:,} rows at {r}" for r, n in slices.items())}.
-
-### Memory
-
-Peak of driver and children together on one machine, {last["rows"]:,} rows : {first["rows"]:,} rows = {peak:.3f} ({judged(peak, 1.1, True)}): {last["peak_mib"]:,.0f} MiB and
-{first["peak_mib"]:,.0f} MiB, with a tiny model, whose own weight would hide growth less than a real one's.
-
-```
-python -m benchmarks.speed.scale overhead --work work --output benchmarks/results/scale.json
-python -m benchmarks.speed.scale memory --work work --output benchmarks/results/scale.json
-```
 """
 
 
@@ -368,120 +300,6 @@ Seconds of {found["other"]} by those of {found["this"]}, in turns, on {where(fou
 """
 
 
-def chaos_section() -> str:
-    """What was killed, and what came of it."""
-    stores = ("local", "swift")
-    runs = {(store, on): found for store in stores for on, found in load(f"chaos_{store}").items()}
-    rows = []
-    for (store, executor), found in runs.items():
-        kills = ", ".join(f"{n} {kind}s" for kind, n in sorted(found["kills"].items()))
-        wrong = len(found["failed_checks"] + found["findings"])
-        faults = sum(n for k, n in (found.get("proxy") or {}).items() if k != "connections")
-        rows.append(
-            [store, executor, f"{found['total_kills']} ({kills})", found["runs"], found["passes"]]
-            + [faults, found["corpus"]["rows"] * found["passes"], f"{found['files_read']:,}", wrong]
-        )
-    moments = load("same_second")
-    outcomes = [
-        [
-            store,
-            found["tries"],
-            ", ".join(f"{n} x {k}" for k, n in found["exit_codes"].items()),
-            found["tables_with_each_row_once"],
-        ]
-        for store, found in moments["stores"].items()
-    ]
-    names = ["store", "executor", "killed", "runs", "tables", "store faults", "rows compared", "files read", "wrong"]  # fmt: skip
-    commands = "\n".join([*(found["command"] for found in runs.values()), moments["command"]])
-    return f"""## Killed at random
-
-Runs are started again and again until a table is done, while their processes are killed with SIGKILL; then each row is compared with an undisturbed
-run's, and ledger and statistics with the rows. [operations.md](operations.md) says why nothing is wrong.
-
-```
-{commands}
-```
-
-{table(names, rows)}
-
-Two jobs started on one output in the same moment; 0 is done, 4 is refused:
-
-{table(["store", "tries", "exit codes", "tables with each row once"], outcomes)}
-"""
-
-
-def reporting_section() -> str:
-    """Reports of a large output."""
-    found = load("reporting")
-    middle = {
-        name: sorted(r[name] for r in found["rounds"])[len(found["rounds"]) // 2]
-        for name in found["rounds"][0]
-    }
-    first, peak, page = (
-        middle[name] for name in ("seconds_to_the_first_table", "peak_megabytes", "html_megabytes")
-    )
-    return f"""## Reports
-
-Of {found["slices"]:,} slices in {found["runs"]} runs ({found["statistics_megabytes"]:.0f} MB of statistics), on a local disk; the middle of {len(found["rounds"])} rounds. Much
-of the time to the first table is Python importing torch, which the package needs and the report does not.
-
-| | | |
-|---|---|---|
-| seconds to the first table | {first:.1f} | {judged(first, 5, True)} |
-| MB at the peak | {peak:,} | {judged(peak, 1000, True)} |
-| MB of HTML | {page:.1f} | {judged(page, 2, True)} |
-
-```
-{found["program"]}
-```
-"""
-
-
-def month_section() -> str:
-    """The simulated month."""
-    found = load("nightly")
-
-    def percent(share: float | None) -> str:
-        return "" if share is None else f"{100 * share:.1f} %"
-
-    rows = [
-        [night["night"], night["event"] or "", f"{night['rows_due']:,}",
-         "" if "rows" not in night else f"{night['rows']:,}",
-         night.get("files_left_alone", ""),
-         "" if night.get("mean_exit_layer") is None else f"{night['mean_exit_layer']:.2f}",
-         percent(night.get("audit_agreement")), percent(night.get("exit_drift")),
-         len(night.get("alarms") or []) or "", night.get("exit_code", "")]
-        for night in found["nights"]
-    ]  # fmt: skip
-    claims = "\n".join(
-        f"* {claim}: {'holds' if holds else '**does not hold**'}"
-        for claim, holds in found["claims"].items()
-    )
-    minutes = judged(found["minutes"], 15, True)
-    claims += f"\n* all of it in minutes: {found['minutes']:.1f} ({minutes})"
-    totals = found["rows_and_flops"]
-    sums = "; ".join(f"{name} {n:,} rows, {flops:,} FLOPs" for name, (n, flops) in totals.items())
-    false = ", ".join(found["nights_with_a_false_alarm"]) or "none"
-    names = ["night", "what happens", "rows due", "labelled", "files left alone", "mean layer",
-             "audit agrees", "exit drift", "alarms", "exit code"]  # fmt: skip
-    return f"""## A simulated month
-
-Thirty nights with two new shards each, a model trained and calibrated (at most 3 % other labels) on made-up tickets; {found["minutes"]:.0f} minutes in all, {found["minutes_of_training"]:.0f} of
-them for training two models, on {where(found["machine"])}.
-
-```
-{found["program"]}
-```
-
-{claims}
-
-Nights with an alarm although nothing was wrong: {false}. The killed run of night 12 had committed {found["rows_committed_by_the_killed_run"]:,} rows, which night 14 did not repeat. Sums: {sums}
-(with `--relabel`, the first two count rows again).
-
-{table(names, rows)}
-"""
-
-
 def performance_page() -> str:
     """docs/benchmarks.md."""
     sections = (
@@ -494,6 +312,8 @@ def performance_page() -> str:
         versions_section,
         reporting_section,
         month_section,
+        start_section,
+        history_section,
     )
     head = "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `python -m benchmarks.pages.tables`. Machines are shared and drift: all numbers are ratios of runs taken in turns.\n\n"
     return head + "\n".join(section() for section in sections)

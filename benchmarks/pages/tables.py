@@ -9,8 +9,8 @@ import sys
 
 from benchmarks import ROOT
 from benchmarks.pages import figures, paper_results
-from benchmarks.pages.histories import history_section, start_section
-from benchmarks.pages.performance import load, performance_page, where
+from benchmarks.pages.markdown import load, where
+from benchmarks.pages.performance import performance_page
 
 
 def speeds_table(result: dict) -> str:
@@ -233,7 +233,7 @@ def main() -> None:
     """Write the files, or compare them."""
     pages = {
         ROOT / "docs" / "results.md": results_page(),
-        ROOT / "docs" / "benchmarks.md": performance_page() + start_section() + history_section(),
+        ROOT / "docs" / "benchmarks.md": performance_page(),
         ROOT / "README.md": readme(),
     }
     if "--check" in sys.argv:

@@ -1,0 +1,32 @@
+"""Result files, and what pages say of them."""
+
+import json
+from typing import Any
+
+from benchmarks import RESULTS
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result file."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def table(names: list[str], rows: list[list[Any]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
+
+
+def judged(found: float, target: float, most: bool = False) -> str:
+    """The target, and whether it is met."""
+    met = found <= target if most else found >= target
+    return f"{'≤' if most else '≥'} {target:g}: {'met' if met else '**missed**'}"
+
+
+def where(machine: dict[str, Any]) -> str:
+    """One line about the machine."""
+    versions = ", ".join(
+        f"{name} {value}" for name, value in machine.items() if name not in ("processor", "cores")
+    )
+    return f"{machine['cores']} CPU cores ({machine['processor']}), {versions}"

@@ -1,11 +1,12 @@
 """The executor on one machine: bounded, quiet, and gone with its driver."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import psutil
 import pytest
@@ -194,6 +195,22 @@ def test_the_choice(monkeypatch):
     assert chosen(gpus_per_replica=0) == "LocalExecutor"
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert chosen(gpus_per_replica=0) == "RayExecutor"
+
+
+@pytest.mark.parametrize("gpus", [2, FastBertError("no torch")])
+def test_who_only_counts_the_gpus_leaves_no_process(monkeypatch, gpus):
+    def call(*_):
+        assert len(multiprocessing.active_children()) == 3
+        if isinstance(gpus, FastBertError):
+            raise gpus
+        return gpus
+
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(LocalExecutor, "call", call)
+    with nullcontext() if gpus == 2 else pytest.raises(FastBertError, match="no torch"):
+        assert not isinstance(choose(settings("in", "out", "model", speed=0.5)), LocalExecutor)
+    assert multiprocessing.active_children() == []
 
 
 def test_its_counters_are_in_a_file(corpus, tmp_path, checkpoint):

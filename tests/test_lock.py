@@ -268,11 +268,23 @@ def test_whoever_is_interrupted_while_taking_it_leaves_none(storage, monkeypatch
     create = storage.create
 
     def interrupted(*what):
-        assert create(*what)
+        assert create(*what) is Created.ALONE
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "create", interrupted)
+        with pytest.raises(KeyboardInterrupt), locked(storage, "night-1", **QUICK):
+            pytest.fail("it was not interrupted")
+    assert read_lock(storage) is None
+
+
+def test_whoever_is_interrupted_before_the_second_look_leaves_none(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    storage = NotAtomic(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", interrupted)
         with pytest.raises(KeyboardInterrupt), locked(storage, "night-1", **QUICK):
             pytest.fail("it was not interrupted")
     assert read_lock(storage) is None

@@ -6,8 +6,8 @@ was a process of this machine that is gone, it is taken over.
 
 Creating an object only if it is absent is atomic on local disks and on the large clouds' stores.
 On stores where it is not, two runs that start in the same moment may both succeed. Therefore each
-looks again after `settle` seconds, except on local disks, when the last writer has won, and every
-commit looks once more.
+looks again after `settle` seconds, when the last writer has won, except one that has created the
+lock by a link on a local disk; and every commit looks once more.
 
 An outage of the store may last longer than `expiry`: if the lock is still this run's afterwards, it
 is renewed and the run goes on.

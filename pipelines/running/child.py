@@ -198,12 +198,9 @@ def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -
     faulthandler.dump_traceback_later(STARTING, exit=True)
     stage.load()
     faulthandler.cancel_dump_traceback_later()
-    while True:
-        function, arguments = unpacked(arrived.get())
-        if function is None:
-            break
-        items.send_bytes(packed(_called(function, arguments)))
-    limit, timeout, arguments = arguments
+    while (request := unpacked(arrived.get()))[0]:
+        items.send_bytes(packed(_called(*request)))
+    _, (limit, timeout, arguments) = request
     at_work = stage(Guard(AttemptsOfDriver(words), limit, timeout), name, *arguments)
     while True:
         answer = at_work(unpacked(arrived.get()))

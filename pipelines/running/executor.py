@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator
+from contextlib import ExitStack
 from typing import Any
 
 from pipelines.input.slices import Slice
@@ -58,10 +59,12 @@ def choose(settings: LabelSettings) -> Executor:
     in_cluster = any(os.environ.get(name) for name in _RAYS)
     if settings.executor == "ray" or (auto and (in_cluster or settings.replica_range()[1] > 1)):
         return RayExecutor()
-    local = LocalExecutor()
-    if auto and settings.gpus_per_replica != 0:
-        local.start(settings)
-        if local.gpus() > 1:
-            local.close()
-            return RayExecutor()
+    with ExitStack() as unless_local:
+        local = LocalExecutor()
+        unless_local.callback(local.close)
+        if auto and settings.gpus_per_replica != 0:
+            local.start(settings)
+            if local.gpus() > 1:
+                return RayExecutor()
+        unless_local.pop_all()
     return local

@@ -45,6 +45,7 @@ class Label:
     uncertainty: float | None  # there, 0 to 1
     tokens: int | None  # after truncation
     error: str | None  # why there is no label
+    truncated: bool | None  # whether the text was longer than these tokens
 
 
 class Classifier:
@@ -132,6 +133,7 @@ class Classifier:
         errors: list[str | None],
     ) -> pa.Table:
         good = np.array([error is None for error in errors], bool)
+        given = good.copy()
         rows = np.flatnonzero(good)
         pairs = None if second is None else [second[i] for i in rows]
         tokens = self._tokenizer([first[i] for i in rows], pairs, self.model.config.max_length)
@@ -143,6 +145,9 @@ class Classifier:
         found, lengths = found.take(answered), tokens.lengths[answered]
         answers = columns(found, lengths, good, engine.task, CostModel(self.model))
         answers["error"] = pa.array(errors, pa.string())
+        cut = np.zeros(len(first), bool)
+        cut[rows] = tokens.truncated
+        answers["truncated"] = pa.array(cut, mask=~given)
         return pa.table({field.name: answers[field.name] for field in fields(Label)})
 
     def _engine(self, point: OperatingPoint) -> Engine:

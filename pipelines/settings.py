@@ -86,16 +86,27 @@ class NewCheckpoint(Settings):
     """What makes a checkpoint."""
 
     output: str = setting("Where to write the checkpoint, a folder.")
-    max_length: Count = setting("Longest input in tokens, special tokens included.", 128)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillation(Texts, NewCheckpoint):
     """What makes a checkpoint by self-distillation."""
 
-    distil_epochs: NotNegative = setting("Passes over the data when self-distilling.", 5.0)
-    distil_learning_rate: Positive = setting(
-        "Peak learning rate when self-distilling; the paper's is 2e-4.", 1e-3
+    max_length: Count | None = setting(
+        "Longest input in tokens, special tokens included. Default: the first of 64, 128, 256, 512 "
+        "... that holds 95 % of the texts whole, if the backbone takes as many.",
+        None,
+    )
+    recipe: Literal["auto", "paper"] = setting(
+        "What is not given in epochs, rates and length. auto: chosen by rows, classes and "
+        "backbone, and said. paper: Liu et al. 2020, 3 epochs at 2e-5, then 5 at 2e-4, 128 tokens.",
+        "auto",
+    )
+    distil_epochs: NotNegative | None = setting(
+        "Passes over the data when self-distilling. Default: see --recipe.", None
+    )
+    distil_learning_rate: Positive | None = setting(
+        "Peak learning rate when self-distilling. Default: 0.001, or see --recipe.", None
     )
     temperature: Soft = setting("Softens answers before students are compared with them.", 1.0)
     batch_size: Count = setting("Rows per optimizer step and worker.", 32)
@@ -109,7 +120,9 @@ class TrainSettings(SelfDistillation, LabelledTexts):
 
     train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
     dev: tuple[str, ...] = setting(
-        "Labelled Parquet: half of it picks the best epoch, the rest judges and calibrates.", ()
+        "Labelled Parquet: half of it chooses when to stop, the rest judges and calibrates. "
+        "Default: some rows of --train are held out for that.",
+        (),
     )
     unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
     backbone: str = setting(
@@ -117,8 +130,12 @@ class TrainSettings(SelfDistillation, LabelledTexts):
         "DistilBERT.",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
-    epochs: Positive = setting("Passes over the data when fine-tuning.", 3.0)
-    learning_rate: Positive = setting("Peak learning rate when fine-tuning.", 2e-5)
+    epochs: Positive | None = setting(
+        "Most passes over the data when fine-tuning. Default: see --recipe.", None
+    )
+    learning_rate: Positive | None = setting(
+        "Peak learning rate when fine-tuning. Default: see --recipe.", None
+    )
     joint: bool = setting(
         "Let all branches learn from the labels when fine-tuning; --distil-epochs may then be 0.",
         False,
@@ -129,7 +146,7 @@ class TrainSettings(SelfDistillation, LabelledTexts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.distil_epochs and not self.joint:
+        if self.distil_epochs == 0 and not self.joint:
             raise InputError("--distil-epochs 0 leaves branches untrained; pass --joint as well")
 
 
@@ -142,7 +159,7 @@ class DistilSettings(SelfDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.distil_epochs:
+        if self.distil_epochs == 0:
             raise InputError(f"--distil-epochs is {self.distil_epochs}, expected more than 0")
 
 
@@ -155,6 +172,7 @@ class ConvertSettings(NewCheckpoint):
     label: tuple[str, ...] = setting(
         "Class name, once for each class and in their order. Default: 0, 1, ...", ()
     )
+    max_length: Count = setting("Longest input in tokens, special tokens included.", 128)
     heads: Count | None = setting(
         "Attention heads of a layer. Default: the hidden size by 64, as in BERT.", None
     )
@@ -230,6 +248,11 @@ class LabelSettings(Inference):
         "Input column to copy to the output; may be repeated. Default: all but the text. A column "
         "named like one of the output's own is copied as input_NAME.",
         (),
+    )
+    truncated: bool = setting(
+        "Add the column `truncated`: whether the text was longer than the model reads. Outputs "
+        "begun by this release have it anyway.",
+        False,
     )
     audit_rate: Share = setting("Share of this run's rows that go to full depth, too, 0 to 1.", 0.0)
     drift_tolerance: Share = setting(

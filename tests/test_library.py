@@ -19,7 +19,7 @@ import fastbert
 from fastbert import InputError, Label, library
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 
-COLUMNS = ["label", "score", "exit_layer", "uncertainty", "tokens", "error"]
+COLUMNS = ["label", "score", "exit_layer", "uncertainty", "tokens", "error", "truncated"]
 #: All that a checkpoint may have beside what is needed.
 DANGER = ["pytorch_model.bin", "modeling_fastbert.py", "optimizer.pt", "training_args.pkl"]
 
@@ -89,7 +89,7 @@ def test_it_answers_as_the_labelling_job(calibrated, tmp_path):
         found = model.label(given, speed=0.4, as_="arrow")
         assert {1, 3} <= set(found["exit_layer"].to_pylist())  # control
         assert found.schema == job.schema.remove_metadata()
-        for column in ("label", "exit_layer", "tokens", "error"):
+        for column in ("label", "exit_layer", "tokens", "error", "truncated"):
             assert found[column].to_pylist() == job[column].to_pylist(), column
         for column in ("score", "uncertainty"):
             one, other = (t[column].to_numpy().astype(float) for t in (found, job))
@@ -118,7 +118,7 @@ def test_texts_without_an_answer(calibrated):
     assert errors[:3] == ["text is null", "text is empty", "text is empty"]
     assert "not UTF-8" in errors[3]
     assert errors[4] is None
-    assert model.label([None]) == [Label(None, None, None, None, None, "text is null")]
+    assert model.label([None]) == [Label(None, None, None, None, None, "text is null", None)]
     pairs = [("the", "red"), ("the", None), ("", "red"), None]
     assert [row.error for row in model.label(pairs)] == [
         None, "text is null", "text is empty", "text is null",

@@ -30,7 +30,7 @@ from pipelines.input.unreadable import ShardError
 from pipelines.labelling.classify import Classify, audit_rows
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
-from pipelines.labelling.work import ERROR, IDS, Failed, Work, from_block, to_block
+from pipelines.labelling.work import ERROR, IDS, TRUNCATED, Failed, Work, from_block, to_block
 from pipelines.output.ledger import Ledger
 from pipelines.output.schema import OUTPUT
 from pipelines.output.statistics import SliceStats
@@ -232,6 +232,7 @@ def test_threads_change_the_last_digits_only(checkpoint):
     rows = pa.table(
         {
             IDS: pa.array(ids, pa.large_list(pa.int32())),
+            TRUNCATED: pa.nulls(len(texts), pa.bool_()),
             ERROR: pa.nulls(len(texts), pa.string()),
         }
     )

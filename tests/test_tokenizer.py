@@ -194,6 +194,23 @@ def test_others_are_tokenized_by_hugging_face(tmp_path, make):
     assert_same(tokenizer(rows, None, 9), tokenize(plain, rows, None, 9))
 
 
+@pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
+@pytest.mark.parametrize(
+    "make",
+    [bert, lambda folder: bert(folder, truncation_side="left"), python_only],
+    ids=["nanotoken", "Hugging Face", "Python"],
+)
+def test_texts_that_are_cut_are_known(tmp_path, make, pairs):
+    tokenizer = Tokenizer(make(tmp_path))
+    first = ["red " * n for n in range(9)]
+    second = first[::-1] if pairs else None
+    whole = tokenizer.tokenizer(first, second)["input_ids"]
+    for max_length in (6, 7, 8, 13):
+        found = tokenizer(first, second, max_length)
+        assert found.truncated.tolist() == [len(ids) > max_length for ids in whole]
+        assert found.take(np.array([8, 0])).truncated.tolist() == found.truncated[[8, 0]].tolist()
+
+
 def test_a_disagreement_is_noticed(tmp_path, monkeypatch, caplog):
     """Control: were nanotoken wrong about any one probe, it would not be used."""
     plain = bert(tmp_path)

@@ -60,7 +60,7 @@ def test_rows_that_were_trained_on_prove_nothing(tmp_path, monkeypatch, caplog):
     asked = settings(epochs=0.1, distil_epochs=0.1, unlabeled=("dev",))
     summary = train(asked)
     assert not {"dev_rows", "operating_point"} & summary.keys()
-    assert "350 of the 350 rows of --dev" in caplog.text
+    assert "350 of the 350 held-out rows" in caplog.text
 
 
 @pytest.mark.integration

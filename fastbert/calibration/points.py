@@ -4,6 +4,7 @@ Letters: n rows, E exits.
 """
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,10 +12,18 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from fastbert.calibration.evaluation import ExitOutputs
-from fastbert.calibration.promises import Sample, Shape, keep_promise, reach_speedup, rows_needed
+from fastbert.calibration.promises import (
+    Sample,
+    Shape,
+    furthest_exits,
+    keep_promise,
+    reach_speedup,
+    rows_needed,
+    uniform_path,
+)
 from fastbert.checkpoint import store_operating_point
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import OperatingPoint, Promise
+from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
@@ -64,14 +73,48 @@ def promised_point(
             f"{rows_needed(promise)} of which none fails, and many times that to get fast; raise "
             "--rows, pass a larger --corpus, or ask for less"
         )
-    evidence = point.evidence
-    assert evidence is not None
-    if evidence.flops_speedup <= 1:
+    if found(point).flops_speedup <= 1:
         raise InputError(
             f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
-            f"{promise.share:g} on {evidence.rows} rows; allow more, or pass more rows with --rows"
+            f"{promise.share:g} on {found(point).rows} rows: {_limit(sample, promise, point)}"
         )
+    log.info("%s", _limit(sample, promise, point))
     return replace(point, name=f"max-{promise.harm}-{promise.share:g}")
+
+
+def found(point: OperatingPoint) -> Evidence:
+    """The evidence of a point that has just been made."""
+    assert point.evidence is not None
+    return point.evidence
+
+
+def _limit(sample: Sample, promise: Promise, point: OperatingPoint) -> str:
+    """What keeps a point from being faster, rows or model, and what would help.
+
+    On rows without end, the share of them that breaks could be the promised one: that it has to be
+    smaller here is what rows cost.
+    """
+    speedup, rows = found(point).flops_speedup, found(point).rows
+    path = uniform_path(sample.outputs, point.criterion)
+
+    def endless(share: float) -> float:
+        exits = furthest_exits(sample, path, math.floor(share * len(sample)))
+        return sample.cost.speedup(sample.outputs.lengths, exits)
+
+    possible = endless(promise.share)
+    if possible > 1.1 * max(speedup, 1.0):
+        return (
+            f"limited by the {rows} rows that prove it: with many times as many like these, some "
+            f"{possible:.1f}x would be proven"
+        )
+    harmed = "  ".join(f"{share:.1%}" for share in sample.fails[:-1].mean(1))
+    more = [f"{endless(k * promise.share):.1f}x for {k * promise.share:g}" for k in (2, 5)
+            if k * promise.share < 1]  # fmt: skip
+    return (
+        f"limited by the model, not by the {rows} rows that prove it: leaving at each exit alone "
+        f"would harm {harmed} of the rows; allow more ({', '.join(more)}), or teach the exits "
+        "longer, with --distil-epochs"
+    )
 
 
 def faster_point(
@@ -89,11 +132,11 @@ def faster_point(
     return replace(point, name=f"speedup-{speedup:g}")
 
 
-def store_point(point: OperatingPoint, url: str) -> None:
-    """Make it the default point of the checkpoint at `url`, and say what it brings and risks."""
+def store_point(point: OperatingPoint, url: str, wrong: float | None = None) -> None:
+    """Make it the default point of the checkpoint at `url`, and say what it brings and risks; also
+    the share of rows that full depth gets `wrong`, if it is known."""
     store_operating_point(url, point.name, point.settings())
-    evidence, promise = point.evidence, point.promise
-    assert evidence is not None
+    evidence, promise = found(point), point.promise
     loses = promise is not None and promise.harm == "accuracy-loss"
     log.info(
         f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
@@ -101,4 +144,5 @@ def store_point(point: OperatingPoint, url: str) -> None:
         f"{'lose the right label' if loses else 'get another label than at full depth'}, with this "
         f"or a slower setting, so that at most {evidence.bound:.3%} of all do"
         + (f" with confidence {promise.confidence:g}" if promise else "")
+        + (f"; full depth itself is wrong in {wrong:.1%} of them" if wrong is not None else "")
     )

@@ -75,7 +75,7 @@ class Tokenizer:
         if self._wordpiece is None or not texts or max_length < specials:
             return tokenize(self.tokenizer, texts, pairs, max_length)
         if pairs is None:
-            return self._encode(texts, max_length=max_length)
+            return self._cut(self._encode(texts, max_length=max_length + 1), max_length)
         first, second = (self._encode(side, add_special_tokens=False) for side in (texts, pairs))
         return _pair(self.tokenizer, first, second, max_length - specials)
 
@@ -83,6 +83,15 @@ class Tokenizer:
         # Readers run side by side, one core each: no threads.
         ids, offsets = self._wordpiece.encode_batch(texts, parallel=False, **options)
         return Tokens(ids.view(np.int32), offsets)
+
+    def _cut(self, tokens: Tokens, max_length: int) -> Tokens:
+        """Rows of one text and one token more than wanted, which shows that there are others."""
+        truncated = tokens.lengths > max_length
+        after = self.tokenizer("a").sequence_ids(0)[::-1].index(0)  # special tokens at the end
+        kept = np.ones(len(tokens.ids), bool)
+        kept[tokens.offsets[1:][truncated] - after - 1] = False  # the last token of the text
+        offsets = tokens.offsets - np.concatenate([[0], np.cumsum(truncated)])
+        return Tokens(tokens.ids[kept], offsets, None, truncated)
 
     def _agrees(self) -> bool:
         """Whether both ways give the same tokens of the probes.
@@ -118,7 +127,8 @@ def _pair(tokenizer: PreTrainedTokenizerBase, first: Tokens, second: Tokens, roo
     lengths[:, 1], lengths[:, 3] = _longest_first(first.lengths, second.lengths, room)
     ends = np.cumsum(lengths).reshape(lengths.shape)
     index = np.arange(ends[-1, -1]) + np.repeat(starts - (ends - lengths), lengths.ravel())
-    return Tokens(ids[index], np.concatenate([[0], ends[:, -1]]), types[index])
+    truncated = first.lengths + second.lengths > room
+    return Tokens(ids[index], np.concatenate([[0], ends[:, -1]]), types[index], truncated)
 
 
 def _longest_first(a: _Lengths, b: _Lengths, room: int) -> tuple[_Lengths, _Lengths]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Tokens:
     ids: NDArray[np.int32]  # (sum of lengths,)
     offsets: NDArray[np.int64]  # (n + 1,): row i is [offsets[i], offsets[i+1])
     types: NDArray[np.int8] | None = None  # like ids: 1 in a second text
+    #: Whether the text was longer than these tokens, (n,); None where no text was tokenized.
+    truncated: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -26,6 +28,11 @@ class Tokens:
         """Tokens per row, int64 (n,)."""
         return np.diff(self.offsets)
 
+    @property
+    def cut(self) -> int:
+        """Rows whose text was longer."""
+        return 0 if self.truncated is None else int(self.truncated.sum())
+
     def take(self, rows: NDArray[Any]) -> "Tokens":
         """These rows, in this order: indices (m,)."""
         lengths = self.lengths[rows]
@@ -33,7 +40,8 @@ class Tokens:
         moved = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         where = np.arange(offsets[-1]) + moved
         types = None if self.types is None else self.types[where]
-        return Tokens(self.ids[where], offsets, types)
+        truncated = None if self.truncated is None else self.truncated[rows]
+        return Tokens(self.ids[where], offsets, types, truncated)
 
     def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first row of each kind (m,), and for every row which of those it equals (n,)."""
@@ -60,7 +68,7 @@ def tokenize(
     if not texts:
         empty = np.empty(0, np.int32)
         types = None if pairs is None else empty.astype(np.int8)
-        return Tokens(empty, np.zeros(1, np.int64), types)
+        return Tokens(empty, np.zeros(1, np.int64), types, np.zeros(0, bool))
     encoded = tokenizer(
         list(texts),
         None if pairs is None else list(pairs),
@@ -75,7 +83,26 @@ def tokenize(
     types = None
     if pairs is not None:
         types = np.concatenate([np.asarray(row, np.int8) for row in encoded["token_type_ids"]])
-    return Tokens(ids, offsets, types)
+    return Tokens(ids, offsets, types, _truncated(tokenizer, texts, pairs, encoded, max_length))
+
+
+def _truncated(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    encoded: BatchEncoding,
+    max_length: int,
+) -> NDArray[np.bool_]:
+    """Which of the texts had more tokens than what is `encoded`, bool (n,)."""
+    cut = np.array([len(ids) >= max_length for ids in encoded["input_ids"]])
+    full = np.flatnonzero(cut).tolist()
+    if encoded.encodings:
+        cut[full] = [bool(encoded.encodings[row].overflowing) for row in full]
+    elif full:  # tokenizers written in Python do not tell
+        second = None if pairs is None else [pairs[row] for row in full]
+        whole = tokenizer([texts[row] for row in full], second)
+        cut[full] = [len(ids) > max_length for ids in whole["input_ids"]]
+    return cut
 
 
 def sample(tokens: Tokens, rows: int) -> Tokens:

@@ -12,14 +12,14 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import (
     DataCollatorWithPadding,
+    EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -35,7 +35,7 @@ from fastbert.inference.precision import device, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
 from fastbert.training.examples import Examples
 from fastbert.training.losses import distillation_loss, joint_loss
-from fastbert.training.recipes import DISTIL, FINETUNE, Recipe
+from fastbert.training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +44,45 @@ FINE_TUNE, SELF_DISTIL = "fine-tune", "self-distil"
 #: What the model is called with.
 Batch = dict[str, Any]
 
+#: Looks at held-out rows in one fine-tuning, and how many in a row without a gain end it.
+_LOOKS, _PATIENCE = 10, 3
+#: Seconds between two lines.
+_SILENCE = 20.0
+#: A loss that falls by this share in the last fifth still falls.
+_FALLING = 0.05
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """How one step of training went."""
+
+    steps: int  # of the optimizer
+    planned: int
+    epochs: float  # passes over the data
+    truncated: int  # rows that were cut
+    #: Mean loss, of the held-out rows if there are some, else of the training rows: at the
+    #: beginning, before the last fifth of the steps, and at the end.
+    losses: tuple[float, float, float]
+
+    @property
+    def falling(self) -> bool:
+        """Whether more steps would have helped, as far as the loss tells."""
+        _, before, end = self.losses
+        return self.steps == self.planned and end < (1 - _FALLING) * before
+
 
 def finetune(
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     train: Examples,
     dev: Examples | None = None,
-    recipe: Recipe = FINETUNE,
-) -> None:
+    *,
+    recipe: Recipe,
+) -> Learnt:
     """Train backbone and last classifier on labels, in place; with `recipe.joint` all classifiers.
 
-    With `dev` the weights after the epoch with the best accuracy on it are kept, else the last.
+    With `dev` ten looks at it decide: the weights are kept with which the last classifier gives the
+    right classes the highest mean probability, and training ends where three looks bring no gain.
     Raises FastBertError where training diverges.
     """
     if not recipe.joint:
@@ -67,15 +95,15 @@ def finetune(
             outputs.exit_logits = None  # gathered along the wrong dimension otherwise
         return outputs
 
-    _run(FINE_TUNE, answered, model, tokenizer, train, dev, recipe)
+    return _run(FINE_TUNE, answered, model, tokenizer, train, dev, recipe)
 
 
 def self_distil(
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     texts: Examples,
-    recipe: Recipe = DISTIL,
-) -> None:
+    recipe: Recipe,
+) -> Learnt:
     """Train all branches but the last on the last one's answers, in place.
 
     Labels are used only if the recipe gives them a weight. Raises FastBertError where training
@@ -94,7 +122,7 @@ def self_distil(
         )
         return outputs
 
-    _run(SELF_DISTIL, answered, model, tokenizer, texts, None, recipe)
+    return _run(SELF_DISTIL, answered, model, tokenizer, texts, None, recipe)
 
 
 def _diverged(step: str, what: str) -> FastBertError:
@@ -127,19 +155,31 @@ class _Trainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
+#: What is told of training, and how it is called.
+_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "held-out accuracy"}
+
+
 class _Progress(TrainerCallback):
     """Training progress as log lines; they read the same in a terminal and in a job's log."""
 
-    def __init__(self, step: str) -> None:
-        self.step = step
-        self.started = time.monotonic()
+    def __init__(self, step: str, looks: bool) -> None:
+        """With `looks` at held-out rows, of which the last comes after the last step."""
+        self.step, self.looks = step, looks
+        self.started = self.said = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if time.monotonic() - self.said > _SILENCE:
+            control.should_log = True
+        if self.looks and state.global_step == state.max_steps:
+            control.should_evaluate = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero:
+        self.said = time.monotonic()
+        shown = [key for key in _SHOWN if key in logs]
+        if not state.is_world_process_zero or not shown:
             return
-        shown = [key for key in ("loss", "eval_loss", "eval_accuracy", "train_loss") if key in logs]
-        values = "  ".join(f"{key} {logs[key]:.4f}" for key in shown)
-        spent = time.monotonic() - self.started
+        values = "  ".join(f"{_SHOWN[key]} {logs[key]:.4f}" for key in shown)
+        spent = self.said - self.started
         left = spent * (state.max_steps - state.global_step) / max(state.global_step, 1)
         log.info(
             "%s  step %d of %d  %s  %.0f s left",
@@ -147,10 +187,15 @@ class _Progress(TrainerCallback):
         )
 
 
-def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    logits: Any = prediction.predictions
-    right = (logits.argmax(-1) == prediction.label_ids) & np.isfinite(logits).all(-1)
-    return {"accuracy": float(right.mean())}
+def _judged(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy, and the mean probability of the right class, which tells more from few rows."""
+    logits, truth = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    finite = logits.isfinite().all(-1)
+    right = logits.softmax(-1).gather(-1, truth[:, None])[:, 0]
+    return {
+        "accuracy": ((logits.argmax(-1) == truth) & finite).float().mean().item(),
+        "certainty": torch.where(finite, right, 0.0).mean().item(),
+    }
 
 
 def _run(
@@ -161,9 +206,10 @@ def _run(
     train: Examples,
     dev: Examples | None,
     recipe: Recipe,
-) -> None:
+) -> Learnt:
     length = model.config.max_length
     multiple = 8 if -(-length // 8) * 8 <= model.encoder.longest else None  # else no positions
+    rows = train.tokenize(tokenizer, length)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -177,14 +223,15 @@ def _run(
             train_sampling_strategy="group_by_length",
             bf16=supports("bf16", device()),
             use_cpu=device() == "cpu",
-            logging_steps=0.1,  # ten lines a step
+            logging_steps=1 / _LOOKS,
             logging_nan_inf_filter=False,
-            eval_strategy="epoch" if dev else "no",
+            eval_strategy="steps" if dev else "no",
+            eval_steps=1 / _LOOKS,
             save_strategy="best" if dev else "no",
             save_only_model=True,
             save_total_limit=1,
             load_best_model_at_end=dev is not None,
-            metric_for_best_model="accuracy" if dev else None,
+            metric_for_best_model="certainty" if dev else None,
             remove_unused_columns=False,
             dataloader_pin_memory=device() == "cuda",
             disable_tqdm=True,
@@ -196,16 +243,34 @@ def _run(
             model=model,
             args=arguments,
             data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
-            train_dataset=train.tokenize(tokenizer, length),
+            train_dataset=rows,
             eval_dataset=dev.tokenize(tokenizer, length) if dev else None,
-            compute_metrics=_accuracy if dev else None,
-            callbacks=[_Progress(step)],
+            compute_metrics=_judged if dev else None,
+            callbacks=[
+                _Progress(step, bool(dev)),
+                *([EarlyStoppingCallback(_PATIENCE)] if dev else []),
+            ],
         )
         trainer.answered, trainer.step = answered, step
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         model.eval()
         _check_last_update(step, trainer)
+    state = trainer.state
+    return Learnt(
+        steps=state.global_step,
+        planned=state.max_steps,
+        epochs=round(state.epoch or 0.0, 2),
+        truncated=rows.truncated,
+        losses=_losses(state.log_history, "eval_loss" if dev else "loss", state.global_step),
+    )
+
+
+def _losses(history: list[dict[str, float]], key: str, steps: int) -> tuple[float, float, float]:
+    """The first of this name, the last one up to four fifths of the steps, and the last."""
+    found = [(each["step"], each[key]) for each in history if key in each]
+    before = [loss for step, loss in found if step <= 0.8 * steps] or [found[0][1]]
+    return found[0][1], before[-1], found[-1][1]
 
 
 def _check_last_update(step: str, trainer: _Trainer) -> None:

@@ -20,6 +20,7 @@ from fastbert.weights import load_checkpoint
 from fastbert.writable import check_folder
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
+from pipelines.input.texts import tell_truncated
 from pipelines.labelling.progress import counting
 from pipelines.settings import CalibrateSettings
 
@@ -41,6 +42,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         list(settings.corpus), columns, model.config.label_names, settings.rows, settings.seed
     )
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
+    tell_truncated(tokens.cut, len(tokens), model.config.max_length)
     precision = resolve(settings.precision, device())
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:

@@ -1,23 +1,34 @@
 """The distillation job: a classifier and Parquet in, a checkpoint with early exits out."""
 
+import logging
 import time
 from typing import Any
 
 from transformers import set_seed
 
+from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import check_output, load_classifier
-from pipelines.checkpoints.students import check_length, save, teach
-from pipelines.checkpoints.workers import on_workers
+from pipelines.checkpoints.held_out import draw
+from pipelines.checkpoints.judge import outputs_of
+from pipelines.checkpoints.students import save, settle_length, teach
+from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.settings import DistilSettings
+
+log = logging.getLogger(__name__)
+
+#: Share of the corpus that is held out to compare exits by, at most so many rows; none of a corpus
+#: of fewer rows.
+_SHARE, _MOST, _FEWEST = 10, 2_000, 500
 
 
 def distill(settings: DistilSettings) -> dict[str, Any]:
     """Put branches on an existing classifier, self-distil them, save. Returns the summary.
 
-    Raises InputError, before anything is trained, for unusable teachers or data.
+    Its `exit_code` is 3 where no exit but the last is better than the classifier's most frequent
+    answer. Raises InputError, before anything is trained, for unusable teachers or data.
     """
     check_output(settings.output)
     return on_workers(_distill, settings, settings.workers)
@@ -27,11 +38,47 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     classifier, tokenizer = load_classifier(settings.teacher, bool(settings.pair_column))
     set_seed(settings.seed)
-    model = FastBertForSequenceClassification.from_classifier(
-        classifier, max_length=settings.max_length
-    )
-    check_length(model, tokenizer, settings.max_length, bool(settings.pair_column))
+    model = FastBertForSequenceClassification.from_classifier(classifier)
     columns = InputColumns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
-    teach(model, tokenizer, corpus, settings)
-    return save(model, tokenizer, settings.output, len(corpus), started)
+    settle_length(model, tokenizer, corpus, settings)
+    held = min(len(corpus) // _SHARE, _MOST) if len(corpus) >= _FEWEST else 0
+    corpus, judges = draw(corpus, settings.seed, held)
+    learnt = teach(model, tokenizer, corpus, settings)
+    summary = save(model, tokenizer, settings.output, learnt, len(corpus), started)
+    if is_first_worker():
+        judged = judges or corpus.take(range(min(len(corpus), _MOST)))
+        summary |= _compare(model, outputs_of(model, tokenizer, judged), bool(judges))
+    log.info("next: fastbert calibrate, with texts that are not of this corpus")
+    return summary
+
+
+def _compare(
+    model: FastBertForSequenceClassification, outputs: ExitOutputs, held_out: bool
+) -> dict[str, Any]:
+    """Say how often each exit agrees with the last one."""
+    agreement = 1 - outputs.differs(outputs.answers[-1]).mean(1)
+    rows = len(outputs.lengths)
+    counts = outputs.task.count(outputs.answers[-1])
+    frequent, times = counts.most_common(1)[0]
+    log.info(
+        "the same label as full depth, by layer: %s (on %d rows that are %s)",
+        "  ".join(f"{e.depth} {a:.1%}" for e, a in zip(model.exits[:-1], agreement, strict=False)),
+        rows,
+        "held out" if held_out else "learnt from, as the corpus is small",
+    )
+    if len(counts) == 1:
+        log.warning(
+            f"full depth answers {frequent!r} to all of {rows} texts: is the teacher, or its "
+            "tokenizer, the right one, and are texts of other classes in the corpus?"
+        )
+    found = {"agreement_by_layer": [round(float(share), 4) for share in agreement]}
+    useless = len(counts) > 1 and agreement[:-1].max(initial=0) <= times / rows
+    if held_out and useless:
+        log.warning(
+            f"DO NOT TRUST THESE EXITS: none agrees with full depth more often than always "
+            f"answering {frequent!r} would, in {times / rows:.1%} of the rows; exit code 3. Pass "
+            "more texts, or more --distil-epochs"
+        )
+        return found | {"exit_code": 3}
+    return found

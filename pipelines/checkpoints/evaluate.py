@@ -23,6 +23,7 @@ from fastbert.inference.tokens import sample
 from fastbert.weights import load_checkpoint
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
+from pipelines.input.texts import tell_truncated
 from pipelines.labelling.progress import counting
 from pipelines.settings import EvaluateSettings
 
@@ -47,6 +48,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     precision = resolve(settings.precision, device(), next(proven, None))
     engine = Engine(model, device(), DTYPES[precision])
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
+    tell_truncated(tokens.cut, len(tokens), config.max_length)
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
     points = [OperatingPoint.of_speed(speed, config) for speed in speeds]
     points += stored
@@ -68,6 +70,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "model": redacted(settings.model),
         "rows": len(tokens),
         "timed_rows": min(len(tokens), _TIMED_ROWS) if settings.timing else 0,
+        "truncated_rows": tokens.cut,
         "tokens": int(tokens.lengths.sum()),
         "device": device_name(device()),
         "precision": precision,

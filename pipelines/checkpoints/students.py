@@ -13,13 +13,36 @@ from fastbert.inference.precision import device, device_name
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import check_room
 from fastbert.training.examples import Examples
-from fastbert.training.recipes import DISTIL
-from fastbert.training.trainer import self_distil
+from fastbert.training.length import fitting_length
+from fastbert.training.recipes import PAPER_DISTIL, PAPER_LENGTH, Recipe, distilling
+from fastbert.training.trainer import Learnt, self_distil
 from fastbert.weights import save_checkpoint
 from pipelines.checkpoints.workers import is_first_worker
+from pipelines.input.texts import tell_truncated
 from pipelines.settings import SelfDistillation
 
 log = logging.getLogger(__name__)
+
+
+def settle_length(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Examples,
+    settings: SelfDistillation,
+) -> None:
+    """Give the model the longest input that is asked for, or that fits the texts.
+
+    Raises InputError for one that the backbone cannot take, or that holds no text.
+    """
+    length = settings.max_length or (PAPER_LENGTH if settings.recipe == "paper" else None)
+    if length is None:
+        length, share = fitting_length(tokenizer, texts, model.encoder.longest)
+        log.info(
+            f"--max-length {length}, which holds {share:.1%} of the texts whole"
+            + (", is all that the backbone takes" if length == model.encoder.longest else "")
+        )
+    check_length(model, tokenizer, length, texts.pairs is not None)
+    model.config.max_length = length
 
 
 def check_length(
@@ -41,36 +64,53 @@ def teach(
     corpus: Examples,
     settings: SelfDistillation,
     hard_labels: float = 0.0,
-) -> None:
+) -> Learnt:
     """Self-distil; `hard_labels` is the weight of the corpus's own labels."""
     log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
+    chosen = distilling(len(corpus), model.num_labels)
+    if settings.recipe == "paper":
+        chosen = PAPER_DISTIL
     recipe = replace(
-        DISTIL,
-        epochs=settings.distil_epochs,
-        learning_rate=settings.distil_learning_rate,
+        asked(chosen, settings.distil_epochs, settings.distil_learning_rate),
         batch_size=settings.batch_size,
         seed=settings.seed,
         temperature=settings.temperature,
         hard_labels=hard_labels,
     )
-    self_distil(model, tokenizer, corpus, recipe)
+    return self_distil(model, tokenizer, corpus, recipe)
+
+
+def asked(recipe: Recipe, epochs: float | None, learning_rate: float | None) -> Recipe:
+    """A recipe with what the user asks for in its place, and both said."""
+    recipe = replace(
+        recipe,
+        epochs=epochs or recipe.epochs,
+        learning_rate=learning_rate or recipe.learning_rate,
+    )
+    log.info("epochs %g, peak learning rate %.2g", recipe.epochs, recipe.learning_rate)
+    return recipe
 
 
 def save(
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     output: str,
+    learnt: Learnt,
     rows: int,
     started: float,
 ) -> dict[str, Any]:
     """Save, and say what was made of `rows` rows since `started`, of the monotonic clock."""
     if is_first_worker():
         save_checkpoint(model, tokenizer, output)
+    tell_truncated(learnt.truncated, rows, model.config.max_length)
     return {
         "output": redacted(output),
         "classes": model.config.label_names,
         "layers": model.encoder.depth,
+        "max_length": model.config.max_length,
         "rows": rows,
+        "truncated_rows": learnt.truncated,
+        "distil_epochs": learnt.epochs,
         "seconds": round(time.monotonic() - started, 1),
         "device": device_name(device()),
     }

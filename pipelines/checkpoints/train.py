@@ -1,30 +1,24 @@
-"""The training job: labelled Parquet in, a checkpoint out, with dev rows a calibrated one."""
+"""The training job: labelled Parquet in, a judged and calibrated checkpoint out."""
 
 import logging
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
-from fastbert.calibration.evaluation import exit_outputs
-from fastbert.calibration.points import promised_point, sample_of, store_point
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import Promise
-from fastbert.inference.cost import CostModel
-from fastbert.inference.engine import DTYPES, Engine
-from fastbert.inference.precision import device, resolve
-from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tasks.task import NO_LABEL
 from fastbert.tokenizer import check_tokenizer, load_tokenizer
 from fastbert.training.examples import Examples
-from fastbert.training.recipes import FINETUNE
-from fastbert.training.trainer import finetune
+from fastbert.training.recipes import PAPER_FINETUNE, finetuning
+from fastbert.training.trainer import Learnt, finetune
 from fastbert.weights import check_output
-from pipelines.checkpoints.students import check_length, save, teach
+from pipelines.checkpoints.held_out import halves, hold_out, unseen
+from pipelines.checkpoints.judge import judge
+from pipelines.checkpoints.students import asked, save, settle_length, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns, listed
 from pipelines.input.examples import read_examples
@@ -33,13 +27,11 @@ from pipelines.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-#: What a checkpoint calibrated by training promises, about all rows that could ever come.
-PROMISED = Promise(0.01, 0.95)
-
 
 def train(settings: TrainSettings) -> dict[str, Any]:
-    """Fine-tune, self-distil, save, and with dev rows calibrate. Returns the summary.
+    """Fine-tune, self-distil, save, judge and calibrate. Returns the summary.
 
+    Its `exit_code` is 3 for a model that is not proven to be better than its most frequent class.
     Raises InputError, before anything is trained, for unusable data or backbones.
     """
     check_output(settings.output)
@@ -50,6 +42,50 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
     columns = InputColumns(settings.text_column, settings.pair_column, label=settings.label_column)
     examples, labels = read_examples(list(settings.train), columns)
+    _check_classes(labels, len(examples), settings)
+    if settings.dev:  # rows that have chosen can neither judge nor prove any more
+        known = read_examples(list(settings.dev), columns, labels)[0]
+        chosen, judges = halves(known, settings.seed)
+    else:
+        examples, chosen, judges = hold_out(examples, settings.seed)
+    corpus = examples
+    if settings.unlabeled:
+        others = read_examples(list(settings.unlabeled), replace(columns, label=None))[0]
+        corpus = _join(examples, others)
+    judges = judges and unseen(judges, corpus)
+    set_seed(settings.seed)
+    model = FastBertForSequenceClassification.from_backbone(settings.backbone, labels)
+    tokenizer = load_tokenizer(locate_backbone(settings.backbone))
+    pairs, backbone = bool(settings.pair_column), model.config.backbone_config()
+    settle_length(model, tokenizer, examples, settings)
+    check_tokenizer(tokenizer, backbone, pairs, trained=True)
+    log.info("fine-tuning on %d rows, %d classes", len(examples), len(labels))
+    recipe = finetuning(len(examples), len(labels), backbone.hidden_size)
+    if settings.recipe == "paper":
+        recipe = PAPER_FINETUNE
+    recipe = replace(
+        asked(recipe, settings.epochs, settings.learning_rate),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        joint=settings.joint,
+    )
+    learnt = finetune(model, tokenizer, examples, chosen, recipe=recipe)
+    _tell(learnt, recipe.epochs)
+    taught = replace(learnt, epochs=0.0)
+    if settings.distil_epochs != 0:
+        taught = teach(model, tokenizer, corpus, settings, settings.hard_labels)
+    summary = save(model, tokenizer, settings.output, taught, len(corpus), started)
+    summary["epochs"] = learnt.epochs
+    if judges and is_first_worker():
+        corpus_of = settings.dev or settings.train
+        summary |= judge(model, tokenizer, judges, settings.output, corpus_of)
+    elif not judges:
+        log.warning("not judged and not calibrated: no row is held out for that; pass more rows")
+    return summary
+
+
+def _check_classes(labels: list[str], rows: int, settings: TrainSettings) -> None:
+    """Raises InputError for one class; warns of classes that look like mistakes."""
     if len(labels) < 2:
         raise InputError(
             f"all rows of --train have one class, {labels[0]!r}, in column "
@@ -67,48 +103,23 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
             "they have no label",
             listed([repr(name) for name in missing]),
         )
-    if len(labels) > len(examples) / 2:
+    if len(labels) > rows / 2:
         log.warning(
             "column '%s' has %d classes for %d rows: is it an id, or a quantity?",
-            *(settings.label_column, len(labels), len(examples)),
+            *(settings.label_column, len(labels), rows),
         )
-    dev = judges = None
-    if settings.dev:  # rows that have picked the epoch can neither judge nor prove any more
-        known = read_examples(list(settings.dev), columns, labels)[0]
-        order = np.random.default_rng(settings.seed).permutation(len(known)).tolist()
-        dev, judges = known.take(order[::2]), known.take(order[1::2])
-    corpus = examples
-    if settings.unlabeled:
-        others = read_examples(list(settings.unlabeled), replace(columns, label=None))[0]
-        corpus = _join(examples, others)
-    if judges:
-        judges = _unseen(judges, corpus)
-    set_seed(settings.seed)
-    model = FastBertForSequenceClassification.from_backbone(
-        settings.backbone, labels, max_length=settings.max_length
+
+
+def _tell(learnt: Learnt, epochs: float) -> None:
+    """Say whether fine-tuning was long enough."""
+    first, before, end = learnt.losses
+    stopped = learnt.steps < learnt.planned
+    log.info(
+        f"fine-tuned in {learnt.steps:,} of {learnt.planned:,} steps; the loss fell from "
+        f"{first:.3g} by {before:.3g} to {end:.3g}"
+        + (", and the last looks at held-out rows brought no gain" if stopped else "")
+        + (f", and was still falling: try --epochs {2 * epochs:g}" if learnt.falling else "")
     )
-    tokenizer = load_tokenizer(locate_backbone(settings.backbone))
-    pairs, backbone = bool(settings.pair_column), model.config.backbone_config()
-    check_length(model, tokenizer, settings.max_length, pairs)
-    check_tokenizer(tokenizer, backbone, pairs, trained=True)
-    log.info("fine-tuning on %d rows, %d classes", len(examples), len(labels))
-    recipe = replace(
-        FINETUNE,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        joint=settings.joint,
-    )
-    finetune(model, tokenizer, examples, dev, recipe)
-    if settings.distil_epochs:
-        teach(model, tokenizer, corpus, settings, settings.hard_labels)
-    summary = save(model, tokenizer, settings.output, len(corpus), started)
-    if judges and is_first_worker():
-        summary |= _judge(model, tokenizer, judges, settings)
-    elif settings.dev:
-        log.warning("not judged and not calibrated: no row of --dev is left for that; pass more")
-    return summary
 
 
 def _join(first: Examples, second: Examples) -> Examples:
@@ -116,47 +127,3 @@ def _join(first: Examples, second: Examples) -> Examples:
     pairs = None if first.pairs is None else first.pairs + (second.pairs or [])
     labels = None if first.labels is None else first.labels + [NO_LABEL] * len(second)
     return Examples(first.texts + second.texts, pairs, labels)
-
-
-def _unseen(rows: Examples, corpus: Examples) -> Examples:
-    """The rows whose texts are not in the corpus: with the others a model shows what it has learnt
-    by heart."""
-    known = set(zip(corpus.texts, corpus.pairs or corpus.texts, strict=True))
-    texts = zip(rows.texts, rows.pairs or rows.texts, strict=True)
-    new = [i for i, key in enumerate(texts) if key not in known]
-    if len(new) < len(rows):
-        log.warning(
-            "%d of the %d rows of --dev that judge the model are in --train or --unlabeled, too: "
-            "left out",
-            *(len(rows) - len(new), len(rows)),
-        )
-    return rows.take(new)
-
-
-def _judge(
-    model: FastBertForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
-    judges: Examples,
-    settings: TrainSettings,
-) -> dict[str, Any]:
-    """Accuracy by layer on rows that training has not seen, and the operating point they prove."""
-    tokens = Tokenizer(tokenizer)(judges.texts, judges.pairs, model.config.max_length)
-    precision = resolve("auto", device())
-    outputs = exit_outputs(Engine(model, device(), DTYPES[precision]), tokens)
-    right = ~outputs.differs(outputs.task.truth(np.asarray(judges.labels)))  # (E, n)
-    found: dict[str, Any] = {
-        "dev_rows": len(judges),
-        "dev_accuracy_by_layer": [round(float(share), 4) for share in right.mean(1)],
-    }
-    sample = sample_of(outputs, None, CostModel(model), settings.dev, precision)
-    try:
-        point = promised_point(sample, PROMISED)
-    except InputError as error:
-        log.warning(
-            "not calibrated, for which half of --dev is used; pass more rows there, or to "
-            "fastbert calibrate others than these: %s",
-            error,
-        )
-        return found
-    store_point(point, settings.output)
-    return found | {"operating_point": asdict(point)}

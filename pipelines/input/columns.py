@@ -19,6 +19,8 @@ class InputColumns:
     carry: tuple[str, ...] | None = None
     #: None: the classes are not read. To read them, it must be carried, too.
     label: str | None = None
+    #: Columns that labelling adds, whose names no carried column may have.
+    added: pa.Schema = OUTPUT
 
     @property
     def texts(self) -> list[str]:
@@ -61,7 +63,7 @@ class InputColumns:
                     f"columns cannot be told apart: {listed(found)}; choose with --carry"
                 )
         # SQL does not tell `Label` from `label`.
-        ours = {name for name in names if name.casefold() in OUTPUT.names}
+        ours = {name for name in names if name.casefold() in self.added.names}
         renamed = {name: f"input_{name}" if name in ours else name for name in names}
         if len(set(renamed.values())) < len(names):
             twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)

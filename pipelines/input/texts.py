@@ -1,8 +1,15 @@
 """Texts out of Arrow columns: the one reading of them that all jobs share."""
 
+import logging
+
 import pyarrow as pa
 
 from fastbert.inference.texts import unusable
+
+log = logging.getLogger(__name__)
+
+#: The share of texts that are cut above which that is a warning.
+_MANY_CUT = 0.05
 
 
 def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
@@ -42,3 +49,13 @@ def _decode(raw: bytes | None) -> tuple[str | None, str | None]:
     except UnicodeDecodeError as error:
         return None, f"text is not UTF-8: {error.reason} at byte {error.start}"
     return text, unusable(text)
+
+
+def tell_truncated(rows: int, of: int, max_length: int) -> None:
+    """Say how many texts were cut, aloud where they are many."""
+    if rows:
+        log.log(
+            logging.WARNING if rows > _MANY_CUT * of else logging.INFO,
+            f"{rows:,} of {of:,} texts ({rows / of:.1%}) are longer than the model's "
+            f"{max_length} tokens: what lies behind is not read",
+        )

@@ -26,9 +26,8 @@ from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.known import blamed_on_machine, known_tokens
-from pipelines.labelling.run import Run
-from pipelines.labelling.work import ERROR, IDS, TYPES, Work
-from pipelines.output.schema import OUTPUT
+from pipelines.labelling.run import Run, added_by
+from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, Work
 from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats, of_the_model
 
 Array = np.ndarray[Any, Any]
@@ -91,12 +90,13 @@ class Classify:
             errors[places[row]] = f"the model failed: {why}" if why else NOT_A_NUMBER
         good[good] = answered  # from here on: the rows that have a label
         found, lengths = found.take(answered), tokens.lengths[answered]
-        private = {IDS, TYPES, ERROR}
+        private = {IDS, TYPES, TRUNCATED, ERROR}
         result = table.drop_columns([name for name in table.column_names if name in private])
         answers = columns(found, lengths, good, self.engine.task, self.cost)
+        answers["truncated"] = table[TRUNCATED]
         answers["error"] = pa.array(errors, pa.string())
         reasons = Counter(error for error in errors if error)
-        for field in OUTPUT:
+        for field in added_by(self.run.identity):
             result = result.append_column(field, answers[field.name])
         stats = replace(
             statistics_of(work.stats, found, lengths, self.cost, self.engine.task),

@@ -16,6 +16,7 @@ from fastbert.filesystem import absolute, redacted
 from fastbert.outline import read_outline
 from fastbert.writable import check_file
 from pipelines.input.shards import find_shards
+from pipelines.input.texts import tell_truncated
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart
@@ -24,6 +25,7 @@ from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import Stops
 from pipelines.labelling.summary import RUNS, prices, totals
 from pipelines.labelling.work import Failed
+from pipelines.output.committed import Committed
 from pipelines.output.identity import Identity
 from pipelines.output.ledger import Ledger
 from pipelines.output.lock import RunLock, check_held
@@ -106,6 +108,7 @@ class Job:
         self.passed_over = shards.passed_over
         check_apart(settings, shards)
         output = self.ledger.committed()
+        self.identity = replace(self.identity, truncated=self._tells_truncated(output))
         if not settings.relabel:
             output = adopt(self.ledger, output, shards, self.identity, self.run_id)
         plan = make_plan(
@@ -132,6 +135,15 @@ class Job:
                 plan.gone,
             )
         return plan
+
+    def _tells_truncated(self, output: Committed) -> bool:
+        """Whether the output has the column `truncated`: as it was begun, unless asked for."""
+        last = output.recipe()
+        if last is None:  # its ledger may be lost
+            described = self.ledger.described([*output.stray][:1], self.run_id)
+            last = described[0].recipe if described else None
+        begun_with: bool = last is None or last.get("truncated", False)
+        return begun_with or self.settings.truncated
 
     def heading(self, plan: Plan) -> dict[str, Any]:
         """How every summary begins."""
@@ -177,6 +189,7 @@ class Job:
                 "slices again",
                 found["model_errors"],
             )
+        tell_truncated(found["truncated_rows"], found["rows"], self.identity.max_length)
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         kept = pa.concat_tables([plan.up_to_date, plan.spared])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.inference.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run, columns_of
-from pipelines.labelling.work import ERROR, IDS, TYPES, Failed, Work
+from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, Failed, Work
 from pipelines.output.retry import Patience
 
 
@@ -64,6 +65,7 @@ class ReadTokenize:
             work.stats,
             read_seconds=time.monotonic() - started - tokenizing,
             tokenize_seconds=tokenizing,
+            truncated_rows=pc.sum(table[TRUNCATED], min_count=0).as_py(),
             quarantined=given_up is not None,
         )
         return replace(work, table=table, stats=stats)
@@ -89,9 +91,9 @@ class ReadTokenize:
             for row, why in failed.items():
                 errors[row] = f"the tokenizer failed: {why}"
         # Rows with an error have no tokens: an empty list between their neighbours'.
-        lengths = np.zeros(len(errors), np.int64)
+        lengths, truncated = np.zeros(len(errors), np.int64), np.zeros(len(errors), bool)
         for rows, tokens in found:
-            lengths[rows] = tokens.lengths
+            lengths[rows], truncated[rows] = tokens.lengths, tokens.truncated
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
 
         def column(values: list[np.ndarray[Any, Any]], kind: pa.DataType) -> pa.Array:
@@ -103,6 +105,7 @@ class ReadTokenize:
         result = result.append_column(IDS, column([t.ids for _, t in found], pa.int32()))
         if types := [t.types for _, t in found if t.types is not None]:
             result = result.append_column(TYPES, column(types, pa.int8()))
+        result = result.append_column(TRUNCATED, pa.array(truncated, mask=lengths == 0))
         return result.append_column(ERROR, pa.array(errors, pa.string()))
 
 

@@ -4,17 +4,26 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from pipelines.input.columns import InputColumns
 from pipelines.input.slices import Slice
 from pipelines.labelling.work import Outcome
 from pipelines.output.identity import Identity
+from pipelines.output.schema import FORMER_OUTPUT, OUTPUT
 from pipelines.settings import LabelSettings
 
 
 def columns_of(identity: Identity) -> InputColumns:
     """What is read of the input."""
     carry = None if identity.carry is None else tuple(identity.carry)
-    return InputColumns(identity.text_column, identity.pair_column, carry)
+    text, pair = identity.text_column, identity.pair_column
+    return InputColumns(text, pair, carry, added=added_by(identity))
+
+
+def added_by(identity: Identity) -> pa.Schema:
+    """The columns that labelling adds."""
+    return OUTPUT if identity.truncated else FORMER_OUTPUT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from pipelines.output.record import Record
 from pipelines.output.statistics import SliceStats
 
 #: Private columns between the stages; none reaches the output, and no shard may have such names.
-IDS, TYPES, ERROR = "\0ids", "\0types", "\0error"
+IDS, TYPES, TRUNCATED, ERROR = "\0ids", "\0types", "\0truncated", "\0error"
 #: The one column of a block.
 ITEM = "item"
 #: Makes bytes of what travels from process to process.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,13 @@ class Committed:
     def recorded(self) -> Mask:
         """Which commits have a record in the ledger: all but the adopted."""
         return np.arange(len(self.commits)) < len(self.commits) - len(self.adopted)
+
+    def recipe(self) -> dict[str, Any] | None:
+        """That of the last commit; None if there is none."""
+        with Sets(commits=self.commits.select(["committed_at", "recipe"])) as sets:
+            last = sets.table("select arg_max(recipe, committed_at) as last from commits")
+        text: str | None = last["last"][0].as_py()
+        return None if text is None else json.loads(text)
 
     def precision(self, identity: Identity) -> str | None:
         """What the last commit with this identity was made in; None if there is none."""

@@ -19,6 +19,7 @@ class Identity:
     pair_column: str | None
     carry: list[str] | None  # None: all columns but the texts
     max_length: int  # in tokens
+    truncated: bool = False  # whether there is a column that tells where a text was cut
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
@@ -34,6 +35,7 @@ class Identity:
         mine = self.recipe
         if recipe == mine:
             return None
+        recipe = {"truncated": False} | recipe
         thresholds = recipe.get("thresholds")
         if "exit_depths" not in recipe and isinstance(thresholds, list):
             recipe = recipe | {"exit_depths": list(range(1, len(thresholds) + 2))}

@@ -16,5 +16,8 @@ OUTPUT = pa.schema(
         ("flops", pa.int64()),  # 2 per multiply-add, up to the exit layer, branches included
         ("audit_label", pa.string()),  # full depth's label, null unless audited
         ("error", pa.string()),  # why the row has no label
+        ("truncated", pa.bool_()),  # whether the text had more tokens
     ]
 )
+#: The same in outputs begun by releases that did not tell where a text was cut.
+FORMER_OUTPUT = OUTPUT.remove(OUTPUT.get_field_index("truncated"))

@@ -109,6 +109,8 @@ class SliceStats:
                               total="retries", exported=True)
     tokens: Count = measured(0, "Tokens labelled.", column=None,
                              total="tokens", exported=True, required=True)
+    truncated_rows: Count = measured(0, "Rows whose text was longer than the model reads.",
+                                     total="truncated_rows", exported=True)
     exit_depths: list[Count] = measured(list, "Layers before each exit; none: 1, 2, ... L.",
                                         column=None)
     exits: list[Count] = measured(list, "Rows by exit layer.", "exit", column="rows",

@@ -29,7 +29,7 @@ def a_run(checkpoint: str = "", output: str = "", run_id: str = "night-1", **cha
         model=checkpoint,
         output=output,
         run_id=run_id,
-        identity=identity(**{"max_length": MAX_LENGTH} | changes),
+        identity=identity(**{"max_length": MAX_LENGTH, "truncated": True} | changes),
         operating_point="speed 0.5",
         audit_rate=0.0,
         precision="fp32",

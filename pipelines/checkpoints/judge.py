@@ -1,0 +1,132 @@
+"""What rows that a model has not learnt from say of it, in plain lines."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from fastbert.calibration.bounds import upper_bound
+from fastbert.calibration.evaluation import ExitOutputs, exit_outputs
+from fastbert.calibration.points import promised_point, sample_of, store_point
+from fastbert.errors import InputError
+from fastbert.exits.operating_point import Promise
+from fastbert.inference.cost import CostModel
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import device, resolve
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.training.examples import Examples
+
+log = logging.getLogger(__name__)
+
+CONFIDENCE = 0.95
+#: Shares of labels that may change, of which a new checkpoint promises the first that its held-out
+#: rows prove.
+_PROMISED = (0.01, 0.02, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How often a model is right, on n rows."""
+
+    rows: int
+    by_exit: list[float]  # share of rows
+    bound: float  # lower, on full depth's share of all rows
+    majority: float  # share that the most frequent class has
+    frequent: str  # which that is
+    balanced: float  # full depth's share, a mean over classes
+
+    @classmethod
+    def of(cls, outputs: ExitOutputs, truth: NDArray[np.int64], names: Sequence[str]) -> "Verdict":
+        """From what each exit says, and the class indices (n,)."""
+        right = ~outputs.differs(outputs.task.truth(truth))  # (E, n)
+        counts = np.bincount(truth, minlength=len(names))
+        there = counts > 0
+        by_class = np.bincount(truth, right[-1], len(names))[there] / counts[there]
+        return cls(
+            rows=len(truth),
+            by_exit=right.mean(1).tolist(),
+            bound=1 - upper_bound(int((~right[-1]).sum()), len(truth), CONFIDENCE),
+            majority=float(counts.max() / len(truth)),
+            frequent=names[int(counts.argmax())],
+            balanced=float(by_class.mean()),
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows that full depth gets right."""
+        return self.by_exit[-1]
+
+    @property
+    def useful(self) -> bool:
+        """Whether it is proven to be better than its most frequent class for every row."""
+        return self.bound > self.majority
+
+    def tell(self, depths: Sequence[int]) -> None:
+        """Say it; `depths` are those of the exits."""
+        lopsided = f" ({self.balanced:.1%} as a mean over classes)" if self.majority > 0.5 else ""
+        log.info(
+            f"full depth is right in {self.accuracy:.1%} of {self.rows:,} held-out rows{lopsided}, "
+            f"so with {CONFIDENCE:.0%} confidence in at least {self.bound:.1%} of all; always "
+            f"answering {self.frequent!r}, the most frequent class, in {self.majority:.1%}"
+        )
+        shares = zip(depths, self.by_exit, strict=True)
+        log.info("right by layer: %s", "  ".join(f"{k} {share:.1%}" for k, share in shares))
+        if not self.useful:
+            log.warning(
+                "DO NOT TRUST THIS MODEL: it is not proven to be better than always answering "
+                f"{self.frequent!r}; exit code 3. Look at the classes and at some texts of each; "
+                "pass more labelled rows, or more --epochs"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """For the JSON summary."""
+        return {
+            "dev_rows": self.rows,
+            "dev_accuracy": round(self.accuracy, 4),
+            "dev_accuracy_bound": round(self.bound, 4),
+            "dev_balanced_accuracy": round(self.balanced, 4),
+            "dev_majority": round(self.majority, 4),
+            "dev_accuracy_by_layer": [round(share, 4) for share in self.by_exit],
+        } | ({} if self.useful else {"exit_code": 3})
+
+
+def outputs_of(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, rows: Examples
+) -> ExitOutputs:
+    """What each exit says of the rows, in the precision that a calibrated point is proven in."""
+    tokens = Tokenizer(tokenizer)(rows.texts, rows.pairs, model.config.max_length)
+    return exit_outputs(Engine(model, device(), DTYPES[resolve("auto", device())]), tokens)
+
+
+def judge(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    judges: Examples,
+    output: str,
+    corpus: Sequence[str],
+) -> dict[str, Any]:
+    """Judge the checkpoint at `output` by labelled rows of `corpus`, and calibrate it by them.
+    Returns what the summary says of it."""
+    outputs, truth = outputs_of(model, tokenizer, judges), np.asarray(judges.labels)
+    verdict = Verdict.of(outputs, truth, model.config.label_names)
+    verdict.tell([each.depth for each in model.exits])
+    found = verdict.summary()
+    sample = sample_of(outputs, None, CostModel(model), corpus, resolve("auto", device()))
+    refused: list[InputError] = []
+    for share in _PROMISED:
+        try:
+            point = promised_point(sample, Promise(share, CONFIDENCE))
+        except InputError as error:
+            refused.append(error)
+            continue
+        if refused:
+            log.warning("no promise of %g: %s", _PROMISED[0], refused[0])
+        store_point(point, output, wrong=1 - verdict.accuracy)
+        return found | {"operating_point": asdict(point)}
+    log.warning("not calibrated, until fastbert calibrate has more rows: %s", refused[-1])
+    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import settings
+from pipelines.checkpoints import settings as checkpoints
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Entry:
 
 COMMANDS = {
     "train": Entry(
-        settings.TrainSettings,
+        checkpoints.TrainSettings,
         "pipelines.checkpoints.train:train",
         """Fine-tune a backbone on labels, then self-distil a branch on every layer.
 
@@ -35,7 +36,7 @@ COMMANDS = {
         "    --output s3://models/news",
     ),
     "distill": Entry(
-        settings.DistilSettings,
+        checkpoints.DistilSettings,
         "pipelines.checkpoints.distill:distill",
         """Give an existing Hugging Face classifier early exits, without any labels.
 
@@ -45,7 +46,7 @@ COMMANDS = {
         "    --corpus s3://corpus/docs/ --output s3://models/news",
     ),
     "convert": Entry(
-        settings.ConvertSettings,
+        checkpoints.ConvertSettings,
         "pipelines.checkpoints.convert:convert",
         """Turn a checkpoint of the FastBERT authors' code into one of ours.
 
@@ -56,7 +57,7 @@ COMMANDS = {
         "    --label negative --label positive --output models/reviews",
     ),
     "calibrate": Entry(
-        settings.CalibrateSettings,
+        checkpoints.CalibrateSettings,
         "pipelines.checkpoints.calibrate:calibrate",
         """Find thresholds that keep a promise, and store them in the checkpoint.
 
@@ -69,7 +70,7 @@ COMMANDS = {
         "    --max-disagreement 0.01",
     ),
     "evaluate": Entry(
-        settings.EvaluateSettings,
+        checkpoints.EvaluateSettings,
         "pipelines.checkpoints.evaluate:evaluate",
         """Accuracy, exit layers, FLOPs and seconds of a checkpoint at several speeds.
 

@@ -1,5 +1,6 @@
 """Promises: arithmetic against definitions, and whether they are kept as often as they say."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from support.models import tiny_fastbert
 
 from fastbert.calibration.bounds import interval, upper_bound
 from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.calibration.points import _limit
 from fastbert.calibration.promises import (
     Path,
     Sample,
@@ -233,6 +235,35 @@ def test_a_choice_says_what_its_thresholds_do(cost):
     assert evidence.bound == upper_bound(evidence.broken, 2000, 0.95) <= 0.01
     flops = cost.row_flops(outputs.lengths, exits).sum()
     assert evidence.flops_speedup == cost.full_flops(outputs.lengths).sum() / flops
+
+
+def scarce(rows: int, cost: CostModel) -> Sample:
+    """One row in 500 gets another label at the first exits, and the surest is among them."""
+    outputs = random_outputs(rows, seed=12)
+    logits = np.broadcast_to(outputs.logits[-1] * 3, outputs.logits.shape).copy()
+    surest = outputs.uncertainties()[-1].argsort()[:: rows // (rows // 500 + 1)][: rows // 500 + 1]
+    logits[:-1, surest] = -logits[:-1, surest]
+    return sample_of(replace(outputs, logits=logits), cost)
+
+
+def test_what_limits_a_point_is_said(cost):
+    """Rows that prove too little, exits that agree too seldom, or nothing."""
+
+    def said(sample: Sample, promise: Promise) -> str:
+        point = keep_promise(sample, promise, ("entropy",), ("uniform",))
+        assert point is not None
+        return _limit(sample, point)
+
+    few = said(scarce(320, cost), ONE_PERCENT)
+    assert re.search("limited by the 320 rows that prove it: with many .* some [0-9.]+x", few)
+    assert said(scarce(9_000, cost), ONE_PERCENT).startswith("limited by nothing")
+    outputs = random_outputs(9_000, seed=13)
+    model = said(sample_of(outputs, cost), ONE_PERCENT)
+    assert "limited by the model, not by the 9000 rows" in model
+    harmed = disagreement(outputs)[:-1].mean(1)
+    assert "would harm " + "  ".join(f"{share:.1%}" for share in harmed) in model
+    times = re.findall(r"([0-9.]+)x for 0.0[25]", model)
+    assert float(times[0]) < float(times[1])
 
 
 def test_a_speedup_is_reached_with_the_least_change(cost):

@@ -3,7 +3,7 @@
 import pytest
 
 from fastbert.errors import InputError
-from pipelines.settings import CalibrateSettings
+from pipelines.checkpoints.settings import CalibrateSettings
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 from inspect import cleandoc
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,8 @@ from support.shards import random_texts, write_shard
 
 from fastbert import __version__
 from fastbert.exits.rules import Threshold
-from fastbert.inference.engine import Engine
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import resolve
 from fastbert.inference.tokens import tokenize
 from fastbert.weights import load_model
 from jobs.__main__ import main
@@ -245,6 +247,38 @@ def test_distill_then_evaluate(family, tmp_path, corpus):
     assert [s["speed"] for s in speeds] == [0.0, 0.5, 1.0]
     assert speeds[0]["agreement"] == 1.0
     assert all(sum(s["exits"]) == 9 and s["realised_speedup"] > 0 for s in speeds)
+
+
+@pytest.mark.parametrize("distil_epochs", [0.1, 30])
+def test_distill_tells_how_the_exits_agree(distil_epochs, tmp_path, caplog):
+    """On rows that they have not learnt from; those that have learnt nothing end with 3."""
+    caplog.set_level("INFO")
+    tokenizer, teacher = tiny_tokenizer(tmp_path), tiny_classifier()
+    texts = random_texts(600, seed=2)
+    with torch.no_grad():  # the classes are about as frequent
+        logits = teacher(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        teacher.classifier.bias -= logits.mean(0)
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    write_shard(tmp_path / "in" / "a.parquet", texts)
+    result = invoke(
+        "distill", "--teacher", tmp_path / "teacher", "--corpus", tmp_path / "in", "--output",
+        tmp_path / "model", "--max-length", "32", "--distil-epochs", distil_epochs,
+        "--distil-learning-rate", "5e-3",
+    )  # fmt: skip
+    summary = json.loads(result.stdout)
+    assert summary["rows"] == 540
+    held = np.random.default_rng(0).permutation(600)[:60]
+    tokens = tokenize(tokenizer, [texts[i] for i in held], None, 32)
+    engine = Engine(load_model(tmp_path / "model"), "cpu", DTYPES[resolve("auto", "cpu")])
+    answers = engine.exit_logits(tokens).argmax(-1)
+    agreement = (answers == answers[-1]).mean(1)
+    assert summary["agreement_by_layer"] == pytest.approx(agreement, abs=1e-4)
+    useless = agreement[:-1].max() <= np.bincount(answers[-1]).max() / 60
+    assert useless == (distil_epochs < 1)
+    assert result.exit_code == (3 if useless else 0)
+    assert ("DO NOT TRUST THESE EXITS" in caplog.text) == useless
+    assert "the same label as full depth, by layer: 1 " in caplog.text
 
 
 def test_evaluate_prints_a_table_on_stderr(checkpoint, tmp_path):

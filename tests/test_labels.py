@@ -10,9 +10,9 @@ from support.models import tiny_fastbert, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
 from fastbert.errors import InputError
+from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.train import train
 from pipelines.input.labels import class_names, look_alikes
-from pipelines.settings import TrainSettings
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ EXPECTED = {
     "fastbert_audit_rows": 4,
     "fastbert_audit_agreements": 2,
     "fastbert_retries": 6,
+    "fastbert_truncated_rows": 2,
 }
 LAYERS = {"1": 10, "2": 6, "3": 2}
 
@@ -46,7 +47,7 @@ LAYERS = {"1": 10, "2": 6, "3": 2}
 def test_counters_add_up():
     counters = RayMetrics("s3://out", Fake)
     for shard in ("a", "b"):
-        counters.add(record(shard, retries=3))
+        counters.add(record(shard, retries=3, truncated_rows=1))
     counted = {name: amount for (name, layer), amount in Fake.counted.items() if not layer}
     assert counted == EXPECTED
     layers = {layer: n for (name, layer), n in Fake.counted.items() if name == "fastbert_exits"}
@@ -57,7 +58,7 @@ def test_the_file_says_the_same(tmp_path):
     path = tmp_path / "labels.prom"
     counters = MetricsFile(str(path), "s3://out")
     for shard in ("a", "b"):
-        counters.add(record(shard, retries=3))
+        counters.add(record(shard, retries=3, truncated_rows=1))
     found = {
         (sample.name, sample.labels.get("layer")): sample.value
         for family in text_string_to_metric_families(path.read_text())

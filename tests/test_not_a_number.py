@@ -20,8 +20,8 @@ from fastbert.tasks.single_label import SingleLabel
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import Recipe
 from fastbert.training.trainer import finetune, self_distil
+from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.train import train
-from pipelines.settings import TrainSettings
 
 #: A token that no row has by chance, and that nothing can be said of.
 POISON = 7
@@ -57,7 +57,7 @@ def examples() -> Examples:
 def test_training_that_diverges_says_where(epochs, where, tmp_path):
     recipe = Recipe(epochs=epochs, learning_rate=1e30, batch_size=8, warmup=0)
     with pytest.raises(FastBertError, match=f"in fine-tune, .*{where}.*--learning-rate") as raised:
-        finetune(tiny_fastbert(), tiny_tokenizer(tmp_path), examples(), None, recipe)
+        finetune(tiny_fastbert(), tiny_tokenizer(tmp_path), examples(), recipe=recipe)
     assert raised.value.exit_code == 1
 
 
@@ -65,7 +65,7 @@ def test_training_that_ends_far_from_its_labels_has_diverged(tmp_path):
     rows = Examples(["a river"] * 24, labels=[k % CLASSES for k in range(24)])
     recipe = Recipe(epochs=4, learning_rate=10, batch_size=8, warmup=0)
     with pytest.raises(FastBertError, match=r"in fine-tune, .* where guessing gives 1\.61"):
-        finetune(tiny_fastbert(), tiny_tokenizer(tmp_path), rows, None, recipe)
+        finetune(tiny_fastbert(), tiny_tokenizer(tmp_path), rows, recipe=recipe)
 
 
 NUMBERS = {

@@ -1,19 +1,25 @@
-"""The training job: on several workers, and what it proves with development rows."""
+"""The training job: what it learns from, how it is judged, and what it proves."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import beta
 from support.models import tiny_classifier, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
+import pipelines.checkpoints.train as train_module
+from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tasks.single_label import SingleLabel
 from fastbert.weights import load_model
+from pipelines.checkpoints.judge import Verdict
+from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.train import train
-from pipelines.settings import TrainSettings
 
 
 def corpus(folder: Path, train_rows: int, dev_rows: int) -> tuple[list[str], list[str]]:
@@ -30,7 +36,8 @@ def corpus(folder: Path, train_rows: int, dev_rows: int) -> tuple[list[str], lis
 def settings(**others) -> TrainSettings:
     """Places are below the folder that the command is given in."""
     return TrainSettings(
-        train=("train",), dev=("dev",), output="model", backbone="backbone", max_length=16, **others
+        **dict(train=("train",), dev=("dev",), output="model", backbone="backbone", max_length=16)
+        | others
     )
 
 
@@ -61,6 +68,81 @@ def test_rows_that_were_trained_on_prove_nothing(tmp_path, monkeypatch, caplog):
     summary = train(asked)
     assert not {"dev_rows", "operating_point"} & summary.keys()
     assert "350 of the 350 held-out rows" in caplog.text
+
+
+def test_without_dev_rows_some_are_held_out(tmp_path, monkeypatch, caplog):
+    """The same ones each time, and none of them is learnt."""
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    texts, labels = corpus(tmp_path, 1, 2500)  # a row of --train, which is not used here
+    write_shard(tmp_path / "train" / "a.parquet", texts, label=labels)
+    learnt = []
+    monkeypatch.setattr("pipelines.checkpoints.train.finetune", spy(learnt))
+    asked = dict(epochs=0.1, distil_epochs=0.1, dev=())
+    first, again = train(settings(**asked)), train(settings(**asked))
+    assert learnt[0] == learnt[1]
+    known, chosen = learnt[0]
+    assert (len(known), len(chosen), first["rows"]) == (2100, 100, 2100)
+    assert first["dev_rows"] == again["dev_rows"] < 300  # of 300, those with a text that is known
+    assert "400 of the 2500 rows of --train are held out, drawn with seed 0" in caplog.text
+    assert train(settings(**asked, seed=1))["dev_accuracy"] != first["dev_accuracy"]
+    assert learnt[2] != learnt[0]
+
+
+def spy(learnt: list):
+    """`finetune` that remembers what it was given."""
+
+    def finetune(model, tokenizer, rows, dev, *, recipe):
+        learnt.append((rows.texts, dev.texts))
+        return real(model, tokenizer, rows, dev, recipe=recipe)
+
+    real = train_module.finetune
+    return finetune
+
+
+@pytest.mark.parametrize("sense", [True, False], ids=["classes", "noise"])
+def test_a_model_that_is_no_better_than_its_most_frequent_class_ends_with_3(
+    sense, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    texts, labels = corpus(tmp_path, 1, 900)
+    if not sense:
+        labels = np.random.default_rng(0).choice(["red", "other"], 900).tolist()
+    write_shard(tmp_path / "train" / "a.parquet", texts, label=labels)
+    asked = settings(epochs=8, learning_rate=3e-3, batch_size=8, distil_epochs=1, dev=())
+    summary = train(asked)
+    proven = summary["dev_accuracy_bound"] > summary["dev_majority"]
+    assert proven is sense
+    assert summary.get("exit_code", 0) == (0 if sense else 3)
+    assert ("DO NOT TRUST THIS MODEL" in caplog.text) is not sense
+    assert re.search(r"full depth is right in \d+\.\d% of \d+ held-out rows", caplog.text)
+    assert "; full depth itself is wrong in" in caplog.text or "not calibrated" in caplog.text
+
+
+def test_few_rows_promise_what_they_can_prove(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    corpus(tmp_path, 400, 300)
+    summary = train(settings(epochs=3, learning_rate=1e-2, batch_size=8, distil_epochs=2))
+    share = summary["operating_point"]["promise"]["share"]
+    assert share > 0.01
+    assert summary["operating_point"]["evidence"]["bound"] <= share
+    assert "no promise of 0.01: " in caplog.text
+
+
+def test_a_verdict_by_hand():
+    task = SingleLabel(["a", "b", "c"])
+    logits = np.full((2, 5, 3), -1.0, np.float32)
+    logits[0, range(5), [0, 0, 0, 0, 0]] = 1
+    logits[1, range(5), [0, 0, 0, 1, 0]] = 1
+    verdict = Verdict.of(
+        ExitOutputs(logits, np.ones(5, np.int64), task), np.array([0, 0, 0, 1, 1]), list("abc")
+    )
+    assert verdict.by_exit == [0.6, 0.8]
+    assert (verdict.majority, verdict.frequent, verdict.balanced) == (0.6, "a", 0.75)
+    assert verdict.bound == pytest.approx(1 - beta.ppf(0.95, 2, 4))
+    assert not verdict.useful
 
 
 @pytest.mark.integration

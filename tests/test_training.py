@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
@@ -12,8 +13,9 @@ from support.shards import random_texts
 from fastbert.tasks.single_label import SingleLabel
 from fastbert.tasks.task import NO_LABEL
 from fastbert.training.examples import Examples
+from fastbert.training.length import fitting_length
 from fastbert.training.losses import distillation_loss
-from fastbert.training.recipes import Recipe
+from fastbert.training.recipes import Recipe, distilling, finetuning
 from fastbert.training.trainer import finetune, self_distil
 
 TASK = SingleLabel(["a", "b", "c", "d"])
@@ -59,8 +61,8 @@ def test_temperature_and_labels_by_hand():
 
 
 def test_joint_fine_tuning_teaches_every_layer(tmp_path):
-    """To the end: with dev rows, the epoch is kept in which the last layer is best, be the others
-    as they may."""
+    """To the end: with dev rows, the weights are kept with which the last layer is best, be the
+    others as they may."""
     tokenizer, data = tiny_tokenizer(tmp_path), examples()
     batch = tokenizer(data.texts, padding=True, return_tensors="pt")
     right = {}
@@ -75,13 +77,55 @@ def test_joint_fine_tuning_teaches_every_layer(tmp_path):
     assert untaught < right[True][:-1].mean() - 0.2
 
 
-def test_with_dev_rows_the_best_epoch_is_kept(tmp_path):
+def test_with_dev_rows_the_best_weights_are_kept(tmp_path):
     model, tokenizer = tiny_fastbert(labels=2), tiny_tokenizer(tmp_path)
     data = examples()
     finetune(model, tokenizer, data, dev=data, recipe=FAST)
     batch = tokenizer(data.texts, padding=True, return_tensors="pt")
     right = model(**batch).logits.argmax(-1) == torch.tensor(data.labels)
     assert right.float().mean() > 0.9
+
+
+def test_training_ends_where_held_out_rows_gain_no_more(tmp_path, caplog):
+    """Labels that mean nothing are learnt by heart, and help nobody else."""
+    caplog.set_level("INFO")
+    noise = np.random.default_rng(5).integers(2, size=96).tolist()
+    rows = Examples(random_texts(96, seed=3, longest=6), labels=noise)
+    train, dev = rows.take(range(48)), rows.take(range(48, 96))
+    tokenizer, recipe = tiny_tokenizer(tmp_path), replace(FAST, epochs=40)
+    learnt = finetune(tiny_fastbert(labels=2), tokenizer, train, dev, recipe=recipe)
+    assert learnt.steps < learnt.planned == 240
+    assert not learnt.falling
+    # Control: what can be learnt, to the last step, after which comes a look.
+    data, recipe = examples(), replace(FAST, epochs=3, learning_rate=1e-4)
+    learnt = finetune(tiny_fastbert(labels=2), tokenizer, data, data, recipe=recipe)
+    assert learnt.steps == learnt.planned == 18
+    assert "step 18 of 18  held-out loss" in caplog.text
+
+
+def test_the_length_holds_most_texts_whole(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path)
+    short, long = ["red"] * 94, ["red " * 100]
+    assert fitting_length(tokenizer, Examples(short), 512) == (64, 1.0)
+    assert fitting_length(tokenizer, Examples(short + long * 6), 512) == (128, 1.0)
+    length, share = fitting_length(tokenizer, Examples(short * 2 + long * 7), 512)
+    assert (length, share) == (64, pytest.approx(188 / 195))
+    assert fitting_length(tokenizer, Examples(short + long * 6), 90) == (90, 0.94)
+    assert fitting_length(tokenizer, Examples(short), 40) == (40, 1.0)
+    pairs = Examples(["red " * 40] * 5, ["red " * 40] * 5)
+    assert fitting_length(tokenizer, pairs, 512)[0] == 128
+
+
+def test_recipes_follow_data_and_backbone():
+    read = {n: finetuning(n, 4, 384).epochs * n for n in (100, 1_000, 10_000, 100_000)}
+    assert list(read.values()) == sorted(read.values())
+    assert finetuning(100_000, 4, 384).epochs == 1
+    assert finetuning(10_000, 77, 384).epochs > 2 * finetuning(10_000, 2, 384).epochs
+    rates = [finetuning(10_000, 4, width).learning_rate for width in (36, 384, 768, 1024)]
+    assert rates[1] == 1e-4
+    assert rates == sorted(rates, reverse=True)
+    assert 1e-5 < rates[-1] < rates[0] < 1e-3
+    assert distilling(10_000, 77).epochs > distilling(10_000, 2).epochs
 
 
 def test_labels_teach_students_that_the_teacher_would_mislead(tmp_path):

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.support.measure import machine
 from pipelines.checkpoints.evaluate import evaluate
+from pipelines.checkpoints.settings import EvaluateSettings, TrainSettings
 from pipelines.checkpoints.train import train
-from pipelines.settings import EvaluateSettings, TrainSettings
 
 TRAINING = {"epochs": 1.0, "learning_rate": 5e-5}
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)

@@ -30,10 +30,10 @@ from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
+from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.train import train
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
-from pipelines.settings import TrainSettings
 
 #: Where not "label".
 LABELS = {"clinc150_two": "intent"}

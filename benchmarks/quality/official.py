@@ -32,7 +32,7 @@ from fastbert.inference.tokenizer import Tokenizer
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.checkpoints.convert import convert
-from pipelines.settings import ConvertSettings
+from pipelines.checkpoints.settings import ConvertSettings
 
 SPEEDS = (0.1, 0.5, 0.8)
 SIZES = {

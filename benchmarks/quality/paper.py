@@ -45,10 +45,10 @@ from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
+from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.train import train
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
-from pipelines.settings import TrainSettings
 
 #: Passes over the labels: small sets and many classes want more. Everything else is one recipe.
 EPOCHS = {"ag_news": 1, "banking77": 8, "imdb": 1, "mrpc": 4, "sms_spam": 4, "yahoo_2of10": 4}

@@ -35,9 +35,9 @@ from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import Recipe
 from fastbert.training.trainer import finetune, self_distil
+from pipelines.checkpoints.settings import TrainSettings
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
-from pipelines.settings import TrainSettings
 
 #: Passes over the labels; small sets and many classes want more.
 EPOCHS = {"banking77": 5.0, "amazon_full": 3.0}

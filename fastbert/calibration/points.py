@@ -76,9 +76,8 @@ def promised_point(
     if found(point).flops_speedup <= 1:
         raise InputError(
             f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
-            f"{promise.share:g} on {found(point).rows} rows: {_limit(sample, promise, point)}"
+            f"{promise.share:g} on {found(point).rows} rows: {_limit(sample, point)}"
         )
-    log.info("%s", _limit(sample, promise, point))
     return replace(point, name=f"max-{promise.harm}-{promise.share:g}")
 
 
@@ -88,20 +87,23 @@ def found(point: OperatingPoint) -> Evidence:
     return point.evidence
 
 
-def _limit(sample: Sample, promise: Promise, point: OperatingPoint) -> str:
-    """What keeps a point from being faster, rows or model, and what would help.
+def _limit(sample: Sample, point: OperatingPoint) -> str:
+    """What keeps a point with a promise from being faster, rows or model, and what would help.
 
     On rows without end, the share of them that breaks could be the promised one: that it has to be
     smaller here is what rows cost.
     """
-    speedup, rows = found(point).flops_speedup, found(point).rows
+    speedup, rows, promise = found(point).flops_speedup, found(point).rows, point.promise
+    assert promise is not None
     path = uniform_path(sample.outputs, point.criterion)
 
     def endless(share: float) -> float:
         exits = furthest_exits(sample, path, math.floor(share * len(sample)))
         return sample.cost.speedup(sample.outputs.lengths, exits)
 
-    possible = endless(promise.share)
+    possible, fastest = endless(promise.share), endless(1.0)
+    if speedup > 0.98 * fastest:
+        return "limited by nothing: all rows may leave at the first exit"
     if possible > 1.1 * max(speedup, 1.0):
         return (
             f"limited by the {rows} rows that prove it: with many times as many like these, some "
@@ -132,9 +134,11 @@ def faster_point(
     return replace(point, name=f"speedup-{speedup:g}")
 
 
-def store_point(point: OperatingPoint, url: str, wrong: float | None = None) -> None:
-    """Make it the default point of the checkpoint at `url`, and say what it brings and risks; also
-    the share of rows that full depth gets `wrong`, if it is known."""
+def store_point(
+    point: OperatingPoint, url: str, sample: Sample, wrong: float | None = None
+) -> None:
+    """Make it the default point of the checkpoint at `url`, and say what it brings and risks on the
+    `sample` it was found on; also the share of rows that full depth gets `wrong`, if known."""
     store_operating_point(url, point.name, point.settings())
     evidence, promise = found(point), point.promise
     loses = promise is not None and promise.harm == "accuracy-loss"
@@ -146,3 +150,5 @@ def store_point(point: OperatingPoint, url: str, wrong: float | None = None) -> 
         + (f" with confidence {promise.confidence:g}" if promise else "")
         + (f"; full depth itself is wrong in {wrong:.1%} of them" if wrong is not None else "")
     )
+    if promise:
+        log.info("%s", _limit(sample, point))

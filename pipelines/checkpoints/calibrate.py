@@ -18,11 +18,11 @@ from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_checkpoint
 from fastbert.writable import check_folder
+from pipelines.checkpoints.settings import CalibrateSettings
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.progress import counting
-from pipelines.settings import CalibrateSettings
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     sample = sample_of(outputs, truth, CostModel(model), settings.corpus, precision)
     point = _point(sample, settings)
     point = replace(point, name=settings.name or point.name)
-    store_point(point, settings.model)
+    store_point(point, settings.model, sample)
     return {"model": redacted(settings.model), "operating_point": asdict(point)}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from fastbert.errors import InputError
 from fastbert.official import from_official, read_official, tokenizer_of
 from fastbert.weights import check_output, save_checkpoint
+from pipelines.checkpoints.settings import ConvertSettings
 from pipelines.checkpoints.students import check_length
-from pipelines.settings import ConvertSettings
 
 
 def convert(settings: ConvertSettings) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import check_output, load_classifier
 from pipelines.checkpoints.held_out import draw
 from pipelines.checkpoints.judge import outputs_of
+from pipelines.checkpoints.settings import DistilSettings
 from pipelines.checkpoints.students import save, settle_length, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
-from pipelines.settings import DistilSettings
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import sample
 from fastbert.weights import load_checkpoint
+from pipelines.checkpoints.settings import EvaluateSettings
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.progress import counting
-from pipelines.settings import EvaluateSettings
 
 log = logging.getLogger(__name__)
 

@@ -126,7 +126,7 @@ def judge(
             continue
         if refused:
             log.warning("no promise of %g: %s", _PROMISED[0], refused[0])
-        store_point(point, output, wrong=1 - verdict.accuracy)
+        store_point(point, output, sample, wrong=1 - verdict.accuracy)
         return found | {"operating_point": asdict(point)}
     log.warning("not calibrated, until fastbert calibrate has more rows: %s", refused[-1])
     return found

@@ -17,9 +17,9 @@ from fastbert.training.length import fitting_length
 from fastbert.training.recipes import PAPER_DISTIL, PAPER_LENGTH, Recipe, distilling
 from fastbert.training.trainer import Learnt, self_distil
 from fastbert.weights import save_checkpoint
+from pipelines.checkpoints.settings import SelfDistillation
 from pipelines.checkpoints.workers import is_first_worker
 from pipelines.input.texts import tell_truncated
-from pipelines.settings import SelfDistillation
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from fastbert.training.trainer import Learnt, finetune
 from fastbert.weights import check_output
 from pipelines.checkpoints.held_out import halves, hold_out, unseen
 from pipelines.checkpoints.judge import judge
+from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.students import asked, save, settle_length, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns, listed
 from pipelines.input.examples import read_examples
 from pipelines.input.labels import LOOKS, MISSING, look_alikes
-from pipelines.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ def _tell(learnt: Learnt, epochs: float) -> None:
     first, before, end = learnt.losses
     stopped = learnt.steps < learnt.planned
     log.info(
-        f"fine-tuned in {learnt.steps:,} of {learnt.planned:,} steps; the loss fell from "
-        f"{first:.3g} by {before:.3g} to {end:.3g}"
+        f"fine-tuned in {learnt.steps:,} of {learnt.planned:,} steps; the loss was {first:.3g} at "
+        f"first, {before:.3g} before the last fifth and {end:.3g} at the end"
         + (", and the last looks at held-out rows brought no gain" if stopped else "")
         + (f", and was still falling: try --epochs {2 * epochs:g}" if learnt.falling else "")
     )

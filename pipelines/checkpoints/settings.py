@@ -1,0 +1,164 @@
+"""Settings of the jobs that make checkpoints, judge them and calibrate them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastbert.errors import InputError
+from pipelines.bounds import Count, Many, NotNegative, PartOf, Positive, Seed, Share, Soft
+from pipelines.settings import Inference, LabelledTexts, Settings, Texts, setting
+
+#: Those of `fastbert.exits.criteria`, and the choice among them.
+Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin"]
+_GONE = {
+    "patience": "it is gone, because it was never the fastest; calibrate with another criterion: "
+    "entropy, the default, or auto, which takes the fastest"
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewCheckpoint(Settings):
+    """What makes a checkpoint."""
+
+    output: str = setting("Where to write the checkpoint, a folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfDistillation(Texts, NewCheckpoint):
+    """What makes a checkpoint by self-distillation."""
+
+    max_length: Count | None = setting(
+        "Longest input in tokens, special tokens included. Default: the first of 64, 128, 256, 512 "
+        "... that holds 95 % of the texts whole, if the backbone takes as many.",
+        None,
+    )
+    recipe: Literal["auto", "paper"] = setting(
+        "What is not given in epochs, rates and length. auto: chosen by rows, classes and "
+        "backbone, and said. paper: Liu et al. 2020, 3 epochs at 2e-5, then 5 at 2e-4, 128 tokens.",
+        "auto",
+    )
+    distil_epochs: NotNegative | None = setting(
+        "Passes over the data when self-distilling. Default: see --recipe.", None
+    )
+    distil_learning_rate: Positive | None = setting(
+        "Peak learning rate when self-distilling. Default: 0.001, or see --recipe.", None
+    )
+    temperature: Soft = setting("Softens answers before students are compared with them.", 1.0)
+    batch_size: Count = setting("Rows per optimizer step and worker.", 32)
+    workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
+    seed: Seed = setting("Seed of initial weights and shuffling.", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(SelfDistillation, LabelledTexts):
+    """`fastbert train`."""
+
+    train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
+    dev: tuple[str, ...] = setting(
+        "Labelled Parquet: half of it chooses when to stop, the rest judges and calibrates. "
+        "Default: some rows of --train are held out for that.",
+        (),
+    )
+    unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
+    backbone: str = setting(
+        "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA or "
+        "DistilBERT.",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+    epochs: Positive | None = setting(
+        "Most passes over the data when fine-tuning. Default: see --recipe.", None
+    )
+    learning_rate: Positive | None = setting(
+        "Peak learning rate when fine-tuning. Default: see --recipe.", None
+    )
+    joint: bool = setting(
+        "Let all branches learn from the labels when fine-tuning; --distil-epochs may then be 0.",
+        False,
+    )
+    hard_labels: Share = setting(
+        "Weight of the labels when self-distilling, 0 to 1; the rest is the teacher's.", 0.0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distil_epochs == 0 and not self.joint:
+            raise InputError("--distil-epochs 0 leaves branches untrained; pass --joint as well")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilSettings(SelfDistillation):
+    """`fastbert distill`."""
+
+    teacher: str = setting("A Hugging Face sequence classifier, a hub id or a folder.")
+    corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distil_epochs == 0:
+            raise InputError(f"--distil-epochs is {self.distil_epochs}, expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(NewCheckpoint):
+    """`fastbert convert`."""
+
+    checkpoint: str = setting("The authors' .bin file.")
+    vocabulary: str = setting("The vocabulary it was trained with, a token per line.")
+    label: tuple[str, ...] = setting(
+        "Class name, once for each class and in their order. Default: 0, 1, ...", ()
+    )
+    max_length: Count = setting("Longest input in tokens, special tokens included.", 128)
+    heads: Count | None = setting(
+        "Attention heads of a layer. Default: the hidden size by 64, as in BERT.", None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings(Inference, LabelledTexts):
+    """`fastbert calibrate`. Most of it makes a `Goal`, which checks itself."""
+
+    corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
+    max_disagreement: PartOf | None = setting(
+        "Largest share of labels that may differ from full depth's.", None
+    )
+    max_accuracy_loss: PartOf | None = setting(
+        "Largest share of rows that may be wrong where full depth is right; needs labels.", None
+    )
+    speedup: Positive | None = setting("Times fewer FLOPs than full depth; no promise.", None)
+    confidence: PartOf = setting("Probability with which a promise or bound holds.", 0.95)
+    promise_rows: Many | None = setting(
+        "How many rows the promise is about. Default: all that could ever come.", None
+    )
+    criterion: Criterion = setting(
+        "What a threshold is compared with; auto takes the fastest.", "entropy", gone=_GONE
+    )
+    shape: Literal["auto", "uniform", "per-layer"] = setting(
+        "One threshold for all layers, or each its own.", "uniform"
+    )
+    rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
+    name: str | None = setting("Name of the point. Default: what is asked for.", None)
+    seed: Seed = setting("Seed of drawing and dividing the rows.", 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        asked = (self.max_disagreement, self.max_accuracy_loss, self.speedup)
+        if sum(value is not None for value in asked) != 1:
+            raise InputError(
+                "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
+                "the point is for"
+            )
+        if self.speedup is not None and "auto" in (self.criterion, self.shape):
+            raise InputError("--speedup wants a --criterion, and --shape uniform")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Inference, LabelledTexts):
+    """`fastbert evaluate`."""
+
+    data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
+    speeds: tuple[Share, ...] = setting(
+        "Thresholds on the normalised entropy, 0 (full depth) to 1; may be repeated.",
+        (0.1, 0.3, 0.5, 0.8),
+    )
+    labels: bool = setting("Compare with labels; without, only with full depth.", True)
+    timing: bool = setting("Also run each speed and full depth against the clock.", True)
+    json: bool = setting("Print only the JSON summary, no table.", False)

@@ -50,7 +50,9 @@ def command(name: str) -> click.Command:
                 summary = getattr(import_module(module), function)(settings)
             finally:
                 sys.stdout = stdout
-            print_summary(summary, stdout)
+            # Where a command has --json, people at a terminal have seen its tables.
+            if getattr(settings, "json", True) or not stdout.isatty():
+                print_summary(summary, stdout)
         raise SystemExit(summary.get("exit_code", 0))
 
     # First what must be given, and what is the command's own before what it shares with others.

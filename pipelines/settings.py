@@ -192,6 +192,16 @@ class ReportSettings(Settings):
         "Write the result of --sql to a file or URL ending in .csv, .json or .parquet.", None
     )
     html: str | None = setting("Also write the report as one HTML file, path or URL.", None)
+    title: str | None = setting("Title of that page. Default: what it is of.", None)
+    json: bool = setting(
+        "Print only the JSON summary; without it, a terminal gets tables and no JSON.", False
+    )
+    least_certain: Count | None = setting(
+        "Also show so many of the rows that the model was least certain of; reads the table.", None
+    )
+    text_from: tuple[str, ...] = setting(
+        "The --input that was labelled: shows the texts of --least-certain.", ()
+    )
     truth_column: str | None = setting(
         "Carried column with true labels: adds accuracy by exit layer, and reads the table.", None
     )
@@ -200,8 +210,10 @@ class ReportSettings(Settings):
         super().__post_init__()
         if self.save is not None and self.sql is None:
             raise InputError("--save writes the result of --sql; pass a query, or --html")
-        if self.sql is not None and (self.html or self.truth_column):
+        if self.sql is not None and (self.html or self.truth_column or self.least_certain):
             raise InputError(
-                "--sql answers a query of your own; --html and --truth-column belong "
-                "to the report without it"
+                "--sql answers a query of your own; --html, --truth-column and --least-certain "
+                "belong to the report without it"
             )
+        if (self.title and not self.html) or (self.text_from and not self.least_certain):
+            raise InputError("--title goes with --html, and --text-from with --least-certain")

@@ -57,7 +57,9 @@ def audit(
         if found["exit_drift"] > drift_tolerance and found["exit_drift_p"] < FALSE_ALARM:
             alarms.append(
                 f"{found['exit_drift']:.1%} of the rows leave at other layers than when "
-                f"'{point.name}' was calibrated; the corpus is not the one it was"
+                f"'{point.name}' was calibrated: the corpus is not the one it was; look at what "
+                "fastbert report --least-certain shows, and calibrate again if such rows are to "
+                "stay"
             )
     return found | {"alarms": alarms}
 

@@ -185,11 +185,27 @@ class Analytics:
         files = ", ".join(_quoted(f"{self.root}/{pattern}") for pattern in patterns)
         return f"read_parquet([{files}], union_by_name=true, hive_partitioning=false{more})"
 
-    def _make_rows(self) -> None:
-        patterns, paths = ["table/**/*.parquet"], self.paths.to_pylist()
+    def least_certain(self, rows: int) -> pd.DataFrame:
+        """Rows with the highest uncertainty where they left, and where they are: `path` of the file
+        below the output, and `row` in it."""
+        options = ", filename='/file', file_row_number=true"
+        return self.query(f"""
+            select label, round(score, 4) as score, exit_layer as layer,
+                   round(uncertainty, 4) as uncertainty,
+                   substr("/file", {len(self.root) + 2}) as path, file_row_number as row
+            from {self._parquet(self._patterns(), options)} as all_rows
+            where label is not null order by all_rows.uncertainty desc, path, row limit {rows}
+        """)
+
+    def _patterns(self) -> list[str]:
+        """What names the labelled rows' files."""
         # Spark calls folders so, and object stores find them as if they were files.
-        if self.foreign or any(".parquet/" in path for path in paths):
-            patterns = list(map(_alone, sorted(paths)))
+        if self.foreign or pc.any(pc.match_substring(self.paths, ".parquet/")).as_py():
+            return list(map(_alone, sorted(self.paths.to_pylist())))
+        return ["table/**/*.parquet"]
+
+    def _make_rows(self) -> None:
+        patterns, paths = self._patterns(), self.paths.to_pylist()
         folders: dict[str, set[str]] = {}
         for path in paths:
             for name, value in _HIVE.findall(path):

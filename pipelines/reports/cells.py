@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+#: Labels in a table or a picture; the others are summed.
+MOST_LABELS = 15
 #: Frames of which the last rows matter most: they have a row per run, in the order of time.
 _BY_RUN = {"runs", "costs", "audits", "drift", "exits by run", "labels by run", "times"}
 
@@ -18,6 +20,18 @@ def shortened(frame: pd.DataFrame, name: str, most: int) -> tuple[pd.DataFrame, 
     if (others := len(frame) - len(some)) and "rows" in frame and not last:
         which += f"; the other {others:,} have {frame['rows'][most:].sum():,} rows"
     return some.dropna(axis="columns", how="all"), which if others else None
+
+
+def summed(frame: pd.DataFrame, key: str, most: int = MOST_LABELS) -> pd.DataFrame:
+    """The first `most` rows, and the sum of the others in one row; a mean is that of their rows."""
+    rest = frame[most:]
+    if len(rest) < 2:
+        return frame
+    sums = rest.drop(columns=key).sum()
+    for mean in {"mean_layer"} & {*frame.columns}:
+        sums[mean] = round((rest[mean] * rest["rows"]).sum() / max(sums["rows"], 1), 2)
+    others = pd.DataFrame([{key: f"({len(rest):,} other {key}s)"} | sums.to_dict()])
+    return pd.concat([frame[:most], others.astype(frame.dtypes.drop(key))], ignore_index=True)
 
 
 def spread(frame: pd.DataFrame, value: str, by: str, key: str, most: int = 20) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from pipelines.reports.cells import spread
+from pipelines.reports.cells import spread, summed
 
 #: Stand in for colours until the SVG is written, where CSS takes over.
 _INK, _FAINT = "#fe0100", "#fe0200"
@@ -26,8 +26,8 @@ _SERIES = [f"#fe03{i:02x}" for i in range(256)]
 #: About as wide as a phone, in inches of 72 px: text is as large as that of the page.
 _SIZE = (5.4, 2.7)
 _MOST_TICKS = 7
-#: Names in a bar per run, and labels with a bar; the others are added up.
-_MOST_STACKED, _MOST_LABELS = 12, 15
+#: Names in a bar per run; the others are added up.
+_MOST_STACKED = 12
 
 #: What a picture is called, and how many colours it has.
 Said = tuple[str, int]
@@ -83,6 +83,7 @@ def exit_layers(axes: Axes, frame: pd.DataFrame) -> Said:
     colors, layers = _SERIES[: len(frame)], frame["layer"]
     bars = axes.bar(layers, frame["percent"], color=colors, tick_label=layers)
     axes.bar_label(bars, [f"{value:.1f}" for value in frame["percent"]], fontsize=8)
+    axes.margins(y=0.12)  # room for the labels
     axes.set(xlabel="exit layer", ylabel="% of rows")
     return "Share of rows by exit layer", len(frame)
 
@@ -101,15 +102,12 @@ def uncertainties(axes: Axes, frame: pd.DataFrame) -> Said:
 
 def labels(axes: Axes, frame: pd.DataFrame) -> Said:
     """The most frequent labels."""
-    top, rest = frame.head(_MOST_LABELS), frame["percent"][_MOST_LABELS:]
-    if len(rest):
-        others = pd.DataFrame({"label": ["(other labels)"], "percent": [rest.sum()]})
-        top = pd.concat([top, others])
-    top = top.iloc[::-1]
+    top = summed(frame, "label").iloc[::-1]
     axes.figure.set(figheight=0.6 + 0.2 * len(top))
     names = [_short(label) for label in top["label"]]
     bars = axes.barh(np.arange(len(top)), top["percent"], tick_label=names)
     axes.bar_label(bars, [f" {value:.1f}" for value in top["percent"]], fontsize=8)
+    axes.margins(x=0.12)
     axes.grid(False)
     axes.set(xlabel="% of rows")
     return "Share of rows by label", 1

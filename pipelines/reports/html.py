@@ -1,6 +1,6 @@
 """The report as one HTML file that needs nothing beside itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
@@ -11,7 +11,8 @@ import pandas as pd
 from fastbert.filesystem import redacted
 from pipelines.reports import figures, questions
 from pipelines.reports.analytics import Analytics
-from pipelines.reports.cells import cell, shortened, spread
+from pipelines.reports.cells import cell, shortened, spread, summed
+from pipelines.settings import ReportSettings
 
 #: Rows of a table.
 _MOST_ROWS = 100
@@ -46,45 +47,30 @@ _WIDE = {
 }
 
 
-def html_report(found: Analytics, output: str, frames: Mapping[str, pd.DataFrame]) -> str:
-    """The page. `frames` are the answers that the terminal shows, by title."""
+_BY_LABEL = {"labels", "exits by label"}
+
+
+def html_report(
+    found: Analytics,
+    settings: ReportSettings,
+    sentences: Sequence[str],
+    frames: Mapping[str, pd.DataFrame],
+) -> str:
+    """The page: `sentences`, then `frames`, the answers that the terminal shows, by title."""
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters["cell"] = cell
     page.tests["numeric"] = lambda column: bool(pd.api.types.is_numeric_dtype(column))
     template = resources.files("pipelines.reports").joinpath("report.html.j2").read_text()
     frames = {**frames, **{name: found.query(sql) for name, sql in _MORE.items()}}
     return page.from_string(template).render(
-        output=redacted(output),
+        title=settings.title or f"Labels in {redacted(settings.output)}",
+        output=redacted(settings.output),
         last=found.query(questions.LAST_MODEL),
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        promise=_promise(frames["audits"]),
+        sentences=sentences,
         frames=frames,
         tables=_tables(frames),
         pictures=_pictures(frames),
-    )
-
-
-def _promise(audits: pd.DataFrame) -> str:
-    """What the last audited run has promised, and whether its audit can be true of that."""
-    judged = audits.dropna(subset=["agreement_percent", "promised_percent"])
-    if not len(judged):
-        return ""
-    last = judged.iloc[-1]
-    differ = 100 - last[["promised_percent", "agreement_percent", "upper_percent", "lower_percent"]]
-    most, found, low, high = (f"{float(share):.3g} %" for share in differ)
-    verdict = (
-        "too few rows to tell whether the promise is kept. A higher --audit-rate will, in runs to "
-        "come; what is labelled is not audited again"
-    )
-    if differ.iloc[2] > differ.iloc[0]:
-        verdict = "this audit speaks against the promise"
-    elif differ.iloc[3] <= differ.iloc[0]:
-        verdict = "this audit confirms the promise"
-    return (
-        f"The last audited run promises that at most {most} of its labels differ from those of the "
-        f"same model at full depth. Of {cell(last['audited'])} audited rows {found} do, so that of "
-        f"all rows {low} to {high} do (with 95 % confidence): {verdict}. Whether labels are right, "
-        "no audit knows."
     )
 
 
@@ -94,6 +80,8 @@ def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame,
     for name in _WIDE.keys() & some.keys():
         wide = spread(some[name], "rows", *_WIDE[name])
         some[name] = wide.add_prefix(f"{wide.columns.name} ").reset_index()
+    for name in _BY_LABEL & some.keys():
+        some[name] = summed(some[name], "label")
     return {name: shortened(table, name, _MOST_ROWS) for name, table in some.items()}
 
 

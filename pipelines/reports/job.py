@@ -1,4 +1,4 @@
-"""The report job: tables about a labelled output, on the terminal, as HTML or as a file."""
+"""The report job: sentences and tables about a labelled output, or the answer to a query."""
 
 import math
 import posixpath
@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fastbert.filesystem import open_url, reaching, redacted
 from fastbert.writable import check_file
 from pipelines.reports import analytics, questions
 from pipelines.reports.accuracy import accuracy_by_layer
 from pipelines.reports.analytics import Analytics
-from pipelines.reports.cells import cell, shortened
+from pipelines.reports.lead import lead
+from pipelines.reports.terminal import WIDTH, show, tell
+from pipelines.reports.uncertain import least_certain
 from pipelines.settings import ReportSettings
 
-#: In the order of the terminal, which ends with what matters most.
 _QUESTIONS = {
     "slowest slices": questions.SLOWEST_SLICES,
     "runs": questions.RUNS,
@@ -31,31 +30,35 @@ _QUESTIONS = {
     "labels": questions.LABELS,
     "errors": questions.ERRORS,
 }
-#: Rows of a table on the terminal, and of the result of a query, of which a million take minutes.
-_SHOWN, _RESULT = 30, 1_000
-#: Columns of text where there is no terminal to fit into: cells are not to be cut.
+#: Rows shown of the result of a query, of which a million take minutes.
+_RESULT = 1_000
+#: Columns of text where there is no terminal to fit into: a query's cells are not to be folded.
 _WIDTH = 1_000
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
-    """Print the tables, or one query's result; returns the same as the summary."""
+    """Print the sentences and tables, or one query's result; returns the same as the summary."""
     found = analytics.open(settings.output)
     for url in filter(None, (settings.save, settings.html)):
         check_file(url)
-    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else _WIDTH)
+    width = None if sys.stderr.isatty() else WIDTH if settings.sql is None else _WIDTH
+    console = Console(file=sys.stderr, width=width, highlight=False, quiet=settings.json)
     if settings.sql is not None:
         return _answer(found, settings.sql, settings.save, console)
     frames = {title: found.query(sql) for title, sql in _QUESTIONS.items()}
     if settings.truth_column is not None:
         frames["accuracy"] = accuracy_by_layer(found, settings.truth_column)
-    for title, frame in frames.items():
-        if len(frame):
-            show(console, title, *shortened(frame, title, _SHOWN))
+    if settings.least_certain is not None:
+        frames["least certain"] = least_certain(
+            found, settings.least_certain, list(settings.text_from)
+        )
+    sentences = lead(frames)
+    tell(console, sentences, frames)
     summary: dict[str, Any] = {"output": redacted(settings.output)}
     if settings.html is not None:
         from pipelines.reports.html import html_report
 
-        page = html_report(found, settings.output, frames)
+        page = html_report(found, settings, sentences, frames)
         fs, path = open_url(settings.html)
         summary["html"] = place = redacted(settings.html)
         with reaching(f"cannot write '{place}'", "pass another --html"):
@@ -72,19 +75,6 @@ def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> d
     more = f"the first {_RESULT:,} of {len(frame):,} rows; the summary and --save have all"
     show(console, "", frame.head(_RESULT), more if len(frame) > _RESULT else None)
     return {"rows": _plain(frame)}
-
-
-def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = None) -> None:
-    """A data frame as a terminal table, and a line below it."""
-    table = Table(title=title, title_justify="left")
-    for name in frame.columns:
-        numeric = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(Text(str(name).replace("_", " ")), justify="right" if numeric else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(Text(cell(value)) for value in row))  # not markup
-    console.print(table)
-    if below is not None:
-        console.print(below)
 
 
 def _plain(value: Any) -> Any:

@@ -81,7 +81,7 @@ ERRORS = """
 
 RUNS = """
     select run_id, started_at, operating_point, left(checkpoint, 8) as checkpoint,
-           slices_labelled as slices, rows, error_rows as errors,
+           slices_labelled as slices, rows, error_rows as errors, truncated_rows,
            round(mean_exit_layer, 2) as mean_layer,
            round(full_flops / nullif(flops, 0), 2) as flops_speedup,
            round(rows / nullif(seconds, 0), 1) as rows_per_second,

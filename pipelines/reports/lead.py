@@ -1,0 +1,95 @@
+"""What a report says first, in sentences: rows, labels that differ, what was saved, accuracy."""
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from pipelines.reports.cells import cell
+
+Frames = Mapping[str, pd.DataFrame]
+
+
+def lead(frames: Frames) -> list[str]:
+    """The sentences. `frames` are answers to `questions`, by title."""
+    return [*_rows(frames), *_accuracy(frames), *_promise(frames["audits"]), *_saved(frames)]
+
+
+def _rows(frames: Frames) -> Iterator[str]:
+    rows, errors = (int(frames[name]["rows"].sum()) for name in ("exit layers", "errors"))
+    more = f", and {errors:,} have an error in place of a label" if errors else ""
+    yield f"{rows:,} rows are labelled{more}."
+    runs = frames["runs"].dropna(subset=["truncated_rows"])
+    if cut := int(runs["truncated_rows"].sum()):
+        read = int(runs["rows"].sum())
+        yield (
+            f"Of {read:,} texts, {cut:,} ({cut / read:.1%}) were longer than the model reads, and "
+            "only their beginning counted."
+        )
+
+
+def _accuracy(frames: Frames) -> Iterator[str]:
+    if (found := frames.get("accuracy")) is not None and (rows := int(found["rows"].sum())):
+        right = float((found["rows"] * found["accuracy_percent"]).sum() / rows)
+        yield f"Of {rows:,} rows with a true label, {right:.1f} % have it."
+
+
+def _promise(audits: pd.DataFrame) -> Iterator[str]:
+    """What the last audited run says of its promise, or the last run where none was audited."""
+    judged = audits.dropna(subset=["agreement_percent"])
+    promised = audits.dropna(subset=["promised_percent"])
+    both = judged.dropna(subset=["promised_percent"])
+    if not len(judged):
+        if len(promised):
+            most = 100 - float(promised.iloc[-1]["promised_percent"])
+            yield (
+                f"The last run promises that at most {most:.3g} % of its labels differ from those "
+                "of the same model at full depth; no row was audited, as --audit-rate of fastbert "
+                "label would."
+            )
+        return
+    last = (both if len(both) else judged).iloc[-1]
+    names = ["promised_percent", "agreement_percent", "upper_percent", "lower_percent"]
+    promise, differ, low, high = (100 - float(last[name]) for name in names)
+    said = (
+        f"Of {cell(last['audited'])} audited rows, {differ:.3g} % have another label than at full "
+        f"depth, so that of all rows {low:.3g} % to {high:.3g} % have (with 95 % confidence)"
+    )
+    if not len(both):
+        yield f"{said}."
+        return
+    verdict = (
+        "too few rows to tell whether the promise is kept. A higher --audit-rate will, in runs to "
+        "come; what is labelled is not audited again"
+    )
+    if low > promise:
+        verdict = "this audit speaks against the promise"
+    elif high <= promise:
+        verdict = "this audit confirms the promise"
+    yield (
+        f"The last audited run promises that at most {promise:.3g} % of its labels differ from "
+        f"those of the same model at full depth. {said}: {verdict}. Whether labels are right, no "
+        "audit knows."
+    )
+
+
+def _saved(frames: Frames) -> Iterator[str]:
+    costs = frames["costs"]
+    for unit, said in (("price", "{:,.2f} in money".format), ("seconds", _duration)):
+        both = costs.dropna(subset=[f"{unit}_per_million", f"full_depth_{unit}_per_million"])
+        spent, full = (
+            float((both["rows"] * both[f"{depth}{unit}_per_million"]).sum() / 1e6)
+            for depth in ("", "full_depth_")
+        )
+        if full > 0:
+            yield (
+                f"Labelling cost {said(spent)}; full depth for every row would have cost "
+                f"{said(full)}: {1 - spent / full:.0%} saved."
+            )
+            return
+
+
+def _duration(seconds: float) -> str:
+    size, name = next(
+        (s, n) for s, n in ((3600, "hours"), (60, "minutes"), (0, "seconds")) if seconds >= 2 * s
+    )
+    return f"{seconds / (size or 1):,.1f} {name} of the model"

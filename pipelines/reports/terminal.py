@@ -1,0 +1,87 @@
+"""The report on a terminal: lines and tables that fit 80 columns, the most important first."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.reports.cells import cell, shortened, summed
+
+#: Titles in their order, and the columns that the terminal has room for; none: all.
+TABLES: dict[str, tuple[str, ...]] = {
+    "alarms": (),
+    "unreadable shards": (),
+    "accuracy": (),
+    "labels": (),
+    "exit layers": ("layer", "rows", "percent", "mean_tokens", "audited",
+                    "audit_agreement_percent"),
+    "errors": (),
+    "audits": ("run_id", "audited", "agreement_percent", "lower_percent", "promised_percent",
+               "drift"),
+    "costs": ("run_id", "rows", "device_seconds", "seconds_per_million",
+              "full_depth_seconds_per_million", "price", "full_depth_price_per_million"),
+    "runs": ("run_id", "rows", "errors", "mean_layer", "flops_speedup", "truncated_rows",
+             "exit_code"),
+    "slowest slices": ("shard", "first_row", "rows", "mean_layer", "mean_tokens",
+                       "device_seconds"),
+}  # fmt: skip
+#: Rows of a table.
+_SHOWN = 20
+WIDTH = 80
+
+
+def tell(console: Console, sentences: Sequence[str], frames: Mapping[str, pd.DataFrame]) -> None:
+    """Sentences, and the tables that have something to say."""
+    for sentence in sentences:
+        console.print(Text(sentence))
+    less = False
+    for title, columns in TABLES.items():
+        frame = frames.get(title)
+        if frame is None or not len(frame):
+            continue
+        if title == "labels":
+            frame = summed(frame, "label")
+        some, below = shortened(frame, title, _SHOWN)
+        chosen = some[[name for name in some.columns if not columns or name in columns]]
+        less |= len(chosen.columns) < len(some.columns)
+        show(console, title, chosen, below)
+    if len(certain := frames.get("least certain", pd.DataFrame())):
+        _show_rows(console, certain)
+    if less:
+        console.print("--html has more columns, tables and pictures; --json has everything.")
+
+
+def _show_rows(console: Console, rows: pd.DataFrame) -> None:
+    """Rows with long texts, one below the other."""
+    console.print(Text("least certain rows\n", style="bold"))
+    for row in rows.to_dict("records"):
+        console.print(
+            Text(
+                f"{row['label']}  score {row['score']}, uncertainty {row['uncertainty']} at layer "
+                f"{row['layer']}  {row['shard']}, row {row['row']:,}"
+            )
+        )
+        if text := row.get("text"):
+            console.print(Padding(Text(text), (0, 0, 1, 4)))
+
+
+def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = None) -> None:
+    """A data frame as a terminal table, and a line below it."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for name in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(
+            Text(str(name).replace("_", " ")),
+            justify="right" if numeric else "left",
+            overflow="fold",  # nothing is cut
+            no_wrap=name == "run_id",
+        )
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(cell(value)) for value in row))  # not markup
+    console.print(table)
+    if below is not None:
+        console.print(Text(f"{below}\n"))

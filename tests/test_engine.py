@@ -298,6 +298,26 @@ def test_rows_with_the_same_tokens_are_computed_once():
     assert np.array_equal(found.audited, deep)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_heard_on_the_way_is_what_was_done(kind):
+    """After each batch, rising; with thresholds of 0 in steps of a batch's share of a layer."""
+    tokens, tested = random_tokens(np.full(40, 9), seed=6), engine(kind)
+    batches = -(-40 // (tested.batch_tokens // 9))
+    middle = np.median(exit_outputs(tested, tokens).uncertainties()[:-1], axis=1)
+    for rule in (at(0, tested), Threshold.of(middle)):
+        heard = []
+        found = tested.classify(tokens, rule, advance=heard.append)
+        assert heard == sorted(heard)
+        assert heard[-1] == 1.0
+        assert len(heard) >= batches
+        if not any(rule.thresholds):
+            layers = tested.encoder.depth
+            assert len({*heard}) >= layers
+            assert np.diff([0, *heard]).max() <= 1 / layers + 1e-9
+        else:  # control: some leave, and have no more to do
+            assert len({*found.exit}) > 1
+
+
 def test_types_tell_rows_apart():
     tokens = random_tokens([6, 6], seed=1, pairs=True)
     same_ids = Tokens(np.tile(tokens.ids[:6], 2), tokens.offsets, tokens.types)

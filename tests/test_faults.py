@@ -347,3 +347,21 @@ def test_stopped_by_sigterm(tmp_path, checkpoint, executor):
     summary = json.loads(again.stdout)
     assert summary["slices_up_to_date"] == len(records.commits)
     assert [row["id"] for row in table_of(output).to_pylist()] == list(range(2500))
+
+
+class Dawdling(Labelling):
+    def tell(self, slice, rows):
+        self.guard.attempts.advance(slice, rows)
+        time.sleep(0.4)
+
+
+def test_a_slice_at_work_is_heard_of(tmp_path, checkpoint, executor, monkeypatch):
+    """Before it is labelled: one slice is all there is."""
+    monkeypatch.setattr("pipelines.labelling.progress._SECONDS_BETWEEN_LOOKS", 0.05)
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(400))
+    asked = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.0, slice_rows=400)
+    at_work, heard = executor((Reading, Dawdling, Committing)), []
+    real = at_work.under_way
+    monkeypatch.setattr(at_work, "under_way", lambda: heard.append(real()) or heard[-1])
+    assert label(asked, at_work)["rows"] == 400
+    assert len({rows for rows in heard if 0 < rows <= 400}) >= 2, heard

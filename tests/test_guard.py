@@ -17,6 +17,16 @@ def test_attempts_are_counted_on_the_drivers_node(monkeypatch):
     assert (where.node_id, where.soft) == ("0" * 56, False)
 
 
+def test_rows_under_way_are_those_of_slices_at_work():
+    attempts = Attempts()
+    attempts.advance("a", 3.5)
+    attempts.advance("b", 2.0)
+    attempts.advance("a", 5.0)
+    assert attempts.under_way() == 7.0
+    attempts.end("a", "labelling")
+    assert attempts.under_way() == 2.0
+
+
 def test_an_attempt_counts_until_it_ends():
     attempts = Attempts()
     assert [attempts.begin("slice", "reading") for _ in range(3)] == [0, 1, 2]

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import time
 
 import pytest
 from support.records import record
@@ -33,6 +34,31 @@ def test_a_line_every_few_seconds_and_one_at_the_end(clock, caplog):
         "200 of 400 rows (50 %)  18 rows/s  layer 1.40  cost 0.08  11 s left",
         "400 of 400 rows (100 %)  29 rows/s  layer 1.40  cost 0.12  0 s left",
     ]
+
+
+def test_slices_at_work_count_and_silence_is_broken(clock, caplog, monkeypatch):
+    """Whether or not anything comes to its end; what was said is never taken back."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    under_way = [0.0]
+
+    def said(lines: int) -> str:
+        until = time.perf_counter() + 20
+        while len(caplog.records) < lines and time.perf_counter() < until:
+            clock[0] += 11
+            time.sleep(0.03)
+        return caplog.records[lines - 1].getMessage()
+
+    with counting(400, under_way=lambda: under_way[0]) as counter:
+        assert said(1).startswith("0 of 400 rows (0 %)  0 rows/s")
+        under_way[0] = 130.4
+        assert said(len(caplog.records) + 2).startswith("130 of 400 rows (33 %)")
+        counter.add(record("a", 0, 100, exits=[80, 0, 20]))
+        under_way[0] = 0.0
+        assert said(len(caplog.records) + 2).startswith("130 of 400 rows (33 %)")
+        counter.advance(300)
+    ends = [r for r in caplog.records if r.getMessage().startswith("400 of 400")]
+    assert len(ends) == 1
 
 
 def test_nothing_is_said_of_what_is_not_known(clock, caplog):

@@ -120,12 +120,17 @@ def outcome(
 
 
 def realised_speedups(
-    engine: Engine, tokens: Tokens, points: list[OperatingPoint], repeats: int = 3
+    engine: Engine,
+    tokens: Tokens,
+    points: list[OperatingPoint],
+    repeats: int = 3,
+    advance: Callable[[int], object] = lambda rows: None,
 ) -> list[float]:
     """Seconds at full depth by seconds at each point: medians of interleaved runs.
 
     Full depth is the engine itself at speed 0, without the other heads' share of the work: the same
-    batches, so that only early exit makes the difference.
+    batches, so that only early exit makes the difference. `advance` hears of rows, each once for
+    each of `1 + repeats` rounds, at each point and at full depth.
     """
     runs: list[Callable[[], object]] = [partial(engine.full_depth, tokens)]
     runs += [partial(engine.classify, tokens, point.rule()) for point in points]
@@ -135,5 +140,6 @@ def realised_speedups(
             started = time.perf_counter()
             run()
             taken[k] = time.perf_counter() - started
+            advance(len(tokens))
     full, *others = np.median(seconds[1:], axis=0)  # the first round warms up
     return [float(full / other) for other in others]

@@ -32,6 +32,8 @@ from fastbert.tasks.task import Task
 Mask = NDArray[np.bool_]
 #: (hidden states of a pool, a batch's tokens, its groups) -> the batch's next hidden states
 Step = Callable[[torch.Tensor, slice, list[Group]], torch.Tensor]
+#: Hears which share of the work is done, 0 to 1.
+Advance = Callable[[float], object]
 #: (exit, row numbers (n,), logits (n, N)) -> which rows go on, bool (n,)
 Decide = Callable[[int, NDArray[np.int64], torch.Tensor], Mask]
 
@@ -115,12 +117,19 @@ class Engine:
             tokens //= 2
         return max(tokens, self.batch_tokens)
 
-    def classify(self, tokens: Tokens, rule: Rule, deep: Mask | None = None) -> Predictions:
+    def classify(
+        self,
+        tokens: Tokens,
+        rule: Rule,
+        deep: Mask | None = None,
+        advance: Advance = lambda share: None,
+    ) -> Predictions:
         """Answer rows, each at the exit where the rule lets it leave.
 
-        Rows marked in `deep` (n,) exit like all others, but then run on to full depth as well. Rows
-        with the same tokens are computed once. Raises ValueError for a rule that does not decide
-        at as many exits as there are.
+        `advance` hears after each batch which share of the rows' layers is done; rows that have
+        left have none to do. Rows marked in `deep` (n,) exit like all others, but then run on to
+        full depth as well. Rows with the same tokens are computed once. Raises ValueError for a
+        rule that does not decide at as many exits as there are.
         """
         if rule.exits != len(self.exits):
             raise ValueError(f"a rule for {rule.exits} exits; the model has {len(self.exits)}")
@@ -128,12 +137,12 @@ class Engine:
         chosen, place = tokens.distinct()
         deep_once = np.zeros(len(chosen), bool)
         deep_once[place[deep]] = True
-        once = self._classify(tokens.take(chosen), rule, deep_once)
+        once = self._classify(tokens.take(chosen), rule, deep_once, advance)
         found = once.take(place)
         found.audited[~deep] = False
         return found
 
-    def _classify(self, tokens: Tokens, rule: Rule, deep: Mask) -> Predictions:
+    def _classify(self, tokens: Tokens, rule: Rule, deep: Mask, advance: Advance) -> Predictions:
         """`classify` without a look at equal rows."""
         n, last = len(tokens), len(self.exits) - 1
         out = Predictions.none(n, self.task)
@@ -153,7 +162,7 @@ class Engine:
             stays: Mask = (out.exit[rows] == NO_EXIT) | deep[rows]
             return stays
 
-        self._run(tokens, decide)
+        self._run(tokens, decide, 0, advance)
         return out
 
     def full_depth(self, tokens: Tokens) -> NDArray[np.float32]:
@@ -174,15 +183,28 @@ class Engine:
         return out
 
     @torch.inference_mode()
-    def _run(self, tokens: Tokens, decide: Decide, first_exit: int = 0) -> None:
+    def _run(
+        self,
+        tokens: Tokens,
+        decide: Decide,
+        first_exit: int = 0,
+        advance: Advance = lambda share: None,
+    ) -> None:
         """All rows through the network, pool by pool; `decide` says who goes on."""
         order = longest_first(tokens.lengths)
-        start = 0
+        start = done = 0
+        whole = len(tokens.ids) * self.encoder.depth
+
+        def passed(layers: int) -> None:
+            nonlocal done
+            done += layers
+            advance(min(1.0, done / whole))  # more where memory did not suffice
+
         while start < len(order):
             rows = order[start:]
             rows = rows[: batch_rows(tokens.lengths[rows], self.pool_tokens)]
             try:
-                self._pool(tokens.take(rows), rows, decide, first_exit)
+                self._pool(tokens.take(rows), rows, decide, first_exit, passed)
             except RuntimeError as error:
                 if len(rows) == 1 or not out_of_memory(error):
                     raise
@@ -193,9 +215,15 @@ class Engine:
             start += len(rows)
 
     def _pool(
-        self, tokens: Tokens, rows: NDArray[np.int64], decide: Decide, first_exit: int
+        self,
+        tokens: Tokens,
+        rows: NDArray[np.int64],
+        decide: Decide,
+        first_exit: int,
+        passed: Callable[[int], None],
     ) -> None:
-        """Some rows, longest first, layer by layer together."""
+        """Some rows, longest first, layer by layer together; `passed` hears of each batch how many
+        layers its tokens have behind them, or need not pass."""
         lengths = tokens.lengths
         ids = self._moved(tokens.ids)
         types = None if tokens.types is None else self._moved(tokens.types.astype(np.int32))
@@ -203,6 +231,7 @@ class Engine:
         def layer(k: int, hidden: torch.Tensor, at: slice, parts: list[Group]) -> torch.Tensor:
             if k == 0:
                 return self.encoder.embed(ids[at], None if types is None else types[at], parts)
+            passed(parts[-1].tokens.stop)
             return self.encoder.layer(k, hidden[at], parts)
 
         shape = (len(tokens.ids) + _ROUND, self.encoder.width)
@@ -217,6 +246,7 @@ class Engine:
             logits = self._batches(step, hidden, lengths, exit)
             depth = target
             stays = decide(exit, rows, torch.cat(logits))
+            passed(int(lengths[~stays].sum()) * (self.encoder.depth - depth))
             if not stays.any() or exit + 1 == len(self.exits):
                 return
             if not stays.all():

@@ -59,7 +59,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     outcomes = [outcome(outputs, cost, point.rule(), truth) for point in points]
     realised: list[float | None] = [None] * len(points)
     if settings.timing:
-        realised = [*realised_speedups(engine, sample(tokens, _TIMED_ROWS), points)]
+        timed, repeats = sample(tokens, _TIMED_ROWS), 3
+        log.info("%d of the rows against the clock", len(timed))
+        with counting(len(timed) * (1 + repeats) * (1 + len(points))) as counter:
+            realised = [*realised_speedups(engine, timed, points, repeats, counter.advance)]
     if not settings.json:
         print_outcomes(points, outcomes, realised)
     found = [

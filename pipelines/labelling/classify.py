@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,7 @@ from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run, added_by
 from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, Work
+from pipelines.output.record import slice_id
 from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats, of_the_model
 
 Array = np.ndarray[Any, Any]
@@ -65,6 +67,8 @@ class Classify:
         self.cost = CostModel(model)
         self.run = run
         self.rule = Threshold.of(run.identity.thresholds, run.identity.criterion)
+        #: Hears of a slice, by name, how many of its rows are done, about.
+        self.told: Callable[[str, float], object] = lambda name, rows: None
 
     def __call__(self, work: Work, given_up: str | None = None) -> Work:
         """Label every row that has tokens; the others keep their error, or get `given_up`, with
@@ -79,7 +83,8 @@ class Classify:
         tokens = tokens_of(table, good)
         where, rate = work.slice, self.run.audit_rate
         audited = audit_rows(where.shard.name, where.first_row, where.rows, rate)[good]
-        found, failed = self._classify(tokens, audited)
+        name = slice_id(where.shard.name, where.first_row)
+        found, failed = self._classify(tokens, audited, lambda rows: self.told(name, rows))
         answered = (found.exit != NO_EXIT) & np.isfinite(found.uncertainty)
         odd = len(tokens) - int(answered.sum()) - len(failed)
         if speaks_against_the_model(odd, len(tokens) - len(failed)):
@@ -111,12 +116,16 @@ class Classify:
         )
         return replace(work, table=result, stats=stats)
 
-    def _classify(self, tokens: Tokens, audited: Array) -> tuple[Predictions, dict[int, str]]:
-        """Answers for all rows, and why there are none for some."""
+    def _classify(
+        self, tokens: Tokens, audited: Array, advance: Callable[[float], object]
+    ) -> tuple[Predictions, dict[int, str]]:
+        """Answers for all rows, and why there are none for some; `advance` hears how many are done,
+        about."""
 
         def run(rows: Rows) -> Predictions:
             some = tokens if len(rows) == len(tokens) else tokens.take(rows)
-            return self.engine.classify(some, self.rule, audited[rows])
+            heard = lambda share: advance(share * len(rows))  # noqa: E731
+            return self.engine.classify(some, self.rule, audited[rows], heard)
 
         parts, failed = isolate(run, np.arange(len(tokens)), self.check)
         found = Predictions.none(len(tokens), self.engine.task)

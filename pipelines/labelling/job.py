@@ -265,7 +265,7 @@ class Job:
         price, file = self.settings.price_per_hour, self.settings.metrics_file
         metrics = MetricsFile(file, self.settings.output) if file else None
         outcomes = executor.run(run, plan.todo, resources)
-        with closing(outcomes), counting(plan.rows, price) as progress:
+        with closing(outcomes), counting(plan.rows, price, executor.under_way) as progress:
             try:
                 for outcome in outcomes:
                     lock.check()

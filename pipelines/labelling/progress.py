@@ -2,8 +2,9 @@
 
 import logging
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from pipelines.labelling.work import Failed, Outcome
 
 log = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_LOOKS = 10.0, 1.0
 
 
 class Counter:
@@ -23,6 +24,9 @@ class Counter:
         self.total, self.bar, self.price_per_hour = total, bar, price_per_hour
         self.done = self.labelled = self.layers = 0
         self.device_seconds = 0.0
+        #: Rows that are done, those of slices at work included. It never falls.
+        self.seen = 0.0
+        self.ended = False
         self.started = self.said = time.monotonic()
         self.task = bar.add_task("", total=total, state=self.state()) if bar else None
 
@@ -38,21 +42,28 @@ class Counter:
     def advance(self, rows: int) -> None:
         """`rows` more are done."""
         self.done += rows
+        self.look()
+
+    def look(self, under_way: float = 0.0) -> None:
+        """Say how far it is, if it is time; `under_way` are rows done of slices at work."""
+        self.seen = max(self.seen, min(self.done + under_way, self.total))
         now = time.monotonic()
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=self.done, state=self.state())
-        elif now - self.said > _SECONDS_BETWEEN_LINES or self.done == self.total:
-            self.said = now
-            percent = 100 * self.done / max(self.total, 1)
-            left = (now - self.started) * (self.total - self.done) / self.done if self.done else 0
-            log.info(
-                "%d of %d rows (%.0f %%)  %s  %.0f s left",
-                *(self.done, self.total, percent, self.state(), left),
-            )
+            self.bar.update(self.task, completed=self.seen, state=self.state())
+        elif now - self.said > _SECONDS_BETWEEN_LINES or (
+            self.done == self.total and not self.ended
+        ):
+            self.said, self.ended = now, self.done == self.total
+            percent = 100 * self.seen / max(self.total, 1)
+            parts = [f"{self.seen:.0f} of {self.total} rows ({percent:.0f} %)", self.state()]
+            if self.seen:
+                left = (now - self.started) * (self.total - self.seen) / self.seen
+                parts.append(f"{left:.0f} s left")
+            log.info("%s", "  ".join(parts))
 
     def state(self) -> str:
         """Speed, depth and, if the price of an hour is known, what has been spent."""
-        rate = self.done / max(time.monotonic() - self.started, 1e-9)
+        rate = self.seen / max(time.monotonic() - self.started, 1e-9)
         parts = [f"{rate:,.0f} rows/s"]
         if self.labelled:
             parts.append(f"layer {self.layers / self.labelled:.2f}")
@@ -62,8 +73,13 @@ class Counter:
 
 
 @contextmanager
-def counting(total: int, price_per_hour: float | None = None) -> Iterator[Counter]:
-    """A counter of `total` rows."""
+def counting(
+    total: int,
+    price_per_hour: float | None = None,
+    under_way: Callable[[], float] = lambda: 0.0,
+) -> Iterator[Counter]:
+    """A counter of `total` rows, which also speaks while nothing comes to its end; `under_way` is
+    asked how many rows of what is at work are done."""
     bar = Progress(
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows  {task.fields[state]}"),
@@ -71,4 +87,16 @@ def counting(total: int, price_per_hour: float | None = None) -> Iterator[Counte
         console=Console(stderr=True),
     )
     with bar if sys.stderr.isatty() else nullcontext() as live:
-        yield Counter(total, live, price_per_hour)
+        counter, ended = Counter(total, live, price_per_hour), threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+                counter.look(under_way())
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield counter
+        finally:
+            ended.set()
+            watcher.join()

@@ -81,6 +81,9 @@ class Executor(Protocol):
         """What a function says that needs torch, such as "package.module:function"; it raises
         FastBertErrors. Called after `resources`."""
 
+    def under_way(self) -> float:
+        """Rows that are done, about, of the slices at work. Asked from another thread."""
+
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
     ) -> Generator[Outcome, None, None]:

@@ -125,8 +125,8 @@ class Child:
                     data = self._items.recv_bytes()
                     self.given.popleft()
                     yield rest[0], data
-                elif word == "end":
-                    self.guard.attempts.end(*rest)
+                elif word in ("end", "advance"):  # which want no answer
+                    getattr(self.guard.attempts, word)(*rest)
                 else:
                     self._words.send(getattr(self.guard.attempts, word)(*rest))
         except (EOFError, OSError):
@@ -185,6 +185,10 @@ class AttemptsOfDriver:
     def end(self, what: str, stage: str) -> None:
         """As in `Counts`."""
         self._words.send(("end", what, stage))
+
+    def advance(self, what: str, rows: float) -> None:
+        """As in `Counts`."""
+        self._words.send(("advance", what, rows))
 
 
 def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -> NoReturn:

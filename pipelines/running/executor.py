@@ -36,6 +36,10 @@ class Chosen:
         assert self.executor is not None
         return self.executor.call(function, *arguments)
 
+    def under_way(self) -> float:
+        """As in `Executor`."""
+        return self.executor.under_way() if self.executor else 0.0
+
     def close(self) -> None:
         """As in `Executor`."""
         if self.executor:

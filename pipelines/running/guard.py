@@ -1,4 +1,7 @@
-"""How often something was begun and not finished: what kills its process does so a few times."""
+"""How often something was begun and not finished: what kills its process does so a few times.
+
+And how far the slices at work are, as far as their processes tell.
+"""
 
 import faulthandler
 from collections import Counter
@@ -20,6 +23,9 @@ class Counts(Protocol):
     def end(self, what: str, stage: str) -> None:
         """The attempt came to an end, good or bad, and its process lives."""
 
+    def advance(self, what: str, rows: float) -> None:
+        """So many rows of a slice are done, about."""
+
 
 class Attempts:
     """Counts, by what and stage, the attempts that did not come to an end.
@@ -30,6 +36,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._open: Counter[tuple[str, str]] = Counter()
+        self._rows: dict[str, float] = {}
 
     def failed(self, what: str, stage: str) -> int:
         """As in `Counts`."""
@@ -44,6 +51,15 @@ class Attempts:
     def end(self, what: str, stage: str) -> None:
         """As in `Counts`."""
         self._open.pop((what, stage), None)
+        self._rows.pop(what, None)
+
+    def advance(self, what: str, rows: float) -> None:
+        """As in `Counts`."""
+        self._rows[what] = rows
+
+    def under_way(self) -> float:
+        """Rows that are done, about, of the slices at work."""
+        return sum([*self._rows.values()])  # of a copy: others may write meanwhile
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class LocalExecutor:
     def __init__(self, stages: tuple[type[Stage], ...] = STAGES) -> None:
         self.stages = stages
         self.crews: list[Crew] = []
+        self.attempts = Attempts()
 
     def start(self, settings: LabelSettings) -> None:
         """Start a process of each stage, unless they are there."""
@@ -77,7 +78,7 @@ class LocalExecutor:
 
         Raises FastBertErrors as the stages do. Closing it ends the processes.
         """
-        guard = Guard(Attempts(), resources.attempts, resources.timeout)
+        guard = Guard(self.attempts, resources.attempts, resources.timeout)
         processes = (resources.readers, 1, 1)
         arguments: tuple[tuple[Any, ...], ...] = (
             (run,),
@@ -91,8 +92,13 @@ class LocalExecutor:
         finally:
             self.close()
 
+    def under_way(self) -> float:
+        """As in `Executor`."""
+        return self.attempts.under_way()
+
     def close(self) -> None:
         """As in `Executor`."""
+        self.attempts = Attempts()
         for crew in self.crews:
             crew.end()
         self.crews = []

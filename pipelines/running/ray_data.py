@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
 from ray.util.metrics import Counter
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,6 +35,8 @@ from pipelines.running.stages import STAGES, STARTING, Stage
 _SLICES_PER_ACTOR = 4
 #: Seconds that Ray Data's threads have to end; one, which asks Ray for nothing, never does.
 _LAST_MOMENTS = 3.0
+#: Seconds to wait for word of how far the slices are.
+_PATIENCE = 5.0
 
 
 def run_stages(
@@ -51,7 +54,7 @@ def run_stages(
     tries, timeout = resources.attempts, resources.timeout
     # What hangs is ended before that.
     bear_standstill(2 * tries * max(timeout, STARTING) + (3 * tries + 2) * timeout)
-    name = f"attempts of {run.run_id}"
+    name = attempts_of(run)
     attempts = start_attempts(name)
     guard = Guard(AttemptsOfActor(name), tries, timeout)
     metrics = RayMetrics(run.output, Counter)
@@ -106,6 +109,11 @@ def run_stages(
                 thread.join(max(0.0, latest - time.monotonic()))
 
 
+def attempts_of(run: Run) -> str:
+    """The name of the actor that keeps a run's `Attempts`."""
+    return f"attempts of {run.run_id}"
+
+
 class RayMetrics(Metrics):
     """The counters as the cluster exports them; Ray adds `ray_` in front of their names."""
 
@@ -148,6 +156,18 @@ class AttemptsOfActor:
     def end(self, what: str, stage: str) -> None:
         """As in `Counts`."""
         self._actor.end.remote(what, stage)
+
+    def advance(self, what: str, rows: float) -> None:
+        """As in `Counts`."""
+        self._actor.advance.remote(what, rows)
+
+    def under_way(self) -> float:
+        """As in `Attempts`; 0 where the actor is not there, or has no time."""
+        try:
+            rows: float = ray.get(self._actor.under_way.remote(), timeout=_PATIENCE)
+        except (ValueError, RayError):
+            return 0.0
+        return rows
 
 
 class OnBlocks:

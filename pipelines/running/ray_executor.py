@@ -17,6 +17,7 @@ class RayExecutor:
 
     def __init__(self, stages: tuple[type[Stage], ...] = STAGES) -> None:
         self.stages = stages
+        self._attempts: Any = None
 
     def resources(self, settings: LabelSettings) -> Resources:
         """Join the cluster, or start it, and share out what it has now."""
@@ -29,6 +30,11 @@ class RayExecutor:
         """As in `Executor`, in the driver."""
         return resolve_name(function)(*arguments)
 
+    def under_way(self) -> float:
+        """As in `Executor`."""
+        rows: float = self._attempts.under_way() if self._attempts else 0.0
+        return rows
+
     def close(self) -> None:
         """As in `Executor`; the cluster is left to who has started it."""
 
@@ -37,8 +43,9 @@ class RayExecutor:
     ) -> Generator[Outcome, None, None]:
         """As `ray_data.run_stages` does; what befalls the cluster is a FastBertError, too."""
         from pipelines.running.cluster import faults_of_ray
-        from pipelines.running.ray_data import run_stages
+        from pipelines.running.ray_data import AttemptsOfActor, attempts_of, run_stages
 
+        self._attempts = AttemptsOfActor(attempts_of(run))
         with faults_of_ray():
             yield from run_stages(run, slices, resources, self.stages)
 

@@ -9,6 +9,7 @@ fail, the machine is to blame, and the run ends.
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -149,6 +150,18 @@ class Labelling(Stage):
         for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
             os.environ.setdefault(cache, "64")  # read when torch is imported
         return super().load()
+
+    def make(self, *arguments: Any) -> Any:
+        """As above; batches are heard of on the way."""
+        made, self.said = super().make(*arguments), time.monotonic()
+        made.told = self.tell
+        return made
+
+    def tell(self, slice: str, rows: float) -> None:
+        """Say how many rows of a slice are done, if nothing was said for a second."""
+        if time.monotonic() - self.said >= 1:
+            self.said = time.monotonic()
+            self.guard.attempts.advance(slice, rows)
 
 
 class Committing(Stage):

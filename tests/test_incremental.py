@@ -1,8 +1,10 @@
 """A night touches what is new, and counts: no other shard is opened."""
 
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from support.labelling import settings
@@ -56,6 +58,7 @@ def test_one_changed_shard_among_a_thousand(tmp_path, checkpoint, opened):
 
 NOTHING_TO_DO = """
 import sys
+from dataclasses import replace
 from support.labelling import settings
 from pipelines.running.executor import label_anywhere
 summary = label_anywhere(settings(*sys.argv[1:], speed=0.5))
@@ -76,3 +79,24 @@ def test_a_night_with_nothing_to_do_imports_nothing_large(tmp_path, checkpoint):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == "none\n"
+
+
+def test_a_dry_run_estimates_by_the_last_run_of_the_same_model(tmp_path, checkpoint, caplog):
+    caplog.set_level("INFO")
+    corpus, output = tmp_path / "in", tmp_path / "out"
+    write_shard(corpus / "a.parquet", random_texts(300))
+    asked = settings(corpus, output, checkpoint, speed=0.5)
+    last = label(asked, InProcess())
+    assert 0 < last["startup_seconds"] < last["seconds"]
+    write_shard(corpus / "b.parquet", random_texts(600, seed=1))
+    found = label(replace(asked, dry_run=True), InProcess())["estimate"]
+    assert found["by"] == f"run {last['run_id']}"
+    assert found["startup_seconds"] == last["startup_seconds"]
+    assert found["seconds"] == pytest.approx(2 * last["device_seconds"], abs=0.1)
+    times_fewer = last["full_flops"] / last["flops"]
+    full_depth = pytest.approx(2 * last["device_seconds"] * times_fewer, abs=0.1)
+    assert found["full_depth_seconds"] == full_depth
+    assert f"600 rows: about {found['seconds']:.0f} s of one replica" in caplog.text
+    other = replace(asked, dry_run=True, speed=0.7, output=str(tmp_path / "other"))
+    shutil.copytree(output / "ledger" / "runs", tmp_path / "other" / "ledger" / "runs")
+    assert "probe of 200 rows" in label(other, InProcess())["estimate"]["by"]

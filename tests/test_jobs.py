@@ -192,6 +192,11 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(corpus, checkpoint, tm
     summary = json.loads(result.stdout)
     assert (summary["slices_to_label"], summary["rows_to_label"]) == (3, 9)
     assert not output.exists()
+    found = summary["estimate"]
+    assert found["by"] == "a probe of 9 rows on cpu here"
+    assert 0 < found["seconds"] < 9
+    assert 0 < found["full_depth_seconds"] < 9
+    assert 0 < found["startup_seconds"] < 60
 
 
 def test_config_file_and_command_line(corpus, checkpoint, tmp_path):

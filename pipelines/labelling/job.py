@@ -23,7 +23,7 @@ from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import Stops
-from pipelines.labelling.summary import RUNS, prices, totals
+from pipelines.labelling.summary import RUNS, prices, startup, totals
 from pipelines.labelling.work import Failed
 from pipelines.output.committed import Committed
 from pipelines.output.identity import Identity
@@ -55,14 +55,11 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     job = Job(settings)
     if settings.dry_run:
         plan = job.plan()
-        if plan.todo:
-            from fastbert.weights import load_checkpoint  # and torch
-
-            load_checkpoint(job.checkpoint, bool(settings.pair_column))
         return job.heading(plan) | {
             "dry_run": True,
             "slices_to_label": len(plan.todo),
             "rows_to_label": plan.rows,
+            "estimate": job.estimate(plan) if plan.todo else None,
             "slices_to_remove": len(plan.removed),
             "leftovers_to_remove": len(plan.swept),
             "leftovers": len(plan.left),
@@ -161,6 +158,23 @@ class Job:
             "slices_adopted": len(plan.adopted),
         }
 
+    def estimate(self, plan: Plan) -> dict[str, Any] | None:
+        """How long the plan will take, said and for the summary. Raises InputError for a checkpoint
+        that cannot label."""
+        from fastbert.weights import load_checkpoint  # and torch
+        from pipelines.labelling.estimate import by_last_run, by_probe
+
+        asked = self.settings.precision
+        found = by_last_run(self.ledger.storage, self.identity, plan.rows)
+        if found:
+            load_checkpoint(self.checkpoint, bool(self.settings.pair_column))
+        else:
+            found = by_probe(self.checkpoint, self.identity, self.point, asked, plan.todo)
+        if found is None:
+            return None
+        log.info("%d rows: %s", plan.rows, found.told())
+        return found.summary()
+
     def run(self, lock: RunLock, executor: Executor, stops: Stops) -> dict[str, Any]:
         """Label, and sum up, while the lock is held."""
         started, started_at = time.monotonic(), datetime.now(UTC)
@@ -175,6 +189,7 @@ class Job:
             "bad_shards": bad_shards,
             "started_at": started_at.isoformat(timespec="milliseconds"),
             "seconds": round(time.monotonic() - started, 1),
+            "startup_seconds": startup(records, started_at),
         }
         too_many = found["error_rows"] > self.settings.max_bad_rows * found["rows"]
         found["exit_code"] = 3 if bad_shards or too_many else 0

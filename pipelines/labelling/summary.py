@@ -1,6 +1,7 @@
 """The summary of a run: what jobs print, `ledger/runs/` keeps and the view `runs` shows."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -49,6 +50,7 @@ RUNS = pa.schema(
         ("alarms", pa.list_(_TEXT)),
         ("started_at", _TEXT),  # UTC, ISO 8601
         ("seconds", _NUMBER),
+        ("startup_seconds", _NUMBER),  # before the first slice was begun
         ("price", _NUMBER),
         ("price_per_million_rows", _NUMBER),
         ("exit_code", _INTEGER),
@@ -79,3 +81,14 @@ def prices(records: Sequence[Record], per_hour: float | None) -> dict[str, Any]:
     rows = sum(r.rows for r in records)
     per_million = {"price_per_million_rows": round(1e6 * price / rows, 4)} if rows else {}
     return {"price": round(price, 6)} | per_million
+
+
+def startup(records: Sequence[Record], started_at: datetime) -> float | None:
+    """Seconds from the start of a run until the first slice was begun; None without one."""
+    if not records:
+        return None
+    first = min(records, key=lambda record: record.committed_at)
+    took = (datetime.fromisoformat(first.committed_at) - started_at).total_seconds()
+    seconds = (first.read_seconds, first.tokenize_seconds, first.device_seconds,
+               first.commit_seconds)  # fmt: skip
+    return round(max(0.0, took - sum(seconds)), 1)  # clocks of nodes may differ

@@ -74,6 +74,9 @@ class InProcess:
     def close(self) -> None:
         pass
 
+    def under_way(self) -> float:
+        return 0.0
+
     def call(self, function, *arguments):
         return resolve_name(function)(*arguments)
 

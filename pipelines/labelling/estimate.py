@@ -1,0 +1,114 @@
+"""How long a run will take: by the ledger's last run, else by a probe on this machine."""
+
+import json
+import time
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import device, device_name, resolve
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.weights import load_checkpoint
+from pipelines.input.slices import Slice, SliceReader
+from pipelines.input.texts import decode
+from pipelines.input.unreadable import ShardError
+from pipelines.labelling.run import columns_of
+from pipelines.output.identity import Identity
+from pipelines.output.storage import Storage
+
+#: Rows of a probe.
+_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one replica."""
+
+    by: str  # what it is known from
+    startup_seconds: float  # before the first slice is labelled
+    seconds: float  # with exits
+    full_depth_seconds: float  # were there none
+
+    def told(self) -> str:
+        """For people."""
+        return (
+            f"about {self.seconds:,.0f} s of one replica, {self.full_depth_seconds:,.0f} s at full "
+            f"depth, after {self.startup_seconds:,.0f} s of start-up (by {self.by})"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """For the JSON summary."""
+        return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def by_last_run(storage: Storage, identity: Identity, rows: int) -> Estimate | None:
+    """From the last run of this model at this point; None if there is none."""
+    runs = storage.read(sorted(storage.paths("ledger/runs", ".json"))).values()
+    known = [run for run in map(_parsed, runs) if _tells(run, identity)]
+    if not known:
+        return None
+    last = max(known, key=lambda run: str(run["started_at"]))
+    seconds = rows * last["device_seconds"] / last["rows"]
+    return Estimate(
+        by=f"run {last['run_id']}",
+        startup_seconds=last["startup_seconds"],
+        seconds=seconds,
+        full_depth_seconds=seconds * last["full_flops"] / (last["flops"] + last["audit_flops"]),
+    )
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _tells(run: dict[str, Any], identity: Identity) -> bool:
+    """Whether a summary has what it takes, and is of this model and point."""
+    numbers = ("rows", "device_seconds", "startup_seconds", "flops", "full_flops")
+    same = all(
+        run.get(k) == getattr(identity, k) for k in ("checkpoint", "criterion", "thresholds")
+    )
+    return same and all(isinstance(run.get(k), int | float) and run[k] > 0 for k in numbers)
+
+
+def by_probe(
+    checkpoint: Path, identity: Identity, point: OperatingPoint, asked: str, todo: list[Slice]
+) -> Estimate | None:
+    """From labelling the first rows of what is to do, here and now; None if they cannot be read, or
+    have no text. Raises InputError for a checkpoint that cannot label."""
+    started = time.monotonic()
+    columns = columns_of(identity)
+    model, tokenizer = load_checkpoint(checkpoint, identity.pair_column is not None)
+    engine = Engine(model, device(), DTYPES[resolve(asked, device(), point.proven_in)])
+    texts: list[list[str]] = [[] for _ in columns.texts]
+    with suppress(ShardError), closing(SliceReader(columns)) as reader:
+        for table in (table for piece in todo for table in reader.read(piece)):
+            decoded = [decode(table[name]) for name in columns.texts]
+            usable = [not any(errors) for errors in zip(*(bad for _, bad in decoded), strict=True)]
+            for column, (some, _) in zip(texts, decoded, strict=True):
+                column += compress(some, usable)
+            if len(texts[0]) >= _ROWS:
+                break
+    first, *second = [column[:_ROWS] for column in texts]
+    if not first:
+        return None
+    tokens = Tokenizer(tokenizer)(first, second[0] if second else None, identity.max_length)
+    engine.classify(tokens, point.rule())  # warms up
+    ready = time.monotonic()
+    engine.classify(tokens, point.rule())
+    done = time.monotonic()
+    engine.full_depth(tokens)
+    scale = sum(piece.rows for piece in todo) / len(first)
+    return Estimate(
+        by=f"a probe of {len(first)} rows on {device_name(device())} here",
+        startup_seconds=ready - started,
+        seconds=scale * (done - ready),
+        full_depth_seconds=scale * (time.monotonic() - done),
+    )

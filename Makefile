@@ -1,5 +1,5 @@
 # make install   set up .venv; the others do so, too
-# make demo   train, label and report on a corpus made on the spot (no GPU, no data needed)
+# make demo   train, calibrate, label and report on a corpus made on the spot (no GPU, no data needed)
 # make test   everything CI runs
 # make unit   the tests that need no Ray
 # make test-oldest   those that need it, with the oldest Ray, torch and transformers that pyproject.toml takes
@@ -32,15 +32,18 @@ $(DEMO)/checkpoint/config.json: .venv/installed demo/corpus.py
 	rm -rf $(DEMO)
 	$(BIN)/python demo/corpus.py $(DEMO)/corpus
 	$(BIN)/fastbert train --train $(DEMO)/corpus/train --dev $(DEMO)/corpus/dev \
-	    --output $(DEMO)/checkpoint $(DEMO_TRAINING) --learning-rate 1e-4 --distil-learning-rate 5e-4 --max-length 64
+	    --output $(DEMO)/checkpoint $(DEMO_TRAINING)
+	$(BIN)/fastbert calibrate --model $(DEMO)/checkpoint --corpus $(DEMO)/corpus/tickets \
+	    --max-disagreement 0.02 --rows 1500
 
 demo: $(DEMO)/checkpoint/config.json
 	$(BIN)/fastbert label --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
-	    --model $(DEMO)/checkpoint --speed 0.3 --audit-rate 0.1 --slice-rows 500
+	    --model $(DEMO)/checkpoint --audit-rate 0.1 --slice-rows 500
 	@echo "--- the same command again: nothing to do"
 	$(BIN)/fastbert label --input $(DEMO)/corpus/tickets --output $(DEMO)/labels \
-	    --model $(DEMO)/checkpoint --speed 0.3 --audit-rate 0.1 --slice-rows 500
-	$(BIN)/fastbert report --output $(DEMO)/labels --html $(DEMO)/report.html
+	    --model $(DEMO)/checkpoint --audit-rate 0.1 --slice-rows 500
+	$(BIN)/fastbert report --output $(DEMO)/labels --html $(DEMO)/report.html --title "Support tickets" \
+	    --least-certain 3 --text-from $(DEMO)/corpus/tickets
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -29,10 +29,14 @@ COMMANDS = {
         "pipelines.checkpoints.train:train",
         """Fine-tune a backbone on labels, then self-distil a branch on every layer.
 
-        With --dev, the checkpoint is calibrated, too: its default operating point is the fastest
-        that half of these rows prove, with 95 % confidence, to change at most 1 % of the labels.
+        Rows that are held out, or --dev, judge the model, and calibrate it: its default operating
+        point is the fastest that they prove, with 95 % confidence, to change at most 1 % of the
+        labels, or 2, 5 or 10 % where they are too few for that.
+
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, but the model is not proven to
+        be better than its most frequent class.
         """,
-        "fastbert train --train s3://corpus/train/ --dev s3://corpus/dev/ \\\n"
+        "fastbert train --train s3://corpus/train/ --label-column topic \\\n"
         "    --output s3://models/news",
     ),
     "distill": Entry(
@@ -40,7 +44,11 @@ COMMANDS = {
         "pipelines.checkpoints.distill:distill",
         """Give an existing Hugging Face classifier early exits, without any labels.
 
-        The classifier itself is not changed: at full depth the checkpoint answers as it does.
+        The classifier itself is not changed: at full depth the checkpoint answers as it does. How
+        often each exit agrees with it is told, on texts that are held out.
+
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, but the exits have learnt
+        nothing.
         """,
         "fastbert distill --teacher textattack/bert-base-uncased-ag-news \\\n"
         "    --corpus s3://corpus/docs/ --output s3://models/news",

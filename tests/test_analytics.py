@@ -1,11 +1,7 @@
 """Reports over committed output: numbers equal those of the rows."""
 
 import json
-import os
-import pty
-import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from support import ROOT
-from support.made_up_history import write_history
 from support.records import end_run, record
 from support.shards import write_shard
 from support.stages import TEXTS, a_run, run
@@ -31,9 +25,8 @@ from pipelines.output.committed import COMMITS
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
-from pipelines.reports.cells import summed
 from pipelines.reports.job import report
-from pipelines.reports.terminal import TABLES, show
+from pipelines.reports.terminal import show
 from pipelines.settings import ReportSettings
 
 GOOD = len(TEXTS) - 3
@@ -417,35 +410,6 @@ def test_the_models_own_answers_are_no_truth(output, name):
         report(ReportSettings(output=output, truth_column=name))
 
 
-def test_the_terminal_shows_what_matters_first_within_80_columns(tmp_path, capsys):
-    write_history(tmp_path, nights=40, slices=1)
-    report(ReportSettings(output=str(tmp_path)))
-    printed = capsys.readouterr().err
-    assert max(map(len, printed.splitlines())) <= 80
-    titled = re.compile(rf"^({'|'.join(TABLES)}) *\n *\n", re.MULTILINE)
-    _, *parts = titled.split(printed)
-    tables = dict(zip(parts[::2], parts[1::2], strict=True))
-    assert next(iter(tables)) == "alarms"
-    assert [*tables] == [title for title in TABLES if title in tables]
-    assert "night-039" in tables["runs"]
-    assert "the last 20 of 40" in tables["runs"]
-    assert "night-039" in tables["alarms"]
-    assert "billing" in tables["labels"]
-
-
-@pytest.mark.parametrize(("options", "json_line"), [([], False), (["--json"], True)])
-def test_a_terminal_gets_no_json_unless_asked(output, options, json_line):
-    command = [sys.executable, ROOT / "jobs" / "report.py", "--output", output, *options]
-    terminal, inside = pty.openpty()
-    with open(terminal, "rb", 0) as terminal_file:
-        found = subprocess.run(command, stdout=inside, stderr=subprocess.PIPE, check=True)
-        os.write(inside, b"end\n")
-        lines = terminal_file.read(1 << 16).decode().splitlines()
-    os.close(inside)
-    assert [line.startswith('{"output"') for line in lines] == [True] * json_line + [False]
-    assert ("rows are labelled" in found.stderr.decode()) is not json_line
-
-
 def test_the_least_certain_rows_have_their_texts(output, tmp_path, capsys):
     corpus = Path(output).parent / "in"
     asked = ReportSettings(output=output, least_certain=5, text_from=(str(corpus),))
@@ -467,20 +431,6 @@ def test_the_least_certain_rows_have_their_texts(output, tmp_path, capsys):
     told = report(replace(asked, text_from=(str(other),)))["least_certain"]
     assert told[0]["text"] == "(its shard has changed since)"
     assert "text" not in report(replace(asked, text_from=()))["least_certain"][0]
-
-
-def test_labels_beyond_fifteen_are_summed():
-    frame = pd.DataFrame({
-        "label": [f"c{i}" for i in range(18)], "rows": range(18, 0, -1),
-        "percent": [1.0] * 18, "mean_layer": [2.0] * 16 + [5.0, 2.0],
-    })  # fmt: skip
-    short = summed(frame, "label")
-    assert len(short) == 16
-    assert short.iloc[-1].to_dict() == {
-        "label": "(3 other labels)", "rows": 6, "percent": 3.0, "mean_layer": 3.0,
-    }  # fmt: skip
-    assert short.dtypes.to_dict() == frame.dtypes.to_dict()
-    assert summed(frame[:16], "label").equals(frame[:16])  # one more is no sum
 
 
 def test_a_page_that_cannot_be_written(output, tmp_path):

@@ -20,8 +20,10 @@ def test_demo(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     summaries = [json.loads(ln) for ln in result.stdout.splitlines() if ln.startswith("{")]
-    trained, first, second, report = summaries
+    trained, calibrated, first, second, report = summaries
     assert trained["layers"] == 6
+    point = calibrated["operating_point"]
+    assert first["thresholds"] == second["thresholds"] == point["thresholds"]
     assert (first["rows"], first["error_rows"]) == (3600, 3)
     assert first["mean_exit_layer"] < 5
     assert first["audit_agreement"] > 0.95

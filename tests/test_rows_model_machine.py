@@ -63,12 +63,12 @@ def engine(monkeypatch):
     real = Engine.classify
     state = SimpleNamespace(calls=0, error=ERRORS[0], fails=lambda ids: False, odd=None)
 
-    def classify(self, tokens, rule, deep=None):
+    def classify(self, tokens, rule, *rest):
         state.calls += 1
         rows = np.split(tokens.ids, tokens.offsets[1:-1])
         if any(state.fails(ids) for ids in rows):
             raise state.error
-        found = real(self, tokens, rule, deep)
+        found = real(self, tokens, rule, *rest)
         if state.odd is not None:
             found.uncertainty[[state.odd(ids) for ids in rows]] = np.nan
         return found

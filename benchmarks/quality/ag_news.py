@@ -22,7 +22,7 @@ from pipelines.checkpoints.evaluate import evaluate
 from pipelines.checkpoints.settings import EvaluateSettings, TrainSettings
 from pipelines.checkpoints.train import train
 
-TRAINING = {"epochs": 1.0, "learning_rate": 5e-5}
+TRAINING = {"epochs": 1.0, "learning_rate": 5e-5, "distil_epochs": 5.0}
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)
 
 

@@ -54,10 +54,11 @@ from pipelines.input.examples import read_examples
 EPOCHS = {"ag_news": 1, "banking77": 8, "imdb": 1, "mrpc": 4, "sms_spam": 4, "yahoo_2of10": 4}
 DEFAULT_EPOCHS, LEARNING_RATE = 2, 5e-5
 #: Ways to train, by name: further options of jobs/train.py.
+_DISTIL = {"distil_epochs": 5.0, "distil_learning_rate": 1e-3, "max_length": 128}
 RECIPES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {"distil_learning_rate": 2e-4},
-    "joint": {"joint": True, "distil_epochs": 0.0},
+    "default": _DISTIL,
+    "paper": _DISTIL | {"distil_learning_rate": 2e-4},
+    "joint": _DISTIL | {"joint": True, "distil_epochs": 0.0},
 }
 PAIRS = {"mrpc"}
 SPEEDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -53,7 +53,9 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     point = _point(sample, settings)
     point = replace(point, name=settings.name or point.name)
     store_point(point, settings.model, sample)
-    return {"model": redacted(settings.model), "operating_point": asdict(point)}
+    shown = redacted(settings.model)
+    log.info("next: fastbert label --model %s, which takes this point, and --audit-rate", shown)
+    return {"model": shown, "operating_point": asdict(point)}
 
 
 def _point(sample: Sample, settings: CalibrateSettings) -> OperatingPoint:

@@ -75,12 +75,18 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     if settings.distil_epochs != 0:
         taught = teach(model, tokenizer, corpus, settings, settings.hard_labels)
     summary = save(model, tokenizer, settings.output, taught, len(corpus), started)
-    summary["epochs"] = learnt.epochs
-    if judges and is_first_worker():
+    summary["epochs"], shown = learnt.epochs, summary["output"]
+    if not is_first_worker():
+        return summary
+    if judges:
         corpus_of = settings.dev or settings.train
         summary |= judge(model, tokenizer, judges, settings.output, corpus_of)
-    elif not judges:
+    else:
         log.warning("not judged and not calibrated: no row is held out for that; pass more rows")
+    if "operating_point" not in summary:
+        log.info("next: fastbert calibrate --model %s, with more texts, no labels needed", shown)
+    elif "exit_code" not in summary:
+        log.info("next: fastbert label --model %s, with the texts that have no label", shown)
     return summary
 
 

@@ -71,11 +71,12 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 def _tells(run: dict[str, Any], identity: Identity) -> bool:
     """Whether a summary has what it takes, and is of this model and point."""
-    numbers = ("rows", "device_seconds", "startup_seconds", "flops", "full_flops")
+    numbers = ("rows", "device_seconds", "flops", "full_flops")
     same = all(
         run.get(k) == getattr(identity, k) for k in ("checkpoint", "criterion", "thresholds")
     )
-    return same and all(isinstance(run.get(k), int | float) and run[k] > 0 for k in numbers)
+    known = all(isinstance(run.get(k), int | float) and run[k] > 0 for k in numbers)
+    return same and known and isinstance(run.get("startup_seconds"), int | float)
 
 
 def by_probe(

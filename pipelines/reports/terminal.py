@@ -26,9 +26,9 @@ TABLES: dict[str, tuple[str, ...]] = {
               "full_depth_seconds_per_million", "price", "full_depth_price_per_million"),
     "runs": ("run_id", "rows", "errors", "mean_layer", "flops_speedup", "truncated_rows",
              "exit_code"),
-    "slowest slices": ("shard", "first_row", "rows", "mean_layer", "mean_tokens",
-                       "device_seconds"),
 }  # fmt: skip
+#: Headings that would be broken within a word.
+_SHORT = {"truncated_rows": "cut", "flops_speedup": "FLOPs fewer"}
 #: Rows of a table.
 _SHOWN = 20
 WIDTH = 80
@@ -61,8 +61,8 @@ def _show_rows(console: Console, rows: pd.DataFrame) -> None:
     for row in rows.to_dict("records"):
         console.print(
             Text(
-                f"{row['label']}  score {row['score']}, uncertainty {row['uncertainty']} at layer "
-                f"{row['layer']}  {row['shard']}, row {row['row']:,}"
+                f"{row['label']}  score {row['score']:.3f}, uncertainty {row['uncertainty']:.3f} "
+                f"at layer {row['layer']}  {row['shard']}, row {row['row']:,}"
             )
         )
         if text := row.get("text"):
@@ -75,7 +75,7 @@ def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = 
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(
-            Text(str(name).replace("_", " ")),
+            Text(_SHORT.get(str(name), str(name).replace("_", " "))),
             justify="right" if numeric else "left",
             overflow="fold",  # nothing is cut
             no_wrap=name == "run_id",

@@ -92,10 +92,13 @@ def test_every_criterion_and_shape(model, corpus):
     assert set(load_config(model).operating_points) == {"max-disagreement-0.9", "best"}
 
 
-def test_accuracy_and_speedup(model, corpus):
+def test_accuracy_and_speedup(model, corpus, caplog):
+    caplog.set_level("INFO")
     point = point_of(calibrate(model, corpus, "--max-accuracy-loss", 0.4), model)
     assert point.promise is not None
     assert point.promise.harm == "accuracy-loss"
+    assert "; full depth itself is wrong in" in caplog.text
+    assert "next: fastbert label --model" in caplog.text
     point = point_of(calibrate(model, corpus, "--speedup", 1.3), model)
     assert point.promise is None
     assert point.evidence is not None

@@ -89,11 +89,26 @@ def test_without_dev_rows_some_are_held_out(tmp_path, monkeypatch, caplog):
     assert learnt[2] != learnt[0]
 
 
-def spy(learnt: list):
+def test_the_papers_recipe(tmp_path, monkeypatch):
+    """As far as nothing else is asked for, and the backbone can."""
+    monkeypatch.chdir(tmp_path)
+    corpus(tmp_path, 40, 40)
+    learnt, recipes = [], []
+    monkeypatch.setattr("pipelines.checkpoints.train.finetune", spy(learnt, recipes))
+    summary = train(settings(recipe="paper", max_length=None, distil_epochs=0.1))
+    assert (recipes[0].epochs, recipes[0].learning_rate, recipes[0].batch_size) == (3, 2e-5, 32)
+    assert summary["max_length"] == load_model(tmp_path / "model").encoder.longest < 128
+    train(settings(recipe="paper", epochs=0.5, distil_epochs=0.1))
+    assert (recipes[1].epochs, recipes[1].learning_rate) == (0.5, 2e-5)
+
+
+def spy(learnt: list, recipes: list | None = None):
     """`finetune` that remembers what it was given."""
 
     def finetune(model, tokenizer, rows, dev, *, recipe):
         learnt.append((rows.texts, dev.texts))
+        if recipes is not None:
+            recipes.append(recipe)
         return real(model, tokenizer, rows, dev, recipe=recipe)
 
     real = train_module.finetune
@@ -106,11 +121,11 @@ def test_a_model_that_is_no_better_than_its_most_frequent_class_ends_with_3(
 ):
     caplog.set_level("INFO")
     monkeypatch.chdir(tmp_path)
-    texts, labels = corpus(tmp_path, 1, 900)
+    texts, labels = corpus(tmp_path, 1, 500)
     if not sense:
-        labels = np.random.default_rng(0).choice(["red", "other"], 900).tolist()
+        labels = np.random.default_rng(0).choice(["red", "other"], 500).tolist()
     write_shard(tmp_path / "train" / "a.parquet", texts, label=labels)
-    asked = settings(epochs=8, learning_rate=3e-3, batch_size=8, distil_epochs=1, dev=())
+    asked = settings(epochs=8, learning_rate=3e-3, batch_size=8, distil_epochs=0.5, dev=())
     summary = train(asked)
     proven = summary["dev_accuracy_bound"] > summary["dev_majority"]
     assert proven is sense

@@ -10,12 +10,12 @@ from support.labelling import settings, table_of
 from support.models import tiny_tokenizer
 from support.records import committed
 from support.shards import random_texts, write_shard
+from support.stages import InProcess
 
 from fastbert.errors import InputError
 from pipelines.labelling.job import label
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
-from pipelines.running.local import LocalExecutor
 
 #: Of the checkpoint of these tests.
 LONGEST = 32
@@ -56,9 +56,8 @@ def test_few_cut_texts_are_no_warning(checkpoint, tmp_path, caplog):
     assert "longer than" not in caplog.text  # which has warnings only
 
 
-@pytest.mark.integration
 def test_a_new_output_tells_of_each_row(corpus, checkpoint, tmp_path, caplog):
-    summary = label(settings(corpus, tmp_path / "out", checkpoint, speed=0.5), LocalExecutor())
+    summary = label(settings(corpus, tmp_path / "out", checkpoint, speed=0.5), InProcess())
     table = table_of(tmp_path / "out")
     assert table.column_names[-2:] == ["error", "truncated"]
     assert table["truncated"].to_pylist() == expected(corpus, tmp_path)
@@ -69,7 +68,6 @@ def test_a_new_output_tells_of_each_row(corpus, checkpoint, tmp_path, caplog):
     assert [run["truncated_rows"] for run in found["runs"]] == [10]
 
 
-@pytest.mark.integration
 def test_an_old_output_keeps_its_columns_until_it_is_asked_for_more(
     corpus, checkpoint, tmp_path, monkeypatch
 ):
@@ -77,14 +75,14 @@ def test_an_old_output_keeps_its_columns_until_it_is_asked_for_more(
     that is lost, its files."""
     out, asked = tmp_path / "out", settings(corpus, tmp_path / "out", checkpoint, speed=0.5)
     monkeypatch.setattr("pipelines.labelling.job.Job._tells_truncated", lambda job, output: False)
-    label(asked, LocalExecutor())
+    label(asked, InProcess())
     monkeypatch.undo()
     assert table_of(out).column_names[-2:] == ["audit_label", "error"]
     assert "theirs" in table_of(out)["truncated"].to_pylist()
 
     def more(name: str, **changes):
         write_shard(corpus / name, ["red", "the red river " * 20], truncated=["a", "b"])
-        return label(settings(corpus, out, checkpoint, speed=0.5, **changes), LocalExecutor())
+        return label(settings(corpus, out, checkpoint, speed=0.5, **changes), InProcess())
 
     assert more("b.parquet")["truncated_rows"] == 1
     with pytest.raises(InputError, match=r"labelled with truncated False, this run has True; pass"):

@@ -52,7 +52,8 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     sample = sample_of(outputs, truth, CostModel(model), settings.corpus, precision)
     point = _point(sample, settings)
     point = replace(point, name=settings.name or point.name)
-    store_point(point, settings.model, sample)
+    wrong = None if truth is None else float(outputs.differs(outputs.task.truth(truth))[-1].mean())
+    store_point(point, settings.model, sample, wrong)
     shown = redacted(settings.model)
     log.info("next: fastbert label --model %s, which takes this point, and --audit-rate", shown)
     return {"model": shown, "operating_point": asdict(point)}

@@ -34,7 +34,9 @@ def settle_length(
 
     Raises InputError for one that the backbone cannot take, or that holds no text.
     """
-    length = settings.max_length or (PAPER_LENGTH if settings.recipe == "paper" else None)
+    length = settings.max_length
+    if length is None and settings.recipe == "paper":
+        length = min(PAPER_LENGTH, model.encoder.longest)
     if length is None:
         length, share = fitting_length(tokenizer, texts, model.encoder.longest)
         log.info(

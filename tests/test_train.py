@@ -131,6 +131,7 @@ def test_a_model_that_is_no_better_than_its_most_frequent_class_ends_with_3(
     assert proven is sense
     assert summary.get("exit_code", 0) == (0 if sense else 3)
     assert ("DO NOT TRUST THIS MODEL" in caplog.text) is not sense
+    assert ("next: fastbert " in caplog.text) is sense
     assert re.search(r"full depth is right in \d+\.\d% of \d+ held-out rows", caplog.text)
     assert "; full depth itself is wrong in" in caplog.text or "not calibrated" in caplog.text
 

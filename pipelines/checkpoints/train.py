@@ -83,9 +83,11 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         summary |= judge(model, tokenizer, judges, settings.output, corpus_of)
     else:
         log.warning("not judged and not calibrated: no row is held out for that; pass more rows")
+    if "exit_code" in summary:
+        return summary
     if "operating_point" not in summary:
         log.info("next: fastbert calibrate --model %s, with more texts, no labels needed", shown)
-    elif "exit_code" not in summary:
+    else:
         log.info("next: fastbert label --model %s, with the texts that have no label", shown)
     return summary
 

@@ -54,11 +54,6 @@ class TokenDataset(Dataset[dict[str, Any]]):
     def __init__(self, tokens: Tokens, labels: list[int] | None) -> None:
         self.tokens, self.labels = tokens, labels
 
-    @property
-    def truncated(self) -> int:
-        """Rows whose texts were cut."""
-        return self.tokens.cut
-
     def __len__(self) -> int:
         return len(self.tokens)
 

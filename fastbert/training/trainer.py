@@ -261,7 +261,7 @@ def _run(
         steps=state.global_step,
         planned=state.max_steps,
         epochs=round(state.epoch or 0.0, 2),
-        truncated=rows.truncated,
+        truncated=rows.tokens.cut,
         losses=_losses(state.log_history, "eval_loss" if dev else "loss", state.global_step),
     )
 

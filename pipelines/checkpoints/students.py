@@ -70,22 +70,29 @@ def teach(
     """Self-distil; `hard_labels` is the weight of the corpus's own labels."""
     log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
     chosen = distilling(len(corpus), model.num_labels)
-    if settings.recipe == "paper":
-        chosen = PAPER_DISTIL
+    epochs, rate = settings.distil_epochs, settings.distil_learning_rate
     recipe = replace(
-        asked(chosen, settings.distil_epochs, settings.distil_learning_rate),
-        batch_size=settings.batch_size,
-        seed=settings.seed,
+        asked(settings, chosen, PAPER_DISTIL, epochs, rate),
         temperature=settings.temperature,
         hard_labels=hard_labels,
     )
     return self_distil(model, tokenizer, corpus, recipe)
 
 
-def asked(recipe: Recipe, epochs: float | None, learning_rate: float | None) -> Recipe:
-    """A recipe with what the user asks for in its place, and both said."""
+def asked(
+    settings: SelfDistillation,
+    chosen: Recipe,
+    paper: Recipe,
+    epochs: float | None,
+    learning_rate: float | None,
+) -> Recipe:
+    """The `chosen` recipe of a step, or the paper's, with what the user asks for in its place;
+    epochs and rate are said."""
+    recipe = paper if settings.recipe == "paper" else chosen
     recipe = replace(
         recipe,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
         epochs=epochs or recipe.epochs,
         learning_rate=learning_rate or recipe.learning_rate,
     )

@@ -60,13 +60,9 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     settle_length(model, tokenizer, examples, settings)
     check_tokenizer(tokenizer, backbone, pairs, trained=True)
     log.info("fine-tuning on %d rows, %d classes", len(examples), len(labels))
-    recipe = finetuning(len(examples), len(labels), backbone.hidden_size)
-    if settings.recipe == "paper":
-        recipe = PAPER_FINETUNE
+    by_data = finetuning(len(examples), len(labels), backbone.hidden_size)
     recipe = replace(
-        asked(recipe, settings.epochs, settings.learning_rate),
-        batch_size=settings.batch_size,
-        seed=settings.seed,
+        asked(settings, by_data, PAPER_FINETUNE, settings.epochs, settings.learning_rate),
         joint=settings.joint,
     )
     learnt = finetune(model, tokenizer, examples, chosen, recipe=recipe)

@@ -1,7 +1,6 @@
 """The rows that the model was least certain of, with their texts: those to look at first."""
 
 import json
-import logging
 from contextlib import closing
 from typing import Any
 
@@ -18,8 +17,6 @@ from pipelines.output.ledger import Ledger
 from pipelines.output.record import slice_of
 from pipelines.output.storage import Storage
 from pipelines.reports.analytics import Analytics
-
-log = logging.getLogger(__name__)
 
 #: Characters shown of a text.
 _SHOWN = 300

@@ -11,7 +11,7 @@ import pytest
 from support.shards import write_shard
 
 from fastbert.errors import FastBertError, InputError
-from pipelines.input import examples as examples_module
+from pipelines.input import texts as texts_module
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.input.shards import Shard, find_shards
@@ -194,9 +194,9 @@ def test_rows_are_decoded_a_few_at_a_time_and_only_those_that_are_drawn(tmp_path
     rows = 5 * BATCH_ROWS
     table = pa.table({"text": [f"row {i}" for i in range(rows)], "label": range(rows)})
     pq.write_table(table, tmp_path / "a.parquet")  # one row group
-    decode, sizes, spans = examples_module.decode, [], []
+    decode, sizes, spans = texts_module.decode, [], []
     monkeypatch.setattr(
-        examples_module, "decode", lambda column: (sizes.append(len(column)), decode(column))[1]
+        texts_module, "decode", lambda column: (sizes.append(len(column)), decode(column))[1]
     )
     read = SliceReader.read
     monkeypatch.setattr(

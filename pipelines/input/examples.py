@@ -20,7 +20,7 @@ from pipelines.input.columns import InputColumns, listed
 from pipelines.input.labels import LOOKS, class_names, look
 from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import BATCH_ROWS, Slice, SliceReader, count_rows
-from pipelines.input.texts import decode
+from pipelines.input.texts import usable_texts
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.output.retry import Patience
 from pipelines.output.storage import FOOTER_THREADS
@@ -103,10 +103,9 @@ def _read(
     texts: list[list[str]] = [[] for _ in columns.texts]
     classes: list[str | None] = []
     for table in _tables(shard, rows, chosen, columns):
-        decoded = [decode(table[name]) for name in columns.texts]
-        usable = [not any(errors) for errors in zip(*(bad for _, bad in decoded), strict=True)]
-        for column, (some, _) in zip(texts, decoded, strict=True):
-            column += compress(some, usable)
+        sides, usable = usable_texts(table, columns.texts)
+        for column, side in zip(texts, sides, strict=True):
+            column += side
         if columns.label:
             try:
                 classes += compress(class_names(table[columns.label]), usable)

@@ -1,6 +1,7 @@
 """Texts out of Arrow columns: the one reading of them that all jobs share."""
 
 import logging
+from itertools import compress
 
 import pyarrow as pa
 
@@ -25,6 +26,14 @@ def decode(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:
         rows = [_decode(value) for value in raw.to_pylist()]
         return [text or "" for text, _ in rows], [error for _, error in rows]
     return [text or "" for text in texts], [unusable(text) for text in texts]
+
+
+def usable_texts(table: pa.Table, names: list[str]) -> tuple[list[list[str]], list[bool]]:
+    """The texts of some columns, in the rows where all of them can be used, and which rows these
+    are, of all."""
+    decoded = [decode(table[name]) for name in names]
+    usable = [not any(errors) for errors in zip(*(bad for _, bad in decoded), strict=True)]
+    return [[*compress(some, usable)] for some, _ in decoded], usable
 
 
 def _decode_dictionaries(column: pa.ChunkedArray) -> tuple[list[str], list[str | None]]:

@@ -4,7 +4,6 @@ import json
 import time
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.weights import load_checkpoint
 from pipelines.input.slices import Slice, SliceReader
-from pipelines.input.texts import decode
+from pipelines.input.texts import usable_texts
 from pipelines.input.unreadable import ShardError
 from pipelines.labelling.run import columns_of
 from pipelines.output.identity import Identity
@@ -91,10 +90,8 @@ def by_probe(
     texts: list[list[str]] = [[] for _ in columns.texts]
     with suppress(ShardError), closing(SliceReader(columns)) as reader:
         for table in (table for piece in todo for table in reader.read(piece)):
-            decoded = [decode(table[name]) for name in columns.texts]
-            usable = [not any(errors) for errors in zip(*(bad for _, bad in decoded), strict=True)]
-            for column, (some, _) in zip(texts, decoded, strict=True):
-                column += compress(some, usable)
+            for column, side in zip(texts, usable_texts(table, columns.texts)[0], strict=True):
+                column += side
             if len(texts[0]) >= _ROWS:
                 break
     first, *second = [column[:_ROWS] for column in texts]

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from benchmarks.support.measure import machine
-from fastbert.inference.precision import device, supports
+from fastbert.inference.precision import device, device_name, supports
 from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
@@ -43,7 +43,7 @@ CONFIG = {
     "intermediate_size": 1024,
     "max_position_embeddings": 128,
 }
-LEARNING_RATE, MASKED, MAX_LENGTH, BATCH = 3e-4, 0.15, 128, 32
+MASKED, MAX_LENGTH = 0.15, 128
 
 
 class _Trainer(Trainer):
@@ -62,7 +62,16 @@ class _Trainer(Trainer):
 @click.option("--sets", required=True, multiple=True)
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--epochs", default=1.0, show_default=True)
-def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None:
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--learning-rate", default=3e-4, show_default=True)
+def main(
+    data: Path,
+    sets: tuple[str, ...],
+    output: Path,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+) -> None:
     """See the top of this file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s")
     started = time.monotonic()
@@ -83,13 +92,14 @@ def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None
             args=TrainingArguments(
                 output_dir=folder,
                 num_train_epochs=epochs,
-                learning_rate=LEARNING_RATE,
-                per_device_train_batch_size=BATCH,
+                learning_rate=learning_rate,
+                per_device_train_batch_size=batch_size,
                 warmup_steps=0.1,
                 weight_decay=0.01,
                 train_sampling_strategy="group_by_length",
                 bf16=supports("bf16", device()),
                 use_cpu=device() == "cpu",
+                dataloader_num_workers=0 if device() == "cpu" else 3,
                 logging_steps=0.02,
                 save_strategy="no",
                 remove_unused_columns=False,
@@ -109,6 +119,9 @@ def main(data: Path, sets: tuple[str, ...], output: Path, epochs: float) -> None
         "texts": len(texts),
         "tokens": int(dataset.tokens.lengths.sum()),
         "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "device": device_name(device()),
         "config": CONFIG,
         "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "machine": machine(),

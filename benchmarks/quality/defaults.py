@@ -87,7 +87,7 @@ def run(name: str, seed: int, data: Path, work: Path, backbone: str | None) -> d
         outcome(outputs, CostModel(model), each.rule(), truth)
         for each in (point, OperatingPoint.of_speed(0.0, config))
     )
-    kept = ("rows", "epochs", "distil_epochs", "max_length", "truncated_rows", "seconds",
+    kept = ("rows", "epochs", "distil_epochs", "max_length", "truncated_rows", "seconds", "device",
             "dev_rows", "dev_accuracy", "dev_accuracy_bound", "dev_majority")  # fmt: skip
     return {
         "set": name,
@@ -112,6 +112,7 @@ def run(name: str, seed: int, data: Path, work: Path, backbone: str | None) -> d
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--sets", multiple=True, type=click.Choice(SETS), default=SETS)
 @click.option("--seeds", multiple=True, type=int, default=(0, 1, 2))
+@click.option("--backbone", help="In place of the packaged one, as for another number format.")
 @click.option("--chinese-backbone", help="Of chnsenticorp: see chinese_bert.py.")
 def main(
     data: Path,
@@ -119,6 +120,7 @@ def main(
     output: Path,
     sets: tuple[str, ...],
     seeds: tuple[int, ...],
+    backbone: str | None,
     chinese_backbone: str | None,
 ) -> None:
     """See the top of this file."""
@@ -129,11 +131,12 @@ def main(
         for name in sets:
             if any((each["set"], each["seed"]) == (name, seed) for each in runs):
                 continue
-            backbone = chinese_backbone if name == "chnsenticorp" else None
-            runs.append(run(name, seed, data, work, backbone))
+            given = chinese_backbone if name == "chnsenticorp" else backbone
+            runs.append(run(name, seed, data, work, given))
             print({k: v for k, v in runs[-1].items() if k != "machine"}, flush=True)
             program = (
                 "python -m benchmarks.quality.defaults --data DATA --work WORK --output OUTPUT"
+                + f" --backbone {Path(backbone).name}" * bool(backbone)
             )
             found = {"program": program, "runs": runs}
             output.write_text(json.dumps(found, indent=1) + "\n")

@@ -16,12 +16,13 @@ COMMAND = (
     " --input s3://corpus/docs/ --output s3://corpus/labels --model s3://models/news"
     " --audit-rate 0.01 --gpus-per-replica 1 --replicas 1:8"
 )
+CHECK = "cd /home/ray/fastbert-ray && python jobs/report.py --output s3://corpus/labels --check"
 #: Seconds between two looks at the job.
 PAUSE = 30
 
 
-def run_job(name: str) -> tuple[str, int | None]:
-    """Run COMMAND on the cluster, to its end. Returns the job's status and exit code.
+def run_job(command: str, name: str) -> tuple[str, int | None]:
+    """Run a command on the cluster, to its end. Returns the job's status and exit code.
 
     A try that dies leaves its job at work: the next try of the same DAG run, which has the same
     name, follows that job instead of submitting another one.
@@ -34,7 +35,7 @@ def run_job(name: str) -> tuple[str, int | None]:
         for job in client.list_jobs()
         if (job.metadata or {}).get("dag_run") == name and not job.status.is_terminal()
     ]
-    job = left[0] if left else client.submit_job(entrypoint=COMMAND, metadata={"dag_run": name})
+    job = left[0] if left else client.submit_job(entrypoint=command, metadata={"dag_run": name})
     while not client.get_job_status(job).is_terminal():
         time.sleep(PAUSE)
     print(client.get_job_logs(job))
@@ -45,7 +46,9 @@ def run_job(name: str) -> tuple[str, int | None]:
 def judge(status: str, code: int | None) -> None:
     """Return if the job is done; else raise what makes Airflow skip, fail for good or try again."""
     if code == 3:
-        print("Done, but shards could not be read or too many rows have an error: see the summary.")
+        print("Done, but shards could not be read or too many rows have an error: see the check.")
+    elif code == 5:
+        raise AirflowFailException("a person should look at the output: see the log")
     elif code == 4:
         raise AirflowSkipException("another run holds the output and labels what is there")
     elif code == 2:
@@ -66,9 +69,13 @@ def judge(status: str, code: int | None) -> None:
 def fastbert_nightly() -> None:
     @task
     def label(run_id: str | None = None) -> None:
-        judge(*run_job(f"fastbert_nightly {run_id}"))
+        judge(*run_job(COMMAND, f"fastbert_nightly {run_id}"))
 
-    label()
+    @task
+    def check(run_id: str | None = None) -> None:
+        judge(*run_job(CHECK, f"fastbert_nightly check {run_id}"))
+
+    label() >> check()
 
 
 fastbert_nightly()

@@ -4,6 +4,7 @@ Weights are safetensors only; nothing in a checkpoint is unpickled or executed.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -28,15 +29,25 @@ _NOT_FINGERPRINTED = {
 }
 
 
-def store_operating_point(url: str, name: str, settings: dict[str, Any]) -> None:
-    """Make it the default one of the checkpoint at `url`: in one step, and every other setting of
-    config.json stays, for whatever they are, labels may depend on them."""
+def store_operating_point(
+    url: str, name: str, settings: dict[str, Any], default: bool = True
+) -> tuple[str, str | None]:
+    """Add a point to those of the checkpoint at `url`, unless told otherwise as its default one: in
+    one step, and every other setting of config.json stays, for whatever they are, labels may depend
+    on them. Returns its name, and that of the default point before.
+
+    Points that are there stay what they are, for outputs may go on with them: where `name` is
+    another point's, a number is added to it.
+    """
     fs, path = open_url(url)
     target = f"{path}/config.json"
     with reaching(f"cannot store the operating point in '{redacted(url)}'", "make it writable"):
         config: dict[str, Any] = json.loads(fs.cat_file(target))
-        config["operating_points"] = (config.get("operating_points") or {}) | {name: settings}
-        config["default_operating_point"] = name
+        points, before = config.get("operating_points") or {}, config.get("default_operating_point")
+        name = _free_name(points, name, settings)
+        config["operating_points"] = points | {name: settings}
+        if default:
+            config["default_operating_point"] = name
         text = (json.dumps(config, indent=2) + "\n").encode()
         if isinstance(fs, LocalFileSystem):
             with tempfile.NamedTemporaryFile(dir=path, suffix=".partial", delete=False) as file:
@@ -45,6 +56,18 @@ def store_operating_point(url: str, name: str, settings: dict[str, Any]) -> None
             os.replace(file.name, target)
         else:
             fs.pipe_file(target, text)
+    return name, before
+
+
+def _free_name(points: dict[str, Any], name: str, settings: dict[str, Any]) -> str:
+    """`name`, with a number if another point has it: one where other rows leave."""
+    where = ("criterion", "thresholds", "exit_depths")
+    numbered = (name if k == 1 else f"{name}-{k}" for k in itertools.count(1))
+    return next(
+        each
+        for each in numbered
+        if each not in points or all(points[each].get(k) == settings.get(k) for k in where)
+    )
 
 
 def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True) -> Path:

@@ -94,10 +94,11 @@ COMMANDS = {
 
         Reads every shard of the input, writes one Parquet file per slice below OUTPUT/table, and a
         record of it below OUTPUT/ledger. Run again, it labels only new and changed shards. Without
-        --speed or --operating-point it works at the checkpoint's default operating point.
+        --speed or --operating-point it works at the operating point of the output's last run, and
+        at the checkpoint's default one for a new output.
 
         Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but with unreadable shards or
-        more bad rows than allowed, 4 another run holds the output.
+        more bad rows than allowed, 4 another run holds the output; --alarm-exit-code adds one.
         """,
         "fastbert label --input s3://corpus/docs/ --output s3://corpus/labels \\\n"
         "    --model s3://models/news --speed 0.5 --gpus-per-replica 1 --replicas 1:8",
@@ -108,7 +109,10 @@ COMMANDS = {
         """What a labelled output holds and what it cost: exit layers, labels and runs.
 
         With --sql, any query over the views rows (all columns of table/), slices (one row per file
-        of the table), exits (statistics per commit and exit layer) and runs.
+        of the table), exits (statistics per commit and exit layer) and runs. With --check, only
+        whether something needs a person.
+
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 5 (--check) something needs a person.
         """,
         "fastbert report --output s3://corpus/labels \\\n"
         '    --sql "select label, avg(exit_layer) from rows group by label"',

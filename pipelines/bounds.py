@@ -26,3 +26,5 @@ Soft = Annotated[float, Bound("a number from 0.01 to 100", lambda value: 0.01 <=
 Many = Annotated[int, Bound("a number from 1 to 10^10", lambda value: 1 <= value <= 10**10)]
 #: What numpy, torch and random all take.
 Seed = Annotated[int, Bound("a number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]
+#: Of a run that raises an alarm. The others say how it ended, and 126 and above are the shell's.
+AlarmCode = Annotated[int, Bound("0, or 5 to 125", lambda value: value == 0 or 5 <= value <= 125)]

@@ -9,10 +9,12 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from fastbert.errors import InputError
-from pipelines.bounds import Count, NotNegative, Positive, Share
+from pipelines.bounds import AlarmCode, Count, NotNegative, Positive, Share
 
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
+#: What becomes of an output's labels where model or operating point have changed since.
+OnChange = Literal["refuse", "new", "relabel"]
 #: Bytes of a run's name: file systems allow 255 for those of its files.
 _LONGEST_NAME = 200
 
@@ -120,7 +122,15 @@ class LabelSettings(Inference):
     )
     run_id: str | None = setting("Name of this run in the ledger. Default: UTC time.", None)
     prune: bool = setting("Remove the output of shards that are no longer in the input.", False)
-    relabel: bool = setting("Label everything again where model or settings have changed.", False)
+    on_change: OnChange = setting(
+        "Where checkpoint or operating point differ from the last run's. refuse: end with 2. new: "
+        "label new and changed shards by the new ones, and leave all others as they are. relabel: "
+        "label everything again, also where columns or the length differ. Without --speed and "
+        "--operating-point, refuse goes on with the last run's point, where the checkpoint still "
+        "has it; new and relabel take the checkpoint's default one.",
+        "refuse",
+    )
+    relabel: bool = setting("The same as --on-change relabel.", False)
     dry_run: bool = setting("Say what would be done, and do nothing.", False)
     retry_quarantined: bool = setting(
         "Label slices again that an earlier run has given up on.", False
@@ -139,6 +149,9 @@ class LabelSettings(Inference):
     max_bad_rows: Share = setting(
         "Share of this run's rows with an error above which the exit code is 3.", 0.01
     )
+    alarm_exit_code: AlarmCode = setting(
+        "Exit code of a run that raises an alarm: 0, or 5 to 125. Of 1 to 4, each wins over it.", 0
+    )
     price_per_hour: NotNegative | None = setting("Price of a replica's hour, to report.", None)
     metrics_file: str | None = setting(
         "Local file for this run's Prometheus counters, such as NAME.prom where node_exporter's "
@@ -150,6 +163,8 @@ class LabelSettings(Inference):
         super().__post_init__()
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
+        if self.relabel and self.on_change == "new":
+            raise InputError("--relabel and --on-change new exclude each other; pass one of them")
         if self.run_id is not None and (
             not re.fullmatch(r"(?!\.+$)[\w.:+-]+", self.run_id)
             or len(self.run_id.encode()) > _LONGEST_NAME
@@ -159,6 +174,11 @@ class LabelSettings(Inference):
                 f"dots alone, and at most {_LONGEST_NAME} bytes"
             )
         self.replica_range()
+
+    @property
+    def change(self) -> OnChange:
+        """--on-change, by either name."""
+        return "relabel" if self.relabel else self.on_change
 
     def replica_range(self) -> tuple[int, int]:
         """Fewest and most replicas."""
@@ -202,6 +222,14 @@ class ReportSettings(Settings):
     text_from: tuple[str, ...] = setting(
         "The --input that was labelled: shows the texts of --least-certain.", ()
     )
+    check: bool = setting(
+        "Only say whether the output needs a person, in a line each: alarms and too many bad rows "
+        "of the last run that labelled something, shards that cannot be read. Exit code 5 if so.",
+        False,
+    )
+    max_age: Positive | None = setting(
+        "Hours since a run has ended, after which --check asks for a person, too.", None
+    )
     truth_column: str | None = setting(
         "Carried column with true labels: adds accuracy by exit layer, and reads the table.", None
     )
@@ -215,5 +243,8 @@ class ReportSettings(Settings):
                 "--sql answers a query of your own; --html, --truth-column and --least-certain "
                 "belong to the report without it"
             )
+        others = self.sql or self.html or self.truth_column or self.least_certain
+        if (self.check and others) or (self.max_age and not self.check):
+            raise InputError("--check goes with --output, --max-age and --json only")
         if (self.title and not self.html) or (self.text_from and not self.least_certain):
             raise InputError("--title goes with --html, and --text-from with --least-certain")

@@ -89,7 +89,8 @@ def test_every_criterion_and_shape(model, corpus):
         point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9, *options), model)
         assert "auto" in options or point.criterion == options[1]
     assert point.name == "best"
-    assert set(load_config(model).operating_points) == {"max-disagreement-0.9", "best"}
+    kept = {"max-disagreement-0.9", "max-disagreement-0.9-2", "best"}
+    assert set(load_config(model).operating_points) == kept
 
 
 def test_accuracy_and_speedup(model, corpus, caplog):

@@ -25,8 +25,7 @@ pytestmark = pytest.mark.integration
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics")),
-    ROOT / "deploy" / "README.md",
-    ROOT / "docs" / "migration.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration")),
 ]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 

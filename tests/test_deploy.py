@@ -9,7 +9,16 @@ import kubernetes_validate
 import pytest
 import yaml
 from support import ROOT
-from support.deploy import DEPLOY, NoTwice, cluster_of, image_sources, job_of, manifest, read
+from support.deploy import (
+    DEPLOY,
+    NoTwice,
+    cluster_of,
+    cron_jobs,
+    image_sources,
+    job_of,
+    manifest,
+    read,
+)
 
 import fastbert
 
@@ -89,7 +98,10 @@ def check(document: dict) -> None:
 
 def test_no_yaml_file_is_forgotten():
     found = {p for pattern in ("*.y*ml", "*/*.y*ml") for p in ROOT.glob(pattern)}
-    assert found == {ROOT / "cluster.yaml", *(DEPLOY / name for name in MANIFESTS)}
+    assert found == {
+        ROOT / "cluster.yaml",
+        *(DEPLOY / name for name in (*MANIFESTS, "cronjob.yaml")),
+    }
 
 
 def test_the_readme_names_every_file():
@@ -101,6 +113,14 @@ def test_the_readme_names_every_file():
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_kuberay_takes_the_manifest(name):
     check(manifest(name))
+
+
+def test_kubernetes_takes_the_cron_jobs():
+    for document in cron_jobs():
+        kubernetes_validate.validate(document, "1.33", strict=True)
+        document["spec"]["concurrencyPolicies"] = "Forbid"
+        with pytest.raises(jsonschema.ValidationError):
+            kubernetes_validate.validate(document, "1.33", strict=True)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +183,9 @@ def test_versions_are_those_of_the_repository():
     image = f"fastbert-ray:{fastbert.__version__}"
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         assert group["template"]["spec"]["containers"][0]["image"] == image
+    for document in cron_jobs():
+        (pod,) = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        assert pod["image"] == image
     container = (DEPLOY / "Containerfile").read_text()
     assert f"-t {image} " in container
     assert f"\nFROM {read('cluster.yaml')['docker']['image']}\n" in container

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from unittest import mock
 
 import matplotlib.image
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from support.made_up_history import LABELS, ROWS, write_history
 from support.records import end_run, record
 
+from fastbert.calibration.bounds import interval, rows_to_tell
 from pipelines.labelling.summary import totals
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
@@ -21,6 +23,7 @@ from pipelines.reports import analytics, questions
 from pipelines.reports.cells import spread
 from pipelines.reports.job import report
 from pipelines.reports.lead import lead
+from pipelines.reports.recipes import recipes
 from pipelines.settings import ReportSettings
 
 NIGHTS, SLICES = 20, 3
@@ -182,19 +185,57 @@ def layer_colors(page: str, scheme: str) -> list[np.ndarray]:
     ],
 )
 def test_the_promise_is_said_in_words(lower, upper, verdict):
-    audit = {"audited": 2160, "agreement_percent": 97.5, "lower_percent": lower}
+    audit = {"audited": 2160, "agreement_percent": 97.5, "lower_percent": lower, "more_runs": 0}
+    audit |= {"operating_point": "two percent", "audited_runs": 1}
     audits = pd.DataFrame(
         [audit | {"upper_percent": upper, "promised_percent": 98.0},
          audit | {"upper_percent": 97.0, "promised_percent": float("nan")}]
     )  # fmt: skip
     said = " ".join(lead(frames_of(audits)))
-    assert "at most 2 % of its labels" in said
+    assert "'two percent' promises that at most 2 % of its labels" in said
     shares = f"of all rows {100 - upper:.3g} % to {100 - lower:.3g} % have (with 95 % confidence)"
     differ = "Of 2,160 audited rows, 2.5 % have another label than at full depth, so that"
     assert f"{differ} {shares}: {verdict}" in said
     without = " ".join(lead(frames_of(audits.tail(1))))
     assert "promises" not in without
     assert f"{differ} of all rows 3 %" in without
+
+
+@pytest.mark.parametrize(
+    ("agreed", "verdict"),
+    [
+        (3995, "these audits confirm the promise"),
+        (3900, "these audits speak against the promise"),
+        (3968, "With as many as until now, 200 a run, it takes about 28 more runs"),
+        (3960, "no audit will tell soon"),
+    ],
+)
+def test_audits_of_all_nights_add_up(agreed, verdict):
+    """Where each alone tells nothing."""
+    nights = pd.DataFrame({
+        "checkpoint": ["x"], "operating_point": ["one percent"], "runs": [20],
+        "audited_runs": [20], "audited": [4000], "agreed": [agreed], "promised_percent": [99.0],
+    })  # fmt: skip
+    found = recipes(mock.Mock(query=lambda _: nights))
+    low, high = interval(agreed, 4000, 0.95)
+    assert found["lower_percent"][0] == pytest.approx(100 * low, abs=1e-3)
+    assert found["upper_percent"][0] == pytest.approx(100 * high, abs=1e-3)
+    said = " ".join(lead(frames_of(found)))
+    assert "Of 4,000 audited rows of 20 runs" in said
+    assert verdict in said
+
+
+@pytest.mark.parametrize(("failures", "rows"), [(0, 50), (1, 300), (6, 1000), (60, 1000)])
+def test_rows_to_tell_against_trying_all(failures, rows):
+    def tells(n: int) -> bool:
+        low, high = interval(round(failures / rows * n), n, 0.95)
+        return high <= 0.01 or low > 0.01
+
+    found = rows_to_tell(failures, rows, 0.01, 0.95)
+    assert tells(found)
+    # Rounding lets the truth go up and down a little: it is never far from the first one.
+    first = next(n for n in range(rows, found + 1) if tells(n))
+    assert found <= 1.1 * first
 
 
 def frames_of(audits: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -205,12 +246,12 @@ def frames_of(audits: pd.DataFrame) -> dict[str, pd.DataFrame]:
     runs = pd.DataFrame({"rows": [1000], "truncated_rows": [120]})
     return {
         "exit layers": layers, "errors": pd.DataFrame({"rows": [7]}), "runs": runs,
-        "audits": audits, "costs": pd.DataFrame(costs),
+        "recipes": audits, "costs": pd.DataFrame(costs),
     }  # fmt: skip
 
 
 def test_sentences_come_first():
-    frames = frames_of(pd.DataFrame(columns=["agreement_percent", "promised_percent"]))
+    frames = frames_of(pd.DataFrame(columns=["audited", "promised_percent"]))
     assert lead(frames) == [
         "1,000 rows are labelled, and 7 have an error in place of a label.",
         "Of 1,000 texts, 120 (12.0%) were longer than the model reads, and only their beginning "

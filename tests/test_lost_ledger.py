@@ -201,7 +201,7 @@ def planned(storage: Storage, *shards: Shard) -> Plan:
     output = Ledger(storage).committed()
     found = adopt(Ledger(storage), output, list(shards), identity(), "night-2")
     with mock.patch("pipelines.labelling.plan.count_rows", return_value=60):
-        return make_plan(list(shards), found, identity(), InputColumns(), 10, False)
+        return make_plan(list(shards), found, identity(), InputColumns(), 10, "refuse")
 
 
 def adopted(storage: Storage, *shards: Shard) -> list[tuple[str, int]]:

@@ -486,7 +486,7 @@ def test_a_night_with_nothing_to_do_makes_no_object_of_a_slice(monkeypatch):
     monkeypatch.setattr(Record, "__init__", lambda *_, **__: pytest.fail("an object of a slice"))
     output = Ledger(Storage(ROOT)).committed()
     shard = Shard(A.source, "a", A.version)
-    found = make_plan([shard], output, identity(), InputColumns(), 10, False)
+    found = make_plan([shard], output, identity(), InputColumns(), 10, "refuse")
     assert (found.todo, len(found.up_to_date)) == ([], slices)
     assert sorted(asked) == ["columns", "listing", "listing", "listing", "read"]
 

@@ -55,10 +55,10 @@ def test_outputs_whose_records_name_no_depths_go_on(tmp_path):
     assert found.depths == [1, 2, 3]
     assert statistics(rows_of([found]))["exit_layer"].to_pylist() == [1, 2, 3, None]
     shard = Shard(old.source, "a", old.version)
-    plan = make_plan([shard], output, identity(), InputColumns(), 10, False)
+    plan = make_plan([shard], output, identity(), InputColumns(), 10, "refuse")
     assert (places(plan.up_to_date), plan.todo) == ([("a", 0)], [])
     with pytest.raises(InputError, match=r"exit_depths \[1, 2, 3\], this run has \[0, 1, 3\]"):
-        make_plan([shard], output, identity(exit_depths=[0, 1, 3]), InputColumns(), 10, False)
+        make_plan([shard], output, identity(exit_depths=[0, 1, 3]), InputColumns(), 10, "refuse")
 
 
 def test_exits_are_told_by_their_depth():

@@ -1,7 +1,7 @@
 """The plan is the difference between shards and commits."""
 
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import count, zip_longest
 from unittest import mock
 
 import fsspec
@@ -34,14 +34,14 @@ def plan(
     records=(),
     identity=IDENTITY,
     slice_rows=10,
-    relabel=False,
+    on_change="refuse",
     columns=None,
     stray=None,
     **more,
 ) -> Plan:
     output = holding(records, stray)
     columns = columns or InputColumns()
-    return make_plan(shards, output, identity, columns, slice_rows, relabel, **more)
+    return make_plan(shards, output, identity, columns, slice_rows, on_change, **more)
 
 
 def committed(piece: Slice, identity=IDENTITY):
@@ -132,7 +132,7 @@ def test_another_identity_is_an_error_that_says_what_differs(shards):
     other = identity(thresholds=[0.8, 0.8])
     with pytest.raises(InputError, match=r"thresholds \[0.5, 0.5\], this run has \[0.8, 0.8\]"):
         plan(shards, records, identity=other)
-    assert ranges(plan(shards, records, identity=other, relabel=True)) == ALL
+    assert ranges(plan(shards, records, identity=other, on_change="relabel")) == ALL
 
 
 def test_another_identity_is_an_error_for_shards_that_are_gone_too(shards):
@@ -186,28 +186,30 @@ def nights(draw):
         "shard": Shard("memory://x.parquet", "x", draw(st.sampled_from(["v1", "v2"]))),
         "slice_rows": draw(st.integers(1, 17)),
         "identity": identity(thresholds=[draw(st.sampled_from([0.5, 0.6]))] * 2),
+        "on_change": draw(st.sampled_from(["new", "relabel"])),
         "fates": draw(st.lists(st.sampled_from(["untouched", "rows only", "done"]), max_size=60)),
         "ends": draw(st.booleans()),
     }
 
 
 def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
-    """A run that does what its plan says, and is killed where the fates say. It labels again only
-    what was labelled otherwise."""
+    """A run that does what its plan says, and is killed where the fates say. Its labelling is
+    another one only where it is not that of the last run."""
     shard, mine, output = night["shard"], night["identity"], ledger.committed()
     adopted = adopt(ledger, output, [shard], mine, "night-2")
     with mock.patch("pipelines.labelling.plan.count_rows", lambda s, _: rows[s.version]):
         try:
-            found = plan_(shard, adopted, mine, night["slice_rows"], False)
+            found = plan_(shard, adopted, mine, night["slice_rows"], "refuse")
         except InputError:
-            found = plan_(shard, output, mine, night["slice_rows"], True)
+            seen = adopted if night["on_change"] == "new" else output
+            found = plan_(shard, seen, mine, night["slice_rows"], night["on_change"])
     ledger.sweep(found.swept)
     ledger.forget(found.removed)
     ledger.withdraw(found.replaced)
     ledger.adopt(found.adopted)
     written = list(found.adopted)
     for piece, fate in zip_longest(found.todo, night["fates"][: len(found.todo)], fillvalue="done"):
-        new = committed(piece, mine)
+        new = replace(committed(piece, mine), committed_at=f"{next(CLOCK):09d}")
         if fate != "untouched":
             labelled = pa.table({"row": range(piece.first_row, piece.first_row + piece.rows)})
             ledger.storage.put(piece.path, to_parquet(labelled, facts(new)))
@@ -218,8 +220,11 @@ def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
         ledger.fold(written)
 
 
-def plan_(shard: Shard, output: Committed, mine, slice_rows: int, relabel: bool) -> Plan:
-    return make_plan([shard], output, mine, InputColumns(), slice_rows, relabel)
+def plan_(shard: Shard, output: Committed, mine, slice_rows: int, on_change: str) -> Plan:
+    return make_plan([shard], output, mine, InputColumns(), slice_rows, on_change)
+
+
+CLOCK = count()
 
 
 @given(
@@ -240,7 +245,7 @@ def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, row
             i
             for r in seen
             for i in range(r.first_row, r.first_row + r.rows)
-            if r.version == night["shard"].version and r.recipe == night["identity"].recipe
+            if r.version == night["shard"].version
         )
         assert len(covered) == len(set(covered))
     work(ledger, last | {"fates": []}, rows)
@@ -253,7 +258,8 @@ def test_whatever_killed_runs_have_left_the_next_one_makes_it_right(history, row
     tiles = [pq.read_table(pa.BufferReader(piece))["row"].to_pylist() for piece in pieces]
     assert sum(tiles, []) == list(range(rows[last["shard"].version]))
     assert all(r.version == last["shard"].version for r in records)
-    assert all(r.recipe == last["identity"].recipe for r in records)
+    if not any(night["on_change"] == "new" for night in [*history, last]):
+        assert all(r.recipe == last["identity"].recipe for r in records)
     fsspec.filesystem("memory").store.clear()
 
 

@@ -1,6 +1,7 @@
 """cron, KubeRay and Airflow: their commands are understood, and they act on exit codes as meant.
 
-0 done, 1 failed, 2 wrong usage, 3 done with bad shards or rows, 4 another run holds the output.
+0 done, 1 failed, 2 wrong usage, 3 done with bad shards or rows, 4 another run holds the output; of
+the check, 5: a person should look.
 """
 
 import importlib.util
@@ -17,10 +18,10 @@ from unittest.mock import create_autospec
 
 import pytest
 from support import ROOT
-from support.deploy import DEPLOY, cluster_of, image_sources, job_of, manifest
+from support.deploy import DEPLOY, cluster_of, cron_jobs, image_sources, job_of, manifest
 
 from jobs.options import command as command_of
-from pipelines.settings import LabelSettings
+from pipelines.settings import LabelSettings, ReportSettings
 
 #: Where the image has the repository, and where the crontab expects it.
 IMAGE_ROOT, CRON_ROOT = "/home/ray/fastbert-ray", "/srv/fastbert-ray"
@@ -36,13 +37,21 @@ class Skip(Exception):
 
 @pytest.fixture
 def dag(monkeypatch):
-    """The DAG file. `dag.arguments` are those of the DAG, `dag.label` is its task's function."""
+    """The DAG file. `dag.arguments` are those of the DAG, `dag.label` and `dag.check` its tasks'
+    functions, `dag.order` says which comes first."""
     sdk, exceptions = ModuleType("airflow.sdk"), ModuleType("airflow.sdk.exceptions")
-    told = {}
+    told = {"order": []}
+
+    class Task:
+        def __init__(self, name):
+            self.name = name
+
+        def __rshift__(self, other):
+            told["order"].append((self.name, other.name))
 
     def task(function):
-        told["label"] = function
-        return lambda: None
+        told[function.__name__] = function
+        return lambda: Task(function.__name__)
 
     def declare(**arguments):
         told["arguments"] = arguments
@@ -60,12 +69,12 @@ def dag(monkeypatch):
     return module
 
 
-def cron_line() -> str:
-    """The crontab's command, without the five fields before it."""
-    (line,) = re.findall(r"^[^#\n].*", (DEPLOY / "crontab").read_text(), re.M)
-    assert re.match(r"(?:[0-9*/,-]+ ){5}/", line)
-    assert "%" not in line, "cron would end the line there"
-    return line.split(" ", 5)[5]
+def cron_lines() -> list[str]:
+    """The crontab's commands, to label and to check, without the five fields before each."""
+    lines = re.findall(r"^[^#\n].*", (DEPLOY / "crontab").read_text(), re.M)
+    assert all(re.match(r"(?:[0-9*/,-]+ ){5}(/|cd )", line) for line in lines)
+    assert "%" not in "".join(lines), "cron would end the line there"
+    return [line.split(" ", 5)[5] for line in lines]
 
 
 def command(name: str, dag: ModuleType) -> str:
@@ -76,13 +85,23 @@ def command(name: str, dag: ModuleType) -> str:
     if name == "airflow_dag.py":
         return dag.COMMAND
     if name == "crontab":
-        return cron_line().partition(" >> ")[0]
+        return cron_lines()[0].partition(" >> ")[0]
+    if name == "cronjob.yaml":
+        return " ".join(pod_commands()[0])
     return job_of(manifest(name))["entrypoint"]
+
+
+def pod_commands() -> list[list[str]]:
+    """What the containers of cronjob.yaml run: to label, and to check."""
+    pods = [each["spec"]["jobTemplate"]["spec"]["template"]["spec"] for each in cron_jobs()]
+    containers = [container for pod in pods for container in pod["containers"]]
+    return [[*each["command"], *each.get("args", [])] for each in containers]
 
 
 @pytest.mark.parametrize(
     ("name", "place"),
     [
+        ("cronjob.yaml", IMAGE_ROOT),
         ("cluster.yaml", ""),
         ("crontab", CRON_ROOT),
         ("airflow_dag.py", IMAGE_ROOT),
@@ -96,7 +115,7 @@ def test_commands_are_understood_by_their_job(dag, name, place):
     assert before.removeprefix("cd ").startswith(place)
     context = command_of(job).make_context(job, shlex.split(arguments))
     settings = LabelSettings(**context.params)
-    if name != "crontab":
+    if name not in ("crontab", "cronjob.yaml"):
         # A cluster that starts from zero has no GPU from which the job could guess.
         assert settings.gpus_per_replica == 1
         (workers,) = cluster_of(manifest("raycluster.yaml"))["workerGroupSpecs"]
@@ -109,11 +128,30 @@ def test_the_image_has_what_the_commands_name():
     assert os.access(DEPLOY / "nightly.sh", os.X_OK)
 
 
-#: A Python that says where it is and what it shall do, and ends with $CODE.
-FAKE = '#!/bin/sh\necho "in $(pwd): $*"\nexit $CODE\n'
+@pytest.mark.parametrize("name", ["crontab", "cronjob.yaml", "airflow_dag.py"])
+def test_checks_are_understood_and_look_at_what_was_labelled(dag, name):
+    line = {
+        "crontab": cron_lines()[1].partition(" > ")[0],
+        "cronjob.yaml": " ".join(pod_commands()[1]),
+        "airflow_dag.py": dag.CHECK,
+    }[name]
+    arguments = re.fullmatch(r".*\bpython jobs/report\.py (.+)", line)[1]
+    context = command_of("report").make_context("report", shlex.split(arguments))
+    settings = ReportSettings(**context.params)
+    assert settings.check
+    assert f"--output {settings.output} " in command(name, dag)
+    assert settings.max_age == (None if name == "airflow_dag.py" else 26)
 
 
-def shell(command: str, root: Path, code: int) -> subprocess.CompletedProcess:
+#: A Python that says where it is and what it shall do, and ends with $CODE, or $CHECK if it checks.
+FAKE = """#!/bin/sh
+echo "in $(pwd): $*"
+case $1 in jobs/report.py) exit $CHECK ;; esac
+exit $CODE
+"""
+
+
+def shell(command: str, root: Path, code: int, check: int = 0) -> subprocess.CompletedProcess:
     """Run it with the repository at `root`, where Python is something that ends with `code`."""
     (root / "deploy").mkdir(parents=True)
     shutil.copy(DEPLOY / "nightly.sh", root / "deploy")
@@ -123,36 +161,58 @@ def shell(command: str, root: Path, code: int) -> subprocess.CompletedProcess:
     python.chmod(0o755)
     for place in (CRON_ROOT, IMAGE_ROOT):
         command = command.replace(place, str(root))
-    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(root), "CODE": str(code)}
+    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(root)}
+    environment |= {"CODE": str(code), "CHECK": str(check)}
     return subprocess.run(
         ["/bin/sh", "-c", command], cwd="/", env=environment, capture_output=True, text=True
     )
 
 
-@pytest.mark.parametrize(
-    ("code", "alarm"), [(0, False), (1, True), (2, True), (3, False), (4, False)]
-)
-def test_cron_mails_failures_and_nothing_else(tmp_path, code, alarm):
+#: How the job ended, what the check found, and what a scheduler sees.
+ENDS = [(0, 0, 0), (0, 5, 5), (3, 0, 0), (3, 5, 5), (1, 5, 1), (2, 5, 2), (4, 5, 0)]
+
+
+@pytest.mark.parametrize(("code", "check", "seen"), ENDS)
+def test_cron_mails_what_needs_a_person_and_nothing_else(tmp_path, code, check, seen):
     root = tmp_path / "repository"
-    result = shell(cron_line(), root, code)
+    result = shell(cron_lines()[0], root, code, check)
     log = (root / "label.log").read_text()
     assert log.startswith(f"in {root}: jobs/label.py --input ")
+    assert ("jobs/report.py --output s3://corpus/labels --check" in log) == (code in (0, 3))
     assert ("another run" in log) == (code == 4)
     assert result.stderr == ""
-    assert result.stdout == (log if alarm else "")
+    assert result.stdout == (log if seen else "")
 
 
-@pytest.mark.parametrize(("code", "seen"), [(0, 0), (1, 1), (2, 2), (3, 0), (4, 0)])
-def test_kuberay_repeats_failures_and_nothing_else(tmp_path, code, seen):
+@pytest.mark.parametrize("check", [0, 5])
+def test_cron_mails_in_the_morning(tmp_path, check):
+    result = shell(cron_lines()[1], tmp_path / "repository", 0, check)
+    assert ("jobs/report.py" in result.stdout) == bool(check)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("code", "check", "seen"), ENDS)
+def test_kubernetes_sees_failures_and_what_needs_a_person(tmp_path, code, check, seen):
     entrypoint = job_of(manifest("raycronjob.yaml"))["entrypoint"]
     # Ray's command line puts the words that it gets from one shell together for another one.
     words = shlex.split(entrypoint)
     assert subprocess.list2cmdline(words) == entrypoint
     assert all(re.fullmatch(r"[\w./:=-]+", word) for word in words)
     root = tmp_path / "repository"
-    result = shell(entrypoint, root, code)
+    result = shell(entrypoint, root, code, check)
     assert result.stdout.startswith(f"in {root}: jobs/label.py --input ")
     assert result.returncode == seen
+    pod = shell(shlex.join(pod_commands()[0]), tmp_path / "pod", code, check)
+    assert pod.returncode == seen
+
+
+def test_kubernetes_repeats_only_what_may_end_otherwise():
+    label, check = (each["spec"]["jobTemplate"]["spec"] for each in cron_jobs())
+    ((rule,),) = [label["podFailurePolicy"]["rules"]]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2, 5])
+    assert label["backoffLimit"] == 2
+    assert check["backoffLimit"] == 0
+    assert {each["spec"]["concurrencyPolicy"] for each in cron_jobs()} == {"Forbid"}
 
 
 def test_airflow_runs_one_at_a_time_and_makes_up_for_nothing(dag):
@@ -206,6 +266,7 @@ class Jobs:
         ("FAILED", 2, Fail),
         ("FAILED", 3, None),
         ("FAILED", 4, Skip),
+        ("FAILED", 5, Fail),
         ("FAILED", None, RuntimeError),
         ("STOPPED", None, Fail),
     ],
@@ -216,6 +277,14 @@ def test_airflow_acts_on_how_the_job_ended(dag, monkeypatch, end, code, raised):
         dag.label("scheduled__2026-11-25")
     assert jobs.followed == "new"
     assert jobs.client.submit_job.call_args.kwargs["entrypoint"] == dag.COMMAND
+
+
+def test_airflow_checks_what_was_labelled(dag, monkeypatch):
+    assert dag.order == [("label", "check")]
+    jobs = Jobs(monkeypatch, end="FAILED", code=5)
+    with pytest.raises(Fail, match="a person should look"):
+        dag.check("scheduled__2026-11-25")
+    assert jobs.client.submit_job.call_args.kwargs["entrypoint"] == dag.CHECK
 
 
 def test_airflows_second_try_follows_the_job_of_the_first(dag, monkeypatch):

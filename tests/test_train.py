@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,12 +11,14 @@ import pytest
 from scipy.stats import beta
 from support.models import tiny_classifier, tiny_tokenizer
 from support.shards import random_texts, write_shard
+from transformers import TrainerState
 
 import pipelines.checkpoints.train as train_module
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.tasks.single_label import SingleLabel
+from fastbert.training.trainer import _Progress
 from fastbert.weights import load_model
 from pipelines.checkpoints.judge import Verdict
 from pipelines.checkpoints.settings import TrainSettings
@@ -105,11 +108,11 @@ def test_the_papers_recipe(tmp_path, monkeypatch):
 def spy(learnt: list, recipes: list | None = None):
     """`finetune` that remembers what it was given."""
 
-    def finetune(model, tokenizer, rows, dev, *, recipe):
+    def finetune(model, tokenizer, rows, dev, *, recipe, **more):
         learnt.append((rows.texts, dev.texts))
         if recipes is not None:
             recipes.append(recipe)
-        return real(model, tokenizer, rows, dev, recipe=recipe)
+        return real(model, tokenizer, rows, dev, recipe=recipe, **more)
 
     real = train_module.finetune
     return finetune
@@ -159,6 +162,38 @@ def test_a_verdict_by_hand():
     assert (verdict.majority, verdict.frequent, verdict.balanced) == (0.6, "a", 0.75)
     assert verdict.bound == pytest.approx(1 - beta.ppf(0.95, 2, 4))
     assert not verdict.useful
+    assert verdict.by_class == {"a": 1.0, "b": 0.5}
+    assert verdict.confused == [("b", "a", 1)]
+
+
+def test_classes_that_are_never_right_are_named(caplog):
+    caplog.set_level("INFO")
+    logits = np.full((1, 6, 3), -1.0, np.float32)
+    logits[0, range(6), [0, 0, 0, 0, 1, 0]] = 1
+    outputs = ExitOutputs(logits, np.ones(6, np.int64), SingleLabel(["a", "b", "c"]))
+    verdict = Verdict.of(outputs, np.array([0, 0, 0, 0, 2, 2]), list("abc"))
+    verdict.tell([1])
+    assert "66.7% of 6 held-out rows (50.0% as a mean over classes)" in caplog.text
+    assert "confused most: 'c' as 'b' (1), 'c' as 'a' (1)" in caplog.text
+    assert "of 2 classes 1 are never answered right: 'c'" in caplog.text
+    assert verdict.summary()["dev_accuracy_by_class"] == {"a": 1.0, "c": 0.0}
+
+
+def test_what_is_left_is_told_by_tokens_not_by_steps(caplog, monkeypatch):
+    """The longest texts come first: a fifth of the tokens may be one step of a hundred."""
+    caplog.set_level("INFO")
+    clock = iter([0.0, 600.0, 700.0])
+    monkeypatch.setattr("fastbert.training.trainer.time.monotonic", lambda: next(clock))
+    progress = _Progress("fine-tune", False, tokens=1000.0, then=500.0)
+    progress.read = 200
+    state = TrainerState(global_step=1, max_steps=100, is_world_process_zero=True)
+    progress.on_log(mock.Mock(world_size=1), state, None, {"loss": 1.0})
+    progress.on_log(mock.Mock(world_size=2), state, None, {"loss": 1.0})
+    first, hint, second = (record.getMessage() for record in caplog.records)
+    assert first.endswith("40 min left, then 25 min of self-distilling")
+    assert hint.startswith("about 75 min in all on ")
+    assert "--epochs 1 --distil-epochs 1" in hint
+    assert second.endswith("18 min left, then 15 min of self-distilling")
 
 
 @pytest.mark.integration

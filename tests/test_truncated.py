@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ from support.shards import random_texts, write_shard
 from support.stages import InProcess
 
 from fastbert.errors import InputError
-from pipelines.labelling.job import label
+from pipelines.labelling.job import Job, label
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 
@@ -74,7 +75,13 @@ def test_an_old_output_keeps_its_columns_until_it_is_asked_for_more(
     """Made here as a release without the column would have: with what the ledger says, or, where
     that is lost, its files."""
     out, asked = tmp_path / "out", settings(corpus, tmp_path / "out", checkpoint, speed=0.5)
-    monkeypatch.setattr("pipelines.labelling.job.Job._tells_truncated", lambda job, output: False)
+    settle = Job._settle
+
+    def settle_without(job, last):
+        settle(job, last)
+        job.identity = replace(job.identity, truncated=False)
+
+    monkeypatch.setattr(Job, "_settle", settle_without)
     label(asked, InProcess())
     monkeypatch.undo()
     assert table_of(out).column_names[-2:] == ["audit_label", "error"]

@@ -204,7 +204,7 @@ def plan_alone(work: str, slices: int, checkpoint: str) -> None:
         Storage, "listing", lambda s, f, e: listing if f == "table" else usual(s, f, e)
     ):
         output = Ledger(Storage(work)).committed()
-    plan = make_plan(shards, output, mine, columns_of(mine), ROWS, False)
+    plan = make_plan(shards, output, mine, columns_of(mine), ROWS, "refuse")
     if plan.todo or len(plan.up_to_date) != slices:
         raise SystemExit(f"there was something to do: {len(plan.up_to_date)} of {slices}")
     print(json.dumps({"seconds_of_planning": round(time.monotonic() - started, 2)}))

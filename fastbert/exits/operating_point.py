@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
@@ -107,6 +108,19 @@ class OperatingPoint:
             if unknown := values.keys() - {each.name for each in fields(cls)}:
                 raise ValueError(f"it has '{min(unknown)}', which this release does not know")
             return msgspec.convert(values, cls)._fitting(config.exit_list)
+
+    @classmethod
+    def with_thresholds(
+        cls, config: Configuration, criterion: str, thresholds: list[float]
+    ) -> "OperatingPoint | None":
+        """The checkpoint's point with these, its default one first; None if it has none."""
+        points = config.operating_points or {}
+        for name in sorted(points, key=lambda name: name != config.default_operating_point):
+            with suppress(InputError):  # points that cannot be used
+                found = cls.of_checkpoint(config, name)
+                if (found.criterion, found.thresholds) == (criterion, thresholds):
+                    return found
+        return None
 
     @property
     def proven_in(self) -> str | None:

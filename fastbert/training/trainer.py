@@ -31,7 +31,7 @@ from transformers.training_args import ParallelMode
 
 from fastbert.encoders.pretrained import not_finite
 from fastbert.errors import FastBertError
-from fastbert.inference.precision import device, supports
+from fastbert.inference.precision import device, device_name, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
 from fastbert.training.examples import Examples
 from fastbert.training.losses import distillation_loss, joint_loss
@@ -48,6 +48,10 @@ Batch = dict[str, Any]
 _LOOKS, _PATIENCE = 10, 3
 #: Seconds between two lines.
 _SILENCE = 20.0
+#: Seconds of training that are worth a word on how to spend fewer.
+_LONG = 1200.0
+#: What a token costs in self-distillation, whose backbone only answers, by one in fine-tuning.
+_DISTILLED = 0.45
 #: A loss that falls by this share in the last fifth still falls.
 _FALLING = 0.05
 
@@ -78,12 +82,14 @@ def finetune(
     dev: Examples | None = None,
     *,
     recipe: Recipe,
+    distil_epochs: float = 0.0,
 ) -> Learnt:
     """Train backbone and last classifier on labels, in place; with `recipe.joint` all classifiers.
 
     With `dev` ten looks at it decide: the weights are kept with which the last classifier gives the
     right classes the highest mean probability, and training ends where three looks bring no gain.
-    Raises FastBertError where training diverges.
+    Says how long that takes, and `distil_epochs` passes over as many rows. Raises FastBertError
+    where training diverges.
     """
     if not recipe.joint:
         model.branches[:-1].requires_grad_(False)  # students wait for their own step
@@ -95,7 +101,8 @@ def finetune(
             outputs.exit_logits = None  # gathered along the wrong dimension otherwise
         return outputs
 
-    return _run(FINE_TUNE, answered, model, tokenizer, train, dev, recipe)
+    then = _DISTILLED * distil_epochs
+    return _run(FINE_TUNE, answered, model, tokenizer, train, dev, recipe, then)
 
 
 def self_distil(
@@ -138,6 +145,7 @@ class _Trainer(Trainer):
 
     answered: Callable[[nn.Module, Batch], FastBertOutput]
     step: str
+    progress: "_Progress"
 
     def compute_loss(
         self,
@@ -146,6 +154,8 @@ class _Trainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        if model.training:
+            self.progress.read += inputs["input_ids"].numel()
         outputs = self.answered(model, inputs)
         loss: Any = outputs.loss
         # Waits for the device, in place of transformers' own look, which hides what it sees.
@@ -162,9 +172,12 @@ _SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "held-o
 class _Progress(TrainerCallback):
     """Training progress as log lines; they read the same in a terminal and in a job's log."""
 
-    def __init__(self, step: str, looks: bool) -> None:
-        """With `looks` at held-out rows, of which the last comes after the last step."""
-        self.step, self.looks = step, looks
+    def __init__(self, step: str, looks: bool, tokens: float, then: float) -> None:
+        """With `looks` at held-out rows, of which the last comes after the last step. `tokens` are
+        read in all; what follows this step takes as long as `then` of them."""
+        self.step, self.looks, self.tokens, self.then = step, looks, tokens, then
+        self.read = 0
+        self.warned = False
         self.started = self.said = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -179,12 +192,30 @@ class _Progress(TrainerCallback):
         if not state.is_world_process_zero or not shown:
             return
         values = "  ".join(f"{_SHOWN[key]} {logs[key]:.4f}" for key in shown)
-        spent = self.said - self.started
-        left = spent * (state.max_steps - state.global_step) / max(state.global_step, 1)
-        log.info(
-            "%s  step %d of %d  %s  %.0f s left",
-            *(self.step, state.global_step, state.max_steps, values, left),
+        # Not by steps: the longest texts come first.
+        spent, share = self.said - self.started, 1 / args.world_size
+        left, then = (
+            spent * tokens * share / max(self.read, 1)
+            for tokens in (max(self.tokens - self.read / share, 0), self.then)
         )
+        log.info(
+            "%s  step %d of %d  %s  %s left%s",
+            *(self.step, state.global_step, state.max_steps, values, _duration(left)),
+            f", then {_duration(then)} of self-distilling" if then else "",
+        )
+        if not self.warned and spent + left + then > _LONG:
+            self.warned = True
+            log.info(
+                f"about {_duration(spent + left + then)} in all on {device_name(device())}; fewer, "
+                "at some cost in accuracy, with --epochs 1 --distil-epochs 1, a smaller "
+                "--max-length or fewer rows" + ", or on a GPU" * (device() == "cpu")
+            )
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _judged(prediction: EvalPrediction) -> dict[str, float]:
@@ -206,10 +237,13 @@ def _run(
     train: Examples,
     dev: Examples | None,
     recipe: Recipe,
+    then: float = 0.0,
 ) -> Learnt:
     length = model.config.max_length
     multiple = 8 if -(-length // 8) * 8 <= model.encoder.longest else None  # else no positions
     rows = train.tokenize(tokenizer, length)
+    padded = float((-(-rows.tokens.lengths // 8) * 8).sum())
+    progress = _Progress(step, bool(dev), recipe.epochs * padded, then * padded)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -247,11 +281,11 @@ def _run(
             eval_dataset=dev.tokenize(tokenizer, length) if dev else None,
             compute_metrics=_judged if dev else None,
             callbacks=[
-                _Progress(step, bool(dev)),
+                progress,
                 *([EarlyStoppingCallback(_PATIENCE)] if dev else []),
             ],
         )
-        trainer.answered, trainer.step = answered, step
+        trainer.answered, trainer.step, trainer.progress = answered, step, progress
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         model.eval()

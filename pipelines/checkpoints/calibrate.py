@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
-    """Choose thresholds, store them as the checkpoint's default point. Returns the summary.
+    """Choose thresholds, and store them in the checkpoint. Returns the summary.
 
     Raises InputError where the rows are too few to prove the promise, and where nothing faster
     than full depth keeps it; the checkpoint is left alone then.
@@ -53,10 +53,16 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     point = _point(sample, settings)
     point = replace(point, name=settings.name or point.name)
     wrong = None if truth is None else float(outputs.differs(outputs.task.truth(truth))[-1].mean())
-    store_point(point, settings.model, sample, wrong)
+    point, before = store_point(point, settings.model, sample, wrong, settings.default)
     shown = redacted(settings.model)
-    log.info("next: fastbert label --model %s, which takes this point, and --audit-rate", shown)
-    return {"model": shown, "operating_point": asdict(point)}
+    asked = "" if settings.default else f" --operating-point {point.name}"
+    log.info("next: fastbert label --model %s%s, and --audit-rate", shown, asked)
+    return {
+        "model": shown,
+        "operating_point": asdict(point),
+        "default_operating_point": point.name if settings.default else before,
+        "default_before": before,
+    }
 
 
 def _point(sample: Sample, settings: CalibrateSettings) -> OperatingPoint:

@@ -1,6 +1,7 @@
 """What rows that a model has not learnt from say of it, in plain lines."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.examples import Examples
+from pipelines.input.columns import listed
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,9 @@ CONFIDENCE = 0.95
 #: Shares of labels that may change, of which a new checkpoint promises the first that its held-out
 #: rows prove.
 _PROMISED = (0.01, 0.02, 0.05, 0.1)
+#: Pairs of classes that are named; and how far the mean over classes may be from that over rows
+#: before it is worth a word.
+_CONFUSED, _UNLIKE = 3, 0.05
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,10 @@ class Verdict:
     bound: float  # lower, on full depth's share of all rows
     majority: float  # share that the most frequent class has
     frequent: str  # which that is
-    balanced: float  # full depth's share, a mean over classes
+    by_class: dict[str, float]  # full depth's share of each class that has rows
+    confused: list[
+        tuple[str, str, int]
+    ]  # class, another that full depth gives it, rows; most first
 
     @classmethod
     def of(cls, outputs: ExitOutputs, truth: NDArray[np.int64], names: Sequence[str]) -> "Verdict":
@@ -46,15 +54,23 @@ class Verdict:
         right = ~outputs.differs(outputs.task.truth(truth))  # (E, n)
         counts = np.bincount(truth, minlength=len(names))
         there = counts > 0
-        by_class = np.bincount(truth, right[-1], len(names))[there] / counts[there]
+        shares = np.bincount(truth, right[-1], len(names))[there] / counts[there]
+        wrong = zip(truth[~right[-1]], outputs.answers["label"][-1][~right[-1]], strict=True)
+        pairs = Counter((names[is_], names[given] if given >= 0 else "") for is_, given in wrong)
         return cls(
             rows=len(truth),
             by_exit=right.mean(1).tolist(),
             bound=1 - upper_bound(int((~right[-1]).sum()), len(truth), CONFIDENCE),
             majority=float(counts.max() / len(truth)),
             frequent=names[int(counts.argmax())],
-            balanced=float(by_class.mean()),
+            by_class=dict(zip(np.array(names)[there].tolist(), shares.tolist(), strict=True)),
+            confused=[(*pair, rows) for pair, rows in pairs.most_common(_CONFUSED)],
         )
+
+    @property
+    def balanced(self) -> float:
+        """Full depth's share, as a mean over classes."""
+        return float(np.mean([*self.by_class.values()]))
 
     @property
     def accuracy(self) -> float:
@@ -68,7 +84,8 @@ class Verdict:
 
     def tell(self, depths: Sequence[int]) -> None:
         """Say it; `depths` are those of the exits."""
-        lopsided = f" ({self.balanced:.1%} as a mean over classes)" if self.majority > 0.5 else ""
+        unlike = self.majority > 0.5 or abs(self.accuracy - self.balanced) > _UNLIKE
+        lopsided = f" ({self.balanced:.1%} as a mean over classes)" if unlike else ""
         log.info(
             f"full depth is right in {self.accuracy:.1%} of {self.rows:,} held-out rows{lopsided}, "
             f"so with {CONFIDENCE:.0%} confidence in at least {self.bound:.1%} of all; always "
@@ -76,6 +93,17 @@ class Verdict:
         )
         shares = zip(depths, self.by_exit, strict=True)
         log.info("right by layer: %s", "  ".join(f"{k} {share:.1%}" for k, share in shares))
+        if self.confused:
+            log.info(
+                "confused most: %s",
+                ", ".join(f"{is_!r} as {given!r} ({n})" for is_, given, n in self.confused),
+            )
+        if never := [repr(name) for name, share in self.by_class.items() if not share]:
+            log.warning(
+                "of %d classes %d are never answered right: %s; they have few rows, or look like "
+                "others",
+                *(len(self.by_class), len(never), listed(never)),
+            )
         if not self.useful:
             log.warning(
                 "DO NOT TRUST THIS MODEL: it is not proven to be better than always answering "
@@ -92,6 +120,7 @@ class Verdict:
             "dev_balanced_accuracy": round(self.balanced, 4),
             "dev_majority": round(self.majority, 4),
             "dev_accuracy_by_layer": [round(share, 4) for share in self.by_exit],
+            "dev_accuracy_by_class": {k: round(share, 4) for k, share in self.by_class.items()},
         } | ({} if self.useful else {"exit_code": 3})
 
 
@@ -126,7 +155,7 @@ def judge(
             continue
         if refused:
             log.warning("no promise of %g: %s", _PROMISED[0], refused[0])
-        store_point(point, output, sample, wrong=1 - verdict.accuracy)
+        point, _ = store_point(point, output, sample, wrong=1 - verdict.accuracy)
         return found | {"operating_point": asdict(point)}
     log.warning("not calibrated, until fastbert calibrate has more rows: %s", refused[-1])
     return found

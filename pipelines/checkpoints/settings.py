@@ -135,7 +135,15 @@ class CalibrateSettings(Inference, LabelledTexts):
         "One threshold for all layers, or each its own.", "uniform"
     )
     rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
-    name: str | None = setting("Name of the point. Default: what is asked for.", None)
+    name: str | None = setting(
+        "Name of the point; if another one has it, a number is added. Default: what is asked for.",
+        None,
+    )
+    default: bool = setting(
+        "Make it the checkpoint's default point, for new outputs. Outputs that were labelled at "
+        "another one go on with that.",
+        True,
+    )
     seed: Seed = setting("Seed of drawing and dividing the rows.", 0)
 
     def __post_init__(self) -> None:

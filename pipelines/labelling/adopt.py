@@ -37,7 +37,7 @@ def adopt(
         for record in found
         if known[record.shard].has_version(record.version)
         and record.source == redacted(known[record.shard].url)
-        and identity.difference(record.recipe) is None
+        and not identity.differences(record.recipe)
         # A run was killed that should have replaced it: what was given up, another precision.
         and not record.model_errors
         and precision in (record.precision, None)

@@ -21,10 +21,12 @@ from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audit
 from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
+from pipelines.labelling.point import asked_point, point_of_output
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import Stops
 from pipelines.labelling.summary import RUNS, prices, startup, totals
 from pipelines.labelling.work import Failed
+from pipelines.output import last_run
 from pipelines.output.committed import Committed
 from pipelines.output.identity import Identity
 from pipelines.output.ledger import Ledger
@@ -42,9 +44,10 @@ PREFLIGHT = "pipelines.labelling.preflight:preflight"
 def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     """Bring the output up to date with the input. Returns the run's summary.
 
-    `exit_code` in it is 0 when all is labelled, and 3 where shards could not be read or more rows
-    than allowed have an error. Raises InputError, before any work, for wrong input or settings,
-    OutputHeld if another run is at work on the output, and Stopped on SIGTERM or Ctrl-C.
+    `exit_code` in it is 0 when all is labelled, 3 where shards could not be read or more rows than
+    allowed have an error, and else, with alarms, what was asked for. Raises InputError, before any
+    work, for wrong input or settings, OutputHeld if another run is at work on the output, and
+    Stopped on SIGTERM or Ctrl-C.
     """
     settings = replace(  # the stages run in other folders
         settings,
@@ -81,22 +84,15 @@ class Job:
         """Check settings and checkpoint; InputError if they do not fit."""
         self.settings = settings
         self.checkpoint = fetch_checkpoint(settings.model)
-        config = read_outline(self.checkpoint)
-        self.point = OperatingPoint.asked(config, settings.speed, settings.operating_point)
+        self.config = read_outline(self.checkpoint)
+        self.asked = asked_point(settings, self.config)
+        #: Known when there is a plan, as they may depend on what the output holds. The second is
+        #: what a slice's labels depend on, beside the shard and the precision (`_prepare`).
+        self.point: OperatingPoint
+        self.identity: Identity
         self.ledger = Ledger(Storage(settings.output))
         started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         self.run_id = settings.run_id or f"{started}-{uuid.uuid4().hex[:4]}"
-        #: What a slice's labels depend on, beside the shard and the precision (`_prepare`).
-        self.identity = Identity(
-            checkpoint=fingerprint(self.checkpoint),
-            criterion=self.point.criterion,
-            thresholds=self.point.thresholds,
-            exit_depths=[each.depth for each in config.exit_list],
-            text_column=settings.text_column,
-            pair_column=settings.pair_column,
-            carry=list(settings.carry) or None,
-            max_length=config.max_length,
-        )
 
     def plan(self) -> Plan:
         """Compare input and ledger."""
@@ -105,8 +101,8 @@ class Job:
         self.passed_over = shards.passed_over
         check_apart(settings, shards)
         output = self.ledger.committed()
-        self.identity = replace(self.identity, truncated=self._tells_truncated(output))
-        if not settings.relabel:
+        self._settle(self._last_recipe(output))
+        if settings.change != "relabel":
             output = adopt(self.ledger, output, shards, self.identity, self.run_id)
         plan = make_plan(
             shards,
@@ -114,7 +110,7 @@ class Job:
             self.identity,
             columns_of(self.identity),
             settings.slice_rows,
-            settings.relabel,
+            settings.change,
             settings.retry_quarantined,
             None if settings.precision == "auto" else settings.precision,
             settings.retry_errors,
@@ -133,14 +129,30 @@ class Job:
             )
         return plan
 
-    def _tells_truncated(self, output: Committed) -> bool:
-        """Whether the output has the column `truncated`: as it was begun, unless asked for."""
-        last = output.recipe()
-        if last is None:  # its ledger may be lost
-            described = self.ledger.described([*output.stray][:1], self.run_id)
-            last = described[0].recipe if described else None
-        begun_with: bool = last is None or last.get("truncated", False)
-        return begun_with or self.settings.truncated
+    def _last_recipe(self, output: Committed) -> dict[str, Any] | None:
+        """That of the output's last commit; None for a new output."""
+        if (last := output.recipe()) is not None:
+            return last
+        described = self.ledger.described([*output.stray][:1], self.run_id)
+        return described[0].recipe if described else None  # the ledger may be lost
+
+    def _settle(self, last: dict[str, Any] | None) -> None:
+        """Point and identity of this run, on an output with this last recipe."""
+        settings, checkpoint = self.settings, fingerprint(self.checkpoint)
+        same_model = last if last and last.get("checkpoint") == checkpoint else None
+        self.point = self.asked or point_of_output(self.config, same_model)
+        begun_with = last is None or last.get("truncated", False)
+        self.identity = Identity(
+            checkpoint=checkpoint,
+            criterion=self.point.criterion,
+            thresholds=self.point.thresholds,
+            exit_depths=[each.depth for each in self.config.exit_list],
+            text_column=settings.text_column,
+            pair_column=settings.pair_column,
+            carry=list(settings.carry) or None,
+            max_length=self.config.max_length,
+            truncated=begun_with or settings.truncated,
+        )
 
     def heading(self, plan: Plan) -> dict[str, Any]:
         """How every summary begins."""
@@ -190,9 +202,11 @@ class Job:
             "started_at": started_at.isoformat(timespec="milliseconds"),
             "seconds": round(time.monotonic() - started, 1),
             "startup_seconds": startup(records, started_at),
+            "max_bad_rows": self.settings.max_bad_rows,
         }
         too_many = found["error_rows"] > self.settings.max_bad_rows * found["rows"]
-        found["exit_code"] = 3 if bad_shards or too_many else 0
+        alarm = self.settings.alarm_exit_code if found["alarms"] else 0
+        found["exit_code"] = 3 if bad_shards or too_many else alarm
         summary = {name: found[name] for name in RUNS.names if name in found}
         for url, reason in bad_shards.items():
             log.warning("not labelled: %s %s", url, reason)
@@ -215,6 +229,11 @@ class Job:
         lock.check()
         ledger.fold(plan.adopted + records)
         ledger.storage.clear_staging()  # committers may have been killed
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        ended = last_run.LastRun(
+            run_id=self.run_id, ended_at=now, exit_code=found["exit_code"], bad_shards=bad_shards
+        )
+        last_run.write(ledger.storage, ended)
         return summary
 
     def _make_way(self, plan: Plan) -> None:

@@ -7,6 +7,7 @@ Commits stay tables: only what is to be done becomes objects.
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,6 +23,7 @@ from pipelines.output.record import Record, table_path
 from pipelines.output.retry import Patience
 from pipelines.output.sets import Mask, Sets, chosen
 from pipelines.output.storage import FOOTER_THREADS
+from pipelines.settings import OnChange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +66,13 @@ class Plan:
         return bool(self.todo or self.adopted or len(self.removed) or self.swept)
 
 
-#: The commits of shards of the input: whether they are of another place, of this run's identity,
-#: and whether they `fit`, as what this run would write.
+#: The commits of shards of the input: whether they are of another place, whether their recipe is
+#: one that this run leaves as it is, and whether they `fit`: need not be done again.
 _JUDGED = """
     create temp table judged as
     select commits.n, place, first_row, rows, shard_rows, source <> url as moved,
-           list_contains($same, recipe) as same,
-           list_contains($same, recipe)
+           list_contains($kept, recipe) as kept,
+           list_contains($kept, recipe)
            and (version = current_version or version = coalesce(formerly, current_version))
            and not ($retry_quarantined and quarantined)
            and not ($retry_errors and model_errors > 0)
@@ -99,7 +101,7 @@ def make_plan(
     identity: Identity,
     columns: InputColumns,
     slice_rows: int,
-    relabel: bool,
+    on_change: OnChange,
     retry_quarantined: bool = False,
     precision: str | None = None,
     retry_errors: bool = False,
@@ -107,9 +109,12 @@ def make_plan(
 ) -> Plan:
     """Compare shards with commits. `precision` is the one that was asked for, if one was.
 
-    Raises InputError where commits were made with another identity or precision, or from another
-    place, and `relabel` does not allow to replace them; and where not one shard can be labelled.
+    Commits of other identities stay as they are where `on_change` does not say "relabel": with
+    "refuse" the last one has to be of this identity. Raises InputError where it is not, where
+    commits of the input have other columns or lengths, are from another place or in another
+    precision than is asked for, and may not be replaced; and where not one shard can be labelled.
     """
+    relabel = on_change == "relabel"
     last = output.precision(identity)
     if last and precision and last != precision and not relabel:
         raise InputError(
@@ -117,11 +122,18 @@ def make_plan(
             "as before, or pass --relabel to label everything again"
         )
     commits, new = output.commits, ~output.recorded
-    same = output.same(identity)
+    kept = [
+        text
+        for text, recipe in output.recipes.items()
+        if (not identity.differences(recipe) if relabel else identity.goes_with(recipe))
+    ]
+    before = output.recipe()
+    if on_change == "refuse" and before is not None:
+        _check_identity(before, identity)
     with Sets(commits=commits, shards=_table(shards)) as sets:
         sets.run(
             _JUDGED,
-            same=same,
+            kept=kept,
             retry_quarantined=retry_quarantined,
             retry_errors=retry_errors,
             precision=precision if relabel else None,
@@ -129,7 +141,7 @@ def make_plan(
         ours = sets.mask("commits", "from judged")
         fits = sets.mask("commits", "from judged where fits")
         if not relabel:
-            _check(sets, shards, identity, same, any_fits=bool(fits.any()))
+            _check(sets, shards, identity, kept, any_fits=bool(fits.any()))
         rows, done = _known(sets, fits)
         bad = _count(shards, columns, rows, done)
         if shards and not rows:
@@ -188,19 +200,19 @@ def _table(shards: list[Shard]) -> pa.Table:
 
 
 #: The first commit, in the order of the input, that this run may not replace; and of shards that
-#: are not in the input, one with another identity.
+#: are not in the input, one that does not go with it.
 _FOREIGN = """
     select place, source, recipe, moved from judged join commits using (n)
-    where moved or not same order by place, judged.first_row limit 1
+    where moved or not kept order by place, judged.first_row limit 1
 """
 _FOREIGN_AND_GONE = """
     select recipe from commits anti join judged using (n)
-    where not list_contains($same, recipe) order by n limit 1
+    where not list_contains($kept, recipe) order by n limit 1
 """
 
 
 def _check(
-    sets: Sets, shards: list[Shard], identity: Identity, same: list[str], any_fits: bool
+    sets: Sets, shards: list[Shard], identity: Identity, kept: list[str], any_fits: bool
 ) -> None:
     """Raise InputError where commits would be replaced that are not to be."""
     for found in sets.table(_FOREIGN).to_pylist():
@@ -211,19 +223,27 @@ def _check(
                 f"replaced by those of {redacted(shard.url)}; pass the folder above both as "
                 "--input, another --output, or --relabel if the corpus has moved"
             )
-        _check_identity(found["recipe"], identity)
+        _check_identity(json.loads(found["recipe"]), identity)
     if not any_fits:
-        for found in sets.table(_FOREIGN_AND_GONE, same=same).to_pylist():
-            _check_identity(found["recipe"], identity)
+        for found in sets.table(_FOREIGN_AND_GONE, kept=kept).to_pylist():
+            _check_identity(json.loads(found["recipe"]), identity)
 
 
-def _check_identity(recipe: str, identity: Identity) -> None:
-    if difference := identity.difference(json.loads(recipe)):
-        key, before, now = difference
-        raise InputError(
-            f"the output was labelled with {key} {before}, this run has {now}; "
-            "pass --relabel to label everything again, or another --output"
-        )
+def _check_identity(recipe: dict[str, Any], identity: Identity) -> None:
+    """Raise InputError if they differ, with the ways out."""
+    differences = identity.differences(recipe)
+    if not differences:
+        return
+    key, (before, now) = next(iter(differences.items()))
+    ways = ["--relabel to label everything again", "or another --output"]
+    if identity.goes_with(recipe):
+        ways.insert(0, "--on-change new to label new and changed shards so, and leave the others")
+    speeds, of_speed = {*recipe.get("thresholds", [])}, recipe.get("criterion") == "entropy"
+    if differences.keys() <= {"criterion", "thresholds"} and of_speed and len(speeds) == 1:
+        ways.insert(0, f"--speed {speeds.pop()} to go on as before")
+    raise InputError(
+        f"the output was labelled with {key} {before}, this run has {now}; pass {', '.join(ways)}"
+    )
 
 
 def _known(sets: Sets, fits: Mask) -> tuple[dict[int, int], dict[int, list[range]]]:

@@ -51,6 +51,7 @@ RUNS = pa.schema(
         ("started_at", _TEXT),  # UTC, ISO 8601
         ("seconds", _NUMBER),
         ("startup_seconds", _NUMBER),  # before the first slice was begun
+        ("max_bad_rows", _NUMBER),  # as a share of rows; more with an error, and the exit code is 3
         ("price", _NUMBER),
         ("price_per_million_rows", _NUMBER),
         ("exit_code", _INTEGER),

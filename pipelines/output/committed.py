@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from pipelines.output.identity import Identity
 from pipelines.output.manifests import PLAN_SCHEMA, PLANNED, rows_of
 from pipelines.output.record import Record
-from pipelines.output.sets import Mask, Sets
+from pipelines.output.sets import Mask
 
 #: The path of a slice's labelled rows, as `table_path` has it.
 PATH = "'table/' || shard || '.' || printf('%012d', first_row) || '.parquet'"
@@ -34,27 +35,30 @@ class Committed:
         """Which commits have a record in the ledger: all but the adopted."""
         return np.arange(len(self.commits)) < len(self.commits) - len(self.adopted)
 
+    @cached_property
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Of all commits: as the ledger has them, and decoded."""
+        return {text: json.loads(text) for text in pc.unique(self.commits["recipe"]).to_pylist()}
+
     def recipe(self) -> dict[str, Any] | None:
-        """That of the last commit; None if there is none."""
-        with Sets(commits=self.commits.select(["committed_at", "recipe"])) as sets:
-            last = sets.table("select arg_max(recipe, committed_at) as last from commits")
-        text: str | None = last["last"][0].as_py()
-        return None if text is None else json.loads(text)
+        """That of the last commit with a record; None if there is none."""
+        text = _last(self.commits.filter(pa.array(self.recorded)), "recipe")
+        return None if text is None else self.recipes[text]
 
     def precision(self, identity: Identity) -> str | None:
         """What the last commit with this identity was made in; None if there is none."""
-        sql = """
-            select arg_max(precision, committed_at) as last from commits
-            where list_contains($same, recipe)
-        """
-        with Sets(commits=self.commits.select(["precision", "committed_at", "recipe"])) as sets:
-            last: str | None = sets.table(sql, same=self.same(identity))["last"][0].as_py()
-        return last
+        same = [text for text, each in self.recipes.items() if not identity.differences(each)]
+        mine = pc.is_in(self.commits["recipe"], pa.array(same, pa.string()))
+        return _last(self.commits.filter(mine), "precision")
 
-    def same(self, identity: Identity) -> list[str]:
-        """Recipes of commits, as the ledger has them, that are of this identity."""
-        recipes = pc.unique(self.commits["recipe"]).to_pylist()
-        return [text for text in recipes if identity.difference(json.loads(text)) is None]
+
+def _last(commits: pa.Table, column: str) -> str | None:
+    """What the one that was committed last has in a column."""
+    if not len(commits):
+        return None
+    place = pc.index(commits["committed_at"], pc.max(commits["committed_at"])).as_py()
+    found: str = commits[column][place].as_py()
+    return found
 
 
 #: The columns of `Committed.commits`.

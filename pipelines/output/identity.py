@@ -6,10 +6,14 @@ from typing import Any
 
 from pipelines.output.schema import SCHEMA_VERSION
 
+#: What may differ from file to file of an output, where `--on-change new` allows it: which model
+#: answers, and where rows leave it. All else is about texts and columns, which files have alike.
+_MAY_CHANGE = {"checkpoint", "criterion", "thresholds", "exit_depths"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The identity of a labelling: an output goes on only with the one that it was begun with."""
+    """The identity of a labelling: each file of an output is of one."""
 
     checkpoint: str  # fingerprint
     criterion: str
@@ -27,19 +31,22 @@ class Identity:
         """As a record holds it."""
         return asdict(self)
 
-    def difference(self, recipe: dict[str, Any]) -> tuple[str, Any, Any] | None:
-        """The first key in which a record's recipe differs, what it has, and what this one has.
+    def differences(self, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """By key in which a record's recipe differs: what it has, and what this one has.
 
         Recipes may be of earlier and of later versions: keys that only one of both has count, too.
         """
         mine = self.recipe
         if recipe == mine:
-            return None
+            return {}
         recipe = {"truncated": False} | recipe
         thresholds = recipe.get("thresholds")
         if "exit_depths" not in recipe and isinstance(thresholds, list):
             recipe = recipe | {"exit_depths": list(range(1, len(thresholds) + 2))}
-        for key in sorted(recipe.keys() | mine.keys()):
-            if recipe.get(key) != mine.get(key):
-                return key, recipe.get(key), mine.get(key)
-        return None
+        keys = sorted(recipe.keys() | mine.keys())
+        pairs = {key: (recipe.get(key), mine.get(key)) for key in keys}
+        return {key: (theirs, ours) for key, (theirs, ours) in pairs.items() if theirs != ours}
+
+    def goes_with(self, recipe: dict[str, Any]) -> bool:
+        """Whether files of a record's recipe may stand beside those of this identity."""
+        return self.differences(recipe).keys() <= _MAY_CHANGE

@@ -243,6 +243,7 @@ class Analytics:
         commits = output.commits
         self.connection.register("commits", numbered(commits))
         self._execute(views.CURRENT)
+        self._execute(views.RECIPES)
         self.connection.unregister("commits")
         # A run that is still at work, or was killed, has commits but no statistics.
         self.connection.register("unreported", STATISTICS.empty_table())

@@ -131,7 +131,8 @@ def lines(axes: Axes, frame: pd.DataFrame, values: dict[str, str], unit: str) ->
     """A line over runs for each column of `values`, which gives it a name."""
     for column, name in values.items():
         axes.plot(np.arange(len(frame)), frame[column].astype(float), "o-", label=name)
-    axes.set_ylim(bottom=0)
+    top = float(np.nanmax(frame[[*values]].astype(float).to_numpy(), initial=0.0)) or 1.0
+    axes.set_ylim(-0.03 * top, 1.08 * top)  # zeros lie within, too
     _by_run(axes, frame, unit)
     if len(values) > 1:
         _legend(axes, "")
@@ -146,18 +147,23 @@ def spending(axes: Axes, frame: pd.DataFrame) -> Said:
 
 
 def agreement(axes: Axes, frame: pd.DataFrame) -> Said:
-    """Audited agreement with full depth, its interval, and what was promised."""
+    """Audited agreement with full depth by night and of all nights so far, intervals, promise."""
     x, values = np.arange(len(frame)), frame["agreement_percent"].astype(float)
     spread = np.array([values - frame["lower_percent"].astype(float),
                        frame["upper_percent"].astype(float) - values]).clip(0)  # fmt: skip
-    axes.errorbar(x, values, spread, fmt="o", label="audited")
+    axes.errorbar(x, values, spread, fmt="o", label="night")
+    if len(x) > 1:
+        low, high = (frame[f"all_{side}_percent"].astype(float) for side in ("lower", "upper"))
+        axes.fill_between(
+            x, low, high, alpha=0.25, color=_SERIES[1], step="mid", label="all nights"
+        )
     promised = frame["promised_percent"].astype(float)
     if promised.notna().any():
         line = {"drawstyle": "steps-mid"} if len(x) > 1 else {"marker": "_", "markersize": 40}
-        axes.plot(x, promised, label="promised", **line)
+        axes.plot(x, promised, color=_SERIES[2], label="promised", **line)
     _by_run(axes, frame, "% that agree with full depth")
     _legend(axes, "")
-    return "Agreement with full depth by run", 2
+    return "Agreement with full depth by run", 3
 
 
 def _short(name: Any) -> str:

@@ -12,6 +12,7 @@ from fastbert.filesystem import redacted
 from pipelines.reports import figures, questions
 from pipelines.reports.analytics import Analytics
 from pipelines.reports.cells import cell, shortened, spread, summed
+from pipelines.reports.recipes import audited_nights
 from pipelines.settings import ReportSettings
 
 #: Rows of a table.
@@ -24,7 +25,6 @@ _MORE = {
     "uncertainty": questions.UNCERTAINTY,
     "times": questions.TIMES,
     "steps": questions.STEPS,
-    "audited": questions.AUDITED,
     "drift": questions.DRIFT,
 }
 #: Pictures, by the frame that they show.
@@ -62,6 +62,7 @@ def html_report(
     page.tests["numeric"] = lambda column: bool(pd.api.types.is_numeric_dtype(column))
     template = resources.files("pipelines.reports").joinpath("report.html.j2").read_text()
     frames = {**frames, **{name: found.query(sql) for name, sql in _MORE.items()}}
+    frames["audited"] = audited_nights(found)
     return page.from_string(template).render(
         title=settings.title or f"Labels in {redacted(settings.output)}",
         output=redacted(settings.output),

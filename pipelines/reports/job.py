@@ -3,18 +3,22 @@
 import math
 import posixpath
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
+from rich.text import Text
 
 from fastbert.filesystem import open_url, reaching, redacted
 from fastbert.writable import check_file
 from pipelines.reports import analytics, questions
 from pipelines.reports.accuracy import accuracy_by_layer
 from pipelines.reports.analytics import Analytics
+from pipelines.reports.check import check
 from pipelines.reports.lead import lead
+from pipelines.reports.recipes import recipes
 from pipelines.reports.terminal import WIDTH, show, tell
 from pipelines.reports.uncertain import least_certain
 from pipelines.settings import ReportSettings
@@ -37,15 +41,23 @@ _WIDTH = 1_000
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
-    """Print the sentences and tables, or one query's result; returns the same as the summary."""
+    """Print the sentences and tables, one query's result, or what needs a person; returns the same
+    as the summary."""
     found = analytics.open(settings.output)
     for url in filter(None, (settings.save, settings.html)):
         check_file(url)
     width = None if sys.stderr.isatty() else WIDTH if settings.sql is None else _WIDTH
     console = Console(file=sys.stderr, width=width, highlight=False, quiet=settings.json)
+    if settings.check:
+        checked = check(found, settings.max_age)
+        for line in checked.lines():
+            console.print(Text(line))
+        shown = redacted(settings.output)
+        return {"output": shown, **asdict(checked), "exit_code": checked.exit_code}
     if settings.sql is not None:
         return _answer(found, settings.sql, settings.save, console)
     frames = {title: found.query(sql) for title, sql in _QUESTIONS.items()}
+    frames["recipes"] = recipes(found)
     if settings.truth_column is not None:
         frames["accuracy"] = accuracy_by_layer(found, settings.truth_column)
     if settings.least_certain is not None:

@@ -4,14 +4,12 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from pipelines.reports.cells import cell
-
 Frames = Mapping[str, pd.DataFrame]
 
 
 def lead(frames: Frames) -> list[str]:
     """The sentences. `frames` are answers to `questions`, by title."""
-    return [*_rows(frames), *_accuracy(frames), *_promise(frames["audits"]), *_saved(frames)]
+    return [*_rows(frames), *_accuracy(frames), *_promise(frames["recipes"]), *_saved(frames)]
 
 
 def _rows(frames: Frames) -> Iterator[str]:
@@ -33,42 +31,56 @@ def _accuracy(frames: Frames) -> Iterator[str]:
         yield f"Of {rows:,} rows with a true label, {right:.1f} % have it."
 
 
-def _promise(audits: pd.DataFrame) -> Iterator[str]:
-    """What the last audited run says of its promise, or the last run where none was audited."""
-    judged = audits.dropna(subset=["agreement_percent"])
-    promised = audits.dropna(subset=["promised_percent"])
+def _promise(recipes: pd.DataFrame) -> Iterator[str]:
+    """What all audits of the recipe that was used last say of its promise; of the last audited one
+    where it was not."""
+    judged = recipes[recipes["audited"] > 0]
+    promised = recipes.dropna(subset=["promised_percent"])
     both = judged.dropna(subset=["promised_percent"])
     if not len(judged):
         if len(promised):
-            most = 100 - float(promised.iloc[-1]["promised_percent"])
+            last = promised.iloc[-1]
             yield (
-                f"The last run promises that at most {most:.3g} % of its labels differ from those "
-                "of the same model at full depth; no row was audited, as --audit-rate of fastbert "
-                "label would."
+                f"'{last['operating_point']}' promises that at most "
+                f"{100 - last['promised_percent']:.3g} % of its labels differ from those of the "
+                "same model at full depth; no row was audited, as --audit-rate of fastbert label "
+                "would."
             )
         return
     last = (both if len(both) else judged).iloc[-1]
     names = ["promised_percent", "agreement_percent", "upper_percent", "lower_percent"]
     promise, differ, low, high = (100 - float(last[name]) for name in names)
+    runs = int(last["audited_runs"])
     said = (
-        f"Of {cell(last['audited'])} audited rows, {differ:.3g} % have another label than at full "
-        f"depth, so that of all rows {low:.3g} % to {high:.3g} % have (with 95 % confidence)"
+        f"Of {int(last['audited']):,} audited rows{f' of {runs:,} runs' * (runs > 1)}, "
+        f"{differ:.3g} % have another label than at full depth, so that of all rows {low:.3g} % to "
+        f"{high:.3g} % have (with 95 % confidence)"
     )
     if not len(both):
         yield f"{said}."
         return
-    verdict = (
-        "too few rows to tell whether the promise is kept. A higher --audit-rate will, in runs to "
-        "come; what is labelled is not audited again"
-    )
+    these, s = ("these audits", "") if runs > 1 else ("this audit", "s")
+    verdict = f"{these} confirm{s} the promise"
     if low > promise:
-        verdict = "this audit speaks against the promise"
-    elif high <= promise:
-        verdict = "this audit confirms the promise"
+        verdict = f"{these} speak{s} against the promise"
+    elif high > promise:
+        verdict = f"too few rows to tell whether the promise is kept. {_patience(last)}"
     yield (
-        f"The last audited run promises that at most {promise:.3g} % of its labels differ from "
-        f"those of the same model at full depth. {said}: {verdict}. Whether labels are right, no "
-        "audit knows."
+        f"'{last['operating_point']}' promises that at most {promise:.3g} % of its labels differ "
+        f"from those of the same model at full depth. {said}: {verdict}. Whether labels are right, "
+        "no audit knows."
+    )
+
+
+def _patience(recipe: pd.Series) -> str:
+    """How long it takes to know."""
+    more = recipe["more_runs"]
+    if pd.isna(more):
+        return "They differ so nearly as often as is promised that no audit will tell soon"
+    some = recipe["audited"] / recipe["audited_runs"]
+    return (
+        f"With as many as until now, {some:,.0f} a run, it takes about {more:,.0f} more "
+        f"run{'s' * bool(more > 1)}; a higher --audit-rate takes fewer"
     )
 
 

@@ -143,8 +143,37 @@ AUDITS = """
     order by started_at nulls first, run_id
 """
 
-AUDITED = f"""
-    from ({AUDITS}) where agreement_percent is not null order by started_at nulls first, run_id
+#: Audited runs, and what all of their recipe have found until then.
+AUDITED = """
+    select run_id, started_at, audit_rows as audited,
+           round(100 * audit_agreement, 3) as agreement_percent,
+           round(100 * audit_interval[1], 3) as lower_percent,
+           round(100 * audit_interval[2], 3) as upper_percent,
+           100 * promised_agreement as promised_percent,
+           sum(audit_rows) over so_far as all_audited,
+           sum(round(audit_agreement * audit_rows)) over so_far as all_agreed
+    from runs where finished and audit_rows > 0 and audit_agreement is not null
+    window so_far as (partition by checkpoint, criterion, thresholds order by started_at, run_id)
+    order by started_at nulls first, run_id
+"""
+
+#: Of each checkpoint at each point: what the table holds of it, and what all of its audits found.
+RECIPES = """
+    with sums as (
+        select run_id, sum(rows) filter (current) as held, sum(audit_rows) as audited,
+               sum(audit_agreements) as agreed
+        from exits where exit_layer is not null group by run_id
+    )
+    select left(checkpoint, 8) as checkpoint,
+           max_by(operating_point, started_at) as operating_point, count(*) as runs,
+           max(started_at) as last_used,
+           coalesce(sum(held), 0)::bigint as rows,
+           round(sum(full_flops) / nullif(sum(flops), 0), 2) as flops_speedup,
+           100 * max_by(promised_agreement, started_at) as promised_percent,
+           count(*) filter (audited > 0) as audited_runs,
+           coalesce(sum(audited), 0)::bigint as audited, coalesce(sum(agreed), 0)::bigint as agreed
+    from runs left join sums using (run_id) where thresholds is not null
+    group by runs.checkpoint, criterion, thresholds order by last_used nulls first, checkpoint
 """
 
 DRIFT = f"""

@@ -20,6 +20,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "exit layers": ("layer", "rows", "percent", "mean_tokens", "audited",
                     "audit_agreement_percent"),
     "errors": (),
+    "recipes": ("checkpoint", "operating_point", "runs", "rows", "flops_speedup", "audited",
+                "agreement_percent", "promised_percent"),
     "audits": ("run_id", "audited", "agreement_percent", "lower_percent", "promised_percent",
                "drift"),
     "costs": ("run_id", "rows", "device_seconds", "seconds_per_million",
@@ -41,8 +43,8 @@ def tell(console: Console, sentences: Sequence[str], frames: Mapping[str, pd.Dat
     less = False
     for title, columns in TABLES.items():
         frame = frames.get(title)
-        if frame is None or not len(frame):
-            continue
+        if frame is None or not len(frame) or (title == "recipes" and len(frame) == 1):
+            continue  # of one recipe the sentences say it
         if title == "labels":
             frame = summed(frame, "label")
         some, below = shortened(frame, title, _SHOWN)

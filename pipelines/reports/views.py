@@ -76,6 +76,12 @@ def slices_of(exits: str) -> str:
 
 SLICES = f"create or replace view slices as {slices_of('exits')}"
 
+#: What commits say of the recipe of their run.
+RECIPES = """
+    create or replace table recipes as
+    select run_id, any_value(recipe) as recipe from commits group by run_id
+"""
+
 #: Runs that are still at work, or were killed, have statistics at most.
 RUNS = f"""
     create or replace view runs as
@@ -83,6 +89,9 @@ RUNS = f"""
     from summaries
     union all by name
     select run_id, min(committed_at) as started_at, false as finished,
+           any_value(recipe->>'checkpoint') as checkpoint,
+           any_value(recipe->>'criterion') as criterion,
+           any_value((recipe->'thresholds')::double[]) as thresholds,
            count(*) as slices_labelled, sum(rows)::bigint as rows,
            sum(error_rows)::bigint as error_rows, sum(tokens)::bigint as tokens,
            sum(flops)::decimal(38, 0) as flops,
@@ -93,5 +102,6 @@ RUNS = f"""
                sum(tokens) as tokens, sum(flops) as flops,
                {", ".join(f"any_value({m.column}) as {m.name}" for m in _SUMMED)}
         from exits anti join summaries using (run_id) group by run_id, slice_id
-    ) group by run_id
+    ) left join (select run_id, recipe::json as recipe from recipes) using (run_id)
+    group by run_id
 """

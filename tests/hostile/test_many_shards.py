@@ -32,7 +32,7 @@ def test_a_hundred_thousand_shards_are_planned_quickly(tmp_path, request):
     process = psutil.Process()
     before, started = process.memory_info().rss, process_time()
     shards = find_shards([str(tmp_path / "in")])
-    plan = make_plan(shards, holding([]), identity(), InputColumns(), 1000, False)
+    plan = make_plan(shards, holding([]), identity(), InputColumns(), 1000, "refuse")
     assert len(plan.todo) == count
     assert process_time() - started < 200  # seconds of CPU; quadratic would be hours
     assert process.memory_info().rss - before < 500 << 20

@@ -28,7 +28,7 @@ def test_keys_of_object_stores(key, monkeypatch):
     monkeypatch.setattr(type(memory), "find", lambda *_, **__: listing)
     try:
         shards = find_shards(["memory://corpus"])
-        plan = make_plan(shards, holding([]), identity(), InputColumns(), 1000, False)
+        plan = make_plan(shards, holding([]), identity(), InputColumns(), 1000, "refuse")
     finally:
         memory.rm_file("/corpus/good.parquet")
     assert [piece.path for piece in plan.todo] == ["table/good.000000000000.parquet"]

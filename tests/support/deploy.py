@@ -22,6 +22,11 @@ def read(name: str) -> dict:
     return yaml.load((ROOT / name).read_text(), NoTwice)
 
 
+def cron_jobs() -> list[dict]:
+    """The documents of cronjob.yaml: to label, and to check."""
+    return list(yaml.load_all((DEPLOY / "cronjob.yaml").read_text(), NoTwice))
+
+
 def manifest(name: str) -> dict:
     return read(f"deploy/{name}")
 

@@ -137,7 +137,8 @@ def month_section() -> str:
          night.get("files_left_alone", ""),
          "" if night.get("mean_exit_layer") is None else f"{night['mean_exit_layer']:.2f}",
          percent(night.get("audit_agreement")), percent(night.get("exit_drift")),
-         len(night.get("alarms") or []) or "", night.get("exit_code", "")]
+         len(night.get("alarms") or []) or "", night.get("exit_code", ""),
+         night.get("check", "")]
         for night in found["nights"]
     ]  # fmt: skip
     claims = "\n".join(
@@ -150,10 +151,20 @@ def month_section() -> str:
     sums = "; ".join(f"{name} {n:,} rows, {flops:,} FLOPs" for name, (n, flops) in totals.items())
     false = ", ".join(found["nights_with_a_false_alarm"]) or "none"
     names = ["night", "what happens", "rows due", "labelled", "files left alone", "mean layer",
-             "audit agrees", "exit drift", "alarms", "exit code"]  # fmt: skip
+             "audit agrees", "exit drift", "alarms", "exit code", "check"]  # fmt: skip
+    names_of_recipes = ["operating point", "runs", "rows in the table", "audited", "agree",
+                        "95 % interval", "promised", "more runs to tell"]  # fmt: skip
+    recipes = [
+        [each["operating_point"], each["runs"], f"{each['rows']:,}", f"{each['audited']:,}",
+         f"{each['agreement_percent']:.2f} %",
+         f"{each['lower_percent']:.2f} to {each['upper_percent']:.2f} %",
+         f"{each['promised_percent']:g} %",
+         "" if each["more_runs"] is None else f"{each['more_runs']:.0f}"]
+        for each in found["recipes"]
+    ]  # fmt: skip
     return f"""## A simulated month
 
-Thirty nights with two new shards each, a model trained and calibrated (at most 3 % other labels) on made-up tickets; {found["minutes"]:.0f} minutes in all, {found["minutes_of_training"]:.0f} of
+Thirty nights with two new shards each, on one machine without Ray, a model trained and calibrated (at most 3 % other labels) on made-up tickets; {found["minutes"]:.0f} minutes in all, {found["minutes_of_training"]:.0f} of
 them for training two models, on {where(found["machine"])}.
 
 ```
@@ -163,7 +174,11 @@ them for training two models, on {where(found["machine"])}.
 {claims}
 
 Nights with an alarm although nothing was wrong: {false}. The killed run of night 12 had committed {found["rows_committed_by_the_killed_run"]:,} rows, which night 14 did not repeat. Sums: {sums}
-(with `--relabel`, the first two count rows again).
+(the first two count rows that were labelled again).
+
+What the report says of the two models, with the audits of all their nights:
+
+{table(names_of_recipes, recipes)}
 
 {table(names, rows)}
 """

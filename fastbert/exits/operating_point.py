@@ -111,7 +111,7 @@ class OperatingPoint:
 
     @classmethod
     def with_thresholds(
-        cls, config: Configuration, criterion: str, thresholds: list[float]
+        cls, config: Configuration, criterion: str | None, thresholds: list[float] | None
     ) -> "OperatingPoint | None":
         """The checkpoint's point with these, its default one first; None if it has none."""
         points = config.operating_points or {}

@@ -238,11 +238,20 @@ def _check_identity(recipe: dict[str, Any], identity: Identity) -> None:
     ways = ["--relabel to label everything again", "or another --output"]
     if identity.goes_with(recipe):
         ways.insert(0, "--on-change new to label new and changed shards so, and leave the others")
-    speeds, of_speed = {*recipe.get("thresholds", [])}, recipe.get("criterion") == "entropy"
-    if differences.keys() <= {"criterion", "thresholds"} and of_speed and len(speeds) == 1:
-        ways.insert(0, f"--speed {speeds.pop()} to go on as before")
+    if differences.keys() <= {"criterion", "thresholds"} and (speed := _speed(recipe)) is not None:
+        ways.insert(0, f"--speed {speed} to go on as before")
     raise InputError(
         f"the output was labelled with {key} {before}, this run has {now}; pass {', '.join(ways)}"
+    )
+
+
+def _speed(recipe: dict[str, Any]) -> Any:
+    """What --speed gives this recipe; None if none does."""
+    thresholds = recipe.get("thresholds")
+    if recipe.get("criterion") != "entropy" or not isinstance(thresholds, list):
+        return None
+    return (
+        thresholds[0] if thresholds and thresholds.count(thresholds[0]) == len(thresholds) else None
     )
 
 

@@ -130,7 +130,7 @@ def ledger_reader_takes_only_records(document, other):
     # What the reader takes, the plan and the statistics can use.
     shards = [Shard(RECORD.source, "a", "etag:1"), Shard(sane.source, "sane", "etag:1")]
     rows = {"a": 10, "sane": 10}
-    plan = plan_of(rows, shards, found, identity(), InputColumns(), 4, True)
+    plan = plan_of(rows, shards, found, identity(), InputColumns(), 4, "relabel")
     kept = (plan.up_to_date, plan.removed, plan.replaced, plan.spared)
     assert sum(map(len, kept)) == len(records)
     assert statistics(rows_of(records)).num_rows

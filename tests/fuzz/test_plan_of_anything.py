@@ -49,7 +49,7 @@ def url(name: str) -> str:
 
 
 def planned(
-    shards, commits, strays, slice_rows, retry, prune
+    shards, commits, strays, slice_rows, on_change, retry, prune
 ) -> tuple[Plan, list[Record], Committed]:
     """The plan of a random history; every record lies inside what its version of the shard had."""
     columns, records = InputColumns(), []
@@ -75,7 +75,7 @@ def planned(
     output = holding(records, stray)
     rows = {name: rows for name, (_, rows) in shards.items()}
     plan = plan_of(
-        rows, found, output, identity(), columns, slice_rows, True, retry, None, False, prune
+        rows, found, output, identity(), columns, slice_rows, on_change, retry, None, False, prune
     )
     return plan, records, output
 
@@ -85,12 +85,14 @@ def planned(
     commits,
     st.sets(places, max_size=4),
     st.integers(1, 13),
+    st.sampled_from(["new", "relabel"]),
     st.booleans(),
     st.booleans(),
 )
-def plan_covers_every_row_once(shards, commits, strays, slice_rows, retry, prune):
+def plan_covers_every_row_once(shards, commits, strays, slice_rows, on_change, retry, prune):
+    history = shards, commits, strays, slice_rows, on_change, retry, prune
     try:
-        plan, records, output = planned(shards, commits, strays, slice_rows, retry, prune)
+        plan, records, output = planned(*history)
     except InputError:
         assert not any(rows is not None for _, rows in shards.values())
         return
@@ -101,7 +103,8 @@ def plan_covers_every_row_once(shards, commits, strays, slice_rows, retry, prune
     up_to_date = [by_path[path] for path in paths(plan.up_to_date)]
     spared = [by_path[path] for path in paths(plan.spared)]
     for up in up_to_date:
-        assert (up.version, up.recipe) == (shards[up.shard][0], RECIPES[0])
+        assert up.version == shards[up.shard][0]
+        assert up.recipe in (RECIPES if on_change == "new" else RECIPES[:1])
         assert not (retry and up.quarantined)
     kept = {r.path for r in up_to_date + spared} | set(plan.left)
     removed = set(paths(plan.removed)) | set(plan.swept)

@@ -152,10 +152,10 @@ def month_section() -> str:
     false = ", ".join(found["nights_with_a_false_alarm"]) or "none"
     names = ["night", "what happens", "rows due", "labelled", "files left alone", "mean layer",
              "audit agrees", "exit drift", "alarms", "exit code", "check"]  # fmt: skip
-    names_of_recipes = ["operating point", "runs", "rows in the table", "audited", "agree",
+    names_of_recipes = ["checkpoint", "operating point", "runs", "rows in the table", "audited", "agree",
                         "95 % interval", "promised", "more runs to tell"]  # fmt: skip
     recipes = [
-        [each["operating_point"], each["runs"], f"{each['rows']:,}", f"{each['audited']:,}",
+        [each["checkpoint"], each["operating_point"], each["runs"], f"{each['rows']:,}", f"{each['audited']:,}",
          f"{each['agreement_percent']:.2f} %",
          f"{each['lower_percent']:.2f} to {each['upper_percent']:.2f} %",
          f"{each['promised_percent']:g} %",

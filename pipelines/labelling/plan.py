@@ -248,11 +248,9 @@ def _check_identity(recipe: dict[str, Any], identity: Identity) -> None:
 def _speed(recipe: dict[str, Any]) -> Any:
     """What --speed gives this recipe; None if none does."""
     thresholds = recipe.get("thresholds")
-    if recipe.get("criterion") != "entropy" or not isinstance(thresholds, list):
+    if recipe.get("criterion") != "entropy" or not isinstance(thresholds, list) or not thresholds:
         return None
-    return (
-        thresholds[0] if thresholds and thresholds.count(thresholds[0]) == len(thresholds) else None
-    )
+    return thresholds[0] if thresholds == thresholds[:1] * len(thresholds) else None
 
 
 def _known(sets: Sets, fits: Mask) -> tuple[dict[int, int], dict[int, list[range]]]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipelines.output.identity import Identity
 from pipelines.output.manifests import PLAN_SCHEMA, PLANNED, rows_of
 from pipelines.output.record import Record
-from pipelines.output.sets import Mask
+from pipelines.output.sets import Mask, chosen
 
 #: The path of a slice's labelled rows, as `table_path` has it.
 PATH = "'table/' || shard || '.' || printf('%012d', first_row) || '.parquet'"
@@ -42,14 +42,16 @@ class Committed:
 
     def recipe(self) -> dict[str, Any] | None:
         """That of the last commit with a record; None if there is none."""
-        text = _last(self.commits.filter(pa.array(self.recorded)), "recipe")
+        text = _last(
+            chosen(self.commits.select(["committed_at", "recipe"]), self.recorded), "recipe"
+        )
         return None if text is None else self.recipes[text]
 
     def precision(self, identity: Identity) -> str | None:
         """What the last commit with this identity was made in; None if there is none."""
         same = [text for text, each in self.recipes.items() if not identity.differences(each)]
         mine = pc.is_in(self.commits["recipe"], pa.array(same, pa.string()))
-        return _last(self.commits.filter(mine), "precision")
+        return _last(self.commits.select(["committed_at", "precision"]).filter(mine), "precision")
 
 
 def _last(commits: pa.Table, column: str) -> str | None:

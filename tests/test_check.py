@@ -156,8 +156,27 @@ def test_exit_codes_that_mean_something_else(tmp_path, checkpoint, code):
 
 
 def test_a_run_that_finds_nothing_to_do_says_that_it_ended(tmp_path, night):
+    """Where that was not said within the last hour: else nothing is written."""
     night(run_id="first")
-    night(run_id="second")
     storage = Storage(str(tmp_path / "out"))
-    assert last_run.read(storage).run_id == "second"
-    assert not storage.read(["ledger/runs/second.json"])
+    first = last_run.read(storage)
+    night(run_id="second")
+    assert last_run.read(storage) == first
+    earlier = (first.at - timedelta(hours=1)).isoformat()
+    storage.put(last_run.PATH, json.dumps(vars(first) | {"ended_at": earlier}).encode())
+    night(run_id="third")
+    assert last_run.read(storage).run_id == "third"
+    assert not storage.read(["ledger/runs/third.json"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b'{"run_id": "a"}', b'{"run_id": "a", "ended_at": "x", "exit_code": 0}'],
+)
+def test_a_damaged_last_run_counts_as_none(tmp_path, text):
+    storage = Storage(str(tmp_path))
+    storage.put(last_run.PATH, text)
+    assert last_run.read(storage) is None
+    now = datetime.now(UTC).isoformat()
+    last_run.write(storage, last_run.LastRun(run_id="new", ended_at=now, exit_code=0))
+    assert last_run.read(storage).run_id == "new"

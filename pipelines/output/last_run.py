@@ -1,16 +1,19 @@
-"""The last run that has ended, also if it found nothing to do: one object, written over each time.
+"""The last run that has ended, also if it found nothing to do: one object, which is written over.
 
 Summaries (`ledger/runs/`) are of runs that have changed something. A job that has died, and one
 that finds nothing new, differ in this object only.
 """
 
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 
 import msgspec
 
 from pipelines.output.storage import Storage
 
 PATH = "ledger/last_run.json"
+#: What is known is not written again for so long: a run with nothing to do changes nothing.
+_KNOWN_FOR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +26,27 @@ class LastRun:
     #: By URL: why they could not be labelled.
     bad_shards: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def at(self) -> datetime:
+        """When it ended."""
+        return datetime.fromisoformat(self.ended_at)
+
 
 def write(storage: Storage, run: LastRun) -> None:
-    """Say that it has ended."""
+    """Say that it has ended, unless the same was said within the last hour."""
+    known = read(storage)
+    same = known and (known.exit_code, known.bad_shards) == (run.exit_code, run.bad_shards)
+    if known and same and run.at - known.at < _KNOWN_FOR:
+        return
     storage.put(PATH, msgspec.json.format(msgspec.json.encode(asdict(run)), indent=1))
 
 
 def read(storage: Storage) -> LastRun | None:
-    """None where no run of a release that writes it has ended."""
+    """None where no run of a release that writes it has ended; its time may be up to an hour before
+    that of the last run of all."""
     text = storage.read([PATH]).get(PATH)
-    if text is None:
-        return None
     try:
-        return msgspec.json.decode(text, type=LastRun)
-    except msgspec.MsgspecError:
+        run = msgspec.json.decode(text or b"", type=LastRun)
+        return run if run.at.tzinfo else None
+    except ValueError:  # it is not there, or damaged
         return None

@@ -66,8 +66,8 @@ def check(found: Analytics, max_age: float | None) -> Finding:
 def _last(storage: Storage, runs: pd.DataFrame) -> tuple[datetime | None, dict[str, str], str]:
     """When the last run ended, what it could not read, and which it was."""
     if (run := last_run.read(storage)) is not None:
-        at = datetime.fromisoformat(run.ended_at)
-        return at, run.bad_shards, f"the last run, {run.run_id}, ended at {at:%Y-%m-%d %H:%M} UTC"
+        said = f"the last run, {run.run_id}, ended at {run.at:%Y-%m-%d %H:%M} UTC"
+        return run.at, run.bad_shards, said
     if not len(runs):
         return None, {}, "no run has ended"
     newest = runs.iloc[0]  # of an earlier release

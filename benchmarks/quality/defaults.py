@@ -136,7 +136,8 @@ def main(
             print({k: v for k, v in runs[-1].items() if k != "machine"}, flush=True)
             program = (
                 "python -m benchmarks.quality.defaults --data DATA --work WORK --output OUTPUT"
-                + f" --backbone {Path(backbone).name}" * bool(backbone)
+                + (f" --backbone {Path(backbone).name}" if backbone else "")
+                + (f" --chinese-backbone {Path(chinese_backbone).name}" if chinese_backbone else "")
             )
             found = {"program": program, "runs": runs}
             output.write_text(json.dumps(found, indent=1) + "\n")

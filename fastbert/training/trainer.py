@@ -239,6 +239,7 @@ def _run(
     recipe: Recipe,
     then: float = 0.0,
 ) -> Learnt:
+    log.info("epochs %g, peak learning rate %.2g", recipe.epochs, recipe.learning_rate)
     length = model.config.max_length
     multiple = 8 if -(-length // 8) * 8 <= model.encoder.longest else None  # else no positions
     rows = train.tokenize(tokenizer, length)

@@ -69,14 +69,18 @@ def teach(
 ) -> Learnt:
     """Self-distil; `hard_labels` is the weight of the corpus's own labels."""
     log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
-    chosen = distilling(len(corpus), model.num_labels)
-    epochs, rate = settings.distil_epochs, settings.distil_learning_rate
     recipe = replace(
-        asked(settings, chosen, PAPER_DISTIL, epochs, rate),
+        distil_recipe(settings, len(corpus), model.num_labels),
         temperature=settings.temperature,
         hard_labels=hard_labels,
     )
     return self_distil(model, tokenizer, corpus, recipe)
+
+
+def distil_recipe(settings: SelfDistillation, rows: int, classes: int) -> Recipe:
+    """That of self-distillation on so many rows."""
+    epochs, rate = settings.distil_epochs, settings.distil_learning_rate
+    return asked(settings, distilling(rows, classes), PAPER_DISTIL, epochs, rate)
 
 
 def asked(
@@ -86,18 +90,15 @@ def asked(
     epochs: float | None,
     learning_rate: float | None,
 ) -> Recipe:
-    """The `chosen` recipe of a step, or the paper's, with what the user asks for in its place;
-    epochs and rate are said."""
+    """The `chosen` recipe of a step, or the paper's, with what the user asks for in its place."""
     recipe = paper if settings.recipe == "paper" else chosen
-    recipe = replace(
+    return replace(
         recipe,
         batch_size=settings.batch_size,
         seed=settings.seed,
         epochs=epochs or recipe.epochs,
         learning_rate=learning_rate or recipe.learning_rate,
     )
-    log.info("epochs %g, peak learning rate %.2g", recipe.epochs, recipe.learning_rate)
-    return recipe
 
 
 def save(

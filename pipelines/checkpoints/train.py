@@ -13,13 +13,13 @@ from fastbert.model import FastBertForSequenceClassification
 from fastbert.tasks.task import NO_LABEL
 from fastbert.tokenizer import check_tokenizer, load_tokenizer
 from fastbert.training.examples import Examples
-from fastbert.training.recipes import PAPER_DISTIL, PAPER_FINETUNE, distilling, finetuning
+from fastbert.training.recipes import PAPER_FINETUNE, finetuning
 from fastbert.training.trainer import Learnt, finetune
 from fastbert.weights import check_output
 from pipelines.checkpoints.held_out import halves, hold_out, unseen
 from pipelines.checkpoints.judge import judge
 from pipelines.checkpoints.settings import TrainSettings
-from pipelines.checkpoints.students import asked, save, settle_length, teach
+from pipelines.checkpoints.students import asked, distil_recipe, save, settle_length, teach
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns, listed
 from pipelines.input.examples import read_examples
@@ -65,13 +65,10 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         asked(settings, by_data, PAPER_FINETUNE, settings.epochs, settings.learning_rate),
         joint=settings.joint,
     )
-    passes = settings.distil_epochs
-    if passes is None:
-        by_data = (
-            PAPER_DISTIL if settings.recipe == "paper" else distilling(len(corpus), len(labels))
-        )
-        passes = by_data.epochs
-    passes *= len(corpus) / len(examples)
+    passes = 0.0
+    if settings.distil_epochs != 0:
+        passes = distil_recipe(settings, len(corpus), len(labels)).epochs * len(corpus)
+    passes /= len(examples)
     learnt = finetune(model, tokenizer, examples, chosen, recipe=recipe, distil_epochs=passes)
     _tell(learnt, recipe.epochs)
     taught = replace(learnt, epochs=0.0)

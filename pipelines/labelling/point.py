@@ -25,8 +25,9 @@ def point_of_output(config: Configuration, last: dict[str, Any] | None) -> Opera
     """That of the recipe of the output's last commit, made with this checkpoint; the default one
     for an output without (None), and where the checkpoint has no such point any more. Says what
     is not taken. InputError without a default."""
-    where = last and (last.get("criterion"), last.get("thresholds"))
-    found = OperatingPoint.with_thresholds(config, *where) if where else None
+    found = last and OperatingPoint.with_thresholds(
+        config, last.get("criterion"), last.get("thresholds")
+    )
     if not found:
         return OperatingPoint.of_checkpoint(config, None)
     if (default := config.default_operating_point) not in (None, found.name):

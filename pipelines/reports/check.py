@@ -47,13 +47,10 @@ def check(found: Analytics, max_age: float | None) -> Finding:
     runs = found.query(_SUMMARIES)
     labelled = runs[runs["rows"] > 0]
     ended, bad_shards, last = _last(found.storage, runs)
-    alarms = [
-        [f"{run_id}: {alarm}" for alarm in alarms]
-        for run_id, alarms in zip(labelled["run_id"], labelled["alarms"], strict=True)
-        if alarms is not None and len(alarms)
-    ]
-    recent = alarms[0] if len(alarms) and _has(labelled.iloc[0], "alarms") else []
-    older = [line for lines in alarms[bool(recent) :] for line in lines]
+    recent, older = (
+        [f"{run['run_id']}: {alarm}" for run in some for alarm in _listed(run["alarms"])]
+        for some in (_rows(labelled[:1]), _rows(labelled[1:]))
+    )
     needs = [
         *recent,
         *_some([f"cannot be read: {url}: {why}" for url, why in bad_shards.items()]),
@@ -79,15 +76,20 @@ def _last(storage: Storage, runs: pd.DataFrame) -> tuple[datetime | None, dict[s
     return at, bad_shards, f"the last run, {newest['run_id']}, ended at {at:%Y-%m-%d %H:%M} UTC"
 
 
-def _has(run: Any, name: str) -> bool:
-    return run[name] is not None and len(run[name]) > 0
+def _rows(runs: pd.DataFrame) -> list[dict[Any, Any]]:
+    return runs.to_dict("records")
+
+
+def _listed(alarms: Any) -> list[str]:
+    """Summaries of the first releases know no alarms."""
+    return [] if alarms is None else list(alarms)
 
 
 def _bad_rows(run: Any) -> Iterator[str]:
     """Whether a run had more rows with an error than its `max_bad_rows` allows."""
     most = run["max_bad_rows"]
     if pd.isna(most):  # of an earlier release: then the exit code says it
-        too_many = run["exit_code"] == 3 and not _has(run, "bad_shards")
+        too_many = run["exit_code"] == 3 and not run["bad_shards"]
     else:
         too_many = run["error_rows"] > most * run["rows"]
     if too_many:

@@ -132,24 +132,24 @@ LABELS_BY_RUN = f"""
     order by started_at nulls first, run_id, label = {_OTHER_LABELS}, rows desc
 """
 
-AUDITS = """
-    select run_id, started_at, audit_rows as audited,
-           round(100 * audit_agreement, 3) as agreement_percent,
-           round(100 * audit_interval[1], 3) as lower_percent,
-           round(100 * audit_interval[2], 3) as upper_percent,
-           100 * promised_agreement as promised_percent,
+_AUDIT = """
+    run_id, started_at, audit_rows as audited,
+    round(100 * audit_agreement, 3) as agreement_percent,
+    round(100 * audit_interval[1], 3) as lower_percent,
+    round(100 * audit_interval[2], 3) as upper_percent,
+    100 * promised_agreement as promised_percent
+"""
+
+AUDITS = f"""
+    select {_AUDIT},
            round(exit_drift, 4) as drift, exit_drift_p as drift_p
     from runs where finished and (audit_rows > 0 or exit_drift is not null)
     order by started_at nulls first, run_id
 """
 
 #: Audited runs, and what all of their recipe have found until then.
-AUDITED = """
-    select run_id, started_at, audit_rows as audited,
-           round(100 * audit_agreement, 3) as agreement_percent,
-           round(100 * audit_interval[1], 3) as lower_percent,
-           round(100 * audit_interval[2], 3) as upper_percent,
-           100 * promised_agreement as promised_percent,
+AUDITED = f"""
+    select {_AUDIT},
            sum(audit_rows) over so_far as all_audited,
            sum(round(audit_agreement * audit_rows)) over so_far as all_agreed
     from runs where finished and audit_rows > 0 and audit_agreement is not null

@@ -22,7 +22,7 @@ def recipes(found: Analytics) -> pd.DataFrame:
     tell whether the promise is kept: 0 if that is known, null if no number of rows will tell.
     """
     frame = found.query(questions.RECIPES)
-    more_runs = pd.Series([_more_runs(row) for row in _rows(frame)], dtype=float)
+    more_runs = pd.Series([_more_runs(row) for row in frame.to_dict("records")], dtype=float)
     return _with_interval(frame).assign(more_runs=more_runs)
 
 
@@ -38,10 +38,6 @@ def audited_nights(found: Analytics) -> pd.DataFrame:
 _INTERVAL = ["agreement_percent", "lower_percent", "upper_percent"]
 
 
-def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    return frame.to_dict("records")
-
-
 def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
     """With the audited agreement and its exact interval behind `audited` and `agreed`."""
     shares = [
@@ -49,7 +45,7 @@ def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
          *interval(int(each["agreed"]), int(each["audited"]), CONFIDENCE))
         if each["audited"]
         else (math.nan,) * 3
-        for each in _rows(frame)
+        for each in frame.to_dict("records")
     ]  # fmt: skip
     columns = 100 * np.array(shares).reshape(-1, 3)
     return frame.assign(**dict(zip(_INTERVAL, columns.round(3).T, strict=True)))

@@ -1,8 +1,8 @@
 from .configuration import FastBertConfig as FastBertConfig
 from .errors import FastBertError as FastBertError
 from .errors import InputError as InputError
+from .inference.decisions import Predictions as Predictions
 from .inference.engine import Engine as Engine
-from .inference.engine import Predictions as Predictions
 from .inference.tokens import Tokens as Tokens
 from .inference.tokens import tokenize as tokenize
 from .library import Classifier as Classifier

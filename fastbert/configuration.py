@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from fastbert.checkpoint import read_settings, readable
 from fastbert.encoders import check_family, encoder_for
 from fastbert.errors import InputError, check_settings, explained
+from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit, exits_of
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
@@ -23,6 +24,10 @@ _FOREIGN = (
     "dtype",
     "chunk_size_feed_forward",  # which changes no answer, and refuses lengths
 )
+
+
+#: Settings of a bag, and the least of each.
+_BAG_SIZES = {"bag_size": 1, "bag_hidden": 1, "bag_tokens": 0, "bag_pairs": 0}
 
 
 @strict
@@ -44,6 +49,12 @@ class FastBertConfig(PreTrainedConfig):
     #: Where rows may leave, in order, as `{"depth": 1, "head": "branch"}`; None: after every layer,
     #: with the adopted head at the last one if there is a `teacher_activation`.
     exits: list[dict[str, Any]] | None = None
+    #: Of the bag, if `exits` has one: numbers of each token or pair, width of its hidden layer.
+    bag_size: int = 64
+    bag_hidden: int = 64
+    #: Of the bag: tokens and pairs of tokens that have numbers.
+    bag_tokens: int = 0
+    bag_pairs: int = 0
     #: Activation of an adopted classifier's own head ("tanh", "gelu", "relu"); None: the last
     #: exit has a branch like every other, as in the paper.
     teacher_activation: str | None = None
@@ -83,6 +94,10 @@ class FastBertConfig(PreTrainedConfig):
             ("max_length", self.max_length, 3 <= self.max_length <= longest, f"3 to {longest}"),
             ("branch_heads", heads, 1 <= heads <= width and width % heads == 0,
              f"a divisor of branch_size, {width}"),
+            *(
+                (name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
+                for name, least in _BAG_SIZES.items()
+            ),
             ("teacher_activation", activation, activation in (None, *ACT2FN),
              "an activation that transformers knows, such as 'tanh'"),
         ])  # fmt: skip
@@ -93,6 +108,12 @@ class FastBertConfig(PreTrainedConfig):
         """Where rows may leave, by index; InputError where `exits` makes no sense."""
         layers: int = self.backbone_config().num_hidden_layers
         return exits_of(self.exits, layers, self.teacher_activation)
+
+    def new_bag(self) -> Bag:
+        """A bag of these sizes, which has learnt nothing."""
+        vocabulary: int = self.backbone_config().vocab_size
+        sizes = (self.bag_tokens, self.bag_pairs, self.bag_size, self.bag_hidden)
+        return Bag(vocabulary, *sizes, len(self.label_names))
 
     @property
     def label_names(self) -> list[str]:

@@ -143,7 +143,8 @@ class Classifier:
             errors[row] = NOT_A_NUMBER
         good[rows] = answered
         found, lengths = found.take(answered), tokens.lengths[answered]
-        answers = columns(found, lengths, good, engine.task, CostModel(self.model))
+        cost = CostModel(self.model).using(point.rule().used)
+        answers = columns(found, lengths, good, engine.task, cost)
         answers["error"] = pa.array(errors, pa.string())
         cut = np.zeros(len(first), bool)
         cut[rows] = tokens.truncated

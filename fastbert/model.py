@@ -10,6 +10,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -19,6 +20,7 @@ from fastbert.configuration import FastBertConfig, label_names
 from fastbert.encoders import encoder_for
 from fastbert.encoders.pretrained import load_backbone, new_backbone
 from fastbert.errors import InputError, explained
+from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit
 from fastbert.exits.heads import Branch, Head, PooledHead
 from fastbert.tasks.single_label import SingleLabel
@@ -120,10 +122,12 @@ class FastBertForSequenceClassification(PreTrainedModel):
             return Branch(width, config.branch_size, config.branch_heads, self.num_labels)
         if exit.task == "label" and exit.head == "adopted" and config.teacher_activation:
             return PooledHead(width, self.num_labels, config.teacher_activation)
+        if exit.task == "label" and exit.head == "bag":
+            return config.new_bag()
         raise InputError(
             f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}, for the "
-            f"question '{exit.task}'; this release knows 'branch', and with a teacher_activation "
-            "'adopted', both for 'label': use a newer one"
+            f"question '{exit.task}'; this release knows 'branch', 'bag', and with a "
+            "teacher_activation 'adopted', all for 'label': use a newer one"
         )
 
     def forward(
@@ -148,12 +152,31 @@ class FastBertForSequenceClassification(PreTrainedModel):
         logits = self.branches[-1](states.last_hidden_state, mask)  # (B, N)
         every = None
         if all_exits:
-            hidden = [states.hidden_states[each.depth] for each in self.exits[:-1]]  # (B, T, H)
-            students = zip(self.branches[:-1], hidden, strict=True)
-            every = torch.stack([*(head(state, mask) for head, state in students), logits])
+            students = zip(self.branches[:-1], self.exits[:-1], strict=True)
+            early = [
+                head(input_ids if each.head == "bag" else states.hidden_states[each.depth], mask)
+                for head, each in students
+            ]
+            every = torch.stack([*early, logits])
         loss = None if labels is None else self.task.loss(logits, labels).mean()
         output = FastBertOutput(loss=loss, logits=logits, exit_logits=every)
         return output.to_tuple() if return_dict is False else output
+
+    def add_bag(self, tokens: torch.Tensor, pairs: torch.Tensor) -> Bag:
+        """Put an exit that has learnt nothing before the first layer, for these ids of tokens (W,)
+        and pairs (P, 2), in place of one that may be there. Operating points stay what they are."""
+        config = self.config
+        config.bag_tokens, config.bag_pairs = len(tokens), len(pairs)
+        first = Exit(0, "bag")
+        if self.exits[0] == first:
+            self.exits, self.branches = self.exits[1:], self.branches[1:]
+        bag = config.new_bag()
+        bag.tokens.copy_(tokens)
+        bag.pairs.copy_(pairs)
+        self.branches.insert(0, bag)
+        self.exits = (first, *self.exits)
+        config.exits = [msgspec.to_builtins(each) for each in self.exits]
+        return bag
 
     def freeze_teacher(self) -> None:
         """Fix backbone and last classifier: no gradients, and no dropout even in train mode.

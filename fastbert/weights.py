@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -92,7 +93,13 @@ def _put(folder: str, url: str) -> None:
     for name in {*_parts(fs, path)} - {*names, _SAVING}:  # it would be read with the new
         fs.rm_file(f"{path}/{name}")
     for name in names:
-        fs.put_file(os.path.join(folder, name), f"{path}/{name}")
+        mine, place = os.path.join(folder, name), f"{path}/{name}"
+        if isinstance(fs, LocalFileSystem):
+            # A file that is written over is still read by the models that were loaded from it.
+            shutil.copyfile(mine, f"{place}.new")
+            os.replace(f"{place}.new", place)
+        else:
+            fs.put_file(mine, place)
     fs.rm_file(f"{path}/{_SAVING}")
 
 
@@ -138,8 +145,8 @@ def load_classifier(
     config = read_config("classifier", name)
     if config.model_type == "fastbert":
         raise InputError(
-            f"'{name}' is a FastBERT checkpoint already; label with it, or pass the classifier "
-            "that it was made of"
+            f"'{name}' is a FastBERT checkpoint already; label with it, give it an exit before the "
+            "first layer with --add-bag, or pass the classifier that it was made of"
         )
     encoder_for(config)
     names = label_names(config)

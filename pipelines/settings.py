@@ -38,7 +38,7 @@ class Settings:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             found, flag = getattr(self, name), name.replace("_", "-")
             values = found if isinstance(found, tuple) else (found,)
-            if "" in values:
+            if "" in values and type(self).__dataclass_fields__[name].default != "":
                 raise InputError(
                     f"--{flag} is empty, expected a value: is a variable of the shell not set?"
                 )
@@ -87,6 +87,11 @@ class LabelSettings(Inference):
     output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
     speed: Share | None = setting(
         "Exit as soon as the normalised entropy is below this: 0 is full depth, 1 is fastest.", None
+    )
+    exits: str | None = setting(
+        "With --speed, the exits that may be used, by the layers before them: 0 is the one before "
+        "the first layer, 1- stands for all others, 0,2-4 for some. Default: 1-, as in the paper.",
+        None,
     )
     operating_point: str | None = setting(
         "Use these thresholds of the checkpoint, by name, instead of --speed.", None
@@ -163,6 +168,10 @@ class LabelSettings(Inference):
         super().__post_init__()
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
+        if self.exits is not None and self.speed is None:
+            raise InputError(
+                "--exits goes with --speed; which exits a point uses, fastbert calibrate decides"
+            )
         if self.relabel and self.on_change == "new":
             raise InputError("--relabel and --on-change new exclude each other; pass one of them")
         if self.run_id is not None and (

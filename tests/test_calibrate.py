@@ -11,6 +11,7 @@ from support.jobs import invoke, refused
 from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
+from fastbert.calibration.evaluation import exit_outputs
 from fastbert.checkpoint import fingerprint, store_operating_point
 from fastbert.configuration import load_config
 from fastbert.errors import InputError
@@ -61,7 +62,8 @@ def point_of(result, model: Path) -> OperatingPoint:
 
 def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
     before = fingerprint(model)
-    point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9), model)
+    result = calibrate(model, corpus, "--max-disagreement", 0.9, "--criterion", "entropy")
+    point = point_of(result, model)
     assert point.name == "max-disagreement-0.9"
     assert point.promise is not None
     assert (point.promise.share, point.promise.confidence, point.promise.rows) == (0.9, 0.95, None)
@@ -80,10 +82,26 @@ def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
     assert (found.answer["label"] != found.deep["label"]).sum() <= point.evidence.broken
 
 
-def test_every_criterion_and_shape(model, corpus):
+def test_by_default_a_part_of_the_rows_learns_temperatures(model, corpus):
+    point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9), model)
+    assert point.criterion == "tempered-entropy"
+    assert point.temperatures is not None
+    assert len(point.temperatures) == LAYERS - 1
+    assert len({*point.temperatures}) > 1
+    assert point.evidence is not None
+    assert point.evidence.rows == sum(point.evidence.exits) == pytest.approx(0.9 * ROWS, rel=0.05)
+    network, tokenizer = load_model(model), load_tokenizer(model)
+    examples, _ = read_examples([str(corpus)], InputColumns())
+    tokens = Tokenizer(tokenizer)(examples.texts, None, network.config.max_length)
+    engine = Engine(network)
+    found, known = engine.classify(tokens, point.rule()), exit_outputs(engine, tokens)
+    assert found.exit.tolist() == known.exits(point.rule()).tolist()
+
+
+def test_every_criterion_and_some_exits(model, corpus):
     for options in (
         ("--criterion", "margin"),
-        ("--criterion", "max-probability", "--shape", "per-layer"),
+        ("--criterion", "max-probability", "--exits", "2", "--shape", "uniform"),
         ("--criterion", "auto", "--shape", "auto", "--name", "best", "--promise-rows", 500),
     ):
         point = point_of(calibrate(model, corpus, "--max-disagreement", 0.9, *options), model)
@@ -115,6 +133,8 @@ def test_accuracy_and_speedup(model, corpus, caplog):
         (["--max-disagreement", 0.01, "--confidence", 1], ["--confidence is 1"]),
         (["--speedup", 2, "--criterion", "auto"], ["--speedup wants a --criterion"]),
         (["--speedup", 2, "--criterion", "patience"], ["'patience': it is gone", "entropy"]),
+        (["--speedup", 2, "--shape", "per-layer"], ["'per-layer': it is gone", "tempered"]),
+        (["--speedup", 2, "--exits", "7-"], ["--exits is '7-'", "of 1, 2, 3"]),
         (["--speedup", 30], ["--speedup is 30", f"that is {LAYERS} at most"]),
         (["--max-disagreement", 0.004], ["699 rows", "at least 748", "--rows"]),
         (["--max-disagreement", 0.01], ["nothing faster than full depth", "allow more"]),

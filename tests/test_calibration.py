@@ -8,27 +8,27 @@ import pytest
 from support.models import tiny_fastbert
 
 from fastbert.calibration.bounds import interval, upper_bound
-from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.calibration.evaluation import ExitOutputs, outcome
 from fastbert.calibration.points import _limit
 from fastbert.calibration.promises import (
-    Path,
     Sample,
     allowed_failures,
     breaking_steps,
+    furthest,
     furthest_step,
     keep_promise,
-    per_layer_path,
+    make_path,
     reach_speedup,
     rows_needed,
-    uniform_path,
 )
+from fastbert.calibration.temperatures import fit_temperatures
 from fastbert.exits.criteria import CRITERIA
 from fastbert.exits.operating_point import Promise
-from fastbert.exits.rules import Threshold, replay
 from fastbert.inference.cost import CostModel
 from fastbert.tasks.single_label import SingleLabel
 
 EXITS, CLASSES = 4, 7
+ALL = np.ones(EXITS, bool)
 ONE_PERCENT = Promise(0.01, 0.95)
 
 
@@ -48,20 +48,6 @@ def random_outputs(rows: int, seed: int) -> ExitOutputs:
         logits[exit, np.arange(rows), truth] += ease * (exit + 2)
     task = SingleLabel([str(k) for k in range(CLASSES)])
     return ExitOutputs(logits.astype(np.float32), rng.integers(3, 60, rows), task)
-
-
-def left(uncertainties: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Where rows leave, by number."""
-    return replay(Threshold.of(thresholds), np.zeros(uncertainties.shape), uncertainties)
-
-
-def sample_of(outputs: ExitOutputs, cost: CostModel) -> Sample:
-    """With disagreement as the harm."""
-    return Sample(outputs, disagreement(outputs), cost)
-
-
-def disagreement(outputs: ExitOutputs) -> np.ndarray:
-    return outputs.differs(outputs.answers[-1])
 
 
 @pytest.mark.parametrize("sample", [299, 300, 1001, 7600])
@@ -108,84 +94,95 @@ def test_the_interval_covers_the_truth(rate):
     assert interval(0, 0, 0.95) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("shape", ["uniform", "per-layer"])
-def test_breaking_steps_by_the_slow_way(shape, cost):
-    outputs = random_outputs(223, seed=5)
-    fails = disagreement(outputs)
-    path = uniform_path(outputs, "margin")
-    if shape == "per-layer":
-        path = per_layer_path(sample_of(outputs, cost), "margin")
-    found = breaking_steps(sample_of(outputs, cost), path)
-    for row in range(223):
-        mine = outputs.uncertainties("margin")[:, row : row + 1]
+@pytest.mark.parametrize("criterion", ["margin", "tempered-entropy"])
+@pytest.mark.parametrize("exits", [ALL, np.array([True, False, True, True])])
+def test_breaking_steps_by_the_slow_way(criterion, exits, cost):
+    outputs = random_outputs(29, seed=5)
+    sample = Sample(outputs, cost)
+    path = make_path(sample, criterion, exits, sample)
+    found = breaking_steps(sample, path)
+    for row in range(29):
+        mine = outputs.take(np.array([row]))
 
-        def broken(thresholds: np.ndarray, row: int = row, mine: np.ndarray = mine) -> bool:
-            return bool(fails[left(mine, thresholds)[0], row])
+        def broken(level: float, mine: ExitOutputs = mine) -> bool:
+            rule = replace(path, levels=np.array([level])).rule(0)
+            return outcome(mine, cost, rule).agreement == 0
 
-        steps = [step for step, t in enumerate(path.thresholds) if broken(t)]
-        if shape == "uniform":  # also at any threshold between two steps
-            between = [np.nextafter(u, np.float32(2)) for u in mine[:-1, 0]]
-            least = min((t for t in between if broken(np.full(EXITS - 1, t))), default=np.inf)
-            steps += [s for s, t in enumerate(path.thresholds) if np.float32(t[0]) >= least]
-        assert found[row] == min(steps, default=len(path.thresholds))
+        steps = [step for step, level in enumerate(path.levels) if broken(level)]
+        # Also at any level between two steps.
+        heard = mine.heard(path.rule(1)).uncertainties(criterion)[:-1, 0]
+        between = [float(np.nextafter(u, np.float32(2))) for u in heard[exits[:-1]]]
+        least = min(filter(broken, between), default=np.inf)
+        steps += [s for s, level in enumerate(path.levels) if np.float32(level) >= least]
+        assert found[row] == min(steps, default=len(path))
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_paths_begin_at_full_depth_and_only_get_faster(criterion, cost):
     outputs = random_outputs(400, seed=6)
-    learned = per_layer_path(sample_of(outputs, cost), criterion)
-    for path in (uniform_path(outputs, criterion), learned):
-        assert (path.thresholds[0] == 0).all()
-        assert (np.diff(path.thresholds, axis=0) >= 0).all()
-        found = [left(outputs.uncertainties(criterion), t) for t in path.thresholds]
-        assert (found[0] == EXITS - 1).all()
-        assert all((b <= a).all() for a, b in zip(found, found[1:], strict=False))
+    sample = Sample(outputs, cost)
+    path = make_path(sample, criterion, ALL, sample)
+    assert path.levels[0] == 0
+    assert (np.diff(path.levels) > 0).all()
+    found = [outputs.exits(path.rule(step)) for step in range(len(path))]
+    assert (found[0] == EXITS - 1).all()
+    assert all((b <= a).all() for a, b in zip(found, found[1:], strict=False))
     assert (found[-1] < EXITS - 1).mean() > 0.5
 
 
-def test_thresholds_per_exit_cost_least_where_they_were_learned(cost):
-    """No single weight of failures is served better by one threshold for all exits."""
-    outputs = random_outputs(3000, seed=7)
-    fails = disagreement(outputs)
-    rows = np.arange(3000)
+def test_temperatures_make_exits_as_sure_as_they_are_right():
+    """Of rows with a known chance to be right, blown up tenfold at one exit."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(EXITS, 20_000, CLASSES))
+    chances = np.exp(logits[0]) / np.exp(logits[0]).sum(-1, keepdims=True)
+    deep = (chances.cumsum(-1) > rng.random((20_000, 1))).argmax(-1)
+    logits[-1] = 9 * np.eye(CLASSES)[deep]
+    logits[1], logits[2] = 5 * logits[0], logits[0] / 2
+    task = SingleLabel([str(k) for k in range(CLASSES)])
+    outputs = ExitOutputs(logits.astype(np.float32), np.full(20_000, 9), task)
+    assert fit_temperatures(outputs) == pytest.approx([1.0, 5.0, 0.5], rel=0.15)
 
-    def least(path: Path, weight: float) -> float:
-        losses = []
-        for thresholds in path.thresholds:
-            exits = left(outputs.uncertainties(), thresholds)
-            flops = cost.row_flops(outputs.lengths, exits) / cost.full_flops(outputs.lengths).mean()
-            losses.append(flops.sum() + weight * fails[exits, rows].sum())
-        return min(losses)
 
-    learned = per_layer_path(sample_of(outputs, cost), "entropy")
-    uniform = uniform_path(outputs, "entropy")
-    for weight in (2.0, 5.0, 20.0):
-        assert least(learned, weight) < least(uniform, weight)
+def test_few_rows_do_not_make_an_exit_certain():
+    """None of five is wrong: that says little."""
+    outputs = random_outputs(5, seed=2)
+    outputs = replace(outputs, logits=np.repeat(outputs.logits[-1:], EXITS, axis=0))
+    assert min(fit_temperatures(outputs)) > 0.2
+
+
+def test_rows_without_finite_numbers_have_no_say_in_temperatures():
+    outputs = random_outputs(50, seed=4)
+    odd = outputs.logits.copy()
+    odd[1, :25] = np.nan
+    finite = outputs.take(np.arange(25, 50))
+    assert fit_temperatures(replace(outputs, logits=odd)) == fit_temperatures(finite)
+    assert fit_temperatures(replace(outputs, logits=odd * np.nan)) == [1.0] * (EXITS - 1)
 
 
 @pytest.mark.parametrize(
-    ("criteria", "shapes"),
+    ("criteria", "exits"),
     [
-        (("entropy",), ("uniform",)),
-        (("top-entropy",), ("per-layer",)),
-        (("entropy", "max-probability", "margin"), ("uniform", "per-layer")),
+        (("entropy",), ALL),
+        (("tempered-entropy",), ALL),
+        (("top-entropy",), np.array([False, True, True, True])),
+        (("tempered-entropy", "max-probability", "margin"), ALL),
     ],
 )
-def test_promises_are_kept_on_the_rest(criteria, shapes, cost):
+def test_promises_are_kept_on_the_rest(criteria, exits, cost):
     """Samples of one finite corpus; thresholds chosen on them, judged on the rest of it."""
     corpus = random_outputs(6000, seed=8)
-    fails = disagreement(corpus)
     promise = Promise(0.02, 0.9, 4000)
     broken, speedups = 0, []
-    trials = 150 if len(criteria) == 1 else 40
+    trials = 60 if len(criteria) == 1 else 25
     for seed in range(trials):
         order = np.random.default_rng(seed).permutation(6000)
         sample, rest = order[:2000], order[2000:]
-        chosen = keep_promise(sample_of(corpus, cost).take(sample), promise, criteria, shapes, seed)
+        chosen = keep_promise(Sample(corpus, cost).take(sample), promise, criteria, exits, seed)
         assert chosen is not None
         assert chosen.evidence is not None
-        exits = left(corpus.uncertainties(chosen.criterion)[:, rest], chosen.thresholds)
-        broken += fails[exits, rest].mean() > promise.share
+        found = outcome(corpus.take(rest), cost, chosen.rule())
+        assert all(np.array(found.exits)[~exits] == 0)
+        broken += found.agreement < 1 - promise.share
         speedups.append(chosen.evidence.flops_speedup)
     assert broken / trials <= 0.1 + 3 * (0.09 / trials) ** 0.5
     assert np.mean(speedups) > 1.3
@@ -194,23 +191,23 @@ def test_promises_are_kept_on_the_rest(criteria, shapes, cost):
 def test_without_a_bound_the_promise_would_not_hold(cost):
     """What the proof is for: the point that just keeps it on the sample breaks it on the rest."""
     corpus = random_outputs(6000, seed=8)
-    fails = disagreement(corpus)
+    fails = Sample(corpus, cost).fails
     broken = 0
     for seed in range(100):
         order = np.random.default_rng(seed).permutation(6000)
         sample, rest = order[:2000], order[2000:]
-        path = uniform_path(corpus.take(sample), "entropy")
-        steps = breaking_steps(sample_of(corpus, cost).take(sample), path)
-        step = furthest_step(steps, 40, len(path.thresholds) - 1)
-        exits = left(corpus.uncertainties()[:, rest], path.thresholds[step])
+        known = Sample(corpus, cost).take(sample)
+        exits = corpus.take(rest).exits(
+            furthest(known, make_path(known, "entropy", ALL, known), 40)
+        )
         broken += fails[exits, rest].mean() > 0.02
     assert broken > 25
 
 
 def test_too_few_rows_choose_nothing(cost):
-    few, enough = (sample_of(random_outputs(rows, seed=9), cost) for rows in (298, 299))
-    assert keep_promise(few, ONE_PERCENT, ("entropy",), ("uniform",)) is None
-    chosen = keep_promise(enough, ONE_PERCENT, ("entropy",), ("uniform",))
+    few, enough = (Sample(random_outputs(rows, seed=9), cost) for rows in (298, 299))
+    assert keep_promise(few, ONE_PERCENT, ("entropy",), ALL) is None
+    chosen = keep_promise(enough, ONE_PERCENT, ("entropy",), ALL)
     assert chosen is not None
     assert chosen.evidence is not None
     assert chosen.evidence.broken == 0
@@ -219,9 +216,8 @@ def test_too_few_rows_choose_nothing(cost):
 
 def test_a_choice_says_what_its_thresholds_do(cost):
     outputs = random_outputs(2000, seed=10)
-    fails = disagreement(outputs)
-    sample = replace(sample_of(outputs, cost), corpus="s3://docs", precision="bf16")
-    chosen = keep_promise(sample, ONE_PERCENT, ("entropy",), ("uniform",))
+    sample = Sample(outputs, cost, corpus="s3://docs", precision="bf16")
+    chosen = keep_promise(sample, ONE_PERCENT, ("entropy",), ALL)
     assert chosen is not None
     evidence = chosen.evidence
     assert evidence is not None
@@ -229,9 +225,9 @@ def test_a_choice_says_what_its_thresholds_do(cost):
         *(ONE_PERCENT, "s3://docs", "bf16"),
     )
     assert chosen.exit_depths == evidence.exit_depths == [0, 1, 2, 3]
-    exits = left(outputs.uncertainties(), chosen.thresholds)
+    exits = outputs.exits(chosen.rule())
     assert evidence.exits == np.bincount(exits, minlength=EXITS).tolist()
-    assert evidence.broken >= fails[exits, np.arange(2000)].sum()
+    assert evidence.broken >= sample.fails[exits, np.arange(2000)].sum()
     assert evidence.bound == upper_bound(evidence.broken, 2000, 0.95) <= 0.01
     flops = cost.row_flops(outputs.lengths, exits).sum()
     assert evidence.flops_speedup == cost.full_flops(outputs.lengths).sum() / flops
@@ -243,24 +239,24 @@ def scarce(rows: int, cost: CostModel) -> Sample:
     logits = np.broadcast_to(outputs.logits[-1] * 3, outputs.logits.shape).copy()
     surest = outputs.uncertainties()[-1].argsort()[:: rows // (rows // 500 + 1)][: rows // 500 + 1]
     logits[:-1, surest] = -logits[:-1, surest]
-    return sample_of(replace(outputs, logits=logits), cost)
+    return Sample(replace(outputs, logits=logits), cost)
 
 
 def test_what_limits_a_point_is_said(cost):
     """Rows that prove too little, exits that agree too seldom, or nothing."""
 
     def said(sample: Sample, promise: Promise) -> str:
-        point = keep_promise(sample, promise, ("entropy",), ("uniform",))
+        point = keep_promise(sample, promise, ("entropy",), ALL)
         assert point is not None
-        return _limit(sample, point)
+        return _limit(sample, point, ALL)
 
     few = said(scarce(320, cost), ONE_PERCENT)
     assert re.search("limited by the 320 rows that prove it: with many .* some [0-9.]+x", few)
     assert said(scarce(9_000, cost), ONE_PERCENT).startswith("limited by nothing")
     outputs = random_outputs(9_000, seed=13)
-    model = said(sample_of(outputs, cost), ONE_PERCENT)
+    model = said(Sample(outputs, cost), ONE_PERCENT)
     assert "limited by the model, not by the 9000 rows" in model
-    harmed = disagreement(outputs)[:-1].mean(1)
+    harmed = Sample(outputs, cost).fails[:-1].mean(1)
     assert "would harm " + "  ".join(f"{share:.1%}" for share in harmed) in model
     times = re.findall(r"([0-9.]+)x for 0.0[25]", model)
     assert float(times[0]) < float(times[1])
@@ -268,9 +264,9 @@ def test_what_limits_a_point_is_said(cost):
 
 def test_a_speedup_is_reached_with_the_least_change(cost):
     outputs = random_outputs(1000, seed=11)
-    sample = sample_of(outputs, cost)
-    chosen = reach_speedup(sample, 1.7, 0.95, "max-probability")
+    sample = Sample(outputs, cost)
+    chosen = reach_speedup(sample, 1.7, 0.95, "max-probability", ALL)
     assert chosen is not None
     assert chosen.evidence is not None
     assert 1.7 <= chosen.evidence.flops_speedup < 1.75
-    assert reach_speedup(sample, 1e6, 0.95, "entropy") is None
+    assert reach_speedup(sample, 1e6, 0.95, "entropy", ALL) is None

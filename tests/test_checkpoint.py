@@ -1,21 +1,23 @@
 """Checkpoints: any file system, fingerprints, and errors that say what to do."""
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 import transformers
-from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import tiny_classifier, tiny_fastbert, tiny_tokenizer
+from support.models import random_tokens, tiny_classifier, tiny_fastbert, tiny_tokenizer, with_bag
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint, store_operating_point
 from fastbert.errors import InputError, Stopped
+from fastbert.inference.engine import Engine
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_classifier, load_model, save_checkpoint
 
@@ -103,15 +105,15 @@ def test_a_point_that_cannot_be_stored_is_one_line(copy, monkeypatch):
 
 def test_a_save_that_dies_leaves_no_checkpoint_of_two(copy, monkeypatch):
     """New weights beside the old configuration would label, and wrongly."""
-    tokenizer, put, done = load_tokenizer(copy), LocalFileSystem.put_file, []
+    tokenizer, replace, done = load_tokenizer(copy), os.replace, []
 
-    def die(fs, source, target, **options):
-        if target.endswith(".safetensors"):
-            done.append(put(fs, source, target, **options))
+    def die(source, target):
+        replace(source, target)
+        if target == str(copy / "model.safetensors"):
+            done.append(target)
             raise KeyboardInterrupt
-        put(fs, source, target, **options)
 
-    monkeypatch.setattr(LocalFileSystem, "put_file", die)
+    monkeypatch.setattr("os.replace", die)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tiny_fastbert(seed=5), tokenizer, str(copy))
     assert done
@@ -120,6 +122,15 @@ def test_a_save_that_dies_leaves_no_checkpoint_of_two(copy, monkeypatch):
     monkeypatch.undo()
     save_checkpoint(tiny_fastbert(seed=5), tokenizer, str(copy))
     load_model(fetch_checkpoint(str(copy)))
+
+
+def test_a_model_that_is_loaded_stays_what_it_is_when_its_checkpoint_is_saved_anew(copy):
+    """Its weights are read from the file as they are needed."""
+    model, tokens = load_model(copy), random_tokens([9, 3, 20])
+    before = Engine(model).exit_logits(tokens)
+    larger = tiny_fastbert(seed=5)
+    save_checkpoint(with_bag(larger), load_tokenizer(copy), str(copy))
+    assert np.array_equal(Engine(model).exit_logits(tokens), before)
 
 
 def test_fingerprint_does_not_depend_on_the_folder(copy, checkpoint):

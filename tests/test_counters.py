@@ -15,7 +15,7 @@ from support.records import record
 from support.shards import random_texts, write_shard
 
 from fastbert.exits.exit import Exit
-from fastbert.inference.engine import Predictions
+from fastbert.inference.decisions import Predictions
 from fastbert.tasks.single_label import SingleLabel
 from pipelines.labelling.classify import statistics_of
 from pipelines.labelling.summary import RUNS, totals

@@ -4,55 +4,26 @@ Each property is a function that a correct engine passes; each is also shown to 
 with the very bug it is there for.
 """
 
-from functools import cache
-from types import SimpleNamespace
+from collections.abc import Callable
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.engines import KINDS, at, engine, made, soft
 from support.models import FAMILIES, LAYERS, random_tokens, tiny_fastbert
-from support.reference import all_exits, answer, gap_threshold
+from support.reference import all_exits, answer, gap_threshold, heard
 
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.exits.rules import NO_EXIT, Threshold
-from fastbert.inference.engine import DTYPES, Engine, Predictions
+from fastbert.inference.decisions import Predictions
+from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokens import Tokens
 from fastbert.packed.batching import Group
 
 LENGTHS = st.lists(st.integers(2, 23), min_size=1, max_size=17)
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)
-
-#: Exits are not layers: before the first layer, two at one depth, none at another.
-SCATTERED = [{"depth": 0}, {"depth": 1}, {"depth": 1}, {"depth": 3, "head": "adopted"}]
-KINDS = [*FAMILIES, "scattered"]
-
-
-@cache
-def model(kind: str):
-    """In float64, so that rounding explains no difference that a bug has made."""
-    if kind == "scattered":
-        return tiny_fastbert("bert", exits=SCATTERED).double()
-    return tiny_fastbert(kind).double()
-
-
-def engine(kind: str, batch_tokens: int = 50, pool_tokens: int = 130) -> Engine:
-    """Limits so small that a handful of rows makes several batches and pools."""
-    return made(Engine, kind, batch_tokens=batch_tokens, pool_tokens=pool_tokens)
-
-
-def made(cls: type[Engine], kind: str, **options) -> Engine:
-    """An engine that remembers its model, for the reference."""
-    built = cls(model(kind), dtype=torch.float64, **options)
-    built.model = model(kind)
-    return built
-
-
-def at(threshold: float, engine: Engine) -> Threshold:
-    """The paper's rule: one threshold for all exits."""
-    return Threshold.of(np.full(len(engine.exits) - 1, threshold))
 
 
 def exit_layers(engine: Engine, found: Predictions) -> np.ndarray:
@@ -74,9 +45,14 @@ def check_threshold_zero_is_the_full_model(engine: Engine, tokens: Tokens) -> No
         assert found.answer["score"][i] == pytest.approx(last.max(), abs=1e-5)
 
 
-def check_exits_equal_the_reference(engine: Engine, tokens: Tokens, share: float) -> None:
-    probabilities = [all_exits(engine.model, tokens, i) for i in range(len(tokens))]
-    rule = at(gap_threshold(probabilities, share), engine)
+def check_exits_equal_the_reference(
+    engine: Engine, tokens: Tokens, share: float, kind: Callable[..., Threshold] = at
+) -> None:
+    temperatures = kind(1, engine).temperatures
+    probabilities = [
+        heard(all_exits(engine.model, tokens, i), temperatures) for i in range(len(tokens))
+    ]
+    rule = kind(gap_threshold(probabilities, share), engine)
     found = engine.classify(tokens, rule)
     for i, p in enumerate(probabilities):
         expected = answer(p, rule.thresholds)
@@ -87,10 +63,13 @@ def check_exits_equal_the_reference(engine: Engine, tokens: Tokens, share: float
 
 
 def check_a_row_alone_equals_the_row_in_a_slice(
-    engine: Engine, tokens: Tokens, share: float
+    engine: Engine, tokens: Tokens, share: float, kind: Callable[..., Threshold] = at
 ) -> None:
-    probabilities = [all_exits(engine.model, tokens, i) for i in range(len(tokens))]
-    rule = at(gap_threshold(probabilities, share), engine)
+    temperatures = kind(1, engine).temperatures
+    probabilities = [
+        heard(all_exits(engine.model, tokens, i), temperatures) for i in range(len(tokens))
+    ]
+    rule = kind(gap_threshold(probabilities, share), engine)
     together = engine.classify(tokens, rule)
     for i in range(len(tokens)):
         alone = Engine(engine.model, dtype=torch.float64).classify(row(tokens, i), rule)
@@ -132,19 +111,30 @@ def test_threshold_zero_is_the_full_model(kind, lengths, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 @PROPERTY
-@given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1), pairs=st.booleans())
-def test_exits_equal_the_reference(kind, lengths, seed, share, pairs):
+@given(
+    lengths=LENGTHS,
+    seed=st.integers(0, 99),
+    share=st.floats(0, 1),
+    pairs=st.booleans(),
+    rule=st.sampled_from([at, soft]),
+)
+def test_exits_equal_the_reference(kind, lengths, seed, share, pairs, rule):
     pairs = pairs and kind in ("bert", "electra", "scattered")
     tokens = random_tokens(lengths, seed, pairs, special=True)
-    check_exits_equal_the_reference(engine(kind), tokens, share)
+    check_exits_equal_the_reference(engine(kind), tokens, share, rule)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @PROPERTY
-@given(lengths=LENGTHS, seed=st.integers(0, 99), share=st.floats(0, 1))
-def test_a_row_alone_equals_the_row_in_a_slice(kind, lengths, seed, share):
+@given(
+    lengths=LENGTHS,
+    seed=st.integers(0, 99),
+    share=st.floats(0, 1),
+    rule=st.sampled_from([at, soft]),
+)
+def test_a_row_alone_equals_the_row_in_a_slice(kind, lengths, seed, share, rule):
     tokens = random_tokens(lengths, seed, special=True)
-    check_a_row_alone_equals_the_row_in_a_slice(engine(kind), tokens, share)
+    check_a_row_alone_equals_the_row_in_a_slice(engine(kind), tokens, share, rule)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,135 +292,16 @@ def test_rows_with_the_same_tokens_are_computed_once():
 def test_what_is_heard_on_the_way_is_what_was_done(kind):
     tokens, tested = random_tokens(np.full(40, 9), seed=6), engine(kind)
     for threshold in (0, 0.6):
-        heard = []
-        tested.classify(tokens, at(threshold, tested), advance=heard.append)
-        assert sorted(heard) == heard and heard[-1] == 1.0  # noqa: PT018
-        assert len({*heard}) >= 8 * (1 if threshold else tested.encoder.depth)  # by five rows
+        told = []
+        tested.classify(tokens, at(threshold, tested), advance=told.append)
+        assert sorted(told) == told and told[-1] == 1.0  # noqa: PT018
+        assert len({*told}) >= 8 * (1 if threshold else tested.encoder.depth)  # by five rows
 
 
 def test_types_tell_rows_apart():
     tokens = random_tokens([6, 6], seed=1, pairs=True)
     same_ids = Tokens(np.tile(tokens.ids[:6], 2), tokens.offsets, tokens.types)
     assert len(same_ids.distinct()[0]) == 2
-
-
-ON_GPU = torch.OutOfMemoryError("CUDA out of memory")
-ON_CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-
-
-def short_of_memory(engine: Engine, tokens: int, error: Exception = ON_GPU) -> list[int]:
-    """Layers of the engine take at most so many tokens at a time; returns what is tried."""
-    tried = []
-    real = engine.encoder.layer
-
-    def layer(k, hidden, groups):
-        tried.append(groups[-1].tokens.stop)
-        if tried[-1] > tokens:
-            raise error
-        return real(k, hidden, groups)
-
-    engine.encoder.layer = layer
-    return tried
-
-
-@pytest.mark.parametrize("error", [ON_GPU, ON_CPU])
-def test_a_batch_that_does_not_fit_is_halved_and_the_budget_remembered(error):
-    tokens = random_tokens(np.arange(2, 22), seed=3)
-    small = engine("bert", batch_tokens=10_000)
-    tried = short_of_memory(small, 40, error)
-    found = small.classify(tokens, at(0.6, small))
-    expected = engine("bert").classify(tokens, at(0.6, small))
-    np.testing.assert_allclose(found.answer["score"], expected.answer["score"])
-    assert max(tried) > 40  # control: the limit was hit
-    tried.clear()
-    small.classify(tokens, at(0.6, small))
-    assert max(tried) <= 40
-
-
-@pytest.mark.parametrize(("fails", "limit"), [("states", 140), ("gather", 100)])
-def test_a_pool_that_does_not_fit_is_halved_and_remembered(fails, limit, monkeypatch):
-    """Its hidden states, or those of the survivors that are gathered beside them."""
-    tokens = random_tokens(np.arange(2, 22), seed=3)
-    deep = np.arange(len(tokens)) % 4 == 0
-    small = engine("scattered", pool_tokens=10_000)
-    tried = []
-    if fails == "states":
-        real = torch.empty
-
-        def limited(shape, **options):
-            tried.append(shape[0])
-            if shape[0] > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return real(shape, **options)
-
-        monkeypatch.setattr(torch, "empty", limited)
-    else:
-        gather = torch.Tensor.index_select
-
-        def limited(self, dim, index):
-            tried.append(len(index))
-            if len(index) > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return gather(self, dim, index)
-
-        monkeypatch.setattr(torch.Tensor, "index_select", limited)
-    found = small.classify(tokens, at(0.6, small), deep)
-    assert max(tried) > limit  # control: the limit was hit
-    tried.clear()
-    small.classify(tokens, at(0.6, small), deep)
-    assert max(tried) <= limit
-    monkeypatch.undo()
-    expected = engine("scattered").classify(tokens, at(0.6, small), deep)
-    assert np.array_equal(found.exit, expected.exit)
-    assert np.array_equal(found.answer["label"], expected.answer["label"])
-    np.testing.assert_allclose(found.answer["score"], expected.answer["score"], atol=1e-9)
-    assert np.array_equal(found.deep["label"][deep], expected.deep["label"][deep])
-    assert np.array_equal(found.audited, deep)
-
-
-def test_a_pool_is_no_larger_than_the_free_memory_allows(monkeypatch, tmp_path):
-    width = tiny_fastbert().encoder.width
-    monkeypatch.setattr("fastbert.inference.memory.CGROUP", tmp_path)
-
-    def pool(free: int) -> int:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-        return Engine(tiny_fastbert(), batch_tokens=10).pool_tokens
-
-    assert pool(1 << 40) == 1 << 20
-    assert pool(4 * 2 * 4 * width << 16) == 1 << 16
-    assert pool((4 * 2 * 4 * width << 16) - 1) == 1 << 15
-    assert pool(0) == 10
-    (tmp_path / "memory.max").write_text(f"{(4 * 2 * 4 * width << 12) + 999}\n")
-    (tmp_path / "memory.current").write_text("999\n")
-    monkeypatch.setattr("fastbert.inference.memory.CGROUP", tmp_path)
-    assert pool(1 << 40) == 1 << 12  # a container's limit counts, too
-    (tmp_path / "memory.max").write_text("max\n")
-    assert pool(1 << 40) == 1 << 20
-
-
-def test_sizes_of_batches_repeat():
-    """What oneDNN compiles for each size stays in memory: random sizes made a replica twice as
-    large after a million rows."""
-    sizes = set()
-    watched = engine("bert", batch_tokens=300, pool_tokens=10_000)
-    real = watched.encoder.layer
-
-    def counting(k, hidden, groups):
-        sizes.add(len(hidden))
-        return real(k, hidden, groups)
-
-    watched.encoder.layer = counting
-    for seed in range(20):
-        lengths = np.random.default_rng(seed).integers(2, 24, 60)
-        watched.classify(random_tokens(lengths, seed), at(0.6, watched))
-    assert 1 < len(sizes) <= 5
-
-
-def test_one_row_that_does_not_fit_is_an_error():
-    broken = engine("bert")
-    short_of_memory(broken, 1)
-    with pytest.raises(torch.OutOfMemoryError):
-        broken.classify(TOKENS, at(0, broken))
 
 
 @pytest.mark.parametrize("precision", DTYPES)

@@ -40,7 +40,8 @@ def test_outcome_equals_the_engine(quantile, exits):
     assert found.agreement == pytest.approx((real.answer["label"] == deepest).mean())
     depths = np.array([exit.depth for exit in model.exits])
     assert found.mean_layers == depths[real.exit].mean()
-    assert found.flops == cost.row_flops(tokens.lengths, real.exit).sum()
+    flops = cost.using(everywhere(speed).used).row_flops(tokens.lengths, real.exit)
+    assert found.flops == flops.sum()
 
 
 def between(values: np.ndarray) -> float:
@@ -84,7 +85,7 @@ def test_speed_zero_agrees_with_itself(engine):
     found = outcome(exit_outputs(engine, tokens), CostModel(tiny_fastbert()), everywhere(0))
     assert found.agreement == 1.0
     assert found.accuracy is None
-    assert found.flops_speedup < 1  # the branches cost and bring nothing
+    assert found.flops_speedup == 1  # exits that nobody leaves at are not computed
 
 
 def test_realised_speedups_are_measured(engine):

@@ -17,7 +17,6 @@ from pipelines.checkpoints.settings import CalibrateSettings
         {"max_disagreement": 0.01, "promise_rows": 0},
         {"speedup": -1},
         {"speedup": 2, "criterion": "auto"},
-        {"speedup": 2, "shape": "auto"},
     ],
 )
 def test_goals_that_nothing_can_reach_are_refused(asked):

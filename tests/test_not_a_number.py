@@ -10,7 +10,7 @@ from support.shards import random_texts, write_shard
 
 from fastbert.calibration.evaluation import ExitOutputs, exit_outputs, outcome
 from fastbert.calibration.points import promised_point, sample_of
-from fastbert.calibration.promises import breaking_steps, per_layer_path, uniform_path
+from fastbert.calibration.promises import breaking_steps, make_path
 from fastbert.errors import FastBertError, InputError
 from fastbert.exits.operating_point import Promise
 from fastbert.exits.rules import Threshold, replay
@@ -148,16 +148,15 @@ def test_an_odd_row_agrees_with_nothing_and_leaves_last():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
-@pytest.mark.parametrize("shape", ["uniform", "per-layer"])
-def test_a_row_breaks_where_the_engine_would_change_it(share, shape):
+@pytest.mark.parametrize("criterion", ["entropy", "tempered-entropy"])
+def test_a_row_breaks_where_the_engine_would_change_it(share, criterion):
     """Or, where full depth has no answer, at once."""
     outputs = outputs_with_gaps(40, share)
     sample = sample_of(outputs, None, CostModel(tiny_fastbert()), [], "fp32")
-    path = uniform_path(outputs, "entropy")
-    if shape == "per-layer":
-        path = per_layer_path(sample, "entropy")
-        assert np.isfinite(path.thresholds).all()
-    uncertainties, rows = outputs.uncertainties(), np.arange(40)
+    path = make_path(sample, criterion, np.ones(LAYERS, bool), sample)
+    assert np.isfinite(path.levels).all()
+    outputs, rows = path.heard(sample).outputs, np.arange(40)
+    uncertainties = outputs.uncertainties()
     nothing = ~np.isfinite(uncertainties[-1])
     expected = np.full(40, len(path))
     for step in reversed(range(len(path))):
@@ -175,7 +174,7 @@ def test_a_proof_counts_every_row_without_an_answer(harm):
     truth = outputs.answers["label"][-1].astype(np.int64) if harm == "accuracy-loss" else None
     sample = sample_of(outputs, truth, CostModel(tiny_fastbert()), [], "fp32")
     nothing = int((~np.isfinite(outputs.uncertainties()[-1])).sum())
-    point = promised_point(sample, Promise(0.5, 0.95, None, harm))
+    point = promised_point(sample, Promise(0.5, 0.95, None, harm), "entropy")
     assert point.evidence is not None
     assert point.evidence.broken == nothing > 3
 

@@ -60,7 +60,7 @@ def test_dev_rows_judge_every_layer_and_prove_a_point(tmp_path, monkeypatch):
     name = model.config.default_operating_point
     assert name == summary["operating_point"]["name"] == "max-disagreement-0.01"
     evidence = model.config.operating_points[name]["evidence"]
-    assert evidence["rows"] == len(judges)
+    assert evidence["rows"] == pytest.approx(0.9 * len(judges), rel=0.05)  # the rest learns
     assert evidence["bound"] <= 0.01
 
 

@@ -38,9 +38,11 @@ from fastbert.calibration.evaluation import (
 )
 from fastbert.calibration.points import sample_of
 from fastbert.calibration.promises import keep_promise
+from fastbert.exits.exit import chosen
 from fastbert.exits.operating_point import OperatingPoint, Promise
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
+from fastbert.inference.precision import device
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.tokenizer import load_tokenizer
@@ -101,11 +103,10 @@ def named(backbone: str) -> str:
 def fixed_depth(outputs: ExitOutputs, cost: CostModel, exit: int, truth: np.ndarray) -> Any:
     """Everybody leaves at one exit, and no other head is computed."""
     lengths = outputs.lengths
-    labels, depth = outputs.answers["label"], cost.exits[exit].depth
-    parts = [cost.encoder.flops(k, lengths) for k in range(depth + 1)]
-    flops = sum(parts) + cost.heads[exit].flops(lengths)
+    labels = outputs.answers["label"]
+    flops = cost.using(np.array([exit])).row_flops(lengths, np.full(len(lengths), exit))
     return {
-        "layers": depth,
+        "layers": cost.exits[exit].depth,
         "accuracy": float((labels[exit] == truth).mean()),
         "agreement": float((labels[exit] == labels[-1]).mean()),
         "flops_speedup": float(cost.full_flops(lengths).sum() / flops.sum()),
@@ -128,34 +129,47 @@ def certainty_bins(outputs: ExitOutputs, truth: np.ndarray) -> list[list[list[fl
 
 
 def promised_point(
-    outputs: ExitOutputs, cost: CostModel, truth: np.ndarray, engine: Engine, tokens: Tokens
+    criterion: str,
+    exits: str,
+    outputs: ExitOutputs,
+    cost: CostModel,
+    truth: np.ndarray,
+    engine: Engine | None,
+    tokens: Tokens,
 ) -> dict[str, Any] | None:
-    """The point that half of the rows promise, on the other half; None if they are too few."""
+    """The point that half of the rows promise, on the other half; None if they are too few. Its
+    clock only with an engine."""
     order = np.random.default_rng(0).permutation(len(truth))
     sample, rest = order[: len(order) // 2], order[len(order) // 2 :]
     known = sample_of(outputs, None, cost, (), "fp32").take(sample)
-    point = keep_promise(known, PROMISE, ("entropy",), ("uniform",))
+    point = keep_promise(known, PROMISE, (criterion,), np.array(chosen(exits, cost.exits)))
     if point is None:
         return None
     judge = outputs.take(rest)
-    exits, deep = judge.exits(point.rule()), judge.answers["label"][-1]
-    labels = judge.answers["label"][exits, np.arange(len(rest))]
+    rule, deep = point.rule(), judge.answers["label"][-1]
+    left = judge.exits(rule)
+    labels = judge.heard(rule).answers["label"][left, np.arange(len(rest))]
     timed = tokens.take(rest[:TIMED_ROWS])
     return {
-        "threshold": point.thresholds[0],
+        "criterion": criterion,
+        "exits": np.bincount(left, minlength=len(cost.exits)).tolist(),
+        "threshold": max(point.thresholds),
+        "temperatures": point.temperatures,
         "calibrated_on": len(known),
         "rows": len(rest),
         "disagreement": float((labels != deep).mean()),
         "accuracy": float((labels == truth[rest]).mean()),
         "accuracy_at_full_depth": float((deep == truth[rest]).mean()),
-        "flops_speedup": cost.speedup(judge.lengths, exits),
-        "timed_rows": len(timed),
-        "realised_speedup": round(realised_speedups(engine, timed, [point])[0], 3),
+        "flops_speedup": cost.using(rule.used).speedup(judge.lengths, left),
+        "timed_rows": len(timed) if engine else 0,
+        "realised_speedup": engine and round(realised_speedups(engine, timed, [point])[0], 3),
     }
 
 
-def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Train if need be, and measure."""
+def run_set(
+    name: str, data: Path, folder: Path, options: dict[str, Any], clock: bool
+) -> dict[str, Any]:
+    """Train if need be, and measure; against the `clock`, too, on the CPU."""
     files = [str(data / name / f"{split}.parquet") for split in ("train", "test", "dev")]
     if not (folder / "model" / "config.json").exists():
         train(TrainSettings(train=(files[0],), output=str(folder / "model"), **options))
@@ -170,8 +184,13 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
     pairs = [pair for examples in known for pair in examples.pairs or []]
     truth = np.array([label for examples in known for label in examples.labels or []])
     tokens = Tokenizer(tokenizer)(texts, pairs or None, config.max_length)
-    engine, cost = Engine(model), CostModel(model)
-    all_outputs = exit_outputs(engine, tokens)
+    cost = CostModel(model)
+    all_outputs = exit_outputs(Engine(model, device()), tokens)
+    engine = Engine(model) if clock else None
+    offers = [
+        promised_point(*offer, all_outputs, cost, truth, engine, tokens)
+        for offer in (("tempered-entropy", "0-"), ("entropy", "1-"))
+    ]
     np.savez_compressed(
         folder / "outputs.npz",
         logits=all_outputs.logits.astype(np.float16),
@@ -200,7 +219,8 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
             for speed in SPEEDS
         ],
         "certainty_bins": certainty_bins(outputs, truth_of_test),
-        "promise": promised_point(all_outputs, cost, truth, engine, tokens),
+        "promise": offers[0],
+        "promise_behind_layers": offers[1],
     }
 
 
@@ -211,6 +231,7 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
 @click.option("--sets", multiple=True)
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="default", show_default=True)
 @click.option("--backbone", help="A hub id or a folder. Default: jobs/train.py's.")
+@click.option("--clock/--no-clock", default=True, help="Seconds at the promised point, on the CPU.")
 @click.option("--learning-rate", default=LEARNING_RATE, show_default=True, help="Of fine-tuning.")
 def main(
     data: Path,
@@ -220,6 +241,7 @@ def main(
     recipe: str,
     backbone: str | None,
     learning_rate: float,
+    clock: bool,
 ) -> None:
     """See the top of this file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
@@ -230,7 +252,7 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         options = options_of(name, recipe, backbone, learning_rate)
-        found = run_set(name, data, folder, options)
+        found = run_set(name, data, folder, options, clock)
         found["seconds"] = round(time.monotonic() - started)
         (output / f"{name}{suffix}.json").write_text(json.dumps(found, indent=1) + "\n")
         print(name, recipe, found["seconds"], "s", found["fixed"][-1], found["promise"], flush=True)

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from transformers import AutoTokenizer, set_seed
 
 from benchmarks.support.measure import machine
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.points import sample_of
-from fastbert.calibration.promises import furthest_exits, uniform_path
+from fastbert.calibration.promises import furthest, make_path, speedup
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
@@ -62,15 +63,15 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
     outputs, cost = exit_outputs(Engine(model), tokens), CostModel(model)
     known = sample_of(outputs, None, cost, (), "fp32")
 
-    def speedup(criterion: str) -> float:
+    def fastest(criterion: str) -> float:
         allowed = math.floor(SHARE * len(test))
-        exits = furthest_exits(known, uniform_path(outputs, criterion), allowed)
-        return cost.speedup(outputs.lengths, exits)
+        path = make_path(known, criterion, np.ones(len(model.exits), bool), known)
+        return speedup(known, furthest(known, path, allowed))
 
     return {
         "accuracy": [float(share) for share in (outputs.answers["label"] == test.labels).mean(1)],
         "agreement": [float(share) for share in 1 - known.fails.mean(1)],
-        "flops_speedup": {criterion: speedup(criterion) for criterion in CRITERIA},
+        "flops_speedup": {criterion: fastest(criterion) for criterion in CRITERIA},
     }
 
 

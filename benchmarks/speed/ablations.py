@@ -64,7 +64,7 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
         return run
 
     engine.encoder.layers = [layer(block) for block in model.backbone.encoder.layer]
-    engine.heads = [branch(head) for head in model.heads]
+    engine.heads = {exit: branch(head) for exit, head in enumerate(model.heads)}
     return engine
 
 
@@ -115,7 +115,8 @@ def keys_and_values_of_all(model: FastBertForSequenceClassification) -> Engine:
     """The branch projects every token to a key and a value (the same two products; what is done
     with them costs as much either way)."""
     engine = Engine(model)
-    for packed, branch in zip(engine.heads, model.heads, strict=True):
+    for exit, packed in engine.heads.items():
+        branch = model.heads[exit]
         if not isinstance(branch, Branch):
             continue
         size = branch.dense.in_features

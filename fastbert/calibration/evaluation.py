@@ -8,8 +8,8 @@ Letters: n rows, E exits, N numbers that a head gives.
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -53,9 +53,19 @@ class ExitOutputs:
         """Where each exit answers otherwise than some answers (n,): (E, n)."""
         return np.stack([self.task.differs(at, from_answers) for at in self.answers])
 
+    def heard(self, rule: Rule) -> "ExitOutputs":
+        """What a rule makes of them."""
+        if rule.temperatures is None:
+            return self
+        logits, before = self.logits.copy(), None
+        for exit in rule.used:
+            logits[exit] = before = rule.heard(exit, self.logits[exit], before)
+        return replace(self, logits=logits)
+
     def exits(self, rule: Rule) -> NDArray[np.int8]:
         """Where rows leave by a rule: index of the exit (n,)."""
-        return replay(rule, self.answers, self.uncertainties(rule.criterion))
+        heard = self.heard(rule)
+        return replay(rule, heard.answers, heard.uncertainties(rule.criterion))
 
     def take(self, rows: NDArray[Any]) -> "ExitOutputs":
         """Those of some rows, by number or mask."""
@@ -75,17 +85,22 @@ class Outcome:
 
 
 def exit_outputs(
-    engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
+    engine: Engine,
+    tokens: Tokens,
+    advance: Callable[[int], object] = lambda rows: None,
+    exits: Sequence[int] | None = None,
 ) -> ExitOutputs:
-    """Run every row to full depth; `advance` hears of each so many rows that are done.
+    """What some exits, rising, or all of them say of every row; `advance` hears of each so many
+    rows that are done.
 
     Raises InputError where the answers of more than odd rows are not finite, at whatever exit.
     """
-    logits = np.zeros((len(engine.exits), len(tokens), engine.num_labels), np.float32)
+    exits = range(len(engine.exits)) if exits is None else exits
+    logits = np.zeros((len(exits), len(tokens), engine.num_labels), np.float32)
     odd = 0
     for start in range(0, len(tokens), _ROWS):
         block = np.arange(start, min(start + _ROWS, len(tokens)))
-        found = logits[:, block] = engine.exit_logits(tokens.take(block))
+        found = logits[:, block] = engine.exit_logits(tokens.take(block), exits)
         unsure = engine.task.uncertainty(torch.from_numpy(found), DEFAULT_CRITERION)
         odd += int((~unsure.isfinite()).any(0).sum())
         refuse_not_finite(odd, len(tokens))
@@ -102,9 +117,9 @@ def outcome(
     outputs: ExitOutputs, cost: CostModel, rule: Rule, truth: NDArray[Any] | None = None
 ) -> Outcome:
     """What a rule does; `truth` are the targets (n,), for single labels class indices."""
-    exits = outputs.exits(rule)
+    exits, cost = outputs.exits(rule), cost.using(rule.used)
     rows = np.arange(len(exits))
-    answers, differs = outputs.answers[exits, rows], outputs.task.differs
+    answers, differs = outputs.heard(rule).answers[exits, rows], outputs.task.differs
     accuracy = None
     if truth is not None:
         accuracy = float(1 - differs(answers, outputs.task.truth(truth)).mean())

@@ -7,24 +7,25 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.promises import (
     Sample,
-    Shape,
-    furthest_exits,
+    furthest,
     keep_promise,
+    make_path,
     reach_speedup,
     rows_needed,
-    uniform_path,
+    speedup,
 )
 from fastbert.checkpoint import store_operating_point
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
-from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION
+from fastbert.exits.rules import CRITERION_NAMES, TEMPERED
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 
@@ -38,34 +39,28 @@ def sample_of(
     corpus: Iterable[str],
     precision: str,
 ) -> Sample:
-    """What thresholds are chosen on; InputError for a model with nowhere to leave early. A row's
-    answer does harm where it is not full depth's, or, if
-    the `truth` (n,), the task's targets, is given, where it is wrong and full depth's is right.
-    Where full depth's is not a number, every answer does harm."""
+    """What thresholds are chosen on, with the `truth` (n,) where harm is about it; InputError for a
+    model with nowhere to leave early."""
     if len(outputs.logits) < 2:
         raise InputError("the checkpoint has one exit only, the last: nothing can be calibrated")
-    fails = outputs.differs(outputs.answers[-1])
-    if truth is not None:
-        wrong = outputs.differs(outputs.task.truth(truth))
-        fails = wrong & ~wrong[-1] | fails[-1]
-    return Sample(outputs, fails, cost, ", ".join(map(redacted, corpus)), precision)
+    return Sample(outputs, cost, truth, ", ".join(map(redacted, corpus)), precision)
 
 
 def promised_point(
     sample: Sample,
     promise: Promise,
-    criterion: str = DEFAULT_CRITERION,
-    shape: Shape | Literal["auto"] = "uniform",
+    criterion: str = TEMPERED,
+    exits: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> OperatingPoint:
     """The fastest point that keeps a promise; InputError if the rows prove none.
 
-    A criterion or shape "auto" takes the fastest of all; `seed` divides the rows into those that
-    choose and those that prove.
+    A criterion "auto" takes the fastest of all; `exits` (E,) are those that may be used, by default
+    all; `seed` divides the rows into those that choose and learn, and those that prove.
     """
     criteria = CRITERION_NAMES if criterion == "auto" else (criterion,)
-    shapes: tuple[Shape, ...] = ("uniform", "per-layer") if shape == "auto" else (shape,)
-    point = keep_promise(sample, promise, criteria, shapes, seed)
+    exits = np.ones(len(sample.cost.exits), bool) if exits is None else exits
+    point = keep_promise(sample, promise, criteria, exits, seed)
     if point is None:
         raise InputError(
             f"{len(sample)} rows with a text are too few to prove a {promise.harm} of at "
@@ -76,7 +71,7 @@ def promised_point(
     if found(point).flops_speedup <= 1:
         raise InputError(
             f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
-            f"{promise.share:g} on {found(point).rows} rows: {_limit(sample, point)}"
+            f"{promise.share:g} on {found(point).rows} rows: {_limit(sample, point, exits)}"
         )
     return replace(point, name=f"max-{promise.harm}-{promise.share:g}")
 
@@ -87,24 +82,24 @@ def found(point: OperatingPoint) -> Evidence:
     return point.evidence
 
 
-def _limit(sample: Sample, point: OperatingPoint) -> str:
-    """What keeps a point with a promise from being faster, rows or model, and what would help.
+def _limit(sample: Sample, point: OperatingPoint, exits: NDArray[np.bool_]) -> str:
+    """What keeps a point with a promise at some exits from being faster, rows or model, and what
+    would help.
 
     On rows without end, the share of them that breaks could be the promised one: that it has to be
     smaller here is what rows cost.
     """
-    speedup, rows, promise = found(point).flops_speedup, found(point).rows, point.promise
+    reached, rows, promise = found(point).flops_speedup, found(point).rows, point.promise
     assert promise is not None
-    path = uniform_path(sample.outputs, point.criterion)
+    path = make_path(sample, point.criterion, exits, sample)
 
     def endless(share: float) -> float:
-        exits = furthest_exits(sample, path, math.floor(share * len(sample)))
-        return sample.cost.speedup(sample.outputs.lengths, exits)
+        return speedup(sample, furthest(sample, path, math.floor(share * len(sample))))
 
     possible, fastest = endless(promise.share), endless(1.0)
-    if speedup > 0.98 * fastest:
+    if reached > 0.98 * fastest:
         return "limited by nothing: all rows may leave at the first exit"
-    if possible > 1.1 * max(speedup, 1.0):
+    if possible > 1.1 * max(reached, 1.0):
         return (
             f"limited by the {rows} rows that prove it: with many times as many like these, some "
             f"{possible:.1f}x would be proven; pass more texts to fastbert calibrate"
@@ -120,18 +115,23 @@ def _limit(sample: Sample, point: OperatingPoint) -> str:
 
 
 def faster_point(
-    sample: Sample, speedup: float, confidence: float, criterion: str
+    sample: Sample,
+    wanted: float,
+    confidence: float,
+    criterion: str = TEMPERED,
+    exits: NDArray[np.bool_] | None = None,
 ) -> OperatingPoint:
     """The most careful point that takes so many times fewer FLOPs than full depth, without a
     promise; InputError if there is none. `confidence` is that of the bound on what it costs."""
-    point = reach_speedup(sample, speedup, confidence, criterion)
+    exits = np.ones(len(sample.cost.exits), bool) if exits is None else exits
+    point = reach_speedup(sample, wanted, confidence, criterion, exits)
     if point is None:
         raise InputError(
-            f"--speedup is {speedup:g}, more than leaving at the first exit brings; "
+            f"--speedup is {wanted:g}, more than leaving at the first exit brings; "
             "expected less: without an exit before the first layer, that is "
             f"{sample.cost.encoder.depth} at most"
         )
-    return replace(point, name=f"speedup-{speedup:g}")
+    return replace(point, name=f"speedup-{wanted:g}")
 
 
 def store_point(
@@ -159,7 +159,7 @@ def store_point(
         + (f"; full depth itself is wrong in {wrong:.1%} of them" if wrong is not None else "")
     )
     if promise:
-        log.info("%s", _limit(sample, point))
+        log.info("%s", _limit(sample, point, np.append(np.array(point.thresholds) > 0, True)))
     if not default:
         log.info("the default stays %s", f"'{before}'" if before else "none")
     elif before not in (None, name):

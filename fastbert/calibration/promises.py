@@ -11,7 +11,7 @@ taken, whatever it was chosen for. Wilks 1941 bounded the share of a population 
 statistic like this; in the terms of Angelopoulos et al. 2021 (Learn then Test) it is fixed-sequence
 testing on a grid of all thresholds there are.
 
-Where the path itself is learned, as that of thresholds per exit is, it is learned on other rows.
+Where part of the path is learned, as temperatures are, or chosen, it is on other rows.
 
 Letters: n rows, E exits, J steps.
 """
@@ -21,31 +21,26 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import pairwise
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom, hypergeom
 
 from fastbert.calibration.bounds import upper_bound
 from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.calibration.temperatures import fit_temperatures
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
-from fastbert.exits.rules import Threshold, replay
+from fastbert.exits.rules import TEMPERED, Threshold
 from fastbert.inference.cost import CostModel
 
 Array = np.ndarray[Any, Any]
 
-#: One threshold for all exits, or each its own.
-Shape = Literal["uniform", "per-layer"]
+#: Share of the rows that prove, where others have to learn temperatures, or to choose a criterion.
+PROVING, _CHOOSING = 0.9, 0.6
 
-#: Share of the rows that prove, where others have to choose first.
-PROVING = 0.6
-
-#: Steps of a path with one threshold for all exits.
+#: Steps of a path.
 _STEPS = 400
-#: Weights of a broken row against one row's full cost, for which thresholds per exit are sought,
-#: and steps between the thresholds of two of them.
-_WEIGHTS, _BETWEEN = np.geomspace(2000, 0.2, 28), 8
 
 
 def allowed_failures(sample: int, promise: Promise) -> int:
@@ -83,119 +78,89 @@ class Sample:
     """Rows that choose thresholds, or prove them."""
 
     outputs: ExitOutputs
-    fails: Array  # bool (E, n), where a row's answer would do harm
     cost: CostModel
+    truth: Array | None = None  # (n,), the task's targets, where harm is about them
     corpus: str = ""  # that the rows come from
     precision: str = ""  # that the outputs were computed in
 
     def __len__(self) -> int:
         return len(self.outputs.lengths)
 
+    @cached_property
+    def fails(self) -> Array:
+        """Where a row's answer would do harm, bool (E, n): where it is not full depth's, or, with
+        the truth, where it is wrong and full depth's is right. Where full depth's is not a number,
+        every answer does."""
+        outputs = self.outputs
+        fails = outputs.differs(outputs.answers[-1])
+        if self.truth is not None:
+            wrong = outputs.differs(outputs.task.truth(self.truth))
+            fails = wrong & ~wrong[-1] | fails[-1]
+        return fails
+
     def take(self, rows: Array) -> "Sample":
         """Some of the rows, by number or mask."""
-        return replace(self, outputs=self.outputs.take(rows), fails=self.fails[:, rows])
+        truth = None if self.truth is None else self.truth[rows]
+        return replace(self, outputs=self.outputs.take(rows), truth=truth)
 
 
 @dataclass(frozen=True)
 class Path:
-    """Thresholds from full depth to the fastest."""
+    """One threshold for all exits that may be used, from full depth to the fastest."""
 
     criterion: str
-    thresholds: Array  # float64 (J, E - 1), no column ever falls; the first row is all zeros
+    levels: Array  # float64 (J,), rising; the first is 0, where no row leaves early
+    exits: Array  # (E,) bool, those that may be used; the last is one
+    temperatures: list[float] | None = None  # E - 1, of TEMPERED
 
     def __len__(self) -> int:
-        return len(self.thresholds)
+        return len(self.levels)
+
+    def thresholds(self, step: int) -> list[float]:
+        """At a step, one for each exit but the last."""
+        found: list[float] = np.where(self.exits[:-1], self.levels[step], 0.0).tolist()
+        return found
 
     def rule(self, step: int) -> Threshold:
         """What the engine does at a step."""
-        return Threshold.of(self.thresholds[step], self.criterion)
+        return Threshold.of(self.thresholds(step), self.criterion, self.temperatures)
+
+    def heard(self, sample: Sample) -> Sample:
+        """What the exits say under its rules, at every step but the first the same."""
+        return replace(sample, outputs=sample.outputs.heard(self.rule(len(self) - 1)))
 
 
-def uniform_path(outputs: ExitOutputs, criterion: str) -> Path:
-    """One threshold for all exits, the paper's speed: quantiles of what was seen."""
-    exits = len(outputs.logits)
-    seen = np.unique(outputs.uncertainties(criterion)[:-1])
+def make_path(sample: Sample, criterion: str, exits: Array, learners: Sample) -> Path:
+    """Steps at quantiles of the uncertainties that the sample has; what is learned for it, on
+    other rows."""
+    temperatures = fit_temperatures(learners.outputs) if criterion == TEMPERED else None
+    path = Path(criterion, np.array([0.0, 1.0]), exits, temperatures)
+    seen = np.unique(path.heard(sample).outputs.uncertainties(criterion)[:-1][exits[:-1]])
     seen = seen[np.isfinite(seen)]  # with another one no row ever leaves
     highest = float(seen[-1]) if len(seen) else 1.0
     # Between two values that were seen, so that the last bit of a float decides nothing.
     middles = np.append((seen[1:] + seen[:-1]) / 2.0, highest + 1e-3)
-    steps = np.unique(middles[np.linspace(0, len(middles) - 1, _STEPS).astype(int)])
-    return Path(criterion, np.repeat(np.append(0.0, steps)[:, None], exits - 1, axis=1))
-
-
-def per_layer_path(sample: Sample, criterion: str) -> Path:
-    """Thresholds per exit that cost the fewest FLOPs for the failures they make on these rows.
-
-    For weights of a failure from high to low, exit after exit gets the threshold that is best
-    as long as the others stay what they are (coordinate descent), and thresholds only rise.
-    """
-    finite = np.isfinite(sample.outputs.uncertainties(criterion))
-    sample = sample.take(np.flatnonzero(finite.all(0)))
-    if not len(sample):
-        return uniform_path(sample.outputs, criterion)
-    answers, lengths = sample.outputs.answers, sample.outputs.lengths
-    uncertainties = sample.outputs.uncertainties(criterion)
-    exits, n = sample.fails.shape
-    costs = np.stack([sample.cost.row_flops(lengths, np.full(n, k)) for k in range(exits)])
-    costs = costs / sample.cost.full_flops(lengths).mean()  # (E, n)
-    thresholds = np.zeros(exits - 1)
-    corners = [thresholds]
-    for weight in _WEIGHTS:
-        loss = costs + weight * sample.fails  # (E, n) of a row that leaves at an exit
-        for _ in range(2):
-            for exit in reversed(range(exits - 1)):
-                best = _best_threshold(answers, uncertainties, loss, thresholds, exit)
-                thresholds = thresholds.copy()
-                thresholds[exit] = max(best, corners[-1][exit])
-        corners.append(thresholds)
-    corners.append(np.maximum(thresholds, float(uncertainties[:-1].max()) + 1e-3))
-    parts = [np.linspace(a, b, _BETWEEN + 1)[1:] for a, b in pairwise(corners)]
-    return Path(criterion, np.unique(np.vstack([np.zeros((1, exits - 1)), *parts]), axis=0))
-
-
-def _best_threshold(
-    answers: Array, uncertainties: Array, loss: Array, thresholds: Array, exit: int
-) -> float:
-    """Of one exit, from 0, given those of the others: the least loss of all rows that reach it."""
-    reach = np.flatnonzero((uncertainties[:exit] >= thresholds[:exit, None]).all(0))
-    if not len(reach):
-        return 0.0
-    rest = slice(exit + 1, None)
-    rule = Threshold.of(thresholds[rest])
-    later = replay(rule, answers[rest, reach], uncertainties[rest, reach]) + exit + 1
-    gain = loss[later, reach] - loss[exit, reach]  # of leaving here
-    order = np.argsort(uncertainties[exit, reach], kind="stable")
-    values = uncertainties[exit, reach][order].astype(np.float64)
-    total = np.concatenate([[0.0], np.cumsum(gain[order])])
-    possible = np.concatenate([[True], values[1:] > values[:-1], [True]])  # cuts between rows
-    cut = int(np.argmax(np.where(possible, total, -np.inf)))
-    if cut == 0:
-        return 0.0
-    return float((values[cut - 1] + values[cut]) / 2 if cut < len(values) else values[-1] + 1e-3)
+    levels = np.unique(middles[np.linspace(0, len(middles) - 1, _STEPS).astype(int)])
+    return replace(path, levels=np.append(0.0, levels))
 
 
 def breaking_steps(sample: Sample, path: Path) -> Array:
     """Where along a path each row fails for the first time: int (n,), J for never.
 
-    With one threshold for all exits, failures between two steps count, too: its steps lie where
-    the sample's uncertainties do, so the proof is about all thresholds there are. Rows that fail
-    at full depth, where the answer is not a number, fail from the first step on.
+    Failures between two steps count, too: steps lie where the sample's uncertainties do, so the
+    proof is about all thresholds there are. Rows that fail at full depth, where the answer is not a
+    number, fail from the first step on.
     """
-    fails, uncertainties = sample.fails, sample.outputs.uncertainties(path.criterion)
-    uncertainties = np.where(np.isnan(uncertainties), np.inf, uncertainties)  # never leave there
-    common = path.thresholds[:, 0].astype(np.float32)
-    if (path.thresholds == path.thresholds[:, :1]).all():
-        # A row leaves at exit k for some threshold if and only if k is surer than all before.
-        before = np.minimum.accumulate(uncertainties[:-1], axis=0)
-        surer = np.vstack([np.ones((1, len(sample)), bool), uncertainties[1:-1] < before[:-1]])
-        breaks = np.where(surer & fails[:-1], uncertainties[:-1], np.inf).min(0)
-        breaks[fails[-1]] = 0.0
-        return np.asarray(np.searchsorted(common, breaks, side="right"))
-    rows = np.arange(len(sample))
-    steps = np.full(len(rows), len(path))
-    for step in reversed(range(len(path))):
-        steps[fails[replay(path.rule(step), sample.outputs.answers, uncertainties), rows]] = step
-    return np.where(fails[-1], 1, steps)
+    heard = path.heard(sample)
+    fails, uncertainties = heard.fails, heard.outputs.uncertainties(path.criterion)
+    stays = np.isnan(uncertainties) | ~path.exits[:, None]
+    uncertainties = np.where(stays, np.inf, uncertainties)
+    # A row leaves at exit k for some threshold if and only if k is surer than all before.
+    before = np.minimum.accumulate(uncertainties[:-1], axis=0)
+    surer = np.vstack([np.ones((1, len(sample)), bool), uncertainties[1:-1] < before[:-1]])
+    breaks = np.where(surer & fails[:-1], uncertainties[:-1], np.inf).min(0)
+    breaks[fails[-1]] = 0.0
+    return np.asarray(np.searchsorted(path.levels.astype(np.float32), breaks, side="right"))
 
 
 def furthest_step(steps: Array, allowed: int, last: int) -> int:
@@ -205,48 +170,51 @@ def furthest_step(steps: Array, allowed: int, last: int) -> int:
     return min(int(np.partition(steps, allowed)[allowed]) - 1, last)
 
 
-def furthest_exits(sample: Sample, path: Path, allowed: int) -> Array:
-    """Exits (n,) at the last step of a path at which at most `allowed` rows are broken."""
-    step = furthest_step(breaking_steps(sample, path), allowed, len(path) - 1)
-    return sample.outputs.exits(path.rule(step))
+def furthest(sample: Sample, path: Path, allowed: int) -> Threshold:
+    """The rule at the last step of a path at which at most `allowed` rows are broken."""
+    return path.rule(furthest_step(breaking_steps(sample, path), allowed, len(path) - 1))
+
+
+def speedup(sample: Sample, rule: Threshold) -> float:
+    """Times fewer FLOPs than full depth, over all rows together."""
+    exits = sample.outputs.exits(rule)
+    return sample.cost.using(rule.used).speedup(sample.outputs.lengths, exits)
 
 
 def keep_promise(
-    sample: Sample,
-    promise: Promise,
-    criteria: Sequence[str],
-    shapes: Sequence[Shape],
-    seed: int = 0,
+    sample: Sample, promise: Promise, criteria: Sequence[str], exits: Array, seed: int = 0
 ) -> OperatingPoint | None:
-    """The fastest thresholds that keep the promise, of those that the criteria and shapes offer.
+    """The fastest thresholds that keep the promise, of those that the criteria offer at some exits,
+    bool (E,).
 
-    With one criterion and one threshold for all exits, all rows prove. Otherwise a share of them,
-    drawn with `seed`, chooses and learns, and the others prove. None if too few rows prove: see
-    `rows_needed` and `PROVING`.
+    With one criterion that learns nothing, all rows prove. Otherwise a share of them, drawn with
+    `seed`, chooses and learns, and the others prove. None if too few rows prove: see `rows_needed`
+    and `PROVING`.
     """
-    if tuple(shapes) == ("uniform",) and len(criteria) == 1:
-        path = uniform_path(sample.outputs, criteria[0])
-    else:
-        learns = np.random.default_rng(seed).random(len(sample)) >= PROVING
-        path = _best_path(sample.take(learns), promise, criteria, shapes)
-        sample = sample.take(~learns)
+    criterion, learners = criteria[0], sample
+    if len(criteria) > 1 or criterion == TEMPERED:
+        share = PROVING if len(criteria) == 1 else _CHOOSING
+        proves = np.random.default_rng(seed).random(len(sample)) < share
+        learners, sample = sample.take(~proves), sample.take(proves)
     allowed = allowed_failures(len(sample), promise)
     if allowed < 0:
         return None
+    if len(criteria) > 1:
+        criterion = _fastest(learners, promise, criteria, exits)
+    path = make_path(sample, criterion, exits, learners)
     steps = breaking_steps(sample, path)
     step = furthest_step(steps, allowed, len(path) - 1)
     return replace(_point(sample, path, step, steps, promise.confidence), promise=promise)
 
 
 def reach_speedup(
-    sample: Sample, speedup: float, confidence: float, criterion: str
+    sample: Sample, wanted: float, confidence: float, criterion: str, exits: Array
 ) -> OperatingPoint | None:
-    """The slowest common threshold whose FLOPs speed-up on these rows is at least `speedup`."""
-    outputs = sample.outputs
-    path = uniform_path(outputs, criterion)
+    """The slowest common threshold whose FLOPs speed-up on these rows is at least the `wanted`."""
+    path = make_path(sample, criterion, exits, sample)
 
     def fast_enough(step: int) -> bool:
-        return sample.cost.speedup(outputs.lengths, outputs.exits(path.rule(step))) >= speedup
+        return speedup(sample, path.rule(step)) >= wanted
 
     step = bisect_right(range(len(path)), False, key=fast_enough)
     if step == len(path):
@@ -254,47 +222,46 @@ def reach_speedup(
     return _point(sample, path, step, breaking_steps(sample, path), confidence)
 
 
-def _best_path(
-    sample: Sample, promise: Promise, criteria: Sequence[str], shapes: Sequence[Shape]
-) -> Path:
-    """The path that saves most at the promised share; half of the rows learns, the others judge."""
+def _fastest(sample: Sample, promise: Promise, criteria: Sequence[str], exits: Array) -> str:
+    """The criterion that saves most at the promised share; half of the rows learns, the others
+    judge."""
 
-    def learn(rows: Sample, criterion: str, shape: Shape) -> Path:
-        if shape == "uniform":
-            return uniform_path(rows.outputs, criterion)
-        return per_layer_path(rows, criterion)
-
-    def flops(criterion: str, shape: Shape) -> float:
+    def flops(criterion: str) -> float:
         total = 0.0
         for learner, judge in (halves, halves[::-1]):
-            allowed = math.floor(promise.share * len(judge))
-            exits = furthest_exits(judge, learn(learner, criterion, shape), allowed)
-            total += sample.cost.row_flops(judge.outputs.lengths, exits).sum()
+            path = make_path(judge, criterion, exits, learner)
+            rule = furthest(judge, path, math.floor(promise.share * len(judge)))
+            left, cost = judge.outputs.exits(rule), judge.cost.using(rule.used)
+            total += cost.row_flops(judge.outputs.lengths, left).sum()
         return total
 
     halves = [sample.take(np.arange(k, len(sample), 2)) for k in (0, 1)]
-    offers = [(criterion, shape) for criterion in criteria for shape in shapes]
-    best = offers[0] if len(offers) == 1 else min(offers, key=lambda offer: flops(*offer))
-    return learn(sample, *best)
+    return min(criteria, key=flops)
 
 
 def _point(
     sample: Sample, path: Path, step: int, steps: Array, confidence: float
 ) -> OperatingPoint:
     """A step of a path, still without a name, and what the rows say of it."""
-    exits = sample.outputs.exits(path.rule(step))
+    rule = path.rule(step)
     broken = int((steps <= step).sum())
     depths = [each.depth for each in sample.cost.exits]
     evidence = Evidence(
-        rows=len(exits),
+        rows=len(sample),
         broken=broken,
-        bound=upper_bound(broken, len(exits), confidence),
-        exits=np.bincount(exits, minlength=len(depths)).tolist(),
-        flops_speedup=sample.cost.speedup(sample.outputs.lengths, exits),
+        bound=upper_bound(broken, len(sample), confidence),
+        exits=np.bincount(sample.outputs.exits(rule), minlength=len(depths)).tolist(),
+        flops_speedup=speedup(sample, rule),
         corpus=sample.corpus,
         precision=sample.precision,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         exit_depths=depths,
     )
-    thresholds = path.thresholds[step].tolist()
-    return OperatingPoint("", thresholds, path.criterion, evidence=evidence, exit_depths=depths)
+    return OperatingPoint(
+        "",
+        path.thresholds(step),
+        path.criterion,
+        evidence=evidence,
+        exit_depths=depths,
+        temperatures=path.temperatures,
+    )

@@ -114,6 +114,7 @@ def load_weights(
     unknown = [name for name in report["unexpected_keys"] if not _IDLE.search(name)]
     if base_only:
         unknown = [n for n in unknown if n.removeprefix(prefix).partition(".")[0] in parts]
+    ids = {name for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
     faults = [
         [f"'{name}' is missing" for name in sorted(report["missing_keys"])],
         [f"'{name}' is not of this model" for name in sorted(unknown)],
@@ -122,7 +123,11 @@ def load_weights(
             f"{_classes(wanted, config)}"
             for name, found, wanted in sorted(report["mismatched_keys"])
         ],
-        [f"'{name}' holds {kind}, expected {', '.join(_FLOATS)}" for name, kind in kinds],
+        [
+            f"'{name}' holds {kind}, expected {', '.join(_FLOATS)}"
+            for name, kind in kinds
+            if name not in ids
+        ],
     ]
     if first := [each[0] for each in faults if each]:
         more = sum(map(len, faults)) - len(first)
@@ -147,7 +152,11 @@ def load_weights(
 def not_finite(model: nn.Module) -> str | None:
     """The name of a tensor that holds NaN or infinity, if there is one."""
     for name, tensor in model.state_dict().items():
-        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not torch.stack(tensor.aminmax()).isfinite().all()
+        ):
             return name
     return None
 

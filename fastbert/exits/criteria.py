@@ -45,6 +45,7 @@ def narrowness(log_probabilities: torch.Tensor) -> torch.Tensor:
 
 #: By name: those of `CRITERION_NAMES`.
 CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tempered-entropy": normalised_entropy,  # of what `Rule.heard` gives
     "entropy": normalised_entropy,
     "top-entropy": top_entropy,
     "max-probability": improbability,

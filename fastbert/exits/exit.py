@@ -5,6 +5,7 @@ exits, as heads, thresholds and counters, is indexed by exit, 0 to E - 1, in the
 row meets them; the depth is for costs, and for people.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,17 @@ import msgspec
 
 from fastbert.errors import InputError, explained
 
+#: Those that the paper has, as `chosen` names them: behind layers.
+PAPER_EXITS = "1-"
+
 
 class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One place where a row may leave."""
 
     #: Transformer layers passed, 0 to L.
     depth: int
-    #: Kind of the classifier there: "branch", or "adopted" for a classifier's own head.
+    #: Kind of the classifier there: "branch", "adopted" for a classifier's own head, or "bag" for
+    #: one that reads token ids.
     head: str = "branch"
     #: Which question it answers.
     task: str = "label"
@@ -44,4 +49,29 @@ def exits_of(
             f"the checkpoint's exits lie at depths {depths}; expected rising ones, the last at "
             f"{layers}, the number of layers"
         )
+    if any(each.head == "bag" and each.depth for each in exits):
+        raise InputError("the checkpoint's exits have a bag behind a layer; expected it at depth 0")
     return exits
+
+
+#: What `chosen` understands.
+_RANGE = re.compile(r"(\d+)(-(\d+)?)?")
+
+
+def chosen(text: str, exits: Sequence[Exit]) -> list[bool]:
+    """Which of the exits `text` names, by depth: "2", "0-", "1-4" or several with commas between;
+    the last one always. InputError where it names none."""
+    depths = {each.depth for each in exits}
+    named: set[int] = set()
+    for part in text.split(","):
+        found = _RANGE.fullmatch(part.strip())
+        first, span, last = found.groups() if found else ("0", "", None)
+        end = max(depths) if span and last is None else int(last or first)
+        some = depths & set(range(int(first), end + 1))
+        if not found or not some:
+            raise InputError(
+                f"--exits is '{text}', expected depths or ranges of them, as 1- or 0,2-4, of "
+                f"{', '.join(map(str, sorted(depths)))}"
+            )
+        named |= some
+    return [each.depth in named for each in exits[:-1]] + [True]

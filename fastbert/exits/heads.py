@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.activations import ACT2FN
 
+from fastbert.exits.bag import Bag
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
 
@@ -95,16 +96,18 @@ class PooledHead(nn.Module):
         return np.full_like(lengths, 2 * hidden * (hidden + classes))
 
 
-Head = Branch | PooledHead
+#: What reads hidden states.
+DeepHead = Branch | PooledHead
+Head = DeepHead | Bag
 
 
 class PackedHead:
-    """A head prepared for inference over packed rows."""
+    """A head prepared for inference over packed rows of hidden states."""
 
-    def __init__(self, head: Head, place: Placement) -> None:
+    def __init__(self, head: DeepHead, place: Placement) -> None:
         if isinstance(head, Branch):
             self.narrow = place.linear([head.narrow], "tanh")
-        self.head: Head = place.module(head)
+        self.head: DeepHead = place.module(head)
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         """Hidden states (M, H) of n rows in `groups` to logits (n, N). Tokens behind the last group

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from fastbert.errors import InputError, explained
-from fastbert.exits.exit import Exit
-from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION, Threshold
+from fastbert.exits.exit import PAPER_EXITS, Exit, chosen
+from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION, TEMPERED, Threshold
 
 #: What a promise bounds: rows whose label is not full depth's, or rows that full depth gets right
 #: and early exit wrong.
@@ -69,19 +69,31 @@ class OperatingPoint:
     promise: Promise | None = None
     evidence: Evidence | None = None
     exit_depths: list[int] | None = None  # of all exits; None, in older checkpoints: 1 to L
+    temperatures: list[float] | None = None  # E - 1, of "tempered-entropy"
 
     @classmethod
     def asked(
-        cls, config: Configuration, speed: float | None, name: str | None
+        cls,
+        config: Configuration,
+        speed: float | None,
+        name: str | None,
+        exits: str = PAPER_EXITS,
     ) -> "OperatingPoint":
-        """That of a speed, or one that the checkpoint holds; InputError as `of_checkpoint`."""
-        return cls.of_checkpoint(config, name) if speed is None else cls.of_speed(speed, config)
+        """That of a speed at some exits, or one that the checkpoint holds; InputError as
+        `of_checkpoint`."""
+        if speed is None:
+            return cls.of_checkpoint(config, name)
+        return cls.of_speed(speed, config, exits)
 
     @classmethod
-    def of_speed(cls, speed: float, config: Configuration) -> "OperatingPoint":
-        """The paper's: one threshold on the normalised entropy."""
+    def of_speed(
+        cls, speed: float, config: Configuration, exits: str = PAPER_EXITS
+    ) -> "OperatingPoint":
+        """The paper's: one threshold on the normalised entropy, at exits as `chosen` names them.
+        The paper has none before the first layer."""
+        used = chosen(exits, config.exit_list)[:-1]
         depths = [each.depth for each in config.exit_list]
-        return cls(f"speed {speed:g}", [speed] * (len(depths) - 1), exit_depths=depths)
+        return cls(f"speed {speed:g}", [speed * on for on in used], exit_depths=depths)
 
     @classmethod
     def of_checkpoint(cls, config: Configuration, name: str | None) -> "OperatingPoint":
@@ -111,14 +123,19 @@ class OperatingPoint:
 
     @classmethod
     def with_thresholds(
-        cls, config: Configuration, criterion: str | None, thresholds: list[float] | None
+        cls,
+        config: Configuration,
+        criterion: str | None,
+        thresholds: list[float] | None,
+        temperatures: list[float] | None,
     ) -> "OperatingPoint | None":
         """The checkpoint's point with these, its default one first; None if it has none."""
         points = config.operating_points or {}
         for name in sorted(points, key=lambda name: name != config.default_operating_point):
             with suppress(InputError):  # points that cannot be used
                 found = cls.of_checkpoint(config, name)
-                if (found.criterion, found.thresholds) == (criterion, thresholds):
+                asked = (criterion, thresholds, temperatures)
+                if (found.criterion, found.thresholds, found.temperatures) == asked:
                     return found
         return None
 
@@ -134,6 +151,13 @@ class OperatingPoint:
             raise ValueError(f"its criterion is '{self.criterion}', not {known}")
         if len(self.thresholds) != len(exits) - 1:
             raise ValueError(f"it has {len(self.thresholds)} thresholds, expected {len(exits) - 1}")
+        soft = self.temperatures
+        if (soft is not None) != (self.criterion == TEMPERED):
+            raise ValueError(f"its temperatures are {soft} for the criterion '{self.criterion}'")
+        if soft is not None and (
+            len(soft) != len(exits) - 1 or not all(0 < each < math.inf for each in soft)
+        ):
+            raise ValueError(f"its temperatures are {soft}, expected {len(exits) - 1} above 0")
         if not all(map(math.isfinite, self.thresholds)):
             raise ValueError(f"its thresholds are {self.thresholds}, expected finite numbers")
         depths = [each.depth for each in exits]
@@ -144,9 +168,24 @@ class OperatingPoint:
             raise ValueError(f"its exits lie at depths {self.exit_depths}, the model's at {depths}")
         return replace(self, exit_depths=depths)
 
+    def with_bag(self) -> "OperatingPoint":
+        """The same where an exit is put before all others, which it does not use."""
+        evidence = self.evidence
+        if evidence:
+            depths = evidence.exit_depths or list(range(1, len(evidence.exits) + 1))
+            evidence = replace(evidence, exits=[0, *evidence.exits], exit_depths=[0, *depths])
+        soft = None if self.temperatures is None else [1.0, *self.temperatures]
+        return replace(
+            self,
+            thresholds=[0.0, *self.thresholds],
+            temperatures=soft,
+            evidence=evidence,
+            exit_depths=[0, *(self.exit_depths or range(1, len(self.thresholds) + 2))],
+        )
+
     def rule(self) -> Threshold:
         """What it makes the engine do."""
-        return Threshold.of(self.thresholds, self.criterion)
+        return Threshold.of(self.thresholds, self.criterion, self.temperatures)
 
     def settings(self) -> dict[str, Any]:
         """As a checkpoint's config.json holds it, under its name."""

@@ -4,15 +4,22 @@ Letters: n rows, E exits.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 #: What an uncertainty may mean: `exits.criteria` computes them, with torch.
-CRITERION_NAMES = ("entropy", "top-entropy", "max-probability", "margin")
+CRITERION_NAMES = ("tempered-entropy", "entropy", "top-entropy", "max-probability", "margin")
+#: That of the exits' answers so far, each softened by a temperature of its own.
+TEMPERED = "tempered-entropy"
 #: The paper's.
 DEFAULT_CRITERION = "entropy"
+
+#: What an answer weighs in "tempered-entropy" with each exit that follows. Points that name this
+#: criterion mean this number: with another one it would be another criterion.
+_FADING = 0.3
 
 #: Of an exit's answer, where none was given.
 NO_EXIT = -1
@@ -38,8 +45,20 @@ class Rule(Protocol):
         """What uncertainty means to it: a criterion of the task."""
 
     @property
+    def temperatures(self) -> NDArray[np.float32] | None:
+        """By exit, where `heard` is not just what an exit says itself."""
+
+    @property
     def exits(self) -> int:
         """How many exits it decides at."""
+
+    @property
+    def used(self) -> NDArray[np.int64]:
+        """The exits that it asks, rising; the others need not be computed. The last is one."""
+
+    def heard(self, exit: int, logits: Any, before: Any) -> Any:
+        """What decides at an exit that is used: logits (n, N), given its own, and what decided at
+        the used one before it, for the first one None. The last exit's own, always."""
 
     def decide(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> NDArray[np.bool_]:
         """Which of the rows (n,) that have come to an exit leave there, given its answers for them.
@@ -51,19 +70,44 @@ class Rule(Protocol):
 @dataclass(frozen=True)
 class Threshold:
     """A row leaves at the first exit whose uncertainty is below the exit's threshold; the last exit
-    answers all rows that come to it. Liu et al. 2020, section 3.3."""
+    answers all rows that come to it. Liu et al. 2020, section 3.3.
 
-    thresholds: NDArray[np.float32]  # (E - 1,)
+    With temperatures, an exit's logits are divided by its own, so that exits are as sure as they
+    are right (Guo et al. 2017), and averaged with those of the exits passed before, each weighing
+    `_FADING` times what the next one does.
+    """
+
+    thresholds: NDArray[np.float32]  # (E - 1,); an exit with 0 is not used
     criterion: str = DEFAULT_CRITERION
+    temperatures: NDArray[np.float32] | None = None  # (E - 1,)
 
     @classmethod
-    def of(cls, thresholds: ArrayLike, criterion: str = DEFAULT_CRITERION) -> "Threshold":
+    def of(
+        cls,
+        thresholds: ArrayLike,
+        criterion: str = DEFAULT_CRITERION,
+        temperatures: ArrayLike | None = None,
+    ) -> "Threshold":
         """From numbers of any kind; they are compared as float32, as uncertainties are."""
-        return cls(np.asarray(thresholds, np.float32), criterion)
+        soft = None if temperatures is None else np.asarray(temperatures, np.float32)
+        return cls(np.asarray(thresholds, np.float32), criterion, soft)
 
     @property
     def exits(self) -> int:
         return len(self.thresholds) + 1
+
+    @cached_property
+    def used(self) -> NDArray[np.int64]:
+        return np.append(np.flatnonzero(self.thresholds > 0), len(self.thresholds))
+
+    def heard(self, exit: int, logits: Any, before: Any) -> Any:
+        if self.temperatures is None or exit == len(self.thresholds):
+            return logits
+        own = logits / float(self.temperatures[exit])
+        if before is None:
+            return own
+        step = int(np.searchsorted(self.used, exit))
+        return before + (own - before) * ((1 - _FADING) / (1 - _FADING ** (step + 1)))
 
     def decide(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> NDArray[np.bool_]:
         if exit == len(self.thresholds):  # also where the uncertainty is not a number

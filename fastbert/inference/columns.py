@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastbert.inference.cost import CostModel
-from fastbert.inference.engine import Predictions
+from fastbert.inference.decisions import Predictions
 from fastbert.tasks.task import Task
 
 #: Why a row that the model has seen may have no answer.
@@ -22,7 +22,7 @@ def columns(
     cost: CostModel,
 ) -> dict[str, pa.Array]:
     """The answers of n rows of `lengths` tokens, as columns of all rows: those that are `given` an
-    answer, bool (N,), n of them; the others are null."""
+    answer, bool (N,), n of them; the others are null. `cost` is that of the exits in use."""
 
     def spread(values: NDArray[Any]) -> NDArray[Any]:
         full = np.zeros(len(given), values.dtype)

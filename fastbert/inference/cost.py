@@ -7,6 +7,8 @@ embedding look-ups. `torch.utils.flop_counter` agrees exactly under eager attent
 Letters: n rows, E exits.
 """
 
+import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,15 +21,24 @@ class CostModel:
     """FLOPs of rows, as functions of their lengths and of the exits where they leave."""
 
     def __init__(self, model: FastBertForSequenceClassification) -> None:
-        """Of a model: its encoder and its heads know what they cost."""
+        """Of a model, all of whose exits are computed: its encoder and its heads know what they
+        cost."""
         self.exits, self.encoder, self.heads = model.exits, model.encoder, model.heads
+        self.used = np.ones(len(self.heads), bool)
+
+    def using(self, exits: NDArray[np.integer]) -> "CostModel":
+        """The same where only some exits are computed, as `Rule.used` names them."""
+        found = copy.copy(self)
+        found.used = np.isin(np.arange(len(self.heads)), exits)
+        return found
 
     def row_flops(self, lengths: Counts, exits: NDArray[np.integer]) -> Counts:
         """Rows of `lengths` (n,) that left at exits (n,), by index: int64 (n,)."""
         lengths = lengths.astype(np.int64)
         layers = self._layers(lengths)
-        heads = np.cumsum([head.flops(lengths) for head in self.heads], axis=0)
-        by_exit = np.stack([layers[each.depth] for each in self.exits]) + heads  # (E, n)
+        each = [head.flops(lengths) * on for head, on in zip(self.heads, self.used, strict=True)]
+        heads = np.cumsum(each, axis=0)
+        by_exit = heads + [layers[k.depth] * (k.head != "bag") for k in self.exits]  # (E, n)
         flops: Counts = by_exit[exits, np.arange(len(lengths))]
         return flops
 

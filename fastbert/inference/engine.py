@@ -10,63 +10,29 @@ The engine knows token ids, not texts; it does no I/O.
 Letters: n rows, H hidden size, E exits, N numbers that a head gives of a row.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fastbert.encoders import encoder_for
+from fastbert.exits.bag import Bag
 from fastbert.exits.heads import PackedHead
-from fastbert.exits.rules import NO_EXIT, Rule
+from fastbert.exits.rules import Rule
+from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions
+from fastbert.inference.first_exit import leave_before_layers
 from fastbert.inference.memory import free_memory, out_of_memory
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group, batch_rows, groups, longest_first
 from fastbert.packed.placement import Placement
-from fastbert.tasks.task import Task
 
-Mask = NDArray[np.bool_]
 #: (hidden states of a pool, a batch's tokens, its groups) -> the batch's next hidden states
 Step = Callable[[torch.Tensor, slice, list[Group]], torch.Tensor]
 #: Hears which share of the work is done, 0 to 1.
 Advance = Callable[[float], object]
-#: (exit, row numbers (n,), logits (n, N)) -> which rows go on, bool (n,)
-Decide = Callable[[int, NDArray[np.int64], torch.Tensor], Mask]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Answers for n rows, in input order."""
-
-    answer: NDArray[Any]  # (n,), of the task's dtype: for single labels `label` and `score`
-    exit: NDArray[np.int8]  # (n,), index of the exit that gave it
-    uncertainty: NDArray[np.float32]  # (n,), there
-    deep: NDArray[Any]  # (n,), full depth's answers, like `answer`
-    audited: Mask  # (n,), rows of which `deep` is known
-
-    @classmethod
-    def none(cls, rows: int, task: Task) -> "Predictions":
-        """No answers yet."""
-        return cls(
-            answer=np.zeros(rows, task.dtype),
-            exit=np.full(rows, NO_EXIT, np.int8),
-            uncertainty=np.zeros(rows, np.float32),
-            deep=np.zeros(rows, task.dtype),
-            audited=np.zeros(rows, bool),
-        )
-
-    def take(self, rows: NDArray[Any]) -> "Predictions":
-        """Those of some rows, by number or mask."""
-        return Predictions(**{name: values[rows] for name, values in vars(self).items()})
-
-    def put(self, rows: NDArray[np.int64], others: "Predictions") -> None:
-        """Write those of others over some rows' own."""
-        for name, values in vars(others).items():
-            getattr(self, name)[rows] = values
 
 
 #: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
@@ -104,7 +70,14 @@ class Engine:
         place = Placement(self.device, self.dtype, dtype == torch.int8)
         self.task, self.exits, self.num_labels = model.task, model.exits, model.num_labels
         self.encoder = encoder_for(model.config.backbone_config()).load(model.backbone, place)
-        self.heads = [PackedHead(head, place) for head in model.heads]
+        #: By exit: those that read tokens, and those that read hidden states.
+        self.bags: dict[int, Bag] = {}
+        self.heads: dict[int, PackedHead] = {}
+        for exit, head in enumerate(model.heads):
+            if isinstance(head, Bag):
+                self.bags[exit] = place.exactly(head)
+            else:
+                self.heads[exit] = PackedHead(head, place)
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
         self.pool_tokens = pool_tokens or self._affordable()
 
@@ -129,7 +102,8 @@ class Engine:
         `advance` hears after each batch which share of the rows' layers is done; rows that have
         left have none to do. Rows marked in `deep` (n,) exit like all others, but then run on to
         full depth as well. Rows with the same tokens are computed once. Raises ValueError for a
-        rule that does not decide at as many exits as there are.
+        rule that does not decide at as many exits as there are. Exits that the rule does not use
+        are not computed.
         """
         if rule.exits != len(self.exits):
             raise ValueError(f"a rule for {rule.exits} exits; the model has {len(self.exits)}")
@@ -144,42 +118,27 @@ class Engine:
 
     def _classify(self, tokens: Tokens, rule: Rule, deep: Mask, advance: Advance) -> Predictions:
         """`classify` without a look at equal rows."""
-        n, last = len(tokens), len(self.exits) - 1
-        out = Predictions.none(n, self.task)
-
-        def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
-            answers = self.task.answer(logits, rule.criterion)
-            waiting = np.flatnonzero(out.exit[rows] == NO_EXIT)
-            leaves = waiting[rule.decide(exit, rows[waiting], answers.take(waiting))]
-            left = rows[leaves]
-            out.answer[left] = answers.values[leaves]
-            out.uncertainty[left] = answers.uncertainty[leaves]
-            out.exit[left] = exit
-            if exit == last:
-                audited = deep[rows]
-                out.deep[rows[audited]] = answers.values[audited]
-                out.audited[rows[audited]] = True
-            stays: Mask = (out.exit[rows] == NO_EXIT) | deep[rows]
-            return stays
-
-        self._run(tokens, decide, 0, advance)
-        return out
+        decisions = Decisions(len(tokens), rule, self.task, deep, self.num_labels, self.device)
+        self._run(tokens, decisions, rule.used, advance)
+        return decisions.found
 
     def full_depth(self, tokens: Tokens) -> NDArray[np.float32]:
         """The last exit's logits, with no other head computed: float32 (n, N)."""
-        logits: NDArray[np.float32] = self.exit_logits(tokens, len(self.exits) - 1)[0]
+        logits: NDArray[np.float32] = self.exit_logits(tokens, [len(self.exits) - 1])[0]
         return logits
 
-    def exit_logits(self, tokens: Tokens, first_exit: int = 0) -> NDArray[np.float32]:
-        """The logits of every exit from `first_exit` on, for every row: float32 (E, n, N)."""
-        shape = (len(self.exits) - first_exit, len(tokens), self.num_labels)
-        out = np.zeros(shape, np.float32)
+    def exit_logits(
+        self, tokens: Tokens, exits: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """The logits of some exits, rising, or of all, for every row: float32 (E, n, N)."""
+        exits = range(len(self.exits)) if exits is None else exits
+        out = np.zeros((len(exits), len(tokens), self.num_labels), np.float32)
 
         def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
-            out[exit - first_exit, rows] = logits.float().cpu().numpy()
+            out[exits.index(exit), rows] = logits.float().cpu().numpy()
             return np.ones(len(rows), bool)
 
-        self._run(tokens, decide, first_exit)
+        self._run(tokens, decide, exits)
         return out
 
     @torch.inference_mode()
@@ -187,11 +146,11 @@ class Engine:
         self,
         tokens: Tokens,
         decide: Decide,
-        first_exit: int = 0,
+        exits: Iterable[int],
         advance: Advance = lambda share: None,
     ) -> None:
-        """All rows through the network, pool by pool; `decide` says who goes on."""
-        order = longest_first(tokens.lengths)
+        """All rows through the network, pool by pool, to the last of some exits, rising; `decide`
+        says at each who goes on."""
         start = done = 0
         whole = len(tokens.ids) * self.encoder.depth
 
@@ -200,11 +159,18 @@ class Engine:
             done += layers
             advance(min(1.0, done / whole))  # more where memory did not suffice
 
+        order = np.arange(len(tokens))
+        for exit in (each for each in exits if each in self.bags):
+            stays = leave_before_layers(self.bags[exit], exit, tokens.take(order), order, decide)
+            passed(int(tokens.lengths[order[~stays]].sum()) * self.encoder.depth)
+            order = order[stays]
+        exits = [exit for exit in exits if exit in self.heads]
+        order = order[longest_first(tokens.lengths[order])]
         while start < len(order):
             rows = order[start:]
             rows = rows[: batch_rows(tokens.lengths[rows], self.pool_tokens)]
             try:
-                self._pool(tokens.take(rows), rows, decide, first_exit, passed)
+                self._pool(tokens.take(rows), rows, decide, exits, passed)
             except RuntimeError as error:
                 if len(rows) == 1 or not out_of_memory(error):
                     raise
@@ -219,7 +185,7 @@ class Engine:
         tokens: Tokens,
         rows: NDArray[np.int64],
         decide: Decide,
-        first_exit: int,
+        exits: list[int],
         passed: Callable[[int], None],
     ) -> None:
         """Some rows, longest first, layer by layer together; `passed` hears of each batch how many
@@ -238,7 +204,7 @@ class Engine:
         hidden = torch.empty(shape, dtype=self.dtype, device=self.device)
         hidden[len(tokens.ids) :] = 0  # of no row; all else is written before it is read
         depth = -1
-        for exit in range(first_exit, len(self.exits)):
+        for exit in exits:
             target = self.exits[exit].depth
             for k in range(depth + 1, target):
                 self._batches(partial(layer, k), hidden, lengths)
@@ -247,7 +213,7 @@ class Engine:
             depth = target
             stays = decide(exit, rows, torch.cat(logits))
             passed(int(lengths[~stays].sum()) * (self.encoder.depth - depth))
-            if not stays.any() or exit + 1 == len(self.exits):
+            if not stays.any() or exit == exits[-1]:
                 return
             if not stays.all():
                 # Found here: on a GPU, a boolean mask would cost a synchronisation.

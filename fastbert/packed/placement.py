@@ -31,6 +31,10 @@ class Placement:
         """A copy of a small part of a model, in eval mode."""
         return copy.deepcopy(module).eval().requires_grad_(False).to(self.device, self.dtype)
 
+    def exactly(self, module: Module) -> Module:
+        """The same, in float32 whatever the type of numbers."""
+        return copy.deepcopy(module).eval().requires_grad_(False).to(self.device)
+
     def linear(self, maps: list[nn.Linear], activation: str | None = None) -> Map:
         """`prepared` of linear maps side by side."""
         return prepared([self.module(each) for each in maps], activation, self.int8)

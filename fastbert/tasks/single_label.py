@@ -64,6 +64,10 @@ class SingleLabel:
         )
         return divergence.sum(-1) * temperature**2
 
+    def surprise(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of the teacher's label."""
+        return self.loss(student, teacher.argmax(-1))
+
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
         """Another label, whatever the score; an answer that is not a number differs from any."""
         nothing = np.isnan(early["score"]) | np.isnan(deep["score"])

@@ -43,6 +43,9 @@ class Task(Protocol):
     ) -> torch.Tensor:
         """How far a student is from its teacher: logits (..., N) of both to (...,)."""
 
+    def surprise(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """How unlikely a student finds its teacher's answer: logits (..., N) of both to (...,)."""
+
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
         """Where two arrays of answers are not the same: what promises and audits are about. An
         answer that is not a number is not the same as any, not even as itself."""

@@ -10,6 +10,7 @@ from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.points import faster_point, promised_point, sample_of, store_point
 from fastbert.calibration.promises import Sample
 from fastbert.checkpoint import fetch_checkpoint
+from fastbert.exits.exit import chosen
 from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
@@ -67,10 +68,13 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
 
 def _point(sample: Sample, settings: CalibrateSettings) -> OperatingPoint:
     """What is asked for, as far as the sample proves it."""
+    exits = np.array(chosen(settings.exits, sample.cost.exits))
     if settings.speedup is not None:
-        return faster_point(sample, settings.speedup, settings.confidence, settings.criterion)
+        return faster_point(
+            sample, settings.speedup, settings.confidence, settings.criterion, exits
+        )
     harm: Harm = "disagreement" if settings.max_accuracy_loss is None else "accuracy-loss"
     share = settings.max_disagreement or settings.max_accuracy_loss
     assert share is not None
     promise = Promise(share, settings.confidence, settings.promise_rows, harm)
-    return promised_point(sample, promise, settings.criterion, settings.shape, settings.seed)
+    return promised_point(sample, promise, settings.criterion, exits, settings.seed)

@@ -7,12 +7,15 @@ from typing import Any
 from transformers import set_seed
 
 from fastbert.calibration.evaluation import ExitOutputs
+from fastbert.checkpoint import fetch_checkpoint
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.weights import check_output, load_classifier
+from fastbert.training.examples import Examples
+from fastbert.weights import check_output, load_checkpoint, load_classifier
+from pipelines.checkpoints.evaluate import stored_points
 from pipelines.checkpoints.held_out import draw
 from pipelines.checkpoints.judge import outputs_of
 from pipelines.checkpoints.settings import DistilSettings
-from pipelines.checkpoints.students import save, settle_length, teach
+from pipelines.checkpoints.students import save, settle_length, teach, teach_first_exit
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
@@ -31,6 +34,8 @@ def distill(settings: DistilSettings) -> dict[str, Any]:
     answer. Raises InputError, before anything is trained, for unusable teachers or data.
     """
     check_output(settings.output)
+    if settings.add_bag:
+        return _add_bag(settings)
     return on_workers(_distill, settings, settings.workers)
 
 
@@ -42,15 +47,50 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
     columns = InputColumns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
     settle_length(model, tokenizer, corpus, settings)
-    held = min(len(corpus) // _SHARE, _MOST) if len(corpus) >= _FEWEST else 0
-    corpus, judges = draw(corpus, settings.seed, held)
+    corpus, judges = _held_out(corpus, settings.seed)
     learnt = teach(model, tokenizer, corpus, settings)
-    summary = save(model, tokenizer, settings.output, learnt, len(corpus), started)
+    if settings.bag and is_first_worker():
+        teach_first_exit(model, tokenizer, corpus, settings.seed)
+    summary = save(model, tokenizer, settings.output, learnt.truncated, len(corpus), started)
+    summary["distil_epochs"] = learnt.epochs
     if is_first_worker():
         judged = judges or corpus.take(range(min(len(corpus), _MOST)))
         summary |= _compare(model, outputs_of(model, tokenizer, judged), bool(judges))
     log.info("next: fastbert calibrate, with texts that are not of this corpus")
     return summary
+
+
+def _add_bag(settings: DistilSettings) -> dict[str, Any]:
+    started = time.monotonic()
+    model, tokenizer = load_checkpoint(fetch_checkpoint(settings.teacher))
+    corpus, _ = read_examples(list(settings.corpus), InputColumns(settings.text_column))
+    corpus, judges = _held_out(corpus, settings.seed)
+    config, had = model.config, model.exits[0].head == "bag"
+    points = {point.name: point for point in stored_points(config)}
+    truncated = teach_first_exit(model, tokenizer, corpus, settings.seed)
+    kept = {name: point for name, point in points.items() if not had or not point.thresholds[0]}
+    for name in points.keys() - kept.keys():
+        log.warning("the operating point '%s' was of the former exit: it is left out", name)
+    config.operating_points = {
+        name: (point if had else point.with_bag()).settings() for name, point in kept.items()
+    }
+    if config.default_operating_point not in kept:
+        config.default_operating_point = None
+    summary = save(model, tokenizer, settings.output, truncated, len(corpus), started)
+    judged = judges or corpus.take(range(min(len(corpus), _MOST)))
+    summary |= _compare(model, outputs_of(model, tokenizer, judged), bool(judges))
+    log.info(
+        "next: fastbert calibrate --model %s, with texts that are not of this corpus",
+        summary["output"],
+    )
+    return summary
+
+
+def _held_out(corpus: Examples, seed: int) -> tuple[Examples, Examples | None]:
+    """The texts to learn from, and those to compare exits by, if there are enough."""
+    held = min(len(corpus) // _SHARE, _MOST) if len(corpus) >= _FEWEST else 0
+    rest, judges = draw(corpus, seed, held)
+    return rest, judges
 
 
 def _compare(

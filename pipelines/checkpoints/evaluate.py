@@ -50,7 +50,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
     tell_truncated(tokens.cut, len(tokens), config.max_length)
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
-    points = [OperatingPoint.of_speed(speed, config) for speed in speeds]
+    points = [OperatingPoint.of_speed(speed, config, settings.exits) for speed in speeds]
     points += stored
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:

@@ -4,14 +4,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastbert.errors import InputError
+from fastbert.exits.exit import PAPER_EXITS
 from pipelines.bounds import Count, Many, NotNegative, PartOf, Positive, Seed, Share, Soft
 from pipelines.settings import Inference, LabelledTexts, Settings, Texts, setting
 
 #: Those of `fastbert.exits.criteria`, and the choice among them.
-Criterion = Literal["auto", "entropy", "top-entropy", "max-probability", "margin"]
+Criterion = Literal[
+    "auto", "tempered-entropy", "entropy", "top-entropy", "max-probability", "margin"
+]
 _GONE = {
     "patience": "it is gone, because it was never the fastest; calibrate with another criterion: "
-    "entropy, the default, or auto, which takes the fastest"
+    "tempered-entropy, the default, or auto, which takes the fastest"
+}
+_ONE_SHAPE = {
+    "per-layer": "it is gone, because it was the fastest on no corpus any more: the criterion "
+    "tempered-entropy makes one threshold fit all layers; leave --shape out"
 }
 
 
@@ -44,6 +51,11 @@ class SelfDistillation(Texts, NewCheckpoint):
     )
     temperature: Soft = setting("Softens answers before students are compared with them.", 1.0)
     batch_size: Count = setting("Rows per optimizer step and worker.", 32)
+    bag: bool = setting(
+        "Also make an exit before the first layer: a small model of which tokens, and pairs of "
+        "tokens, a text has. --speed does not use it, calibrated points do.",
+        True,
+    )
     workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: Seed = setting("Seed of initial weights and shuffling.", 0)
 
@@ -88,13 +100,50 @@ class TrainSettings(SelfDistillation, LabelledTexts):
 class DistilSettings(SelfDistillation):
     """`fastbert distill`."""
 
-    teacher: str = setting("A Hugging Face sequence classifier, a hub id or a folder.")
+    output: str = setting("Where to write the checkpoint, a folder. Not with --in-place.", "")
+    teacher: str = setting(
+        "A Hugging Face sequence classifier, a hub id or a folder; with --add-bag, a FastBERT "
+        "checkpoint."
+    )
     corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
+    add_bag: bool = setting(
+        "Only give --teacher, which has exits, a new one before the first layer: minutes. Its "
+        "points stay what they are; calibrate it to use the new exit.",
+        False,
+    )
+    in_place: bool = setting(
+        "With --add-bag, write to --teacher itself. Outputs that were labelled with it need "
+        "--on-change then.",
+        False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if bool(self.output) == self.in_place:
+            raise InputError("pass one of --output and, with --add-bag, --in-place")
+        if self.in_place and not self.add_bag:
+            raise InputError("--in-place goes with --add-bag: other teachers are not overwritten")
+        if self.add_bag:
+            self._check_only_bag()
+            if self.in_place:
+                object.__setattr__(self, "output", self.teacher)
         if self.distil_epochs == 0:
             raise InputError(f"--distil-epochs is {self.distil_epochs}, expected more than 0")
+
+    def _check_only_bag(self) -> None:
+        """Raises InputError for what --add-bag has no use for."""
+        useless = {
+            "--pair-column": self.pair_column,
+            "--max-length": self.max_length,
+            "--recipe": self.recipe != "auto",
+            "--distil-epochs": self.distil_epochs,
+            "--distil-learning-rate": self.distil_learning_rate,
+            "--temperature": self.temperature != 1.0,
+            "--no-bag": not self.bag,
+            "--workers": self.workers > 1,
+        }
+        if given := [name for name, value in useless.items() if value]:
+            raise InputError(f"--add-bag does not go with {given[0]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +178,19 @@ class CalibrateSettings(Inference, LabelledTexts):
         "How many rows the promise is about. Default: all that could ever come.", None
     )
     criterion: Criterion = setting(
-        "What a threshold is compared with; auto takes the fastest.", "entropy", gone=_GONE
+        "What a threshold is compared with. tempered-entropy: the entropy of what the exits have "
+        "said so far, each as sure as it is right. The others look at one exit alone. auto takes "
+        "the fastest, and more rows to choose it.",
+        "tempered-entropy",
+        gone=_GONE,
     )
-    shape: Literal["auto", "uniform", "per-layer"] = setting(
-        "One threshold for all layers, or each its own.", "uniform"
+    shape: Literal["auto", "uniform"] = setting(
+        "One threshold for all layers, the only shape there is.", "uniform", gone=_ONE_SHAPE
+    )
+    exits: str = setting(
+        "The exits that may be used, by the layers before them: 0 is the one before the first "
+        "layer, 1- stands for all others, 0,2-4 for some.",
+        "0-",
     )
     rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
     name: str | None = setting(
@@ -154,8 +212,8 @@ class CalibrateSettings(Inference, LabelledTexts):
                 "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
                 "the point is for"
             )
-        if self.speedup is not None and "auto" in (self.criterion, self.shape):
-            raise InputError("--speedup wants a --criterion, and --shape uniform")
+        if self.speedup is not None and self.criterion == "auto":
+            raise InputError("--speedup wants a --criterion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +224,10 @@ class EvaluateSettings(Inference, LabelledTexts):
     speeds: tuple[Share, ...] = setting(
         "Thresholds on the normalised entropy, 0 (full depth) to 1; may be repeated.",
         (0.1, 0.3, 0.5, 0.8),
+    )
+    exits: str = setting(
+        "The exits that --speeds may use, by the layers before them: 0- for all, 0,2-4 for some.",
+        PAPER_EXITS,
     )
     labels: bool = setting("Compare with labels; without, only with full depth.", True)
     timing: bool = setting("Also run each speed and full depth against the clock.", True)

@@ -5,13 +5,19 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
+from fastbert.calibration.evaluation import exit_outputs
 from fastbert.errors import InputError
 from fastbert.filesystem import redacted
-from fastbert.inference.precision import device, device_name
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import device, device_name, resolve
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import check_room
+from fastbert.training.bag import occurring, teach_bag
 from fastbert.training.examples import Examples
 from fastbert.training.length import fitting_length
 from fastbert.training.recipes import PAPER_DISTIL, PAPER_LENGTH, Recipe, distilling
@@ -20,6 +26,7 @@ from fastbert.weights import save_checkpoint
 from pipelines.checkpoints.settings import SelfDistillation
 from pipelines.checkpoints.workers import is_first_worker
 from pipelines.input.texts import tell_truncated
+from pipelines.labelling.progress import counting
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +84,37 @@ def teach(
     return self_distil(model, tokenizer, corpus, recipe)
 
 
+def teach_first_exit(
+    model: FastBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Examples,
+    seed: int,
+) -> int:
+    """Put an exit before the first layer that has learnt full depth's answers to these texts.
+    Returns how many of them are cut. Pairs of texts get none: whether two texts belong together is
+    not a matter of which words they have."""
+    if texts.pairs is not None:
+        log.info("no exit before the first layer: of two texts, words alone tell too little")
+        return 0
+    tokens = Tokenizer(tokenizer)(texts.texts, None, model.config.max_length)
+    log.info("full depth's answers to %d texts, for the exit before the first layer", len(tokens))
+    engine = Engine(model, device(), DTYPES[resolve("auto", device())])
+    with counting(len(tokens)) as counter:
+        (wanted,) = exit_outputs(engine, tokens, counter.advance, [len(model.exits) - 1]).logits
+    known = np.flatnonzero(np.isfinite(wanted).all(1))
+    started = time.monotonic()
+    backbone: Any = model.backbone
+    words = backbone.get_input_embeddings().weight
+    tokens, answers = tokens.take(known), torch.from_numpy(wanted[known])
+    bag = model.add_bag(*occurring(tokens, len(words)))
+    teach_bag(bag, words.detach(), tokens, answers, seed)
+    log.info(
+        "the exit before the first layer knows %d tokens and %d pairs of tokens, learnt in %.0f s",
+        *(len(bag.tokens), len(bag.pairs), time.monotonic() - started),
+    )
+    return tokens.cut
+
+
 def distil_recipe(settings: SelfDistillation, rows: int, classes: int) -> Recipe:
     """That of self-distillation on so many rows."""
     epochs, rate = settings.distil_epochs, settings.distil_learning_rate
@@ -105,22 +143,22 @@ def save(
     model: FastBertForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     output: str,
-    learnt: Learnt,
+    truncated: int,
     rows: int,
     started: float,
 ) -> dict[str, Any]:
-    """Save, and say what was made of `rows` rows since `started`, of the monotonic clock."""
+    """Save, and say what was made of `rows` rows, of which so many are cut, since `started`, of
+    the monotonic clock."""
     if is_first_worker():
         save_checkpoint(model, tokenizer, output)
-    tell_truncated(learnt.truncated, rows, model.config.max_length)
+    tell_truncated(truncated, rows, model.config.max_length)
     return {
         "output": redacted(output),
         "classes": model.config.label_names,
         "layers": model.encoder.depth,
         "max_length": model.config.max_length,
         "rows": rows,
-        "truncated_rows": learnt.truncated,
-        "distil_epochs": learnt.epochs,
+        "truncated_rows": truncated,
         "seconds": round(time.monotonic() - started, 1),
         "device": device_name(device()),
     }

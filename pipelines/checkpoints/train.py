@@ -19,7 +19,14 @@ from fastbert.weights import check_output
 from pipelines.checkpoints.held_out import halves, hold_out, unseen
 from pipelines.checkpoints.judge import judge
 from pipelines.checkpoints.settings import TrainSettings
-from pipelines.checkpoints.students import asked, distil_recipe, save, settle_length, teach
+from pipelines.checkpoints.students import (
+    asked,
+    distil_recipe,
+    save,
+    settle_length,
+    teach,
+    teach_first_exit,
+)
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns, listed
 from pipelines.input.examples import read_examples
@@ -74,8 +81,11 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     taught = replace(learnt, epochs=0.0)
     if settings.distil_epochs != 0:
         taught = teach(model, tokenizer, corpus, settings, settings.hard_labels)
-    summary = save(model, tokenizer, settings.output, taught, len(corpus), started)
-    summary["epochs"], shown = learnt.epochs, summary["output"]
+    if settings.bag and is_first_worker():
+        teach_first_exit(model, tokenizer, corpus, settings.seed)
+    summary = save(model, tokenizer, settings.output, taught.truncated, len(corpus), started)
+    summary |= {"epochs": learnt.epochs, "distil_epochs": taught.epochs}
+    shown = summary["output"]
     if not is_first_worker():
         return summary
     if judges:

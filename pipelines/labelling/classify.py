@@ -1,6 +1,5 @@
 """Second stage, on the model's device: labels, exit layers and costs of a slice."""
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from fastbert.errors import FastBertError, InputError
 from fastbert.exits.rules import NO_EXIT, Threshold
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
-from fastbert.inference.engine import DTYPES, Engine, Predictions
+from fastbert.inference.decisions import Predictions
+from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.finite import speaks_against_the_model
 from fastbert.inference.precision import device_name, require
 from fastbert.inference.tokenizer import Tokenizer
@@ -25,9 +25,11 @@ from fastbert.inference.tokens import Tokens
 from fastbert.tasks.task import Task
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
+from pipelines.labelling.audit_rows import audit_rows
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run, added_by
+from pipelines.labelling.token_columns import tokens_of
 from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, Work
 from pipelines.output.record import slice_id
 from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats, of_the_model
@@ -64,9 +66,9 @@ class Classify:
         with blamed_on_machine("the model cannot be made ready", self.device):
             model = load_model(checkpoint)
             self.engine = Engine(model, device, DTYPES[run.precision])
-        self.cost = CostModel(model)
         self.run = run
-        self.rule = Threshold.of(run.identity.thresholds, run.identity.criterion)
+        self.rule = run.identity.rule
+        self.cost = CostModel(model).using(self.rule.used)
         #: Hears of a slice, by name, how many of its rows are done, about.
         self.told: Callable[[str, float], object] = lambda name, rows: None
 
@@ -80,11 +82,13 @@ class Classify:
         table = work.table.combine_chunks()
         errors = [error or given_up for error in table[ERROR].to_pylist()]
         good = np.array([error is None for error in errors], bool)
-        tokens = tokens_of(table, good)
+        tokens, early = tokens_of(table, good), work.early
+        lengths = early.lengths[good] if early else tokens.lengths
         where, rate = work.slice, self.run.audit_rate
         audited = audit_rows(where.shard.name, where.first_row, where.rows, rate)[good]
         name = slice_id(where.shard.name, where.first_row)
-        found, failed = self._classify(tokens, audited, lambda rows: self.told(name, rows))
+        found = early.found.take(good) if early else Predictions.none(len(tokens), self.engine.task)
+        failed = self._classify(tokens, audited, found, lambda rows: self.told(name, rows))
         answered = (found.exit != NO_EXIT) & np.isfinite(found.uncertainty)
         odd = len(tokens) - int(answered.sum()) - len(failed)
         if speaks_against_the_model(odd, len(tokens) - len(failed)):
@@ -94,7 +98,7 @@ class Classify:
             why = failed.get(row)
             errors[places[row]] = f"the model failed: {why}" if why else NOT_A_NUMBER
         good[good] = answered  # from here on: the rows that have a label
-        found, lengths = found.take(answered), tokens.lengths[answered]
+        found, lengths = found.take(answered), lengths[answered]
         private = {IDS, TYPES, TRUNCATED, ERROR}
         result = table.drop_columns([name for name in table.column_names if name in private])
         answers = columns(found, lengths, good, self.engine.task, self.cost)
@@ -114,24 +118,27 @@ class Classify:
             precision=self.run.precision,
             device_seconds=time.monotonic() - started,
         )
-        return replace(work, table=result, stats=stats)
+        return replace(work, table=result, stats=stats, early=None)
 
     def _classify(
-        self, tokens: Tokens, audited: Array, advance: Callable[[float], object]
-    ) -> tuple[Predictions, dict[int, str]]:
-        """Answers for all rows, and why there are none for some; `advance` hears how many are done,
-        about."""
+        self,
+        tokens: Tokens,
+        audited: Array,
+        found: Predictions,
+        advance: Callable[[float], object],
+    ) -> dict[int, str]:
+        """Put answers for all rows that have tokens into `found`; why there are none for some.
+        `advance` hears how many are done, about."""
 
         def run(rows: Rows) -> Predictions:
             some = tokens if len(rows) == len(tokens) else tokens.take(rows)
             heard = lambda share: advance(share * len(rows))  # noqa: E731
             return self.engine.classify(some, self.rule, audited[rows], heard)
 
-        parts, failed = isolate(run, np.arange(len(tokens)), self.check)
-        found = Predictions.none(len(tokens), self.engine.task)
+        parts, failed = isolate(run, np.flatnonzero(tokens.lengths), self.check)
         for rows, part in parts:
             found.put(rows, part)
-        return found, failed
+        return failed
 
     def check(self) -> None:
         """Label known texts at full depth, where every row comes to that may be no number.
@@ -186,27 +193,3 @@ def statistics_of(
         audit_agreements=int(agreed.sum()),
         audit_flops=int((deepest - flops)[found.audited].sum()),
     )
-
-
-def audit_rows(shard: str, first_row: int, rows: int, rate: float) -> Array:
-    """Which rows are audited, bool (rows,): a fixed pseudo-random share of the shard's rows.
-
-    It depends on shard and row number only, so that a retry audits the same rows, and slices of
-    another size do.
-    """
-    key = int.from_bytes(hashlib.sha256(shard.encode()).digest()[:16], "little")
-    generator = np.random.Philox(key=key)
-    block, begin = divmod(first_row, 4)  # it counts in blocks of four numbers
-    generator.advance(block)
-    drawn = np.random.Generator(generator).random(begin + rows)[begin:]
-    chosen: Array = drawn < rate
-    return chosen
-
-
-def tokens_of(table: pa.Table, good: Array) -> Tokens:
-    """The token columns of the rows that are `good`, bool (N,)."""
-    names = [name for name in (IDS, TYPES) if name in table.column_names]
-    some = table.select(names).filter(pa.array(good))
-    ids, *types = [some[name].combine_chunks() for name in names]
-    kinds = np.asarray(types[0].flatten()) if types else None
-    return Tokens(np.asarray(ids.flatten()), np.asarray(ids.offsets), kinds)

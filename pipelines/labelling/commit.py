@@ -68,6 +68,7 @@ class Commit:
             "operating_point": self.run.operating_point,
             "criterion": identity.criterion,
             "thresholds": json.dumps(identity.thresholds),
+            "temperatures": json.dumps(identity.temperatures),
             "device": work.stats.device,
             "precision": work.stats.precision,
             "code_version": fastbert.__version__,

@@ -146,6 +146,7 @@ class Job:
             checkpoint=checkpoint,
             criterion=self.point.criterion,
             thresholds=self.point.thresholds,
+            temperatures=self.point.temperatures,
             exit_depths=[each.depth for each in self.config.exit_list],
             text_column=settings.text_column,
             pair_column=settings.pair_column,
@@ -282,9 +283,14 @@ class Job:
             audit_rate=self.settings.audit_rate,
             precision=precision,
             emulated=asked == precision,
+            answer_early=resources.answer_early and self._begins_with_tokens(),
             lock=lock.token,
         )
         return run, resources
+
+    def _begins_with_tokens(self) -> bool:
+        """Whether rows may leave before the first layer."""
+        return self.config.exit_list[0].head == "bag" and self.point.thresholds[0] > 0
 
     def _label(
         self, plan: Plan, executor: Executor, run: Run, resources: Resources, lock: RunLock

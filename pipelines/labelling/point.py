@@ -7,6 +7,7 @@ default one. So a new default, as `fastbert calibrate` makes it, does not touch 
 import logging
 from typing import Any
 
+from fastbert.exits.exit import PAPER_EXITS
 from fastbert.exits.operating_point import Configuration, OperatingPoint
 from pipelines.settings import LabelSettings
 
@@ -18,7 +19,8 @@ def asked_point(settings: LabelSettings, config: Configuration) -> OperatingPoin
     asked = settings.speed is not None or settings.operating_point is not None
     if not asked and settings.change == "refuse" and config.operating_points:
         return None
-    return OperatingPoint.asked(config, settings.speed, settings.operating_point)
+    exits = settings.exits or PAPER_EXITS
+    return OperatingPoint.asked(config, settings.speed, settings.operating_point, exits)
 
 
 def point_of_output(config: Configuration, last: dict[str, Any] | None) -> OperatingPoint:
@@ -26,7 +28,7 @@ def point_of_output(config: Configuration, last: dict[str, Any] | None) -> Opera
     for an output without (None), and where the checkpoint has no such point any more. Says what
     is not taken. InputError without a default."""
     found = last and OperatingPoint.with_thresholds(
-        config, last.get("criterion"), last.get("thresholds")
+        config, *(last.get(key) for key in ("criterion", "thresholds", "temperatures"))
     )
     if not found:
         return OperatingPoint.of_checkpoint(config, None)

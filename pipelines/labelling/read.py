@@ -5,6 +5,7 @@ Rows are decoded and tokenized a few at a time, so that texts of any length fit 
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,13 @@ class ReadTokenize:
         self.max_length = run.identity.max_length
         self.columns = columns_of(run.identity)
         self.rows = SliceReader(self.columns)
+        self.answer_early: Callable[[Work], Work] | None = None
+        if run.answer_early:
+            from pipelines.labelling.early import AnswerEarly  # and torch: others need none
+
+            folder = fetch_checkpoint(run.model, run.identity.checkpoint)
+            with blamed_on_machine("the first exit cannot be made ready", "cpu"):
+                self.answer_early = AnswerEarly(run, folder)
 
     def __call__(self, work: Work, given_up: str | None = None) -> Work | Failed:
         """Read and tokenize, or only read: every row gets `given_up` as its error then."""
@@ -60,15 +68,19 @@ class ReadTokenize:
             before = time.monotonic()
             parts.append(self._tokenized(rows, given_up))
             tokenizing += time.monotonic() - before
-        table = pa.concat_tables(parts, promote_options="default")
+        work = replace(work, table=pa.concat_tables(parts, promote_options="default"))
+        if self.answer_early:
+            before = time.monotonic()
+            work = self.answer_early(work)
+            tokenizing += time.monotonic() - before
         stats = replace(
             work.stats,
             read_seconds=time.monotonic() - started - tokenizing,
             tokenize_seconds=tokenizing,
-            truncated_rows=pc.sum(table[TRUNCATED], min_count=0).as_py(),
+            truncated_rows=pc.sum(work.table[TRUNCATED], min_count=0).as_py(),
             quarantined=given_up is not None,
         )
-        return replace(work, table=table, stats=stats)
+        return replace(work, stats=stats)
 
     def _tokenized(self, table: pa.Table, given_up: str | None) -> pa.Table:
         """Carried columns, token ids and errors of some rows."""

@@ -42,6 +42,8 @@ class Run:
     precision: str
     #: The user asked for this precision: a device may emulate it.
     emulated: bool = False
+    #: Readers answer the rows that leave before the first layer.
+    answer_early: bool = False
     #: The run's token in the output's lock; without, the lock is not looked at.
     lock: str | None = None
 
@@ -58,6 +60,8 @@ class Resources:
     reader_cpus: float  # each
     #: A commit encodes Parquet for moments, and waits for the store most of the time.
     commit_cpus: float = 0.25
+    #: Readers may answer what they can: a GPU is what work should be kept from.
+    answer_early: bool = False
     attempts: int  # times that a slice may end its process
     timeout: float  # seconds that a process may take for a slice
 

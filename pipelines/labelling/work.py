@@ -6,14 +6,19 @@ slice apart, but it never splits a row.
 
 import pickle
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fastbert.errors import FastBertError
 from pipelines.input.slices import Slice
 from pipelines.output.record import Record
 from pipelines.output.statistics import SliceStats
+
+if TYPE_CHECKING:
+    from fastbert.inference.decisions import Predictions  # and torch, which commits do without
 
 #: Private columns between the stages; none reaches the output, and no shard may have such names.
 IDS, TYPES, TRUNCATED, ERROR = "\0ids", "\0types", "\0truncated", "\0error"
@@ -24,12 +29,21 @@ packed = pickle.dumps
 
 
 @dataclass(frozen=True)
+class Early:
+    """What is known of the N rows of a slice before they come to the model's device."""
+
+    found: "Predictions"  # of those that have left; they have no tokens any more, but for an audit
+    lengths: NDArray[np.int64]  # tokens that each row had
+
+
+@dataclass(frozen=True)
 class Work:
     """One slice between two stages."""
 
     slice: Slice
     #: Carried columns and, after ReadTokenize, the private ones; after Classify, the output's.
     table: pa.Table = field(default_factory=lambda: pa.table({}))
+    early: Early | None = None
     #: So far.
     stats: SliceStats = field(default_factory=SliceStats)
 

@@ -4,11 +4,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from fastbert.exits.rules import Threshold
 from pipelines.output.schema import SCHEMA_VERSION
 
 #: What may differ from file to file of an output, where `--on-change new` allows it: which model
 #: answers, and where rows leave it. All else is about texts and columns, which files have alike.
-_MAY_CHANGE = {"checkpoint", "criterion", "thresholds", "exit_depths"}
+_MAY_CHANGE = {"checkpoint", "criterion", "thresholds", "temperatures", "exit_depths"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Identity:
     checkpoint: str  # fingerprint
     criterion: str
     thresholds: list[float]  # of the exits but the last
+    temperatures: list[float] | None = None  # of the exits but the last
     exit_depths: list[int]  # of all exits, in layers; records without them have 1, 2, ... L
     text_column: str
     pair_column: str | None
@@ -31,6 +33,11 @@ class Identity:
         """As a record holds it."""
         return asdict(self)
 
+    @property
+    def rule(self) -> Threshold:
+        """What the engine does."""
+        return Threshold.of(self.thresholds, self.criterion, self.temperatures)
+
     def differences(self, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """By key in which a record's recipe differs: what it has, and what this one has.
 
@@ -39,7 +46,7 @@ class Identity:
         mine = self.recipe
         if recipe == mine:
             return {}
-        recipe = {"truncated": False} | recipe
+        recipe = {"truncated": False, "temperatures": None} | recipe
         thresholds = recipe.get("thresholds")
         if "exit_depths" not in recipe and isinstance(thresholds, list):
             recipe = recipe | {"exit_depths": list(range(1, len(thresholds) + 2))}

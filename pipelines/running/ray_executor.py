@@ -85,6 +85,7 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
         replica_cpus=replica_cpus,
         readers=readers,
         reader_cpus=reader_cpus,
+        answer_early=bool(gpus),
         attempts=settings.slice_attempts,
         timeout=settings.slice_timeout,
     )

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from fastbert.encoders import ENCODERS
+from fastbert.exits.bag import storable
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import save_checkpoint
@@ -68,6 +69,18 @@ def tiny_fastbert(
         **settings,
     )
     make_noisy(model.branches, seed + 1)
+    return model.eval()
+
+
+def with_bag(model: FastBertForSequenceClassification) -> FastBertForSequenceClassification:
+    """The same with an exit before the first layer, which knows every other token, and some pairs
+    of those that it knows and of others."""
+    tokens = torch.arange(6, VOCABULARY, 2, dtype=torch.int32)
+    pairs = np.random.default_rng(0).integers(5, VOCABULARY, (4000, 2)).astype(np.int32)
+    bag = model.add_bag(tokens, torch.from_numpy(storable(np.unique(pairs, axis=0))))
+    make_noisy(bag, 3)
+    with torch.no_grad():
+        bag.numbers.weight[0] = 0  # what has no numbers
     return model.eval()
 
 

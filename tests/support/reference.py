@@ -5,10 +5,12 @@ the branch as the paper draws it, with attention between all tokens.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
+from fastbert.exits.bag import Bag
 from fastbert.exits.heads import Branch, PooledHead
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
@@ -20,6 +22,16 @@ class Answer:
     score: float
     exit: int
     uncertainty: float
+
+
+def bag_logits(bag: Bag, ids: list[int]) -> torch.Tensor:
+    """Token ids (T,) to (N,)."""
+    known = [*bag.tokens.tolist(), *map(tuple, bag.pairs.tolist())]
+    numbers = dict(zip(known, bag.numbers.weight[1:], strict=True))
+    features = [*ids, *pairwise(ids)]
+    nothing = torch.zeros_like(bag.numbers.weight[0])
+    x = torch.stack([numbers.get(each, nothing) for each in features]).sum(0) / len(ids)
+    return bag.classifier(torch.relu(bag.dense(x)))
 
 
 def branch_logits(branch: Branch | PooledHead, hidden: torch.Tensor) -> torch.Tensor:
@@ -46,8 +58,28 @@ def all_exits(model: FastBertForSequenceClassification, tokens: Tokens, row: int
         inputs["token_type_ids"] = torch.tensor(tokens.types[span][None]).long()
     states = model.backbone(**inputs, output_hidden_states=True).hidden_states
     pairs = zip(model.branches, model.exits, strict=True)
-    logits = torch.stack([branch_logits(branch, states[exit.depth]) for branch, exit in pairs])
-    return logits.double().softmax(-1).numpy()
+    logits = [
+        bag_logits(head, tokens.ids[span].tolist())
+        if isinstance(head, Bag)
+        else branch_logits(head, states[exit.depth])
+        for head, exit in pairs
+    ]
+    return torch.stack(logits).double().softmax(-1).numpy()
+
+
+def heard(probabilities: np.ndarray, temperatures: list[float] | None) -> np.ndarray:
+    """What decides at every exit, all of which are used: (E, N) to (E, N). Answers so far, each to
+    the power of one by its temperature, in a geometric mean in which each counts 0.3 times as much
+    as the next; the last one alone."""
+    if temperatures is None:
+        return probabilities
+    soft = np.log(probabilities[:-1]) / np.array(temperatures)[:, None]
+    found = [probabilities[-1]]
+    for exit in reversed(range(len(soft))):
+        weights = 0.3 ** np.arange(exit, -1, -1)
+        mean = np.exp((weights[:, None] * soft[: exit + 1]).sum(0) / weights.sum())
+        found.insert(0, mean / mean.sum())
+    return np.stack(found)
 
 
 def answer(probabilities: np.ndarray, thresholds: np.ndarray) -> Answer:

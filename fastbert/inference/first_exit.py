@@ -1,0 +1,71 @@
+"""The exit before the first layer, in the engine and where there is no engine.
+
+Letters: n rows.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from fastbert.checkpoint import readable
+from fastbert.configuration import load_config
+from fastbert.exits.bag import Bag
+from fastbert.exits.rules import Rule
+from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions
+from fastbert.inference.tokens import Tokens
+from fastbert.packed.batching import batch_rows
+from fastbert.tasks.single_label import SingleLabel
+
+#: Tokens that a bag reads at a time: few enough for a processor's cache.
+_TOKENS = 1 << 18
+#: Of the first exit's head, among a checkpoint's weights.
+_PREFIX = "branches.0."
+
+
+@torch.inference_mode()
+def leave_before_layers(
+    bag: Bag, exit: int, tokens: Tokens, rows: NDArray[np.int64], decide: Decide
+) -> Mask:
+    """Rows of these numbers (n,) at an exit that reads tokens; which of them go on, bool (n,)."""
+    device = bag.tokens.device
+    stays = np.zeros(len(rows), bool)
+    start = 0
+    while start < len(rows):
+        span = slice(start, start + batch_rows(tokens.lengths[start:], _TOKENS))
+        begin, end = tokens.offsets[start], tokens.offsets[span.stop]
+        starts = (tokens.offsets[span] - begin).astype(np.int32)
+        ids = torch.from_numpy(tokens.ids[begin:end].copy()).to(device)  # it may be read-only
+        logits = bag.answer(ids, torch.from_numpy(starts).to(device))
+        stays[span] = decide(exit, rows[span], logits)
+        start = span.stop
+    return stays
+
+
+class FirstExit:
+    """The exit before the first layer of the checkpoint in a folder, without the rest of it."""
+
+    def __init__(self, folder: Path, rule: Rule) -> None:
+        """Its weights alone are read; InputError if they cannot be."""
+        config = load_config(folder)
+        self.rule, self.task = rule, SingleLabel(config.label_names)
+        weights = {}
+        with readable(f"the weights in {folder}", Exception):
+            for path in sorted(folder.glob("*.safetensors")):
+                with safe_open(path, "pt") as file:
+                    for name in file.keys():  # noqa: SIM118
+                        if name.startswith(_PREFIX):
+                            weights[name.removeprefix(_PREFIX)] = file.get_tensor(name)
+            self.bag = config.new_bag()
+            self.bag.load_state_dict(weights)
+        self.bag.eval()
+
+    def classify(self, tokens: Tokens) -> Predictions:
+        """The answers of the rows that leave there; the others have none."""
+        n, device = len(tokens), torch.device("cpu")
+        numbers = self.bag.classifier.out_features
+        decide = Decisions(n, self.rule, self.task, np.zeros(n, bool), numbers, device)
+        leave_before_layers(self.bag, 0, tokens, np.arange(n), decide)
+        return decide.found

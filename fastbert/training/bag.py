@@ -1,0 +1,94 @@
+"""How the exit before the first layer learns: from the last exit's answers alone, in seconds.
+
+Its numbers begin as the principal components of the backbone's word embeddings, so that rare tokens
+lie near common ones that mean the same.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fastbert.exits.bag import Bag, storable
+from fastbert.inference.tokens import Tokens
+
+#: Rows that are read, repeats included, and the fewest and most passes over them.
+_ROWS, _FEWEST, _MOST = 400_000, 4, 60
+#: Learning rates of the numbers and of the head, which fall linearly to 0.
+_RATES = (5e-3, 1e-2)
+#: Rows of a step: small corpora take smaller ones, for as many steps.
+_FEWEST_ROWS, _MOST_ROWS, _STEPS = 32, 256, 16
+#: Share of the numbers that a step leaves out: a row has to be told by whatever is left of it.
+_DROPPED = 0.5
+#: Times that a pair of tokens must occur to be learnt, and how many pairs are, at most.
+_FREQUENT, _MOST_PAIRS = 10, 1 << 16
+
+
+def occurring(tokens: Tokens, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a bag for such rows knows: ids of tokens (W,), and of frequent pairs (P, 2)."""
+    ids = tokens.ids.astype(np.int64)
+    inside = np.ones(len(ids), bool)
+    inside[tokens.offsets[1:] - 1] = False  # the last token of a row begins no pair
+    pairs = (ids * vocabulary + np.roll(ids, -1))[inside]
+    kinds, times = np.unique(pairs, return_counts=True)
+    order = np.argsort(-times, kind="stable")[: min(_MOST_PAIRS, int((times >= _FREQUENT).sum()))]
+    frequent = np.stack(np.divmod(kinds[order], vocabulary), axis=1).astype(np.int32)
+    known = np.unique(tokens.ids).astype(np.int32)
+    return torch.from_numpy(known), torch.from_numpy(storable(frequent))
+
+
+def teach_bag(
+    bag: Bag, words: torch.Tensor, tokens: Tokens, wanted: torch.Tensor, seed: int = 0
+) -> None:
+    """Train it, in place: rows (n,) and the logits (n, N) that full depth gives them; `words` are
+    the backbone's word embeddings (V, H)."""
+    generator = torch.Generator().manual_seed(seed)
+    _begin(bag, words, generator)
+    ids = torch.from_numpy(tokens.ids)
+    starts, lengths = torch.from_numpy(tokens.offsets[:-1]).int(), torch.from_numpy(tokens.lengths)
+    known = torch.stack(bag.lookup(ids, starts))  # (1 or 2, M)
+    wanted = wanted.log_softmax(-1)
+    steps = [
+        torch.optim.SparseAdam([bag.numbers.weight], lr=_RATES[0]),
+        torch.optim.Adam([*bag.dense.parameters(), *bag.classifier.parameters()], lr=_RATES[1]),
+    ]
+    passes = min(_MOST, max(_FEWEST, round(_ROWS / len(tokens))))
+    batch = min(_MOST_ROWS, max(_FEWEST_ROWS, len(tokens) // _STEPS))
+    total = passes * math.ceil(len(tokens) / batch)
+    slower = [torch.optim.lr_scheduler.LinearLR(step, 1.0, 0.0, total) for step in steps]
+    bag.train()
+    for _ in range(passes):
+        for rows in torch.randperm(len(tokens), generator=generator).split(batch):
+            sizes = lengths[rows]
+            begins = sizes.cumsum(0) - sizes
+            places = torch.repeat_interleave(starts[rows] - begins, sizes)
+            places += torch.arange(len(places))
+            kept = torch.rand(len(known), len(places), generator=generator) >= _DROPPED
+            some = (known[:, places] * kept).unbind()
+            given = bag.read(list(some), begins.int(), 1 - _DROPPED).log_softmax(-1)
+            loss = functional.kl_div(given, wanted[rows], log_target=True, reduction="batchmean")
+            for step in steps:
+                step.zero_grad()
+            loss.backward()
+            for step, next_ in zip(steps, slower, strict=True):
+                step.step()
+                next_.step()
+    bag.eval()
+
+
+@torch.no_grad()
+def _begin(bag: Bag, words: torch.Tensor, generator: torch.Generator) -> None:
+    """Numbers of tokens: the principal components of their embeddings, with a variance of 1; of
+    pairs: 0."""
+    size, count = bag.dense.in_features, len(bag.tokens)
+    mine = words.float().cpu()[bag.tokens.long()]
+    mine -= mine.mean(0)
+    components = torch.linalg.eigh(mine.T @ mine).eigenvectors.flip(1)[:, :size]
+    start = mine @ components
+    bag.numbers.weight.zero_()
+    bag.numbers.weight[1 : 1 + count, : start.shape[1]] = start / start.std().clamp(min=1e-12)
+    for part in (bag.dense, bag.classifier):
+        nn.init.xavier_uniform_(part.weight, generator=generator)
+        nn.init.zeros_(part.bias)

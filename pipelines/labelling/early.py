@@ -1,0 +1,45 @@
+"""Rows that leave before the first layer, answered where they are read: they do not travel to the
+model's device. Those of them that are audited do.
+
+Letters: N rows of a slice.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fastbert.exits.rules import NO_EXIT
+from fastbert.inference.decisions import Predictions
+from fastbert.inference.first_exit import FirstExit
+from pipelines.labelling.audit_rows import audit_rows
+from pipelines.labelling.run import Run
+from pipelines.labelling.token_columns import tokens_of
+from pipelines.labelling.work import ERROR, IDS, Early, Work
+
+
+class AnswerEarly:
+    """Answers what can be, and takes the tokens of those rows away."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        """With the checkpoint in a folder."""
+        self.exit = FirstExit(folder, run.identity.rule)
+        self.audit_rate = run.audit_rate
+
+    def __call__(self, work: Work) -> Work:
+        table, where = work.table, work.slice
+        good = pc.is_null(table[ERROR]).to_numpy(zero_copy_only=False)
+        tokens = tokens_of(table, good)
+        found = Predictions.none(len(table), self.exit.task)
+        found.put(np.flatnonzero(good), self.exit.classify(tokens))
+        lengths = np.zeros(len(table), np.int64)
+        lengths[good] = tokens.lengths
+        audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)
+        stays = (found.exit == NO_EXIT) | audited
+        kept = tokens.take(np.flatnonzero(stays[good]))
+        offsets = np.concatenate([[0], np.cumsum(lengths * stays)])
+        ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(kept.ids))
+        table = table.set_column(table.schema.get_field_index(IDS), IDS, ids)
+        return replace(work, table=table, early=Early(found, lengths))

@@ -17,6 +17,7 @@ from fastbert.errors import InputError
 from fastbert.exits.bag import Bag, storable
 from fastbert.exits.exit import Exit, chosen, exits_of
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens
 from fastbert.library import load
@@ -121,6 +122,19 @@ def test_flops_are_those_of_the_sums_and_the_head():
     bag.pairs = bag.pairs[:0]
     expected = 2 * lengths * numbers + 2 * (numbers * hidden + hidden * classes)
     assert bag.flops(lengths).tolist() == expected.tolist()
+
+
+def test_a_row_that_leaves_there_costs_nothing_else():
+    """ELECTRA's embeddings are a linear map that others do not have."""
+    model, lengths = with_bag(tiny_fastbert("electra")), np.array([3, 11])
+    cost, bag = CostModel(model), model.heads[0].flops(lengths)
+
+    def flops(leaves: int, *used: int) -> list[int]:
+        return cost.using(np.array(used)).row_flops(lengths, np.full(2, leaves)).tolist()
+
+    assert flops(0, 0, 1, 2, 3) == flops(0, 0) == bag.tolist()
+    assert np.array_equal(np.subtract(flops(1, 0, 1), flops(1, 1)), bag)
+    assert flops(3, 3) == cost.full_flops(lengths).tolist()
 
 
 def test_rows_that_leave_there_need_nothing_of_the_encoder():

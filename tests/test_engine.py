@@ -207,8 +207,31 @@ class SurvivorsMixedUp(Engine):
         self.encoder.layer = lambda k, x, groups: real(k, x.flip(0) if k == 2 else x, groups)
 
 
-def sabotaged(kind: type[Engine]) -> Engine:
-    return made(kind, "bert", batch_tokens=50)
+class PairsSpanRows(Engine):
+    """The last token of a row and the first of the next are taken for a pair."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        for bag in self.bags.values():
+            real = bag.lookup
+            bag._found = lambda ids, starts, real=real: real(ids, starts[:1])
+            bag._found.places = real.places
+
+
+class ForgetsWhatWasSaid(Engine):
+    """Each exit is asked as if it were the first."""
+
+    def classify(self, tokens, rule, *options):
+        return super().classify(tokens, OneByOne(**vars(rule)), *options)
+
+
+class OneByOne(Threshold):
+    def heard(self, exit, logits, before):
+        return super().heard(exit, logits, None)
+
+
+def sabotaged(kind: type[Engine], model: str = "bert") -> Engine:
+    return made(kind, model, batch_tokens=50)
 
 
 TOKENS = random_tokens([5, 9, 2, 17, 9, 11, 4, 9, 20, 3], seed=4)
@@ -224,6 +247,12 @@ def test_control_threshold_zero(broken):
 def test_control_exits(broken):
     with pytest.raises(AssertionError):
         check_exits_equal_the_reference(sabotaged(broken), TOKENS, 0.3)
+
+
+@pytest.mark.parametrize("broken", [PairsSpanRows, ForgetsWhatWasSaid])
+def test_control_first_exit_and_memory(broken):
+    with pytest.raises(AssertionError):
+        check_exits_equal_the_reference(sabotaged(broken, "bag"), TOKENS, 0.3, soft)
 
 
 def test_control_positions_of_padding():
@@ -363,9 +392,11 @@ def test_low_precision_agrees_where_answers_are_clear(precision):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_cuda_equals_the_reference(family):
-    on_gpu = Engine(tiny_fastbert(family), "cuda", batch_tokens=50, pool_tokens=130)
-    found = on_gpu.exit_logits(TOKENS)
-    here = engine(family).exit_logits(TOKENS)
-    np.testing.assert_allclose(found, here, atol=1e-3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_equals_the_reference(kind):
+    here = engine(kind)
+    on_gpu = Engine(here.model, "cuda", batch_tokens=50, pool_tokens=130)
+    np.testing.assert_allclose(on_gpu.exit_logits(TOKENS), here.exit_logits(TOKENS), atol=1e-3)
+    heard = exit_outputs(here, TOKENS).heard(soft(1, here)).uncertainties()[:-1]
+    rule = soft(float(np.median(heard)) + 1e-4, here)
+    assert np.array_equal(on_gpu.classify(TOKENS, rule).exit, here.classify(TOKENS, rule).exit)

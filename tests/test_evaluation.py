@@ -1,8 +1,10 @@
 """One full pass knows every speed: it must say what the engine then does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from support.models import LAYERS, random_tokens, tiny_fastbert
+from support.models import LAYERS, random_tokens, tiny_fastbert, with_bag
 
 from fastbert.calibration.evaluation import exit_outputs, outcome, realised_speedups
 from fastbert.exits.criteria import CRITERIA
@@ -66,6 +68,17 @@ def test_one_pass_knows_where_the_engine_leaves(criterion):
     deep = engine.classify(tokens, rule, np.ones(len(tokens), bool))
     assert deep.exit.tolist() == exits.tolist()
     assert deep.deep["label"].tolist() == outputs.answers[-1]["label"].tolist()
+
+
+def test_an_exit_that_is_not_used_is_as_if_it_were_not_there():
+    outputs = exit_outputs(Engine(with_bag(tiny_fastbert())), random_tokens(np.arange(2, 30)))
+    rule = Threshold.of([0.6, 0.0, 0.6], "tempered-entropy", [0.5, 9.0, 1.5])
+    without = Threshold.of([0.6, 0.6], "tempered-entropy", [0.5, 1.5])
+    there = np.array([0, 2, 3])
+    fewer = replace(outputs, logits=outputs.logits[there])
+    assert np.array_equal(outputs.heard(rule).logits[there], fewer.heard(without).logits)
+    assert np.array_equal(outputs.exits(rule), there[fewer.exits(without)])
+    assert 0 < (outputs.exits(rule) < 3).mean() < 1
 
 
 def test_exits_by_hand():

@@ -27,7 +27,8 @@ from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError
-from pipelines.labelling.classify import Classify, audit_rows
+from pipelines.labelling.audit_rows import audit_rows
+from pipelines.labelling.classify import Classify
 from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.work import ERROR, IDS, TRUNCATED, Failed, Work, from_block, to_block

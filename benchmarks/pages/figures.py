@@ -56,11 +56,13 @@ def speeds(results: dict[str, dict[str, Any]]) -> None:
 
 def certainty(result: dict[str, Any]) -> None:
     """Figure 4: accuracy by tenths of the uncertainty, at the first, middle and last layer."""
-    bins = result["certainty_bins"]
-    layers = (1, len(bins) // 2, len(bins))
+    bins = dict(
+        zip((row["layers"] for row in result["fixed"]), result["certainty_bins"], strict=True)
+    )
+    layers = (1, result["layers"] // 2, result["layers"])
     figure, panels = _panels(len(layers))
     for panel, layer in zip(panels, layers, strict=True):
-        rows, shares = zip(*bins[layer - 1], strict=True)
+        rows, shares = zip(*bins[layer], strict=True)
         middles = [(i + 0.5) / len(rows) for i in range(len(rows))]
         panel.bar(middles, [100 * share for share in shares], width=0.08)
         panel.set(xlabel="uncertainty", title=f"layer {layer}", ylim=(0, 105))
@@ -78,7 +80,7 @@ def exits(result: dict[str, Any]) -> None:
     rows = {row["speed"]: row for row in result["speeds"]}
     for panel, speed in zip(panels, EXIT_SPEEDS, strict=True):
         row = rows[speed]
-        layers = range(1, len(row["exits"]) + 1)
+        layers = [each["layers"] for each in result["fixed"]]
         panel.bar(layers, [100 * count / sum(row["exits"]) for count in row["exits"]])
         panel.set(
             xlabel="layer", title=f"speed {speed}: {row['mean_layers']:.2f} layers", ylim=(0, 100)

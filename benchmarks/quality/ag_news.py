@@ -13,6 +13,7 @@ checkpoint that --work already holds is evaluated as it is.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import pyarrow.parquet as pq
@@ -22,7 +23,10 @@ from pipelines.checkpoints.evaluate import evaluate
 from pipelines.checkpoints.settings import EvaluateSettings, TrainSettings
 from pipelines.checkpoints.train import train
 
-TRAINING = {"epochs": 1.0, "learning_rate": 5e-5, "distil_epochs": 5.0}
+TRAINING: dict[str, Any] = {
+    **{"epochs": 1.0, "learning_rate": 5e-5, "max_length": 128},
+    **{"distil_epochs": 5.0, "distil_learning_rate": 1e-3},
+}
 SPEEDS = (0.1, 0.3, 0.4, 0.5, 0.8)
 
 

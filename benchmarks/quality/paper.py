@@ -1,8 +1,8 @@
-"""The paper's Table 2 laid out again, and what the calibrated point adds to it.
+"""The paper's Table 2 laid out again.
 
 For each data set: train, run every exit on the test rows once, and keep what the exits said
 (WORK/<set>/outputs.npz, for promises.py) and a JSON with the paper's columns (full depth, fixed
-depth, speeds), those of figures 3 to 5, and the clock at the point that calibration chooses.
+depth, speeds) and those of figures 3 to 5.
 
     python -m benchmarks.quality.paper --data DATA --work WORK \\
         --output benchmarks/results/paper --sets mrpc
@@ -34,17 +34,12 @@ from fastbert.calibration.evaluation import (
     ExitOutputs,
     exit_outputs,
     outcome,
-    realised_speedups,
 )
-from fastbert.calibration.points import sample_of
-from fastbert.calibration.promises import keep_promise
-from fastbert.exits.exit import chosen
-from fastbert.exits.operating_point import OperatingPoint, Promise
+from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.precision import device
 from fastbert.inference.tokenizer import Tokenizer
-from fastbert.inference.tokens import Tokens
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.checkpoints.settings import TrainSettings
@@ -67,8 +62,6 @@ SPEEDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BINS = 10
 #: Rows that are looked at, drawn at random where there are more: IMDb has 25,000 to test on.
 MOST_TEST_ROWS, MOST_DEV_ROWS = 10_000, 5_000
-TIMED_ROWS = 1_000
-PROMISE = Promise(0.01, 0.95)
 
 
 def options_of(
@@ -128,48 +121,8 @@ def certainty_bins(outputs: ExitOutputs, truth: np.ndarray) -> list[list[list[fl
     return found
 
 
-def promised_point(
-    criterion: str,
-    exits: str,
-    outputs: ExitOutputs,
-    cost: CostModel,
-    truth: np.ndarray,
-    engine: Engine | None,
-    tokens: Tokens,
-) -> dict[str, Any] | None:
-    """The point that half of the rows promise, on the other half; None if they are too few. Its
-    clock only with an engine."""
-    order = np.random.default_rng(0).permutation(len(truth))
-    sample, rest = order[: len(order) // 2], order[len(order) // 2 :]
-    known = sample_of(outputs, None, cost, (), "fp32").take(sample)
-    point = keep_promise(known, PROMISE, (criterion,), np.array(chosen(exits, cost.exits)))
-    if point is None:
-        return None
-    judge = outputs.take(rest)
-    rule, deep = point.rule(), judge.answers["label"][-1]
-    left = judge.exits(rule)
-    labels = judge.heard(rule).answers["label"][left, np.arange(len(rest))]
-    timed = tokens.take(rest[:TIMED_ROWS])
-    return {
-        "criterion": criterion,
-        "exits": np.bincount(left, minlength=len(cost.exits)).tolist(),
-        "threshold": max(point.thresholds),
-        "temperatures": point.temperatures,
-        "calibrated_on": len(known),
-        "rows": len(rest),
-        "disagreement": float((labels != deep).mean()),
-        "accuracy": float((labels == truth[rest]).mean()),
-        "accuracy_at_full_depth": float((deep == truth[rest]).mean()),
-        "flops_speedup": cost.using(rule.used).speedup(judge.lengths, left),
-        "timed_rows": len(timed) if engine else 0,
-        "realised_speedup": engine and round(realised_speedups(engine, timed, [point])[0], 3),
-    }
-
-
-def run_set(
-    name: str, data: Path, folder: Path, options: dict[str, Any], clock: bool
-) -> dict[str, Any]:
-    """Train if need be, and measure; against the `clock`, too, on the CPU."""
+def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Train if need be, and measure."""
     files = [str(data / name / f"{split}.parquet") for split in ("train", "test", "dev")]
     if not (folder / "model" / "config.json").exists():
         train(TrainSettings(train=(files[0],), output=str(folder / "model"), **options))
@@ -186,11 +139,6 @@ def run_set(
     tokens = Tokenizer(tokenizer)(texts, pairs or None, config.max_length)
     cost = CostModel(model)
     all_outputs = exit_outputs(Engine(model, device()), tokens)
-    engine = Engine(model) if clock else None
-    offers = [
-        promised_point(*offer, all_outputs, cost, truth, engine, tokens)
-        for offer in (("tempered-entropy", "0-"), ("entropy", "1-"))
-    ]
     np.savez_compressed(
         folder / "outputs.npz",
         logits=all_outputs.logits.astype(np.float16),
@@ -219,8 +167,6 @@ def run_set(
             for speed in SPEEDS
         ],
         "certainty_bins": certainty_bins(outputs, truth_of_test),
-        "promise": offers[0],
-        "promise_behind_layers": offers[1],
     }
 
 
@@ -231,7 +177,6 @@ def run_set(
 @click.option("--sets", multiple=True)
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="default", show_default=True)
 @click.option("--backbone", help="A hub id or a folder. Default: jobs/train.py's.")
-@click.option("--clock/--no-clock", default=True, help="Seconds at the promised point, on the CPU.")
 @click.option("--learning-rate", default=LEARNING_RATE, show_default=True, help="Of fine-tuning.")
 def main(
     data: Path,
@@ -241,7 +186,6 @@ def main(
     recipe: str,
     backbone: str | None,
     learning_rate: float,
-    clock: bool,
 ) -> None:
     """See the top of this file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
@@ -252,10 +196,10 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         options = options_of(name, recipe, backbone, learning_rate)
-        found = run_set(name, data, folder, options, clock)
+        found = run_set(name, data, folder, options)
         found["seconds"] = round(time.monotonic() - started)
         (output / f"{name}{suffix}.json").write_text(json.dumps(found, indent=1) + "\n")
-        print(name, recipe, found["seconds"], "s", found["fixed"][-1], found["promise"], flush=True)
+        print(name, recipe, found["seconds"], "s", found["fixed"][-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "tokens": int(tokens.lengths.sum()),
         "device": device_name(device()),
         "precision": precision,
+        "exit_depths": [each.depth for each in model.exits],
         "full_depth_flops": int(cost.full_flops(outputs.lengths).sum()),
         "speeds": [{"speed": s} | each for s, each in zip(speeds, found, strict=False)],
         "operating_points": {

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.labelling import label_command, settings, table_of
-from support.models import LAYERS
+from support.models import LAYERS, tiny_fastbert, tiny_tokenizer, with_bag
 from support.object_store import ObjectStore
 from support.records import committed
 from support.reference import all_exits, answer, gap_threshold
@@ -20,7 +21,7 @@ from support.shards import random_texts, write_shard
 from fastbert.errors import InputError
 from fastbert.inference.tokens import tokenize
 from fastbert.tokenizer import load_tokenizer
-from fastbert.weights import load_model
+from fastbert.weights import load_model, save_checkpoint
 from pipelines.labelling.job import label
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
@@ -138,6 +139,32 @@ def test_ray_writes_the_same_bytes(undisturbed, corpus, checkpoint, speed, tmp_p
     for path in (here / "table").rglob("*.parquet"):
         other = tmp_path / path.relative_to(here)
         assert other.read_bytes() == path.read_bytes(), path.name
+
+
+class SparesTheModel(RayExecutor):
+    """As with GPUs: readers answer what they can."""
+
+    def resources(self, settings):
+        return replace(super().resources(settings), answer_early=True)
+
+
+def test_readers_on_ray_answer_as_the_engine_does(corpus, tmp_path):
+    """Rows that leave before the first layer; audited ones go to full depth, too."""
+    model = tmp_path / "model"
+    save_checkpoint(with_bag(tiny_fastbert()), tiny_tokenizer(tmp_path), str(model))
+    asked = [
+        settings(corpus, tmp_path / name, str(model), speed=0.9, exits="0-", audit_rate=0.3)
+        for name in ("here", "there")
+    ]
+    here, there = label(asked[0], LOCAL), label(asked[1], SparesTheModel())
+    assert 0 < here["exits"][0] < here["rows"] - SHARDS
+    assert there["exits"] == here["exits"]
+    assert there["audit_agreements"] == here["audit_agreements"]
+    names = [name for name in table_of(tmp_path / "here").column_names if name != "uncertainty"]
+    found, expected = (table_of(tmp_path / name).select(names) for name in ("there", "here"))
+    scores = [table["score"].to_numpy() for table in (found, expected)]
+    np.testing.assert_allclose(*scores, atol=1e-6)
+    assert found.drop_columns("score").equals(expected.drop_columns("score"))
 
 
 def test_stages_are_three_operators_with_a_task_per_slice(

@@ -210,6 +210,25 @@ def promises_verdict(promises: dict[str, Any]) -> str:
     return "\n".join(f"* {line}." for line in lines)
 
 
+def chosen_exits_table(found: dict[str, Any]) -> str:
+    """With all exits, and with those that a part of the sample chooses."""
+    lines = [
+        [SETS[name][0], how, f"{row['all']:.2f}x", f"{row['chosen']:.2f}x", row["chosen : all"],
+         " ".join(f"{share:.1f}" for share in row["used"])]
+        for name, rows in found["sets"].items()
+        for how, row in rows.items()
+    ]  # fmt: skip
+    names = [
+        "set",
+        "FLOPs counted",
+        "all exits",
+        "chosen",
+        "ratio",
+        "share of splits with each exit",
+    ]
+    return table(names, lines)
+
+
 def coverage_table(promises: dict[str, Any]) -> str:
     """How many promises were broken, by criterion and exits, over all sets."""
     sets = list(promises["sets"].values())

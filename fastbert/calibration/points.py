@@ -18,6 +18,7 @@ from fastbert.calibration.promises import (
     furthest,
     keep_promise,
     make_path,
+    proving,
     reach_speedup,
     rows_needed,
     speedup,
@@ -62,11 +63,13 @@ def promised_point(
     exits = np.ones(len(sample.cost.exits), bool) if exits is None else exits
     point = keep_promise(sample, promise, criteria, exits, seed)
     if point is None:
+        share = proving(criteria)
+        learning = f" ({1 - share:.0%} of them learn or choose)" if share < 1 else ""
         raise InputError(
             f"{len(sample)} rows with a text are too few to prove a {promise.harm} of at "
             f"most {promise.share:g} with confidence {promise.confidence:g}: that takes at least "
-            f"{rows_needed(promise)} of which none fails, and many times that to get fast; raise "
-            "--rows, pass a larger --corpus, or ask for less"
+            f"{math.ceil(rows_needed(promise) / share)}{learning} of which none fails, and many "
+            "times that to get fast; raise --rows, pass a larger --corpus, or ask for less"
         )
     if found(point).flops_speedup <= 1:
         raise InputError(

@@ -37,7 +37,7 @@ from fastbert.inference.cost import CostModel
 Array = np.ndarray[Any, Any]
 
 #: Share of the rows that prove, where others have to learn temperatures, or to choose a criterion.
-PROVING, _CHOOSING = 0.9, 0.6
+_LEARNING, _CHOOSING = 0.9, 0.6
 
 #: Steps of a path.
 _STEPS = 400
@@ -181,19 +181,24 @@ def speedup(sample: Sample, rule: Threshold) -> float:
     return sample.cost.using(rule.used).speedup(sample.outputs.lengths, exits)
 
 
+def proving(criteria: Sequence[str]) -> float:
+    """The share of the rows that prove: all, with one criterion that learns nothing."""
+    if len(criteria) > 1:
+        return _CHOOSING
+    return _LEARNING if criteria[0] == TEMPERED else 1.0
+
+
 def keep_promise(
     sample: Sample, promise: Promise, criteria: Sequence[str], exits: Array, seed: int = 0
 ) -> OperatingPoint | None:
     """The fastest thresholds that keep the promise, of those that the criteria offer at some exits,
     bool (E,).
 
-    With one criterion that learns nothing, all rows prove. Otherwise a share of them, drawn with
-    `seed`, chooses and learns, and the others prove. None if too few rows prove: see `rows_needed`
-    and `PROVING`.
+    A share of the rows, drawn with `seed`, proves, and the others choose and learn: see `proving`.
+    None if too few prove: see `rows_needed`.
     """
     criterion, learners = criteria[0], sample
-    if len(criteria) > 1 or criterion == TEMPERED:
-        share = PROVING if len(criteria) == 1 else _CHOOSING
+    if (share := proving(criteria)) < 1:
         proves = np.random.default_rng(seed).random(len(sample)) < share
         learners, sample = sample.take(~proves), sample.take(proves)
     allowed = allowed_failures(len(sample), promise)

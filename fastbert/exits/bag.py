@@ -35,7 +35,7 @@ class Bag(nn.Module):
     tokens: torch.Tensor  # int32 (W,), ids
     pairs: torch.Tensor  # int32 (P, 2), ids
     #: One row for each of them, after a first one of zeros.
-    numbers: nn.EmbeddingBag
+    numbers: nn.Embedding
 
     def __init__(
         self, vocabulary: int, tokens: int, pairs: int, size: int, hidden: int, num_labels: int
@@ -45,9 +45,7 @@ class Bag(nn.Module):
         self.vocabulary = vocabulary
         self.register_buffer("tokens", torch.zeros(tokens, dtype=torch.int32))
         self.register_buffer("pairs", torch.zeros(pairs, 2, dtype=torch.int32))
-        self.numbers = nn.EmbeddingBag(
-            1 + tokens + pairs, size, mode="sum", sparse=True, padding_idx=0
-        )
+        self.numbers = nn.Embedding(1 + tokens + pairs, size, padding_idx=0)
         self.dense = nn.Linear(size, hidden)
         self.classifier = nn.Linear(hidden, num_labels)
         self._found: Lookup | None = None
@@ -76,13 +74,14 @@ class Bag(nn.Module):
         ends = torch.cat([starts[1:], starts.new_tensor([len(rows[0])])])
         # Row 0 is of zeros. To name it as padding, which learning needs, takes a slower way.
         options: Any = {"sparse": True, "padding_idx": 0} if self.training else {}
-        total = torch.stack([
-            functional.embedding_bag(each, self.numbers.weight, starts, mode="sum", **options)
-            for each in rows
-        ]).sum(0)  # fmt: skip
-        logits: torch.Tensor = self.classifier(
-            torch.relu(self.dense(total / (kept * (ends - starts)[:, None])))
-        )
+
+        def summed(each: torch.Tensor) -> torch.Tensor:
+            weight = self.numbers.weight
+            return functional.embedding_bag(each, weight, starts, mode="sum", **options)
+
+        own, *joint = map(summed, rows)
+        mean = sum(joint, own) / (kept * (ends - starts)[:, None])
+        logits: torch.Tensor = self.classifier(torch.relu(self.dense(mean)))
         return logits
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -142,7 +141,7 @@ def _slots(pairs: int) -> int:
 def _slot(first: torch.Tensor, second: torch.Tensor, slots: int) -> torch.Tensor:
     """Where a pair is to be found: the highest bits of its hash."""
     bits = max(slots, 2).bit_length() - 1
-    return (first * _FIRST + second * _SECOND) >> (32 - bits) & (slots - 1)
+    return (first * _FIRST).add_(second, alpha=_SECOND) >> (32 - bits) & (slots - 1)
 
 
 def _check(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from fastbert.packed.batching import batch_rows
 from fastbert.tasks.single_label import SingleLabel
 
 #: Tokens that a bag reads at a time: few enough for a processor's cache.
-_TOKENS = 1 << 18
+_TOKENS = 1 << 16
 #: Of the first exit's head, among a checkpoint's weights.
 _PREFIX = "branches.0."
 

@@ -108,6 +108,7 @@ def teach_first_exit(
     tokens, answers = tokens.take(known), torch.from_numpy(wanted[known])
     bag = model.add_bag(*occurring(tokens, len(words)))
     teach_bag(bag, words.detach(), tokens, answers, seed)
+    bag.to(model.device)
     log.info(
         "the exit before the first layer knows %d tokens and %d pairs of tokens, learnt in %.0f s",
         *(len(bag.tokens), len(bag.pairs), time.monotonic() - started),

@@ -267,7 +267,7 @@ At 95 % one promise in twenty may be broken, and {here} of these three {"is" if 
 included, {ratios["engine : transformers.pipeline"]:.0f} times as many rows a second as `transformers.pipeline`; without tokenizing, {ratios["engine : ONNX Runtime fp32"]:.0f} times as many as ONNX Runtime and {ratios["engine : OpenVINO int8"]:.1f} times as many as OpenVINO in int8.
 
 Other corpora, FLOPs at 1 % ([all](docs/results.md)): {others}. Early exit does not pay where labels are a matter of opinion, or hang on more than
-words: emotions, stars and pairs of texts save half of the work at best.
+words: emotions, stars and pairs of texts save about half of the work.
 """
 
 

@@ -159,7 +159,7 @@ def test_readers_on_ray_answer_as_the_engine_does(corpus, tmp_path):
     here, there = label(asked[0], LOCAL), label(asked[1], SparesTheModel())
     assert 0 < here["exits"][0] < here["rows"] - SHARDS
     assert there["exits"] == here["exits"]
-    assert there["audit_agreements"] == here["audit_agreements"]
+    assert there["audit_agreement"] == here["audit_agreement"]
     names = [name for name in table_of(tmp_path / "here").column_names if name != "uncertainty"]
     found, expected = (table_of(tmp_path / name).select(names) for name in ("there", "here"))
     scores = [table["score"].to_numpy() for table in (found, expected)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from support.jobs import invoke, refused
 from support.labelling import settings, table_of
-from support.models import tiny_classifier, tiny_fastbert, tiny_tokenizer
+from support.models import tiny_classifier, tiny_fastbert, tiny_tokenizer, with_bag
 from support.records import committed
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
@@ -178,6 +178,20 @@ def test_an_output_of_a_speed_names_it(tmp_path, model, night):
     with pytest.raises(InputError, match=r"pass --speed 0.3 to go on as before, --on-change new"):
         night()
     assert night(speed=0.3)["slices_labelled"] == 0
+
+
+def test_so_does_one_of_a_checkpoint_with_an_exit_before_the_first_layer(tmp_path):
+    model = str(tmp_path / "model")
+    save_checkpoint(with_bag(tiny_fastbert()), tiny_tokenizer(tmp_path), model)
+    point = {"thresholds": [0.2] * 3, "criterion": "tempered-entropy", "temperatures": [2.0] * 3}
+    store_operating_point(model, "mine", point)
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(9))
+    for exits, advice in ((None, "--speed 0.3 to go on"), ("0-", "--speed 0.3 --exits 0- to go")):
+        asked = settings(tmp_path / "in", tmp_path / f"out{exits}", model, speed=0.3, exits=exits)
+        label(asked, InProcess())
+        other = replace(asked, speed=None, exits=None, operating_point="mine")
+        with pytest.raises(InputError, match=advice):
+            label(other, InProcess())
 
 
 def test_a_checkpoint_without_a_default_goes_on_too(tmp_path, model, night):

@@ -238,7 +238,8 @@ def _check_identity(recipe: dict[str, Any], identity: Identity) -> None:
     ways = ["--relabel to label everything again", "or another --output"]
     if identity.goes_with(recipe):
         ways.insert(0, "--on-change new to label new and changed shards so, and leave the others")
-    if differences.keys() <= {"criterion", "thresholds"} and (speed := _speed(recipe)) is not None:
+    where = {"criterion", "thresholds", "temperatures"}
+    if differences.keys() <= where and (speed := _speed(recipe)) is not None:
         ways.insert(0, f"--speed {speed} to go on as before")
     raise InputError(
         f"the output was labelled with {key} {before}, this run has {now}; pass {', '.join(ways)}"
@@ -250,7 +251,11 @@ def _speed(recipe: dict[str, Any]) -> Any:
     thresholds = recipe.get("thresholds")
     if recipe.get("criterion") != "entropy" or not isinstance(thresholds, list) or not thresholds:
         return None
-    return thresholds[0] if thresholds == thresholds[:1] * len(thresholds) else None
+    before = (recipe.get("exit_depths") or [1])[0] == 0  # the first layer, where the paper has none
+    first, later = thresholds[0], thresholds[1:] if before else thresholds
+    if later != later[:1] * len(later) or not later or (before and first not in (0, later[0])):
+        return None
+    return f"{later[0]}{' --exits 0-' if before and first else ''}"
 
 
 def _known(sets: Sets, fits: Mask) -> tuple[dict[int, int], dict[int, list[range]]]:

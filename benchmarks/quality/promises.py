@@ -72,8 +72,9 @@ def cover(
         if point is None:
             continue  # too few rows: nothing is promised
         found = outcome(outputs.take(rest), cost, point.rule())
-        broken += 1 - found.agreement > share
-        disagreements.append(1 - found.agreement)
+        changed = round((1 - found.agreement) * len(rest))  # rows: their share is never exact
+        broken += changed > share * len(rest)
+        disagreements.append(changed / len(rest))
         speedups.append(found.flops_speedup)
     made = len(speedups)
     return {

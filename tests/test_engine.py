@@ -45,14 +45,21 @@ def check_threshold_zero_is_the_full_model(engine: Engine, tokens: Tokens) -> No
         assert found.answer["score"][i] == pytest.approx(last.max(), abs=1e-5)
 
 
-def check_exits_equal_the_reference(
-    engine: Engine, tokens: Tokens, share: float, kind: Callable[..., Threshold] = at
-) -> None:
+def rule_between(
+    engine: Engine, tokens: Tokens, share: float, kind: Callable[..., Threshold]
+) -> tuple[Threshold, list[np.ndarray]]:
+    """A rule of a kind whose threshold lies in a gap, and what the reference hears of each row."""
     temperatures = kind(1, engine).temperatures
     probabilities = [
         heard(all_exits(engine.model, tokens, i), temperatures) for i in range(len(tokens))
     ]
-    rule = kind(gap_threshold(probabilities, share), engine)
+    return kind(gap_threshold(probabilities, share), engine), probabilities
+
+
+def check_exits_equal_the_reference(
+    engine: Engine, tokens: Tokens, share: float, kind: Callable[..., Threshold] = at
+) -> None:
+    rule, probabilities = rule_between(engine, tokens, share, kind)
     found = engine.classify(tokens, rule)
     for i, p in enumerate(probabilities):
         expected = answer(p, rule.thresholds)
@@ -65,11 +72,7 @@ def check_exits_equal_the_reference(
 def check_a_row_alone_equals_the_row_in_a_slice(
     engine: Engine, tokens: Tokens, share: float, kind: Callable[..., Threshold] = at
 ) -> None:
-    temperatures = kind(1, engine).temperatures
-    probabilities = [
-        heard(all_exits(engine.model, tokens, i), temperatures) for i in range(len(tokens))
-    ]
-    rule = kind(gap_threshold(probabilities, share), engine)
+    rule, _ = rule_between(engine, tokens, share, kind)
     together = engine.classify(tokens, rule)
     for i in range(len(tokens)):
         alone = Engine(engine.model, dtype=torch.float64).classify(row(tokens, i), rule)

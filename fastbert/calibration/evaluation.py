@@ -117,9 +117,9 @@ def outcome(
     outputs: ExitOutputs, cost: CostModel, rule: Rule, truth: NDArray[Any] | None = None
 ) -> Outcome:
     """What a rule does; `truth` are the targets (n,), for single labels class indices."""
-    exits, cost = outputs.exits(rule), cost.using(rule.used)
-    rows = np.arange(len(exits))
-    answers, differs = outputs.heard(rule).answers[exits, rows], outputs.task.differs
+    outputs, cost = outputs.heard(rule), cost.using(rule.used)
+    exits = replay(rule, outputs.answers, outputs.uncertainties(rule.criterion))
+    answers, differs = outputs.answers[exits, np.arange(len(exits))], outputs.task.differs
     accuracy = None
     if truth is not None:
         accuracy = float(1 - differs(answers, outputs.task.truth(truth)).mean())

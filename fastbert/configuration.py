@@ -1,9 +1,11 @@
 """Configuration of a FastBERT checkpoint: the backbone, its exits and its operating points."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -13,6 +15,9 @@ from fastbert.encoders import check_family, encoder_for
 from fastbert.errors import InputError, check_settings, explained
 from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit, exits_of
+from fastbert.exits.question import KINDS, PROBLEM_TYPES, Kind, Question, question_of
+from fastbert.tasks import task_of
+from fastbert.tasks.task import Task
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
 _FOREIGN = (
@@ -46,6 +51,9 @@ class FastBertConfig(PreTrainedConfig):
     branch_size: int = 128
     #: Attention heads of a branch; must divide `branch_size` (the official code: 2).
     branch_heads: int = 2
+    #: What is asked, as `{"kind": "score", "centre": 2.5}`; None: one label, or what `problem_type`
+    #: says.
+    questions: list[dict[str, Any]] | None = None
     #: Where rows may leave, in order, as `{"depth": 1, "head": "branch"}`; None: after every layer,
     #: with the adopted head at the last one if there is a `teacher_activation`.
     exits: list[dict[str, Any]] | None = None
@@ -67,14 +75,21 @@ class FastBertConfig(PreTrainedConfig):
 
     @classmethod
     def of(
-        cls, backbone: PreTrainedConfig, labels: Sequence[str], **settings: Any
+        cls,
+        backbone: PreTrainedConfig,
+        labels: Sequence[str],
+        question: Question | None = None,
+        **settings: Any,
     ) -> "FastBertConfig":
-        """For a backbone, classes of these names, of which no two are the same, and any of the
-        fields above."""
+        """For a backbone, a question about classes of these names, of which no two are the same, by
+        default which one of them a row has, and any of the fields above."""
         check_distinct(labels)
         own = {key: value for key, value in backbone.to_dict().items() if key not in _FOREIGN}
         names = dict(enumerate(labels))
         numbers = {label: k for k, label in names.items()}
+        if question is not None and question != Question():
+            settings["questions"] = [msgspec.to_builtins(question)]
+            settings["problem_type"] = PROBLEM_TYPES[question.kind]
         return cls(backbone=own, id2label=names, label2id=numbers, **settings)
 
     def backbone_config(self) -> PreTrainedConfig:
@@ -101,7 +116,15 @@ class FastBertConfig(PreTrainedConfig):
             ("teacher_activation", activation, activation in (None, *ACT2FN),
              "an activation that transformers knows, such as 'tanh'"),
         ])  # fmt: skip
-        _ = self.exit_list, self.label_names  # which raise, too
+        names, cutoffs = self.label_names, self.question.cutoffs
+        check_settings("checkpoint", [
+            ("scale", self.question.scale, 0 < self.question.scale < math.inf, "more than 0"),
+            ("centre", self.question.centre, math.isfinite(self.question.centre), "a number"),
+            ("cutoffs", cutoffs, cutoffs is None or (
+                len(cutoffs) == len(names) and all(0 < each < 1 for each in cutoffs)),
+             f"{len(names)} numbers between 0 and 1"),
+        ])  # fmt: skip
+        _ = self.exit_list  # which raises, too
 
     @property
     def exit_list(self) -> tuple[Exit, ...]:
@@ -113,12 +136,29 @@ class FastBertConfig(PreTrainedConfig):
         """A bag of these sizes, which has learnt nothing."""
         vocabulary: int = self.backbone_config().vocab_size
         sizes = (self.bag_tokens, self.bag_pairs, self.bag_size, self.bag_hidden)
-        return Bag(vocabulary, *sizes, len(self.label_names))
+        return Bag(vocabulary, *sizes, self.new_task().numbers)
+
+    @property
+    def question(self) -> Question:
+        """What is asked; InputError where `questions` makes no sense."""
+        return question_of(self.questions, self.problem_type)
+
+    def new_task(self) -> Task:
+        """What logits mean."""
+        return task_of(self.question, self.label_names)
 
     @property
     def label_names(self) -> list[str]:
-        """Class names by index, length N."""
-        return label_names(self)
+        """Class names by index; of a score its one name."""
+        return label_names(self, self.question.kind)
+
+
+#: Fewest and most classes of a kind, and how to say that.
+_CLASSES: dict[Kind, tuple[int, float, str]] = {
+    "single-label": (2, math.inf, "two or more"),
+    "several-labels": (1, math.inf, "one or more"),
+    "score": (1, 1, "one"),
+}
 
 
 def load_config(folder: Path) -> FastBertConfig:
@@ -137,16 +177,18 @@ def check_distinct(labels: Sequence[str]) -> None:
         raise InputError(f"two classes are called '{double[0]}'; give each a name of its own")
 
 
-def label_names(config: PreTrainedConfig) -> list[str]:
-    """Class names by index, length N, of any classifier's configuration; numbers become strings.
+def label_names(config: PreTrainedConfig, kind: Kind) -> list[str]:
+    """Class names by index, of the configuration of any classifier of a kind; numbers become
+    strings.
 
-    Raises InputError for fewer than two classes, gaps, and what is no name.
+    Raises InputError for a number of classes that the kind does not have, gaps, and what is no
+    name.
     """
     names: dict[Any, Any] = config.id2label or {}
-    if len(names) < 2:
+    if not (least := _CLASSES[kind])[0] <= len(names) <= least[1]:
         raise InputError(
-            f"id2label names {len(names)} classes, as of a regression; expected two or more: pass "
-            "a model that tells classes apart"
+            f"id2label names {len(names)} classes, expected {least[2]} for the task {kind}; pass "
+            "the --task that the model is for"
         )
     if missing := set(range(len(names))) - names.keys():
         raise InputError(
@@ -159,6 +201,32 @@ def label_names(config: PreTrainedConfig) -> list[str]:
         with explained(f"id2label calls class {k} {name!r}", "expected UTF-8", UnicodeError):
             str(name).encode()
     return [str(names[k]) for k in range(len(names))]
+
+
+def asked_of(config: PreTrainedConfig, kind: Kind | None = None) -> Question:
+    """What an existing classifier is for: of a `kind`, or by its `problem_type`, and without one by
+    the number of its classes, as Hugging Face's pipeline has it.
+
+    Raises InputError where that does not tell, and for several scores.
+    """
+    classes, problem = len(config.id2label or {}), config.problem_type
+    if kind is None and problem is None and classes == 1:
+        raise InputError(
+            "the classifier has one class and no problem_type, so it may give a score or a yes or "
+            "no; pass --task score or --task several-labels"
+        )
+    if kind is None and problem not in (None, *KINDS):
+        raise InputError(
+            f"the classifier's problem_type is '{problem}', expected one of {', '.join(KINDS)}; "
+            f"pass --task {', --task '.join(KINDS.values())}"
+        )
+    kind = kind or KINDS.get(problem or "", "single-label")
+    if kind == "score" and classes != 1:
+        raise InputError(
+            f"the classifier gives {classes} scores, expected one; pass one with one class, or "
+            "another --task"
+        )
+    return Question(kind)
 
 
 AutoConfig.register("fastbert", FastBertConfig)

@@ -18,6 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import InputError, explained
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.question import Kind
+from fastbert.exits.rules import Threshold
 from fastbert.inference import precision as arithmetic
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
@@ -37,7 +39,7 @@ _PORTION = 16_384
 
 @dataclass(frozen=True)
 class Label:
-    """The answer to one text: all of it None, except the error, where there is none."""
+    """The label of one text: all of it None, except the error, where there is none."""
 
     label: str | None
     score: float | None  # probability of the label
@@ -46,6 +48,41 @@ class Label:
     tokens: int | None  # after truncation
     error: str | None  # why there is no label
     truncated: bool | None  # whether the text was longer than these tokens
+    scores: list[float] | None = None  # of all classes, if asked for
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Those labels of one text whose probability reaches their cut-off, the likeliest first; the
+    rest as of a `Label`."""
+
+    labels: list[str] | None
+    label_scores: list[float] | None  # their probabilities
+    exit_layer: int | None
+    uncertainty: float | None
+    tokens: int | None
+    error: str | None
+    truncated: bool | None
+    scores: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Value:
+    """The score of one text; the rest as of a `Label`."""
+
+    value: float | None
+    exit_layer: int | None
+    uncertainty: float | None
+    tokens: int | None
+    error: str | None
+    truncated: bool | None
+
+
+_ANSWERS: dict[Kind, type[Label] | type[Labels] | type[Value]] = {
+    "single-label": Label,
+    "several-labels": Labels,
+    "score": Value,
+}
 
 
 class Classifier:
@@ -102,15 +139,18 @@ class Classifier:
         speed: float | None = None,
         operating_point: str | None = None,
         as_: Literal["labels", "arrow"] = "labels",
+        all_scores: bool = False,
     ) -> Any:
-        """The labels of texts, or of pairs of texts, in their order: a list, or a table with the
-        columns of `Label`.
+        """The answers to texts, or to pairs of texts, in their order: a list of `Label`, `Labels`
+        or `Value`, as the checkpoint has it, or a table with their columns.
 
-        `speed` 0 is full depth. A text that is None, empty or not UTF-8 gets an error in place of a
+        `speed` 0 is full depth. With `all_scores` the probability of every class of
+        `model.config.label_names` comes along. A text that is None, empty or not UTF-8 gets an error in place of a
         label. Raises InputError for what is no text, and for points that the checkpoint lacks.
         """
         point = self.point(operating_point, speed)
-        engine = self._engine(point)
+        engine, rule = self._engine(point), point.rule()
+        engine.task = self.model.task.with_scores() if all_scores else self.model.task
         first, second, errors = _sides(texts)
         if second and not self._fits_pairs:
             check_tokenizer(self._tokenizer.tokenizer, self.model.config.backbone_config(), True)
@@ -118,16 +158,17 @@ class Classifier:
             self._fits_pairs = True
         portions = range(0, max(1, len(first)), _PORTION)
         parts = [
-            self._portion(engine, point, first[i:j], second and second[i:j], errors[i:j])
+            self._portion(engine, rule, first[i:j], second and second[i:j], errors[i:j])
             for i, j in ((start, start + _PORTION) for start in portions)
         ]
         table = pa.concat_tables(parts).combine_chunks()
-        return table if as_ == "arrow" else [Label(**row) for row in table.to_pylist()]
+        answer = _ANSWERS[engine.task.question.kind]
+        return table if as_ == "arrow" else [answer(**row) for row in table.to_pylist()]
 
     def _portion(
         self,
         engine: Engine,
-        point: OperatingPoint,
+        rule: Threshold,
         first: list[str],
         second: list[str] | None,
         errors: list[str | None],
@@ -137,19 +178,20 @@ class Classifier:
         rows = np.flatnonzero(good)
         pairs = None if second is None else [second[i] for i in rows]
         tokens = self._tokenizer([first[i] for i in rows], pairs, self.model.config.max_length)
-        found = engine.classify(tokens, point.rule())
+        found = engine.classify(tokens, rule)
         answered = np.isfinite(found.uncertainty)
         for row in rows[~answered].tolist():
             errors[row] = NOT_A_NUMBER
         good[rows] = answered
         found, lengths = found.take(answered), tokens.lengths[answered]
-        cost = CostModel(self.model).using(point.rule().used)
+        cost = CostModel(self.model).using(rule.used)
         answers = columns(found, lengths, good, engine.task, cost)
         answers["error"] = pa.array(errors, pa.string())
         cut = np.zeros(len(first), bool)
         cut[rows] = tokens.truncated
         answers["truncated"] = pa.array(cut, mask=~given)
-        return pa.table({field.name: answers[field.name] for field in fields(Label)})
+        names = [field.name for field in fields(_ANSWERS[engine.task.question.kind])]
+        return pa.table({name: answers[name] for name in names if name in answers})
 
     def _engine(self, point: OperatingPoint) -> Engine:
         """In the precision that was asked for, or that suits the point."""

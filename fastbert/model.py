@@ -3,7 +3,7 @@
 Importing this module registers the model with the Auto classes. Used as any sequence classifier
 (`forward`, `transformers.pipeline`) it runs at full depth; `inference.engine` makes it adaptive.
 
-Letters: B batch, T tokens, E exits, N classes.
+Letters: B batch, T tokens, E exits, N numbers that a head gives.
 """
 
 import inspect
@@ -16,14 +16,14 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from fastbert.configuration import FastBertConfig, label_names
+from fastbert.configuration import FastBertConfig, asked_of, label_names
 from fastbert.encoders import encoder_for
 from fastbert.encoders.pretrained import load_backbone, new_backbone
 from fastbert.errors import InputError, explained
 from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit
 from fastbert.exits.heads import Branch, Head, PooledHead
-from fastbert.tasks.single_label import SingleLabel
+from fastbert.exits.question import Question
 
 
 @dataclass
@@ -31,7 +31,7 @@ class FastBertOutput(ModelOutput):
     """What `forward` returns."""
 
     loss: torch.Tensor | None = None  # of the last exit, mean over rows, if labels were given
-    logits: torch.Tensor | None = None  # (B, N) of the last exit
+    logits: torch.Tensor | None = None  # (B, classes) of the last exit; of a score, itself
     exit_logits: torch.Tensor | None = None  # (E, B, N) of every exit, if asked for
 
 
@@ -47,14 +47,11 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: FastBertConfig) -> None:
         super().__init__(config)
-        if config.num_labels is None or config.num_labels < 2:
-            raise InputError(f"{config.num_labels} classes; a classifier needs at least two")
-        self.num_labels = config.num_labels
         backbone = config.backbone_config()
         self.backbone = new_backbone(backbone, config._attn_implementation)
         self.encoder = encoder_for(backbone)
         self.exits = config.exit_list
-        self.task = SingleLabel(config.label_names)
+        self.task = config.new_task()
         #: One per exit.
         self.branches = nn.ModuleList(self._new_head(each) for each in self.exits)
         # DistilBERT knows no types of tokens.
@@ -68,37 +65,41 @@ class FastBertForSequenceClassification(PreTrainedModel):
     ) -> "FastBertForSequenceClassification":
         """Pre-trained weights `name` with new branches, to be fine-tuned.
 
-        `labels` are the class names by index; `settings` are fields of FastBertConfig.
+        `labels` are the class names by index; `settings` are a `question`, by default which of
+        them a row has, and fields of FastBertConfig.
         """
-        return cls._around(load_backbone(name), labels, **settings)
+        model = cls._around(load_backbone(name), labels, **settings)
+        model.task.settle(model.heads[-1].classifier)
+        return model
 
     @classmethod
     def from_classifier(
-        cls, classifier: PreTrainedModel, **settings: Any
+        cls, classifier: PreTrainedModel, question: Question | None = None, **settings: Any
     ) -> "FastBertForSequenceClassification":
         """An existing sequence classifier with new branches; at full depth it is unchanged.
 
-        Raises InputError for other families, multi-label and regression models, and for models
-        whose head is not the family's own.
+        `settings` are the `question` that it answers, by default what `asked_of` its configuration
+        finds, and fields of FastBertConfig. Raises InputError for other families, and for models
+        whose head is not the family's own, or not one for the question.
         """
         config = classifier.config
         encoder = encoder_for(config)
-        if (config.problem_type or "single_label_classification") != "single_label_classification":
-            raise InputError(
-                f"the teacher's problem type is '{config.problem_type}'; "
-                "only single-label classifiers can exit early"
-            )
+        question = question or asked_of(config)
         what = f"{type(classifier).__name__} has no classification head"
         with explained(what, "pass a model for sequence classification", AttributeError):
             theirs = encoder.head_of(classifier)
         backbone: Any = classifier.base_model
         model = cls._around(
-            backbone, label_names(config), teacher_activation=theirs.activation, **settings
+            backbone,
+            label_names(config, question.kind),
+            question=question,
+            teacher_activation=theirs.activation,
+            **settings,
         )
         head = model.branches[-1]
         assert isinstance(head, PooledHead)
         head.dense.load_state_dict(theirs.dense.state_dict())
-        head.classifier.load_state_dict(theirs.output.state_dict())
+        model.task.take_over(head.classifier, theirs.output)
         return model
 
     @classmethod
@@ -119,9 +120,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def _new_head(self, exit: Exit) -> Head:
         config, width = self.config, self.encoder.width
         if exit.task == "label" and exit.head == "branch":
-            return Branch(width, config.branch_size, config.branch_heads, self.num_labels)
+            return Branch(width, config.branch_size, config.branch_heads, self.task.numbers)
         if exit.task == "label" and exit.head == "adopted" and config.teacher_activation:
-            return PooledHead(width, self.num_labels, config.teacher_activation)
+            return PooledHead(width, self.task.numbers, config.teacher_activation)
         if exit.task == "label" and exit.head == "bag":
             return config.new_bag()
         raise InputError(
@@ -137,11 +138,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         all_exits: bool = False,
+        as_numbers: bool = False,
         return_dict: bool | None = None,
     ) -> FastBertOutput | tuple[torch.Tensor, ...]:
-        """Full depth: token ids (B, T), mask (B, T) with 1 for real tokens, labels (B,).
+        """Full depth: token ids (B, T), mask (B, T) with 1 for real tokens, the task's targets of B
+        rows.
 
-        With `all_exits` every head is computed as well, not only the last.
+        With `all_exits` every head is computed as well, not only the last; with `as_numbers` logits
+        are the head's own numbers, also where those are not what Hugging Face's classifiers give.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._takes_types:
@@ -159,7 +163,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
             ]
             every = torch.stack([*early, logits])
         loss = None if labels is None else self.task.loss(logits, labels).mean()
-        output = FastBertOutput(loss=loss, logits=logits, exit_logits=every)
+        shown = logits if as_numbers else self.task.shown(logits)
+        output = FastBertOutput(loss=loss, logits=shown, exit_logits=every)
         return output.to_tuple() if return_dict is False else output
 
     def add_bag(self, tokens: torch.Tensor, pairs: torch.Tensor) -> Bag:

@@ -12,6 +12,7 @@ import msgspec
 from fastbert.checkpoint import read_settings
 from fastbert.exits.exit import Exit, exits_of
 from fastbert.exits.operating_point import Configuration
+from fastbert.exits.question import Question, question_of
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -23,6 +24,8 @@ class Outline(msgspec.Struct, frozen=True):
     layers: int
     max_length: int
     exits: list[dict[str, Any]] | None = None
+    questions: list[dict[str, Any]] | None = None
+    problem_type: str | None = None
     teacher_activation: str | None = None
     operating_points: dict[str, Any] | None = None
     default_operating_point: str | None = None
@@ -33,6 +36,11 @@ class Outline(msgspec.Struct, frozen=True):
     def exit_list(self) -> tuple[Exit, ...]:
         """As a `FastBertConfig` has it."""
         return exits_of(self.exits, self.layers, self.teacher_activation)
+
+    @property
+    def question(self) -> Question:
+        """As a `FastBertConfig` has it."""
+        return question_of(self.questions, self.problem_type)
 
 
 def read_outline(folder: Path) -> Configuration:

@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from fastbert.checkpoint import is_part
-from fastbert.configuration import label_names, load_config
+from fastbert.configuration import asked_of, label_names, load_config
 from fastbert.encoders import encoder_for
 from fastbert.encoders.pretrained import load_weights, read_config
 from fastbert.errors import FastBertError, InputError, first_line
+from fastbert.exits.question import Kind
 from fastbert.filesystem import open_url, redacted
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import check_room, check_tokenizer, load_tokenizer
@@ -135,12 +136,12 @@ def load_checkpoint(
 
 
 def load_classifier(
-    name: str, pairs: bool = False
+    name: str, pairs: bool = False, kind: Kind | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Hugging Face sequence classifier (hub id or directory) and its tokenizer, to be taught
     from.
 
-    Raises InputError as `load_weights` and `check_tokenizer`, and for other families.
+    Raises InputError as `load_weights`, `check_tokenizer` and `asked_of`, and for other families.
     """
     config = read_config("classifier", name)
     if config.model_type == "fastbert":
@@ -149,7 +150,7 @@ def load_classifier(
             "first layer with --add-bag, or pass the classifier that it was made of"
         )
     encoder_for(config)
-    names = label_names(config)
+    names = label_names(config, asked_of(config, kind).kind)
     model: PreTrainedModel = load_weights(AutoModelForSequenceClassification, name, config)
     tokenizer = load_tokenizer(name)
     check_tokenizer(tokenizer, config, pairs, trained=True)

@@ -106,6 +106,11 @@ class LabelSettings(Inference):
         "begun by this release have it anyway.",
         False,
     )
+    all_scores: bool = setting(
+        "Add the column `scores`: the probability of every class, whose names are in the column's "
+        "metadata.",
+        False,
+    )
     audit_rate: Share = setting("Share of this run's rows that go to full depth, too, 0 to 1.", 0.0)
     drift_tolerance: Share = setting(
         "Share of rows that may leave at other layers than at calibration before that is an alarm.",

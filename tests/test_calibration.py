@@ -110,7 +110,7 @@ def test_breaking_steps_by_the_slow_way(criterion, exits, cost):
 
         steps = [step for step, level in enumerate(path.levels) if broken(level)]
         # Also at any level between two steps.
-        heard = mine.heard(path.rule(1)).uncertainties(criterion)[:-1, 0]
+        heard = mine.heard(path.rule(1)).uncertainties[:-1, 0]
         between = [float(np.nextafter(u, np.float32(2))) for u in heard[exits[:-1]]]
         least = min(filter(broken, between), default=np.inf)
         steps += [s for s, level in enumerate(path.levels) if np.float32(level) >= least]
@@ -237,7 +237,7 @@ def scarce(rows: int, cost: CostModel) -> Sample:
     """One row in 500 gets another label at the first exits, and the surest is among them."""
     outputs = random_outputs(rows, seed=12)
     logits = np.broadcast_to(outputs.logits[-1] * 3, outputs.logits.shape).copy()
-    surest = outputs.uncertainties()[-1].argsort()[:: rows // (rows // 500 + 1)][: rows // 500 + 1]
+    surest = outputs.uncertainties[-1].argsort()[:: rows // (rows // 500 + 1)][: rows // 500 + 1]
     logits[:-1, surest] = -logits[:-1, surest]
     return Sample(replace(outputs, logits=logits), cost)
 

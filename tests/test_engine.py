@@ -83,7 +83,7 @@ def check_a_row_alone_equals_the_row_in_a_slice(
 
 def check_every_row_is_answered_once(engine: Engine, tokens: Tokens, share: float) -> None:
     """Counts the answers that leave the network, instead of trusting the result arrays."""
-    uncertainties = exit_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties()
+    uncertainties = exit_outputs(Engine(engine.model, dtype=torch.float64), tokens).uncertainties
     rule = at(np.quantile(uncertainties, share), engine)
     answered = np.zeros(len(tokens), int)
     real_run = engine._run
@@ -229,8 +229,8 @@ class ForgetsWhatWasSaid(Engine):
 
 
 class OneByOne(Threshold):
-    def heard(self, exit, logits, before):
-        return super().heard(exit, logits, None)
+    def heard(self, exit, logits, before, soften):
+        return super().heard(exit, logits, None, soften)
 
 
 def sabotaged(kind: type[Engine], model: str = "bert") -> Engine:
@@ -280,7 +280,7 @@ def test_rows_leave_at_every_exit():
     """Otherwise the properties above would test less than they say."""
     for kind in KINDS:
         tokens = random_tokens(np.full(60, 9), seed=2)
-        middle = np.median(exit_outputs(engine(kind), tokens).uncertainties()[:-1], axis=1)
+        middle = np.median(exit_outputs(engine(kind), tokens).uncertainties[:-1], axis=1)
         found = engine(kind).classify(tokens, Threshold.of(middle))
         assert {*found.exit} == {*range(len(engine(kind).exits))}, kind
 
@@ -400,6 +400,6 @@ def test_cuda_equals_the_reference(kind):
     here = engine(kind)
     on_gpu = Engine(here.model, "cuda", batch_tokens=50, pool_tokens=130)
     np.testing.assert_allclose(on_gpu.exit_logits(TOKENS), here.exit_logits(TOKENS), atol=1e-3)
-    heard = exit_outputs(here, TOKENS).heard(soft(1, here)).uncertainties()[:-1]
+    heard = exit_outputs(here, TOKENS).heard(soft(1, here)).uncertainties[:-1]
     rule = soft(float(np.median(heard)) + 1e-4, here)
     assert np.array_equal(on_gpu.classify(TOKENS, rule).exit, here.classify(TOKENS, rule).exit)

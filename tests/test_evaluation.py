@@ -32,12 +32,12 @@ def test_outcome_equals_the_engine(quantile, exits):
     engine, cost = Engine(model, batch_tokens=60), CostModel(model)
     tokens = random_tokens(np.arange(2, 25), seed=7)
     outputs = exit_outputs(engine, tokens)
-    speed = float(np.quantile(outputs.uncertainties(), quantile)) * 1.001 * (quantile > 0)
+    speed = float(np.quantile(outputs.uncertainties, quantile)) * 1.001 * (quantile > 0)
     truth = outputs.answers[1]["label"]
     found = outcome(outputs, cost, everywhere(speed), truth)
     real = engine.classify(tokens, everywhere(speed))
     assert found.exits == np.bincount(real.exit, minlength=3).tolist()
-    assert found.accuracy == pytest.approx((real.answer["label"] == truth).mean())
+    assert found.quality["accuracy"] == pytest.approx((real.answer["label"] == truth).mean())
     deepest = outputs.answers[-1]["label"]
     assert found.agreement == pytest.approx((real.answer["label"] == deepest).mean())
     depths = np.array([exit.depth for exit in model.exits])
@@ -57,7 +57,7 @@ def test_one_pass_knows_where_the_engine_leaves(criterion):
     engine = Engine(tiny_fastbert(seed=5), batch_tokens=60)  # half of its rows change their label
     tokens = random_tokens(np.arange(2, 40), seed=3)
     outputs = exit_outputs(engine, tokens)
-    uncertainties = outputs.uncertainties(criterion)
+    uncertainties = outputs.by(criterion).uncertainties
     rule = Threshold.of([between(values) for values in uncertainties[:-1]], criterion)
     real = engine.classify(tokens, rule)
     exits = outputs.exits(rule)
@@ -97,7 +97,7 @@ def test_speed_zero_agrees_with_itself(engine):
     tokens = random_tokens([3, 9, 12])
     found = outcome(exit_outputs(engine, tokens), CostModel(tiny_fastbert()), everywhere(0))
     assert found.agreement == 1.0
-    assert found.accuracy is None
+    assert found.quality == {}
     assert found.flops_speedup == 1  # exits that nobody leaves at are not computed
 
 

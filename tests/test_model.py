@@ -160,17 +160,17 @@ def test_other_families_are_refused_by_name():
         FastBertForSequenceClassification.from_classifier(AlbertForSequenceClassification(config))
 
 
-@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
-def test_other_problems_are_refused(problem):
-    teacher = tiny_classifier()
-    teacher.config.problem_type = problem
-    with pytest.raises(InputError, match=problem):
-        FastBertForSequenceClassification.from_classifier(teacher)
-
-
-def test_one_class_is_refused():
-    with pytest.raises(InputError, match="expected two or more"):
-        FastBertForSequenceClassification.from_classifier(tiny_classifier(labels=1))
+def test_what_a_classifier_does_not_tell_is_asked():
+    """One class may be a score or a yes or no; several scores are none of the questions."""
+    for classes, problem, said in (
+        (1, None, "--task score or --task several-labels"),
+        (5, "regression", "gives 5 scores"),
+        (1, "single_label_classification", "expected two or more"),
+    ):
+        teacher = tiny_classifier(labels=classes)
+        teacher.config.problem_type = problem
+        with pytest.raises(InputError, match=said):
+            FastBertForSequenceClassification.from_classifier(teacher)
 
 
 def test_a_model_without_head_is_refused():

@@ -156,7 +156,7 @@ def test_a_row_breaks_where_the_engine_would_change_it(share, criterion):
     path = make_path(sample, criterion, np.ones(LAYERS, bool), sample)
     assert np.isfinite(path.levels).all()
     outputs, rows = path.heard(sample).outputs, np.arange(40)
-    uncertainties = outputs.uncertainties()
+    uncertainties = outputs.uncertainties
     nothing = ~np.isfinite(uncertainties[-1])
     expected = np.full(40, len(path))
     for step in reversed(range(len(path))):
@@ -173,7 +173,7 @@ def test_a_proof_counts_every_row_without_an_answer(harm):
     outputs.logits[:-1] = np.nan_to_num(outputs.logits[-1])  # else all exits say the same
     truth = outputs.answers["label"][-1].astype(np.int64) if harm == "accuracy-loss" else None
     sample = sample_of(outputs, truth, CostModel(tiny_fastbert()), [], "fp32")
-    nothing = int((~np.isfinite(outputs.uncertainties()[-1])).sum())
+    nothing = int((~np.isfinite(outputs.uncertainties[-1])).sum())
     point = promised_point(sample, Promise(0.5, 0.95, None, harm), "entropy")
     assert point.evidence is not None
     assert point.evidence.broken == nothing > 3

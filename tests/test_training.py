@@ -10,8 +10,7 @@ import torch
 from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
 from support.shards import random_texts
 
-from fastbert.tasks.single_label import SingleLabel
-from fastbert.tasks.task import NO_LABEL
+from fastbert.tasks.single_label import NO_LABEL, SingleLabel
 from fastbert.training.examples import Examples
 from fastbert.training.length import fitting_length
 from fastbert.training.losses import distillation_loss

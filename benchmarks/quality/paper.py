@@ -110,7 +110,7 @@ def certainty_bins(outputs: ExitOutputs, truth: np.ndarray) -> list[list[list[fl
     """Figure 4: of each exit and tenth of uncertainty, rows and accuracy (0 without rows)."""
     found = []
     for labels, uncertainties in zip(
-        outputs.answers["label"], outputs.uncertainties(), strict=True
+        outputs.answers["label"], outputs.uncertainties, strict=True
     ):
         bins = np.minimum((uncertainties * BINS).astype(int), BINS - 1)
         right = labels == truth

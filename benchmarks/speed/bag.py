@@ -63,7 +63,7 @@ def main(folder: Path, data: Path, output: Path, rounds: int) -> None:
     known, pairs = occurring(tokens, len(words))
     config = model.config
     new = Bag(
-        len(words), len(known), len(pairs), config.bag_size, config.bag_hidden, model.num_labels
+        len(words), len(known), len(pairs), config.bag_size, config.bag_hidden, model.task.numbers
     )
     new.tokens.copy_(known)
     new.pairs.copy_(pairs)

@@ -63,7 +63,7 @@ def rule_for(engine: Engine, tokens: Tokens, mean_layers: float) -> Threshold:
     """Thresholds at which these rows take about `mean_layers`: the same share of those that are
     left leaves at each exit."""
     outputs = exit_outputs(engine, tokens)
-    uncertainties = outputs.uncertainties()
+    uncertainties = outputs.uncertainties
     last, depths = len(engine.exits) - 1, np.array([each.depth for each in engine.exits])
     best: tuple[float, Threshold] = (np.inf, Threshold.of(np.zeros(last)))
     for share in np.linspace(0.05, 0.95, 37):

@@ -73,7 +73,7 @@ def make_checkpoint(folder: Path, texts: list[str]) -> None:
             head.classifier.weight.mul_(SPREAD)
     tokenizer = AutoTokenizer.from_pretrained(locate_backbone(DEFAULT_BACKBONE))
     tokens = Tokenizer(tokenizer)(texts[:SAMPLE], None, model.config.max_length)
-    uncertainties = exit_outputs(Engine(model), tokens).uncertainties()
+    uncertainties = exit_outputs(Engine(model), tokens).uncertainties
     waiting, thresholds = np.ones(len(tokens), bool), []
     for seen in uncertainties[:-1]:
         thresholds.append(float(np.quantile(seen[waiting], LEAVING)))

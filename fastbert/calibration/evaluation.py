@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.exits.rules import DEFAULT_CRITERION, Rule, replay
+from fastbert.exits.rules import Rule, replay
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.finite import refuse_not_finite
@@ -42,30 +42,37 @@ class ExitOutputs:
     @cached_property
     def answers(self) -> NDArray[Any]:
         """Each exit's: structured (E, n)."""
-        said = [self.task.answer(torch.from_numpy(at), DEFAULT_CRITERION) for at in self.logits]
+        said = [self.task.answer(torch.from_numpy(at)) for at in self.logits]
         return np.stack([answers.values for answers in said])
 
-    def uncertainties(self, criterion: str = DEFAULT_CRITERION) -> NDArray[np.float32]:
-        """By a criterion of the task: (E, n)."""
-        return np.asarray(self.task.uncertainty(torch.from_numpy(self.logits), criterion))
+    @property
+    def uncertainties(self) -> NDArray[np.float32]:
+        """By the task's criterion: (E, n)."""
+        return np.asarray(self.task.uncertainty(torch.from_numpy(self.logits)))
 
     def differs(self, from_answers: NDArray[Any]) -> NDArray[np.bool_]:
         """Where each exit answers otherwise than some answers (n,): (E, n)."""
         return np.stack([self.task.differs(at, from_answers) for at in self.answers])
 
+    def by(self, criterion: str, within: Sequence[float] = ()) -> "ExitOutputs":
+        """The same where uncertainty, and for scores what differs, means a criterion's."""
+        return replace(self, task=self.task.by(criterion, within))
+
     def heard(self, rule: Rule) -> "ExitOutputs":
-        """What a rule makes of them."""
+        """What a rule makes of them, by its criterion."""
+        found = self.by(rule.criterion, rule.within)
         if rule.temperatures is None:
-            return self
-        logits, before = self.logits.copy(), None
+            return found
+        logits, before = torch.from_numpy(self.logits.copy()), None
         for exit in rule.used:
-            logits[exit] = before = rule.heard(exit, self.logits[exit], before)
-        return replace(self, logits=logits)
+            own = torch.from_numpy(self.logits[exit])
+            logits[exit] = before = rule.heard(exit, own, before, self.task.soften)
+        return replace(found, logits=logits.numpy())
 
     def exits(self, rule: Rule) -> NDArray[np.int8]:
         """Where rows leave by a rule: index of the exit (n,)."""
         heard = self.heard(rule)
-        return replay(rule, heard.answers, heard.uncertainties(rule.criterion))
+        return replay(rule, heard.answers, heard.uncertainties)
 
     def take(self, rows: NDArray[Any]) -> "ExitOutputs":
         """Those of some rows, by number or mask."""
@@ -76,7 +83,7 @@ class ExitOutputs:
 class Outcome:
     """How one operating point fares on n rows."""
 
-    accuracy: float | None  # share of rows with the right answer; None without the truth
+    quality: dict[str, float]  # by measure of the task; none without the truth
     agreement: float  # share of rows with full depth's answer
     mean_layers: float
     exits: list[int]  # rows that leave at each exit
@@ -96,12 +103,12 @@ def exit_outputs(
     Raises InputError where the answers of more than odd rows are not finite, at whatever exit.
     """
     exits = range(len(engine.exits)) if exits is None else exits
-    logits = np.zeros((len(exits), len(tokens), engine.num_labels), np.float32)
+    logits = np.zeros((len(exits), len(tokens), engine.task.numbers), np.float32)
     odd = 0
     for start in range(0, len(tokens), _ROWS):
         block = np.arange(start, min(start + _ROWS, len(tokens)))
         found = logits[:, block] = engine.exit_logits(tokens.take(block), exits)
-        unsure = engine.task.uncertainty(torch.from_numpy(found), DEFAULT_CRITERION)
+        unsure = engine.task.uncertainty(torch.from_numpy(found))
         odd += int((~unsure.isfinite()).any(0).sum())
         refuse_not_finite(odd, len(tokens))
         advance(len(block))
@@ -116,17 +123,14 @@ def exit_outputs(
 def outcome(
     outputs: ExitOutputs, cost: CostModel, rule: Rule, truth: NDArray[Any] | None = None
 ) -> Outcome:
-    """What a rule does; `truth` are the targets (n,), for single labels class indices."""
+    """What a rule does; `truth` are the targets of n rows, for single labels class indices."""
     outputs, cost = outputs.heard(rule), cost.using(rule.used)
-    exits = replay(rule, outputs.answers, outputs.uncertainties(rule.criterion))
-    answers, differs = outputs.answers[exits, np.arange(len(exits))], outputs.task.differs
-    accuracy = None
-    if truth is not None:
-        accuracy = float(1 - differs(answers, outputs.task.truth(truth)).mean())
+    exits = replay(rule, outputs.answers, outputs.uncertainties)
+    answers, task = outputs.answers[exits, np.arange(len(exits))], outputs.task
     depths = np.array([each.depth for each in cost.exits])
     return Outcome(
-        accuracy=accuracy,
-        agreement=float(1 - differs(answers, outputs.answers[-1]).mean()),
+        quality={} if truth is None else task.quality(answers, task.truth(truth)),
+        agreement=float(1 - task.differs(answers, outputs.answers[-1]).mean()),
         mean_layers=float(depths[exits].mean()),
         exits=np.bincount(exits, minlength=len(depths)).tolist(),
         flops=int(cost.row_flops(outputs.lengths, exits).sum()),

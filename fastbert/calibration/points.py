@@ -5,7 +5,7 @@ Letters: n rows, E exits.
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from fastbert.calibration.promises import (
 from fastbert.checkpoint import store_operating_point
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
-from fastbert.exits.rules import CRITERION_NAMES, TEMPERED
+from fastbert.exits.rules import CRITERIA_OF
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 
@@ -39,27 +39,31 @@ def sample_of(
     cost: CostModel,
     corpus: Iterable[str],
     precision: str,
+    within: Sequence[float] = (),
 ) -> Sample:
-    """What thresholds are chosen on, with the `truth` (n,) where harm is about it; InputError for a
-    model with nowhere to leave early."""
+    """What thresholds are chosen on, with the `truth` of n rows where harm is about it, and what
+    scores are to be `within`; InputError for a model with nowhere to leave early."""
     if len(outputs.logits) < 2:
         raise InputError("the checkpoint has one exit only, the last: nothing can be calibrated")
-    return Sample(outputs, cost, truth, ", ".join(map(redacted, corpus)), precision)
+    where = ", ".join(map(redacted, corpus))
+    return Sample(outputs, cost, truth, where, precision, tuple(within))
 
 
 def promised_point(
     sample: Sample,
     promise: Promise,
-    criterion: str = TEMPERED,
+    criterion: str | None = None,
     exits: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> OperatingPoint:
     """The fastest point that keeps a promise; InputError if the rows prove none.
 
-    A criterion "auto" takes the fastest of all; `exits` (E,) are those that may be used, by default
-    all; `seed` divides the rows into those that choose and learn, and those that prove.
+    By default the criterion is the first of `CRITERIA_OF`, "auto" takes the fastest of all; `exits`
+    (E,) are those that may be used, by default all; `seed` divides the rows into those that choose
+    and learn, and those that prove.
     """
-    criteria = CRITERION_NAMES if criterion == "auto" else (criterion,)
+    known = CRITERIA_OF[sample.outputs.task.question.kind]
+    criteria = known if criterion == "auto" else (criterion or known[0],)
     exits = np.ones(len(sample.cost.exits), bool) if exits is None else exits
     point = keep_promise(sample, promise, criteria, exits, seed)
     if point is None:
@@ -76,7 +80,8 @@ def promised_point(
             f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
             f"{promise.share:g} on {found(point).rows} rows: {_limit(sample, point, exits)}"
         )
-    return replace(point, name=f"max-{promise.harm}-{promise.share:g}")
+    about = [f"{point.criterion}-{number:g}" for number in sample.within]
+    return replace(point, name="-".join([*about, f"max-{promise.harm}-{promise.share:g}"]))
 
 
 def found(point: OperatingPoint) -> Evidence:
@@ -107,7 +112,7 @@ def _limit(sample: Sample, point: OperatingPoint, exits: NDArray[np.bool_]) -> s
             f"limited by the {rows} rows that prove it: with many times as many like these, some "
             f"{possible:.1f}x would be proven; pass more texts to fastbert calibrate"
         )
-    harmed = "  ".join(f"{share:.1%}" for share in sample.fails[:-1].mean(1))
+    harmed = "  ".join(f"{share:.1%}" for share in sample.by(point).fails[:-1].mean(1))
     more = [f"{endless(k * promise.share):.1f}x for {k * promise.share:g}" for k in (2, 5)
             if k * promise.share < 1]  # fmt: skip
     return (
@@ -121,12 +126,13 @@ def faster_point(
     sample: Sample,
     wanted: float,
     confidence: float,
-    criterion: str = TEMPERED,
+    criterion: str | None = None,
     exits: NDArray[np.bool_] | None = None,
 ) -> OperatingPoint:
     """The most careful point that takes so many times fewer FLOPs than full depth, without a
     promise; InputError if there is none. `confidence` is that of the bound on what it costs."""
     exits = np.ones(len(sample.cost.exits), bool) if exits is None else exits
+    criterion = criterion or CRITERIA_OF[sample.outputs.task.question.kind][0]
     point = reach_speedup(sample, wanted, confidence, criterion, exits)
     if point is None:
         raise InputError(
@@ -135,6 +141,16 @@ def faster_point(
             f"{sample.cost.encoder.depth} at most"
         )
     return replace(point, name=f"speedup-{wanted:g}")
+
+
+def _changed(point: OperatingPoint) -> str:
+    """What happens to rows that break a promise about full depth's answers."""
+    if point.criterion == "tolerance" and point.within:
+        return f"get a score more than {point.within[0]:g} from full depth's"
+    if point.criterion == "cutoff" and point.within:
+        sides = ", ".join(f"{each:g}" for each in point.within)
+        return f"fall on another side of {sides} than at full depth"
+    return "get another label than at full depth"
 
 
 def store_point(
@@ -156,7 +172,7 @@ def store_point(
     log.info(
         f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
         f"{evidence.rows} rows "
-        f"{'lose the right label' if loses else 'get another label than at full depth'}, with this "
+        f"{'lose the right label' if loses else _changed(point)}, with this "
         f"or a slower setting, so that at most {evidence.bound:.3%} of all do"
         + (f" with confidence {promise.confidence:g}" if promise else "")
         + (f"; full depth itself is wrong in {wrong:.1%} of them" if wrong is not None else "")

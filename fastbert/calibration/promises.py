@@ -82,6 +82,7 @@ class Sample:
     truth: Array | None = None  # (n,), the task's targets, where harm is about them
     corpus: str = ""  # that the rows come from
     precision: str = ""  # that the outputs were computed in
+    within: tuple[float, ...] = ()  # of scores: the tolerance, or the cut-offs
 
     def __len__(self) -> int:
         return len(self.outputs.lengths)
@@ -98,6 +99,10 @@ class Sample:
             fails = wrong & ~wrong[-1] | fails[-1]
         return fails
 
+    def by(self, point: OperatingPoint) -> "Sample":
+        """The same where answers differ by a point's criterion."""
+        return replace(self, outputs=self.outputs.by(point.criterion, point.within or ()))
+
     def take(self, rows: Array) -> "Sample":
         """Some of the rows, by number or mask."""
         truth = None if self.truth is None else self.truth[rows]
@@ -111,7 +116,8 @@ class Path:
     criterion: str
     levels: Array  # float64 (J,), rising; the first is 0, where no row leaves early
     exits: Array  # (E,) bool, those that may be used; the last is one
-    temperatures: list[float] | None = None  # E - 1, of TEMPERED
+    temperatures: list[float] | None = None  # E - 1, of tempered criteria
+    within: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -123,7 +129,8 @@ class Path:
 
     def rule(self, step: int) -> Threshold:
         """What the engine does at a step."""
-        return Threshold.of(self.thresholds(step), self.criterion, self.temperatures)
+        thresholds = self.thresholds(step)
+        return Threshold.of(thresholds, self.criterion, self.temperatures, self.within)
 
     def heard(self, sample: Sample) -> Sample:
         """What the exits say under its rules, at every step but the first the same."""
@@ -133,9 +140,9 @@ class Path:
 def make_path(sample: Sample, criterion: str, exits: Array, learners: Sample) -> Path:
     """Steps at quantiles of the uncertainties that the sample has; what is learned for it, on
     other rows."""
-    temperatures = fit_temperatures(learners.outputs) if criterion == TEMPERED else None
-    path = Path(criterion, np.array([0.0, 1.0]), exits, temperatures)
-    seen = np.unique(path.heard(sample).outputs.uncertainties(criterion)[:-1][exits[:-1]])
+    temperatures = fit_temperatures(learners.outputs) if criterion in TEMPERED else None
+    path = Path(criterion, np.array([0.0, 1.0]), exits, temperatures, sample.within)
+    seen = np.unique(path.heard(sample).outputs.uncertainties[:-1][exits[:-1]])
     seen = seen[np.isfinite(seen)]  # with another one no row ever leaves
     highest = float(seen[-1]) if len(seen) else 1.0
     # Between two values that were seen, so that the last bit of a float decides nothing.
@@ -152,7 +159,7 @@ def breaking_steps(sample: Sample, path: Path) -> Array:
     number, fail from the first step on.
     """
     heard = path.heard(sample)
-    fails, uncertainties = heard.fails, heard.outputs.uncertainties(path.criterion)
+    fails, uncertainties = heard.fails, heard.outputs.uncertainties
     stays = np.isnan(uncertainties) | ~path.exits[:, None]
     uncertainties = np.where(stays, np.inf, uncertainties)
     # A row leaves at exit k for some threshold if and only if k is surer than all before.
@@ -185,7 +192,7 @@ def proving(criteria: Sequence[str]) -> float:
     """The share of the rows that prove: all, with one criterion that learns nothing."""
     if len(criteria) > 1:
         return _CHOOSING
-    return _LEARNING if criteria[0] == TEMPERED else 1.0
+    return _LEARNING if criteria[0] in TEMPERED else 1.0
 
 
 def keep_promise(
@@ -269,4 +276,5 @@ def _point(
         evidence=evidence,
         exit_depths=depths,
         temperatures=path.temperatures,
+        within=list(path.within) or None,
     )

@@ -1,7 +1,7 @@
 """Operating points: where rows leave the network, and what has been promised about it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol
@@ -10,11 +10,18 @@ import msgspec
 
 from fastbert.errors import InputError, explained
 from fastbert.exits.exit import PAPER_EXITS, Exit, chosen
-from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION, TEMPERED, Threshold
+from fastbert.exits.question import Question
+from fastbert.exits.rules import CRITERIA_OF, PLAIN, TEMPERED, Threshold
 
-#: What a promise bounds: rows whose label is not full depth's, or rows that full depth gets right
+#: What a promise bounds: rows whose answer is not full depth's, or rows that full depth gets right
 #: and early exit wrong.
 Harm = Literal["disagreement", "accuracy-loss"]
+
+
+#: What of a point says where rows leave.
+WHERE = ("criterion", "thresholds", "temperatures", "within")
+#: Criteria that go with numbers.
+WITHIN = ("tolerance", "cutoff")
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class Configuration(Protocol):
     @property
     def exit_list(self) -> tuple[Exit, ...]: ...
 
+    @property
+    def question(self) -> Question: ...
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -65,11 +75,12 @@ class OperatingPoint:
 
     name: str
     thresholds: list[float]  # E - 1
-    criterion: str = DEFAULT_CRITERION
+    criterion: str = "entropy"
     promise: Promise | None = None
     evidence: Evidence | None = None
     exit_depths: list[int] | None = None  # of all exits; None, in older checkpoints: 1 to L
-    temperatures: list[float] | None = None  # E - 1, of "tempered-entropy"
+    temperatures: list[float] | None = None  # E - 1, of tempered criteria
+    within: list[float] | None = None  # of a score: its tolerance, or its cut-offs
 
     @classmethod
     def asked(
@@ -90,10 +101,18 @@ class OperatingPoint:
         cls, speed: float, config: Configuration, exits: str = PAPER_EXITS
     ) -> "OperatingPoint":
         """The paper's: one threshold on the normalised entropy, at exits as `chosen` names them.
-        The paper has none before the first layer."""
+        The paper has none before the first layer. InputError for the speed of a score, except 0."""
+        kind = config.question.kind
+        if kind == "score" and speed:
+            raise InputError(
+                f"--speed is {speed:g}, a threshold on an entropy, which a score does not have; "
+                "pass 0 for full depth, or an --operating-point of fastbert calibrate --tolerance "
+                "or --cutoff"
+            )
         used = chosen(exits, config.exit_list)[:-1]
         depths = [each.depth for each in config.exit_list]
-        return cls(f"speed {speed:g}", [speed * on for on in used], exit_depths=depths)
+        thresholds = [speed * on for on in used]
+        return cls(f"speed {speed:g}", thresholds, PLAIN[kind], exit_depths=depths)
 
     @classmethod
     def of_checkpoint(cls, config: Configuration, name: str | None) -> "OperatingPoint":
@@ -119,23 +138,21 @@ class OperatingPoint:
             values = {**points[name], "name": name}
             if unknown := values.keys() - {each.name for each in fields(cls)}:
                 raise ValueError(f"it has '{min(unknown)}', which this release does not know")
-            return msgspec.convert(values, cls)._fitting(config.exit_list)
+            return msgspec.convert(values, cls)._fitting(config.exit_list, config.question)
 
     @classmethod
     def with_thresholds(
         cls,
         config: Configuration,
-        criterion: str | None,
-        thresholds: list[float] | None,
-        temperatures: list[float] | None,
+        wanted: Mapping[str, Any],
     ) -> "OperatingPoint | None":
-        """The checkpoint's point with these, its default one first; None if it has none."""
+        """The checkpoint's point where rows leave as in `wanted`, which has what `WHERE` names; the
+        default one first, None if there is none."""
         points = config.operating_points or {}
         for name in sorted(points, key=lambda name: name != config.default_operating_point):
             with suppress(InputError):  # points that cannot be used
                 found = cls.of_checkpoint(config, name)
-                asked = (criterion, thresholds, temperatures)
-                if (found.criterion, found.thresholds, found.temperatures) == asked:
+                if all(getattr(found, key) == wanted.get(key) for key in WHERE):
                     return found
         return None
 
@@ -144,15 +161,18 @@ class OperatingPoint:
         """The precision that the evidence was found in."""
         return self.evidence.precision if self.evidence else None
 
-    def _fitting(self, exits: Sequence[Exit]) -> "OperatingPoint":
-        """Itself, with its depths; ValueError where it is not a point on these exits."""
-        if self.criterion not in CRITERION_NAMES:
-            known = ", ".join(CRITERION_NAMES)
-            raise ValueError(f"its criterion is '{self.criterion}', not {known}")
+    def _fitting(self, exits: Sequence[Exit], question: Question) -> "OperatingPoint":
+        """Itself, with its depths; ValueError where it is not a point on these exits, for such a
+        question."""
+        if self.criterion not in (known := CRITERIA_OF[question.kind]):
+            raise ValueError(f"its criterion is '{self.criterion}', not {', '.join(known)}")
+        numbers = self.within or []
+        if not all(map(math.isfinite, numbers)) or bool(numbers) != (self.criterion in WITHIN):
+            raise ValueError(f"it is within {numbers} for the criterion '{self.criterion}'")
         if len(self.thresholds) != len(exits) - 1:
             raise ValueError(f"it has {len(self.thresholds)} thresholds, expected {len(exits) - 1}")
         soft = self.temperatures
-        if (soft is not None) != (self.criterion == TEMPERED):
+        if (soft is not None) != (self.criterion in TEMPERED):
             raise ValueError(f"its temperatures are {soft} for the criterion '{self.criterion}'")
         if soft is not None and (
             len(soft) != len(exits) - 1 or not all(0 < each < math.inf for each in soft)
@@ -185,7 +205,7 @@ class OperatingPoint:
 
     def rule(self) -> Threshold:
         """What it makes the engine do."""
-        return Threshold.of(self.thresholds, self.criterion, self.temperatures)
+        return Threshold.of(self.thresholds, self.criterion, self.temperatures, self.within)
 
     def settings(self) -> dict[str, Any]:
         """As a checkpoint's config.json holds it, under its name."""

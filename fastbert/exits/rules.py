@@ -3,6 +3,7 @@
 Letters: n rows, E exits.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -10,19 +11,28 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: What an uncertainty may mean: `exits.criteria` computes them, with torch.
-CRITERION_NAMES = ("tempered-entropy", "entropy", "top-entropy", "max-probability", "margin")
-#: That of the exits' answers so far, each softened by a temperature of its own.
-TEMPERED = "tempered-entropy"
-#: The paper's.
-DEFAULT_CRITERION = "entropy"
+#: What an uncertainty may mean, by the kind of question, the one that `calibrate` takes by default
+#: first: `fastbert.tasks` computes them, with torch. For a score it says when two answers count as
+#: the same, too: `tolerance` and `cutoff` go with numbers, those that a point is `within`.
+CRITERIA_OF = {
+    "single-label": ("tempered-entropy", "entropy", "top-entropy", "max-probability", "margin"),
+    "several-labels": ("tempered-entropy", "entropy"),
+    "score": ("tolerance", "cutoff", "spread"),
+}
+#: Those of the exits' answers so far, each softened by a temperature of its own.
+TEMPERED = {"tempered-entropy", "tolerance", "cutoff"}
+#: What a single threshold for all exits is about, by the kind of question: the paper's for labels.
+PLAIN = {"single-label": "entropy", "several-labels": "entropy", "score": "spread"}
 
-#: What an answer weighs in "tempered-entropy" with each exit that follows. Points that name this
-#: criterion mean this number: with another one it would be another criterion.
+#: What an answer weighs in a tempered criterion with each exit that follows. Points that name one
+#: mean this number: with another one it would be another criterion.
 _FADING = 0.3
 
 #: Of an exit's answer, where none was given.
 NO_EXIT = -1
+
+#: (logits (..., N), temperature) -> logits that are less sure by it
+Soften = Callable[[Any, float], Any]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,10 @@ class Rule(Protocol):
         """What uncertainty means to it: a criterion of the task."""
 
     @property
+    def within(self) -> tuple[float, ...]:
+        """Numbers that go with the criterion: how far scores may lie apart, or their cut-offs."""
+
+    @property
     def temperatures(self) -> NDArray[np.float32] | None:
         """By exit, where `heard` is not just what an exit says itself."""
 
@@ -56,9 +70,10 @@ class Rule(Protocol):
     def used(self) -> NDArray[np.int64]:
         """The exits that it asks, rising; the others need not be computed. The last is one."""
 
-    def heard(self, exit: int, logits: Any, before: Any) -> Any:
+    def heard(self, exit: int, logits: Any, before: Any, soften: Soften) -> Any:
         """What decides at an exit that is used: logits (n, N), given its own, and what decided at
-        the used one before it, for the first one None. The last exit's own, always."""
+        the used one before it, for the first one None. The last exit's own, always. `soften` is
+        the task's."""
 
     def decide(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> NDArray[np.bool_]:
         """Which of the rows (n,) that have come to an exit leave there, given its answers for them.
@@ -72,25 +87,27 @@ class Threshold:
     """A row leaves at the first exit whose uncertainty is below the exit's threshold; the last exit
     answers all rows that come to it. Liu et al. 2020, section 3.3.
 
-    With temperatures, an exit's logits are divided by its own, so that exits are as sure as they
+    With temperatures, an exit's logits are softened by its own, so that exits are as sure as they
     are right (Guo et al. 2017), and averaged with those of the exits passed before, each weighing
     `_FADING` times what the next one does.
     """
 
     thresholds: NDArray[np.float32]  # (E - 1,); an exit with 0 is not used
-    criterion: str = DEFAULT_CRITERION
+    criterion: str
     temperatures: NDArray[np.float32] | None = None  # (E - 1,)
+    within: tuple[float, ...] = ()
 
     @classmethod
     def of(
         cls,
         thresholds: ArrayLike,
-        criterion: str = DEFAULT_CRITERION,
+        criterion: str = "entropy",
         temperatures: ArrayLike | None = None,
+        within: Sequence[float] | None = None,
     ) -> "Threshold":
         """From numbers of any kind; they are compared as float32, as uncertainties are."""
         soft = None if temperatures is None else np.asarray(temperatures, np.float32)
-        return cls(np.asarray(thresholds, np.float32), criterion, soft)
+        return cls(np.asarray(thresholds, np.float32), criterion, soft, tuple(within or ()))
 
     @property
     def exits(self) -> int:
@@ -100,10 +117,10 @@ class Threshold:
     def used(self) -> NDArray[np.int64]:
         return np.append(np.flatnonzero(self.thresholds > 0), len(self.thresholds))
 
-    def heard(self, exit: int, logits: Any, before: Any) -> Any:
+    def heard(self, exit: int, logits: Any, before: Any, soften: Soften) -> Any:
         if self.temperatures is None or exit == len(self.thresholds):
             return logits
-        own = logits / float(self.temperatures[exit])
+        own = soften(logits, float(self.temperatures[exit]))
         if before is None:
             return own
         step = int(np.searchsorted(self.used, exit))

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fastbert.exits.question import ANSWERS
 from fastbert.inference.cost import CostModel
 from fastbert.inference.decisions import Predictions
 from fastbert.tasks.task import Task
@@ -29,7 +30,7 @@ def columns(
         full[given] = values
         return full
 
-    main = task.columns.names[0]
+    main = ANSWERS[task.question.kind].names[0]
     depths = np.array([each.depth for each in cost.exits], np.int8)
     numbers: dict[str, NDArray[Any]] = {
         "exit_layer": depths[found.exit],

@@ -53,22 +53,21 @@ class Predictions:
 class Decisions:
     """A rule at work on n rows: a `Decide` that keeps what it has found."""
 
-    def __init__(
-        self, rows: int, rule: Rule, task: Task, deep: Mask, numbers: int, device: torch.device
-    ) -> None:
-        """Rows marked in `deep` (n,) go on to full depth, wherever they leave. Exits give so many
-        `numbers` of each row, on a device."""
-        self.rule, self.task, self.deep = rule, task, deep
+    def __init__(self, rows: int, rule: Rule, task: Task, deep: Mask, device: torch.device) -> None:
+        """Rows marked in `deep` (n,) go on to full depth, wherever they leave. Logits come from a
+        device."""
+        self.rule, self.task, self.deep = rule, task.by(rule.criterion, rule.within), deep
         self.found = Predictions.none(rows, task)
-        self.heard = torch.zeros(rows, numbers, device=device)
+        self.heard = torch.zeros(rows, task.numbers, device=device)
 
     def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
         rule, out = self.rule, self.found
         if rule.temperatures is not None:
             at = torch.from_numpy(rows).to(logits.device)
             before = None if exit == rule.used[0] else self.heard[at]
-            self.heard[at] = logits = rule.heard(exit, logits.float(), before)
-        answers = self.task.answer(logits, rule.criterion)
+            logits = rule.heard(exit, logits.float(), before, self.task.soften)
+            self.heard[at] = logits
+        answers = self.task.answer(logits)
         waiting = np.flatnonzero(out.exit[rows] == NO_EXIT)
         leaves = waiting[rule.decide(exit, rows[waiting], answers.take(waiting))]
         left = rows[leaves]

@@ -68,7 +68,7 @@ class Engine:
         self.device = torch.device(device)
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
         place = Placement(self.device, self.dtype, dtype == torch.int8)
-        self.task, self.exits, self.num_labels = model.task, model.exits, model.num_labels
+        self.task, self.exits = model.task, model.exits
         self.encoder = encoder_for(model.config.backbone_config()).load(model.backbone, place)
         #: By exit: those that read tokens, and those that read hidden states.
         self.bags: dict[int, Bag] = {}
@@ -118,7 +118,7 @@ class Engine:
 
     def _classify(self, tokens: Tokens, rule: Rule, deep: Mask, advance: Advance) -> Predictions:
         """`classify` without a look at equal rows."""
-        decisions = Decisions(len(tokens), rule, self.task, deep, self.num_labels, self.device)
+        decisions = Decisions(len(tokens), rule, self.task, deep, self.device)
         self._run(tokens, decisions, rule.used, advance)
         return decisions.found
 
@@ -132,7 +132,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """The logits of some exits, rising, or of all, for every row: float32 (E, n, N)."""
         exits = range(len(self.exits)) if exits is None else exits
-        out = np.zeros((len(exits), len(tokens), self.num_labels), np.float32)
+        out = np.zeros((len(exits), len(tokens), self.task.numbers), np.float32)
 
         def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
             out[exits.index(exit), rows] = logits.float().cpu().numpy()

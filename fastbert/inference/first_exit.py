@@ -17,7 +17,6 @@ from fastbert.exits.rules import Rule
 from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions
 from fastbert.inference.tokens import Tokens
 from fastbert.packed.batching import batch_rows
-from fastbert.tasks.single_label import SingleLabel
 
 #: Tokens that a bag reads at a time: few enough for a processor's cache.
 _TOKENS = 1 << 16
@@ -50,7 +49,7 @@ class FirstExit:
     def __init__(self, folder: Path, rule: Rule) -> None:
         """Its weights alone are read; InputError if they cannot be."""
         config = load_config(folder)
-        self.rule, self.task = rule, SingleLabel(config.label_names)
+        self.rule, self.task = rule, config.new_task()
         weights = {}
         with readable(f"the weights in {folder}", Exception):
             for path in sorted(folder.glob("*.safetensors")):
@@ -65,7 +64,6 @@ class FirstExit:
     def classify(self, tokens: Tokens) -> Predictions:
         """The answers of the rows that leave there; the others have none."""
         n, device = len(tokens), torch.device("cpu")
-        numbers = self.bag.classifier.out_features
-        decide = Decisions(n, self.rule, self.task, np.zeros(n, bool), numbers, device)
+        decide = Decisions(n, self.rule, self.task, np.zeros(n, bool), device)
         leave_before_layers(self.bag, 0, tokens, np.arange(n), decide)
         return decide.found

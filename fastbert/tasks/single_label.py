@@ -3,51 +3,91 @@
 Letters: n rows, N classes.
 """
 
+import copy
+import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from fastbert.exits.criteria import CRITERIA
+from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
-from fastbert.tasks.task import NO_LABEL
+from fastbert.tasks.scores import listed
+
+#: What stands for a missing label among the targets of a loss.
+NO_LABEL = -100
 
 
 class SingleLabel:
-    """A `Task`: each row has one of the named classes."""
+    """A `Task`: each row has one of the named classes. Targets are class indices, or rows of N
+    probabilities."""
 
-    columns = pa.schema([("label", pa.string()), ("score", pa.float32())])
-    dtype = np.dtype([("label", np.int32), ("score", np.float32)])
-
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], question: Question | None = None) -> None:
         """`names` of the classes, by index."""
-        self.names = pa.array(names, pa.string())
+        self.question, self.names = question or Question(), names
+        self.numbers = len(names)
+        self.missing: Any = NO_LABEL
+        self.guessing = math.log(len(names))
+        self.dtype = np.dtype([("label", np.int32), ("score", np.float32)])
+        self.all_scores = False
+        self._of = CRITERIA["entropy"]
+        self._names = pa.array(names, pa.string())
 
-    def answer(self, logits: torch.Tensor, criterion: str) -> Answers:
+    def by(self, criterion: str, within: Sequence[float] = ()) -> Self:
+        """As in `Task`."""
+        task = copy.copy(self)
+        task._of = CRITERIA[criterion]
+        return task
+
+    def with_scores(self) -> Self:
+        """As in `Task`."""
+        task = copy.copy(self)
+        task.dtype = np.dtype([*self.dtype.descr, ("scores", np.float32, (self.numbers,))])
+        task.all_scores = True
+        return task
+
+    def answer(self, logits: torch.Tensor) -> Answers:
         """The likeliest class, its probability, and how unsure that is."""
         log_p = logits.float().log_softmax(-1)
         best, label = log_p.max(-1)
+        columns = [label.float(), best.exp(), self._of(log_p)]
         # One transfer, so one synchronisation.
-        found = torch.stack([label.float(), best.exp(), CRITERIA[criterion](log_p)]).cpu().numpy()
+        found = torch.cat([torch.stack(columns), *([log_p.exp().T] if self.all_scores else [])])
+        on_host = found.cpu().numpy()
         values = np.empty(len(logits), self.dtype)
-        values["label"], values["score"] = found[0], found[1]
-        return Answers(values, found[2])
+        values["label"], values["score"] = on_host[0], on_host[1]
+        if self.all_scores:
+            values["scores"] = on_host[3:].T
+        return Answers(values, on_host[2])
 
-    def uncertainty(self, logits: torch.Tensor, criterion: str) -> torch.Tensor:
+    def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
         """By a criterion of `CRITERIA`."""
-        return CRITERIA[criterion](logits.float().log_softmax(-1))
+        return self._of(logits.float().log_softmax(-1))
+
+    def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Divided by the temperature (Guo et al. 2017)."""
+        return logits / temperature
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross entropy; `targets` are class indices, or NO_LABEL."""
+        """Cross entropy."""
+        if targets.is_floating_point():
+            surprise = -(targets.nan_to_num() * logits.log_softmax(-1)).sum(-1)
+            return torch.where(self.given(targets), surprise, 0.0)
         flat = functional.cross_entropy(
             logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=NO_LABEL
         )
         return flat.view(targets.shape)
+
+    def given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Class indices that are not NO_LABEL; probabilities that are numbers."""
+        return ~targets.isnan().any(-1) if targets.is_floating_point() else targets != NO_LABEL
 
     def distil(
         self, student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
@@ -68,28 +108,66 @@ class SingleLabel:
         """Cross entropy of the teacher's label."""
         return self.loss(student, teacher.argmax(-1))
 
+    def certainty(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The probability of the right class."""
+        right = targets.argmax(-1) if targets.is_floating_point() else targets
+        return logits.softmax(-1).gather(-1, right[:, None])[:, 0]
+
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
         """Another label, whatever the score; an answer that is not a number differs from any."""
         nothing = np.isnan(early["score"]) | np.isnan(deep["score"])
         return np.asarray((early["label"] != deep["label"]) | nothing)
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """Class indices as certain answers."""
-        values = np.empty(len(targets), self.dtype)
-        values["label"], values["score"] = targets, 1.0
+        """Class indices, or the likeliest of probabilities, as certain answers."""
+        values = np.zeros(len(targets), self.dtype)
+        values["label"] = targets if targets.ndim == 1 else targets.argmax(1)
+        values["score"] = 1.0
         return values
+
+    def quality(self, answers: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
+        """Share of rows with the right label."""
+        return {"accuracy": float(1 - self.differs(answers, truth).mean())}
+
+    def constant(self, answers: NDArray[Any]) -> tuple[str, float]:
+        """The most frequent label, and its share of the rows."""
+        counts = np.bincount(answers["label"], minlength=self.numbers)
+        best = int(counts.argmax())
+        return self.names[best], float(counts[best] / len(answers))
+
+    def blind(self, targets: torch.Tensor) -> torch.Tensor:
+        """By the shares of the labels."""
+        chances = targets
+        if not targets.is_floating_point():
+            chances = functional.one_hot(targets.long(), self.numbers).float()
+        shares = chances.mean(0).clamp(min=1e-12).log()
+        return self.loss(shares.expand(len(targets), -1), targets)
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
         """Rows by name of the label; names may repeat."""
         counts: Counter[str] = Counter()
         for index, rows in enumerate(np.bincount(answers["label"]).tolist()):
             if rows:
-                counts[self.names[index].as_py()] += rows
+                counts[self.names[index]] += rows
         return counts
 
     def write(self, answers: NDArray[Any], given: NDArray[np.bool_]) -> dict[str, pa.Array]:
         """Names and scores."""
-        return {
-            "label": self.names.take(pa.array(answers["label"], mask=~given)),
+        columns = {
+            "label": self._names.take(pa.array(answers["label"], mask=~given)),
             "score": pa.array(answers["score"], mask=~given),
         }
+        if self.all_scores:
+            columns["scores"] = listed(answers["scores"], given)
+        return columns
+
+    def shown(self, logits: torch.Tensor) -> torch.Tensor:
+        """As they are."""
+        return logits
+
+    def take_over(self, head: nn.Linear, theirs: nn.Linear) -> None:
+        """As they are."""
+        head.load_state_dict(theirs.state_dict())
+
+    def settle(self, head: nn.Linear) -> None:
+        """Nothing."""

@@ -4,17 +4,17 @@ Letters: n rows, N numbers that a head gives of each.
 """
 
 from collections import Counter
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
-
-#: What stands for a missing label among the targets of a loss.
-NO_LABEL = -100
 
 
 class Task(Protocol):
@@ -24,19 +24,38 @@ class Task(Protocol):
     gathered and put in place the same way whatever the task.
     """
 
-    #: What one answer is, as columns of a table.
-    columns: pa.Schema
-    #: And as an element of an array.
+    question: Question
+    #: Of the classes, by index; of a score, the one that it has.
+    names: Sequence[str]
+    #: N.
+    numbers: int
+    #: What one answer is, as an element of an array.
     dtype: np.dtype[Any]
+    #: What a row's target is where there is none, for `loss`: like a target.
+    missing: Any
+    #: The mean of `loss` where nothing is known of a row.
+    guessing: float
 
-    def answer(self, logits: torch.Tensor, criterion: str) -> Answers:
+    def by(self, criterion: str, within: Sequence[float] = ()) -> Self:
+        """The same where uncertainty means this criterion of `CRITERIA`."""
+
+    def with_scores(self) -> Self:
+        """The same whose answers hold the probability of every class, too."""
+
+    def answer(self, logits: torch.Tensor) -> Answers:
         """Logits (n, N) on any device to answers on the host, in one transfer."""
 
-    def uncertainty(self, logits: torch.Tensor, criterion: str) -> torch.Tensor:
+    def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (..., N) to (...,), in [0, 1]: low where the head is sure."""
 
+    def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Logits (..., N) that give the same answers, less surely for a higher temperature."""
+
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Of each row, logits (..., N) and targets (...,) to (...,); 0 where there is no target."""
+        """Of each row, logits (..., N) and targets to (...,); 0 where there is no target."""
+
+    def given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Which targets are not `missing`, bool (...,)."""
 
     def distil(
         self, student: torch.Tensor, teacher: torch.Tensor, temperature: float
@@ -46,15 +65,39 @@ class Task(Protocol):
     def surprise(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """How unlikely a student finds its teacher's answer: logits (..., N) of both to (...,)."""
 
+    def certainty(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """How near a head comes to known targets, logits (n, N) to (n,): it tells more of few rows
+        than whether answers are right."""
+
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
         """Where two arrays of answers are not the same: what promises and audits are about. An
         answer that is not a number is not the same as any, not even as itself."""
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """Known targets (n,) as the answers that a perfect head would give."""
+        """Known targets of n rows as the answers that a perfect head would give."""
+
+    def quality(self, answers: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
+        """How good answers (n,) are, by measure; the first is the one that counts."""
+
+    def constant(self, answers: NDArray[Any]) -> tuple[str, float]:
+        """Which answer suits these (n,) best if it is the same for all, and the first measure of
+        its quality."""
+
+    def blind(self, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of each of n rows without a look at it, from how frequent targets are: (n,)."""
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
         """How many rows have each answer, by its name."""
 
     def write(self, answers: NDArray[Any], given: NDArray[np.bool_]) -> dict[str, pa.Array]:
-        """Answers (n,) as `columns`, null where none is `given` (n,)."""
+        """Answers (n,) as the columns of `answer_columns`, null where none is `given` (n,)."""
+
+    def shown(self, logits: torch.Tensor) -> torch.Tensor:
+        """What Hugging Face's classifiers of this kind give: logits (..., N) to (..., classes)."""
+
+    def take_over(self, head: nn.Linear, theirs: nn.Linear) -> None:
+        """Give the last exit's map to N numbers the weights of a classifier's to its classes."""
+
+    def settle(self, head: nn.Linear) -> None:
+        """Prepare the last exit's map to N numbers, before it learns: what does not depend on the
+        row, as an exit that the others are compared with is not off."""

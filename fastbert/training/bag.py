@@ -9,10 +9,10 @@ import math
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from fastbert.exits.bag import Bag, storable
 from fastbert.inference.tokens import Tokens
+from fastbert.tasks.task import Task
 
 #: Rows that are read, repeats included, and the fewest and most passes over them.
 _ROWS, _FEWEST, _MOST = 400_000, 4, 60
@@ -40,7 +40,7 @@ def occurring(tokens: Tokens, vocabulary: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def teach_bag(
-    bag: Bag, words: torch.Tensor, tokens: Tokens, wanted: torch.Tensor, seed: int = 0
+    bag: Bag, task: Task, words: torch.Tensor, tokens: Tokens, wanted: torch.Tensor, seed: int = 0
 ) -> None:
     """Train it, in place: rows (n,) and the logits (n, N) that full depth gives them; `words` are
     the backbone's word embeddings (V, H)."""
@@ -49,7 +49,6 @@ def teach_bag(
     ids = torch.from_numpy(tokens.ids)
     starts, lengths = torch.from_numpy(tokens.offsets[:-1]).int(), torch.from_numpy(tokens.lengths)
     known = torch.stack(bag.lookup(ids, starts))  # (1 or 2, M)
-    wanted = wanted.log_softmax(-1)
     steps = [
         torch.optim.SparseAdam([bag.numbers.weight], lr=_RATES[0]),
         torch.optim.Adam([*bag.dense.parameters(), *bag.classifier.parameters()], lr=_RATES[1]),
@@ -67,8 +66,8 @@ def teach_bag(
             places += torch.arange(len(places))
             kept = torch.rand(len(known), len(places), generator=generator) >= _DROPPED
             some = (known[:, places] * kept).unbind()
-            given = bag.read(list(some), begins.int(), 1 - _DROPPED).log_softmax(-1)
-            loss = functional.kl_div(given, wanted[rows], log_target=True, reduction="batchmean")
+            given = bag.read(list(some), begins.int(), 1 - _DROPPED)
+            loss = task.distil(given, wanted[rows], 1.0).mean()
             for step in steps:
                 step.zero_grad()
             loss.backward()

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from fastbert.exits.question import Kind
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 
@@ -20,7 +21,8 @@ class Examples:
 
     texts: list[str]
     pairs: list[str] | None = None
-    labels: list[int] | None = None  # class indices, or NO_LABEL
+    labels: list[Any] | None = None  # targets, or what the task has for `missing`
+    kind: Kind = "single-label"  # of question that they are targets of
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -31,7 +33,8 @@ class Examples:
         def some(column: list[Any] | None) -> list[Any] | None:
             return None if column is None else [column[row] for row in rows]
 
-        return Examples([self.texts[row] for row in rows], some(self.pairs), some(self.labels))
+        texts = [self.texts[row] for row in rows]
+        return replace(self, texts=texts, pairs=some(self.pairs), labels=some(self.labels))
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TokenDataset":
         """A data set for the Trainer."""
@@ -51,7 +54,7 @@ class Examples:
 class TokenDataset(Dataset[dict[str, Any]]):
     """Tokenized rows, and their labels where there are any."""
 
-    def __init__(self, tokens: Tokens, labels: list[int] | None) -> None:
+    def __init__(self, tokens: Tokens, labels: list[Any] | None) -> None:
         self.tokens, self.labels = tokens, labels
 
     def __len__(self) -> int:

@@ -8,11 +8,11 @@ to do for a classifier that exists already.
 """
 
 import logging
-import math
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from fastbert.encoders.pretrained import not_finite
 from fastbert.errors import FastBertError
 from fastbert.inference.precision import device, device_name, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
+from fastbert.tasks.task import Task
 from fastbert.training.examples import Examples
 from fastbert.training.losses import distillation_loss, joint_loss
 from fastbert.training.recipes import Recipe
@@ -86,8 +87,8 @@ def finetune(
 ) -> Learnt:
     """Train backbone and last classifier on labels, in place; with `recipe.joint` all classifiers.
 
-    With `dev` ten looks at it decide: the weights are kept with which the last classifier gives the
-    right classes the highest mean probability, and training ends where three looks bring no gain.
+    With `dev` ten looks at it decide: the weights are kept with which the last classifier has the
+    highest mean `certainty`, and training ends where three looks bring no gain.
     Says how long that takes, and `distil_epochs` passes over as many rows. Raises FastBertError
     where training diverges.
     """
@@ -95,7 +96,8 @@ def finetune(
         model.branches[:-1].requires_grad_(False)  # students wait for their own step
 
     def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
-        outputs: FastBertOutput = network(**batch, all_exits=recipe.joint and network.training)
+        every = recipe.joint and network.training
+        outputs: FastBertOutput = network(**batch, all_exits=every, as_numbers=True)
         if outputs.exit_logits is not None:
             outputs.loss = joint_loss(model.task, outputs.exit_logits, batch["labels"])
             outputs.exit_logits = None  # gathered along the wrong dimension otherwise
@@ -166,7 +168,8 @@ class _Trainer(Trainer):
 
 
 #: What is told of training, and how it is called.
-_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "held-out accuracy"}
+_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "held-out accuracy",
+          "eval_r2": "held-out R squared"}  # fmt: skip
 
 
 class _Progress(TrainerCallback):
@@ -218,15 +221,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _judged(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy, and the mean probability of the right class, which tells more from few rows."""
+def _judged(task: Task, prediction: EvalPrediction) -> dict[str, float]:
+    """What the task measures, and its certainty, which tells more from few rows."""
     logits, truth = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
-    finite = logits.isfinite().all(-1)
-    right = logits.softmax(-1).gather(-1, truth[:, None])[:, 0]
-    return {
-        "accuracy": ((logits.argmax(-1) == truth) & finite).float().mean().item(),
-        "certainty": torch.where(finite, right, 0.0).mean().item(),
-    }
+    quality = task.quality(task.answer(logits).values, task.truth(truth.numpy()))
+    certain = task.certainty(logits, truth).nan_to_num(-1e9, -1e9, -1e9)
+    return {**quality, "certainty": certain.mean().item()}
 
 
 def _run(
@@ -280,7 +280,7 @@ def _run(
             data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
             train_dataset=rows,
             eval_dataset=dev.tokenize(tokenizer, length) if dev else None,
-            compute_metrics=_judged if dev else None,
+            compute_metrics=partial(_judged, model.task) if dev else None,
             callbacks=[
                 progress,
                 *([EarlyStoppingCallback(_PATIENCE)] if dev else []),
@@ -320,6 +320,6 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
         loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(some)))
     if not torch.isfinite(loss):
         raise _diverged(step, f"the loss is {loss} after the last step")
-    if step == FINE_TUNE and loss > 5 * (guessing := math.log(model.num_labels)):
+    if step == FINE_TUNE and loss > 5 * (guessing := model.task.guessing):
         what = f"after the last step the loss is {loss:.2f} on rows that were learnt"
         raise _diverged(step, f"{what}, where guessing gives {guessing:.2f}")

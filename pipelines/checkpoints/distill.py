@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any
 
+import numpy as np
 from transformers import set_seed
 
 from fastbert.calibration.evaluation import ExitOutputs
@@ -14,6 +15,12 @@ from fastbert.weights import check_output, load_checkpoint, load_classifier
 from pipelines.checkpoints.evaluate import stored_points
 from pipelines.checkpoints.held_out import draw
 from pipelines.checkpoints.judge import outputs_of
+from pipelines.checkpoints.questions import (
+    doubt_one_label,
+    first_answers,
+    in_units,
+    question_for,
+)
 from pipelines.checkpoints.settings import DistilSettings
 from pipelines.checkpoints.students import save, settle_length, teach, teach_first_exit
 from pipelines.checkpoints.workers import is_first_worker, on_workers
@@ -25,6 +32,14 @@ log = logging.getLogger(__name__)
 #: Share of the corpus that is held out to compare exits by, at most so many rows; none of a corpus
 #: of fewer rows.
 _SHARE, _MOST, _FEWEST = 10, 2_000, 500
+
+
+#: What is told of each exit.
+_SAME = {
+    "single-label": "the same label as full depth",
+    "several-labels": "the same labels as full depth",
+    "score": "variance of full depth's score that is explained",
+}
 
 
 def distill(settings: DistilSettings) -> dict[str, Any]:
@@ -41,12 +56,23 @@ def distill(settings: DistilSettings) -> dict[str, Any]:
 
 def _distill(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
-    classifier, tokenizer = load_classifier(settings.teacher, bool(settings.pair_column))
+    kind = None if settings.task == "auto" else settings.task
+    classifier, tokenizer = load_classifier(settings.teacher, bool(settings.pair_column), kind)
+    question = question_for(classifier.config, kind, settings.cutoff)
     set_seed(settings.seed)
-    model = FastBertForSequenceClassification.from_classifier(classifier)
+    model = FastBertForSequenceClassification.from_classifier(classifier, question)
     columns = InputColumns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
     settle_length(model, tokenizer, corpus, settings)
+    answers = first_answers(model, tokenizer, corpus)
+    if question.kind == "score":
+        length, question = model.config.max_length, in_units(question, answers)
+        set_seed(settings.seed)
+        model = FastBertForSequenceClassification.from_classifier(
+            classifier, question, max_length=length
+        )
+    elif kind is None and classifier.config.problem_type is None:
+        doubt_one_label(answers)
     corpus, judges = _held_out(corpus, settings.seed)
     learnt = teach(model, tokenizer, corpus, settings)
     if settings.bag and is_first_worker():
@@ -97,27 +123,27 @@ def _compare(
     model: FastBertForSequenceClassification, outputs: ExitOutputs, held_out: bool
 ) -> dict[str, Any]:
     """Say how often each exit agrees with the last one."""
-    agreement = 1 - outputs.differs(outputs.answers[-1]).mean(1)
-    rows = len(outputs.lengths)
-    counts = outputs.task.count(outputs.answers[-1])
-    frequent, times = counts.most_common(1)[0]
+    task, deep, rows = outputs.task, outputs.answers[-1], len(outputs.lengths)
+    agreement = np.array([next(iter(task.quality(at, deep).values())) for at in outputs.answers])
+    frequent, share = task.constant(deep)
     log.info(
-        "the same label as full depth, by layer: %s (on %d rows that are %s)",
+        "%s, by layer: %s (on %d rows that are %s)",
+        _SAME[task.question.kind],
         "  ".join(f"{e.depth} {a:.1%}" for e, a in zip(model.exits[:-1], agreement, strict=False)),
         rows,
         "held out" if held_out else "learnt from, as the corpus is small",
     )
-    if len(counts) == 1:
+    if same := not task.differs(deep, deep[:1]).any():
         log.warning(
             f"full depth answers {frequent!r} to all of {rows} texts: is the teacher, or its "
             "tokenizer, the right one, and are texts of other classes in the corpus?"
         )
     found = {"agreement_by_layer": [round(float(share), 4) for share in agreement]}
-    useless = len(counts) > 1 and agreement[:-1].max(initial=0) <= times / rows
+    useless = not same and agreement[:-1].max(initial=0) <= share
     if held_out and useless:
         log.warning(
             f"DO NOT TRUST THESE EXITS: none agrees with full depth more often than always "
-            f"answering {frequent!r} would, in {times / rows:.1%} of the rows; exit code 3. Pass "
+            f"answering {frequent!r} would, in {share:.1%} of the rows; exit code 3. Pass "
             "more texts, or more --distil-epochs"
         )
         return found | {"exit_code": 3}

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     label = settings.label_column if settings.labels else None
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
     columns = InputColumns(settings.text_column, settings.pair_column, label=label)
-    examples, _ = read_examples(list(settings.data), columns, model.config.label_names)
+    kind, names = model.config.question.kind, model.config.label_names
+    examples, _ = read_examples(list(settings.data), columns, names, kind=kind)
     truth = None if examples.labels is None else np.asarray(examples.labels)
     config = model.config
     stored = stored_points(config)
@@ -49,6 +50,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     engine = Engine(model, device(), DTYPES[precision])
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
     tell_truncated(tokens.cut, len(tokens), config.max_length)
+    if kind == "score" and settings.speeds == EvaluateSettings.speeds:
+        settings = replace(settings, speeds=())  # a score has none
     speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
     points = [OperatingPoint.of_speed(speed, config, settings.exits) for speed in speeds]
     points += stored
@@ -66,9 +69,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if not settings.json:
         print_outcomes(points, outcomes, realised)
     found = [
-        asdict(out) | {"realised_speedup": clock}
+        out.quality | {k: v for k, v in asdict(out).items() if k != "quality"}
+        | {"realised_speedup": clock}
         for out, clock in zip(outcomes, realised, strict=True)
-    ]
+    ]  # fmt: skip
     return {
         "model": redacted(settings.model),
         "rows": len(tokens),
@@ -102,13 +106,22 @@ def print_outcomes(
     points: list[OperatingPoint], outcomes: list[Outcome], realised: list[float | None]
 ) -> None:
     """One line per point, on stderr."""
-    names = ("point", "accuracy", "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
+    measure = next((name for each in outcomes for name in each.quality), "accuracy")
+    names = (
+        "point",
+        measure.replace("_", " "),
+        "agrees",
+        "layers",
+        "FLOPs speed-up",
+        "on the clock",
+        "exits",
+    )
     columns = (Column(name, justify="right") for name in names)
     table = Table(*columns, title="speed-ups are against full depth without branches")
     for point, found, clock in zip(points, outcomes, realised, strict=True):
         table.add_row(
             point.name,
-            "" if found.accuracy is None else f"{found.accuracy:.4f}",
+            f"{found.quality[measure]:.4f}" if found.quality else "",
             f"{found.agreement:.4f}",
             f"{found.mean_layers:.2f}",
             f"{found.flops_speedup:.2f}x",

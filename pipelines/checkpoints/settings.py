@@ -1,5 +1,6 @@
 """Settings of the jobs that make checkpoints, judge them and calibrate them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,10 @@ _ONE_SHAPE = {
 }
 
 
+#: What may be asked, and "auto".
+TaskChoice = Literal["auto", "single-label", "several-labels", "score"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewCheckpoint(Settings):
     """What makes a checkpoint."""
@@ -32,6 +37,18 @@ class NewCheckpoint(Settings):
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillation(Texts, NewCheckpoint):
     """What makes a checkpoint by self-distillation."""
+
+    task: TaskChoice = setting(
+        "What is asked. single-label: one class of several. several-labels: any number of them. "
+        "score: a number. auto: of a classifier, what its configuration says; of labels, what "
+        "their column holds: strings or integers, lists of strings, floating-point numbers.",
+        "auto",
+    )
+    cutoff: tuple[str, ...] = setting(
+        "Of several labels: the probability from which on a row has a label, for all, or as "
+        "NAME=0.3 for one; may be repeated. Default: 0.5.",
+        (),
+    )
 
     max_length: Count | None = setting(
         "Longest input in tokens, special tokens included. Default: the first of 64, 128, 256, 512 "
@@ -134,6 +151,8 @@ class DistilSettings(SelfDistillation):
         """Raises InputError for what --add-bag has no use for."""
         useless = {
             "--pair-column": self.pair_column,
+            "--task": self.task != "auto",
+            "--cutoff": self.cutoff,
             "--max-length": self.max_length,
             "--recipe": self.recipe != "auto",
             "--distil-epochs": self.distil_epochs,
@@ -168,6 +187,17 @@ class CalibrateSettings(Inference, LabelledTexts):
     corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
     max_disagreement: PartOf | None = setting(
         "Largest share of labels that may differ from full depth's.", None
+    )
+    tolerance: Positive | None = setting(
+        "Of a score: how far it may be from full depth's and still count as the same, in its own "
+        "unit. Goes with --max-disagreement or --speedup.",
+        None,
+    )
+    cutoff: tuple[float, ...] = setting(
+        "Of a score that is used as a filter: scores on one side of all cut-offs count as the "
+        "same; from a cut-off on they are above it. Goes with --max-disagreement or --speedup; may "
+        "be repeated.",
+        (),
     )
     max_accuracy_loss: PartOf | None = setting(
         "Largest share of rows that may be wrong where full depth is right; needs labels.", None
@@ -214,6 +244,12 @@ class CalibrateSettings(Inference, LabelledTexts):
             )
         if self.speedup is not None and self.criterion == "auto":
             raise InputError("--speedup wants a --criterion")
+        if self.tolerance is not None and self.cutoff:
+            raise InputError(
+                "--tolerance and --cutoff exclude each other: they say when two scores are the same"
+            )
+        if not all(map(math.isfinite, self.cutoff)):
+            raise InputError(f"--cutoff is {self.cutoff}, expected finite numbers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def teach(
     """Self-distil; `hard_labels` is the weight of the corpus's own labels."""
     log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
     recipe = replace(
-        distil_recipe(settings, len(corpus), model.num_labels),
+        distil_recipe(settings, len(corpus), len(model.config.label_names)),
         temperature=settings.temperature,
         hard_labels=hard_labels,
     )
@@ -107,7 +107,7 @@ def teach_first_exit(
     words = backbone.get_input_embeddings().weight
     tokens, answers = tokens.take(known), torch.from_numpy(wanted[known])
     bag = model.add_bag(*occurring(tokens, len(words)))
-    teach_bag(bag, words.detach(), tokens, answers, seed)
+    teach_bag(bag, model.task, words.detach(), tokens, answers, seed)
     bag.to(model.device)
     log.info(
         "the exit before the first layer knows %d tokens and %d pairs of tokens, learnt in %.0f s",

@@ -1,6 +1,7 @@
 """The training job: labelled Parquet in, a judged and calibrated checkpoint out."""
 
 import logging
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ from transformers import set_seed
 
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
+from fastbert.exits.question import Kind
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tasks.task import NO_LABEL
+from fastbert.tasks import task_of
 from fastbert.tokenizer import check_tokenizer, load_tokenizer
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import PAPER_FINETUNE, finetuning
@@ -18,6 +20,7 @@ from fastbert.training.trainer import Learnt, finetune
 from fastbert.weights import check_output
 from pipelines.checkpoints.held_out import halves, hold_out, unseen
 from pipelines.checkpoints.judge import judge
+from pipelines.checkpoints.questions import question_from
 from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.students import (
     asked,
@@ -48,25 +51,38 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
     columns = InputColumns(settings.text_column, settings.pair_column, label=settings.label_column)
-    examples, labels = read_examples(list(settings.train), columns)
-    _check_classes(labels, len(examples), settings)
+    asked_for = None if settings.task == "auto" else settings.task
+    examples, labels = read_examples(list(settings.train), columns, kind=asked_for)
+    question = question_from(examples, labels, settings.cutoff)
+    _check_classes(question.kind, labels, len(examples), settings)
+    if question.kind == "score" and settings.distil_epochs == 0:
+        raise InputError(
+            "--distil-epochs 0 does not go with a score: its exits learn how far they are off then"
+        )
     if settings.dev:  # rows that have chosen can neither judge nor prove any more
-        known = read_examples(list(settings.dev), columns, labels)[0]
+        known = read_examples(list(settings.dev), columns, labels, kind=question.kind)[0]
         chosen, judges = halves(known, settings.seed)
     else:
         examples, chosen, judges = hold_out(examples, settings.seed)
     corpus = examples
     if settings.unlabeled:
         others = read_examples(list(settings.unlabeled), replace(columns, label=None))[0]
-        corpus = _join(examples, others)
+        corpus = _join(examples, others, task_of(question, labels).missing)
     judges = judges and unseen(judges, corpus)
     set_seed(settings.seed)
-    model = FastBertForSequenceClassification.from_backbone(settings.backbone, labels)
+    model = FastBertForSequenceClassification.from_backbone(
+        settings.backbone, labels, question=question
+    )
     tokenizer = load_tokenizer(locate_backbone(settings.backbone))
     pairs, backbone = bool(settings.pair_column), model.config.backbone_config()
     settle_length(model, tokenizer, examples, settings)
     check_tokenizer(tokenizer, backbone, pairs, trained=True)
-    log.info("fine-tuning on %d rows, %d classes", len(examples), len(labels))
+    log.info(
+        "fine-tuning on %d rows, %s",
+        len(examples),
+        "a score" if question.kind == "score" else f"{len(labels)} classes"
+        + ", any number of them a row" * (question.kind == "several-labels"),
+    )  # fmt: skip
     by_data = finetuning(len(examples), len(labels), backbone.hidden_size)
     recipe = replace(
         asked(settings, by_data, PAPER_FINETUNE, settings.epochs, settings.learning_rate),
@@ -102,9 +118,11 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     return summary
 
 
-def _check_classes(labels: list[str], rows: int, settings: TrainSettings) -> None:
+def _check_classes(kind: Kind, labels: list[str], rows: int, settings: TrainSettings) -> None:
     """Raises InputError for one class; warns of classes that look like mistakes."""
-    if len(labels) < 2:
+    if kind == "score":
+        return
+    if len(labels) < 2 and kind == "single-label":
         raise InputError(
             f"all rows of --train have one class, {labels[0]!r}, in column "
             f"'{settings.label_column}'; expected two or more; name another one with --label-column"
@@ -140,8 +158,12 @@ def _tell(learnt: Learnt, epochs: float) -> None:
     )
 
 
-def _join(first: Examples, second: Examples) -> Examples:
-    """Both, the second without labels."""
+def _join(first: Examples, second: Examples, missing: Any) -> Examples:
+    """Both, the second without targets, for which `missing` stands."""
     pairs = None if first.pairs is None else first.pairs + (second.pairs or [])
-    labels = None if first.labels is None else first.labels + [NO_LABEL] * len(second)
-    return Examples(first.texts + second.texts, pairs, labels)
+    known = first.labels or []
+    if known and isinstance(known[0], list):  # chances of classes
+        missing = [math.nan] * len(known[0])
+    return replace(
+        first, texts=first.texts + second.texts, pairs=pairs, labels=known + [missing] * len(second)
+    )

@@ -1,12 +1,12 @@
 """Columns: which of a shard are read and copied, and under which names."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from pipelines.input.unreadable import ShardError
-from pipelines.output.schema import OUTPUT
+from pipelines.output.schema import output_schema
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class InputColumns:
     #: None: the classes are not read. To read them, it must be carried, too.
     label: str | None = None
     #: Columns that labelling adds, whose names no carried column may have.
-    added: pa.Schema = OUTPUT
+    added: pa.Schema = field(default_factory=output_schema)
 
     @property
     def texts(self) -> list[str]:

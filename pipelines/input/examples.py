@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from itertools import compress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 
 from fastbert.configuration import check_distinct
 from fastbert.errors import FastBertError, InputError
+from fastbert.exits.question import Kind
 from fastbert.filesystem import is_transient, redacted
 from fastbert.training.examples import Examples
-from pipelines.input.columns import InputColumns, listed
-from pipelines.input.labels import LOOKS, class_names, look
+from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
 from pipelines.input.slices import BATCH_ROWS, Slice, SliceReader, count_rows
+from pipelines.input.targets import Targets
 from pipelines.input.texts import usable_texts
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.output.retry import Patience
@@ -37,15 +37,16 @@ def read_examples(
     labels: list[str] | None = None,
     sample: int | None = None,
     seed: int = 0,
+    kind: Kind | None = "single-label",
 ) -> tuple[Examples, list[str]]:
     """The rows of all shards at `urls`, in order, and the class names.
 
-    Labels of any type are read as strings (`class_names`); `labels` are the class names to use,
-    default those found, sorted. With `sample` only so many rows are read, drawn at random with
-    `seed`. Rows without usable text are left out. Raises InputError for shards that the labelling
-    job would not label, labels that are missing or not among `labels`, and two of these
-    that are the same; FastBertError where
-    a store does not answer.
+    Labels are read as targets of a `kind` of question, with None of what the column's type says
+    (`Targets`); `labels` are the class names to use, default those found, sorted. With `sample`
+    only so many rows are read, drawn at random with `seed`. Rows without usable text are left out.
+    Raises InputError for shards that the labelling job would not label, labels that are missing or
+    not among `labels`, and two of these that are the same; FastBertError where a store does not
+    answer.
     """
     if columns.label in columns.texts:
         raise InputError(
@@ -67,20 +68,30 @@ def read_examples(
         parts = np.split(some, np.searchsorted(some, ends[:-1]))
         drawn = [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
     texts: list[list[str]] = [[] for _ in columns.texts]
-    given: list[str | None] = []
+    targets = Targets(columns.label, kind) if columns.label else None
     for shard, rows, chosen in zip(shards, sizes, drawn, strict=True):
-        sides, classes = _sound(shard, _read, shard, rows, chosen, columns)
+        sides, given = _sound(shard, _read, shard, rows, chosen, columns)
         for column, side in zip(texts, sides, strict=True):
             column += side
-        given += classes
+        try:
+            for some in given:
+                assert targets is not None
+                targets.add(some)
+        except InputError as error:
+            raise InputError(
+                f"{redacted(shard.url)}: column '{columns.label}' {error}; name another one with "
+                "--label-column"
+            ) from error
     if not texts[0]:
         raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
     if bad := read - len(texts[0]):
         log.warning("%d of %d rows have no text that can be used: left out", bad, read)
-    names, indices = labels or [], None
-    if columns.label:
-        names, indices = _indices(given, columns.label, labels)
-    return Examples(texts[0], texts[1] if columns.pair else None, indices), names
+    pairs = texts[1] if columns.pair else None
+    if targets is None:
+        return Examples(texts[0], pairs), labels or []
+    names, found = targets.finish(labels)
+    assert targets.kind is not None  # it has seen rows
+    return Examples(texts[0], pairs, found, targets.kind), names
 
 
 def _sound(shard: Shard, read: Callable[..., Result], *arguments: Any) -> Result:
@@ -98,22 +109,18 @@ def _sound(shard: Shard, read: Callable[..., Result], *arguments: Any) -> Result
 
 def _read(
     shard: Shard, rows: int, chosen: Rows | None, columns: InputColumns
-) -> tuple[list[list[str]], list[str | None]]:
-    """Texts by column, and classes, of the rows with usable text: all, or the `chosen` of them."""
+) -> tuple[list[list[str]], list[pa.ChunkedArray]]:
+    """Texts by column, and what the label's column has, of the rows with usable text: all, or the
+    `chosen` of them."""
     texts: list[list[str]] = [[] for _ in columns.texts]
-    classes: list[str | None] = []
+    given = []
     for table in _tables(shard, rows, chosen, columns):
         sides, usable = usable_texts(table, columns.texts)
         for column, side in zip(texts, sides, strict=True):
             column += side
         if columns.label:
-            try:
-                classes += compress(class_names(table[columns.label]), usable)
-            except InputError as error:
-                raise ShardError(
-                    f"column '{columns.label}' {error}; name another one with --label-column"
-                ) from error
-    return texts, classes
+            given.append(table[columns.label].filter(pa.array(usable, pa.bool_())))
+    return texts, given
 
 
 def _tables(
@@ -131,24 +138,3 @@ def _tables(
                     within = near[(near >= row) & (near < row + len(table))] - row
                     row += len(table)
                     yield table.take(pa.array(within))
-
-
-def _indices(
-    given: list[str | None], column: str, labels: list[str] | None
-) -> tuple[list[str], list[int]]:
-    """The class names, and which of them each row has."""
-    known = [name for name in given if name is not None]
-    if missing := len(given) - len(known):
-        raise InputError(
-            f"{missing:,} of {len(given):,} rows have no label in column '{column}'; "
-            "fill it, name another one with --label-column, or drop those rows"
-        )
-    names = labels or sorted(set(known))
-    if unknown := sorted(set(known) - set(names)):
-        alike = [name for name in names if look(name) == look(unknown[0])]
-        raise InputError(
-            f"label {unknown[0]!r} in column '{column}' is not one of the model's: {listed(names)}"
-            + (f"; it differs from {alike[0]!r} only in {LOOKS}: write it alike" if alike else "")
-        )
-    index = {name: i for i, name in enumerate(names)}
-    return names, [index[name] for name in known]

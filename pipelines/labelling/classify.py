@@ -1,5 +1,6 @@
 """Second stage, on the model's device: labels, exit layers and costs of a slice."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import FastBertError, InputError
-from fastbert.exits.rules import NO_EXIT, Threshold
+from fastbert.exits.rules import NO_EXIT
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
 from fastbert.inference.decisions import Predictions
@@ -66,6 +67,8 @@ class Classify:
         with blamed_on_machine("the model cannot be made ready", self.device):
             model = load_model(checkpoint)
             self.engine = Engine(model, device, DTYPES[run.precision])
+            if run.identity.all_scores:
+                self.engine.task = self.engine.task.with_scores()
         self.run = run
         self.rule = run.identity.rule
         self.cost = CostModel(model).using(self.rule.used)
@@ -82,12 +85,13 @@ class Classify:
         table = work.table.combine_chunks()
         errors = [error or given_up for error in table[ERROR].to_pylist()]
         good = np.array([error is None for error in errors], bool)
+        task = self.engine.task.by(self.rule.criterion, self.rule.within)
         tokens, early = tokens_of(table, good), work.early
         lengths = early.lengths[good] if early else tokens.lengths
         where, rate = work.slice, self.run.audit_rate
         audited = audit_rows(where.shard.name, where.first_row, where.rows, rate)[good]
         name = slice_id(where.shard.name, where.first_row)
-        found = early.found.take(good) if early else Predictions.none(len(tokens), self.engine.task)
+        found = early.found.take(good) if early else Predictions.none(len(tokens), task)
         failed = self._classify(tokens, audited, found, lambda rows: self.told(name, rows))
         answered = (found.exit != NO_EXIT) & np.isfinite(found.uncertainty)
         odd = len(tokens) - int(answered.sum()) - len(failed)
@@ -101,14 +105,17 @@ class Classify:
         found, lengths = found.take(answered), lengths[answered]
         private = {IDS, TYPES, TRUNCATED, ERROR}
         result = table.drop_columns([name for name in table.column_names if name in private])
-        answers = columns(found, lengths, good, self.engine.task, self.cost)
+        answers = columns(found, lengths, good, task, self.cost)
         answers["truncated"] = table[TRUNCATED]
         answers["error"] = pa.array(errors, pa.string())
         reasons = Counter(error for error in errors if error)
         for field in added_by(self.run.identity):
+            if field.name == "scores":
+                names = json.dumps(list(self.engine.task.names), ensure_ascii=False)
+                field = field.with_metadata({"classes": names})
             result = result.append_column(field, answers[field.name])
         stats = replace(
-            statistics_of(work.stats, found, lengths, self.cost, self.engine.task),
+            statistics_of(work.stats, found, lengths, self.cost, task),
             exit_depths=self.run.identity.exit_depths,
             error_rows=int((~good).sum()),
             quarantined=work.stats.quarantined or given_up is not None,
@@ -145,7 +152,7 @@ class Classify:
 
         Raises MachineError if that fails, and InputError if an answer is not a number.
         """
-        deepest = Threshold.of([0.0] * (self.rule.exits - 1), self.rule.criterion)
+        deepest = replace(self.rule, thresholds=np.zeros_like(self.rule.thresholds))
         with blamed_on_machine("the model fails on known texts, too,", self.device):
             found = self.engine.classify(self._known, deepest)
         if bad := int((~np.isfinite(found.uncertainty)).sum()):

@@ -26,6 +26,8 @@ class AnswerEarly:
     def __init__(self, run: Run, folder: Path) -> None:
         """With the checkpoint in a folder."""
         self.exit = FirstExit(folder, run.identity.rule)
+        if run.identity.all_scores:
+            self.exit.task = self.exit.task.with_scores()
         self.audit_rate = run.audit_rate
 
     def __call__(self, work: Work) -> Work:

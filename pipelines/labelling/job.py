@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint
+from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.filesystem import absolute, redacted
 from fastbert.outline import read_outline
@@ -147,13 +148,24 @@ class Job:
             criterion=self.point.criterion,
             thresholds=self.point.thresholds,
             temperatures=self.point.temperatures,
+            within=self.point.within,
+            kind=self.config.question.kind,
             exit_depths=[each.depth for each in self.config.exit_list],
             text_column=settings.text_column,
             pair_column=settings.pair_column,
             carry=list(settings.carry) or None,
             max_length=self.config.max_length,
             truncated=begun_with or settings.truncated,
+            all_scores=self._all_scores(last),
         )
+
+    def _all_scores(self, last: dict[str, Any] | None) -> bool:
+        """Whether there is a column of all probabilities: where it is asked for, and in outputs
+        that have one. InputError for a score."""
+        if self.settings.all_scores and self.config.question.kind == "score":
+            raise InputError("--all-scores is of labels, the checkpoint gives a score")
+        going_on = last is not None and self.settings.change != "relabel"
+        return self.settings.all_scores or bool(going_on and last and last.get("all_scores"))
 
     def heading(self, plan: Plan) -> dict[str, Any]:
         """How every summary begins."""

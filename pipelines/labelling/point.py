@@ -27,9 +27,7 @@ def point_of_output(config: Configuration, last: dict[str, Any] | None) -> Opera
     """That of the recipe of the output's last commit, made with this checkpoint; the default one
     for an output without (None), and where the checkpoint has no such point any more. Says what
     is not taken. InputError without a default."""
-    found = last and OperatingPoint.with_thresholds(
-        config, *(last.get(key) for key in ("criterion", "thresholds", "temperatures"))
-    )
+    found = last and OperatingPoint.with_thresholds(config, last)
     if not found:
         return OperatingPoint.of_checkpoint(config, None)
     if (default := config.default_operating_point) not in (None, found.name):

@@ -10,7 +10,7 @@ from pipelines.input.columns import InputColumns
 from pipelines.input.slices import Slice
 from pipelines.labelling.work import Outcome
 from pipelines.output.identity import Identity
-from pipelines.output.schema import FORMER_OUTPUT, OUTPUT
+from pipelines.output.schema import output_schema
 from pipelines.settings import LabelSettings
 
 
@@ -23,7 +23,7 @@ def columns_of(identity: Identity) -> InputColumns:
 
 def added_by(identity: Identity) -> pa.Schema:
     """The columns that labelling adds."""
-    return OUTPUT if identity.truncated else FORMER_OUTPUT
+    return output_schema(identity.kind, identity.truncated, identity.all_scores)
 
 
 @dataclass(frozen=True, kw_only=True)

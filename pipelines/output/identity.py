@@ -4,12 +4,22 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from fastbert.exits.operating_point import WHERE
+from fastbert.exits.question import Kind
 from fastbert.exits.rules import Threshold
 from pipelines.output.schema import SCHEMA_VERSION
 
 #: What may differ from file to file of an output, where `--on-change new` allows it: which model
 #: answers, and where rows leave it. All else is about texts and columns, which files have alike.
-_MAY_CHANGE = {"checkpoint", "criterion", "thresholds", "temperatures", "exit_depths"}
+_MAY_CHANGE = {"checkpoint", "exit_depths", *WHERE}
+#: What recipes of earlier releases do not say.
+_FORMERLY = {
+    "truncated": False,
+    "temperatures": None,
+    "within": None,
+    "kind": "single-label",
+    "all_scores": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +30,15 @@ class Identity:
     criterion: str
     thresholds: list[float]  # of the exits but the last
     temperatures: list[float] | None = None  # of the exits but the last
+    within: list[float] | None = None  # of a score: the tolerance, or the cut-offs
+    kind: Kind = "single-label"  # of question that the checkpoint answers
     exit_depths: list[int]  # of all exits, in layers; records without them have 1, 2, ... L
     text_column: str
     pair_column: str | None
     carry: list[str] | None  # None: all columns but the texts
     max_length: int  # in tokens
     truncated: bool = False  # whether there is a column that tells where a text was cut
+    all_scores: bool = False  # and one of the probabilities of all classes
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
@@ -36,7 +49,7 @@ class Identity:
     @property
     def rule(self) -> Threshold:
         """What the engine does."""
-        return Threshold.of(self.thresholds, self.criterion, self.temperatures)
+        return Threshold.of(self.thresholds, self.criterion, self.temperatures, self.within)
 
     def differences(self, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """By key in which a record's recipe differs: what it has, and what this one has.
@@ -46,7 +59,7 @@ class Identity:
         mine = self.recipe
         if recipe == mine:
             return {}
-        recipe = {"truncated": False, "temperatures": None} | recipe
+        recipe = _FORMERLY | recipe
         thresholds = recipe.get("thresholds")
         if "exit_depths" not in recipe and isinstance(thresholds, list):
             recipe = recipe | {"exit_depths": list(range(1, len(thresholds) + 2))}

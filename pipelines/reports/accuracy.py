@@ -1,4 +1,4 @@
-"""How often labels are right, where the table carries the true ones: it is scanned for that."""
+"""How often answers are right, where the table carries the true ones: it is scanned for that."""
 
 import logging
 
@@ -6,21 +6,25 @@ import pandas as pd
 import pyarrow as pa
 
 from fastbert.errors import InputError
+from fastbert.exits.question import ANSWERS
 from pipelines.input.labels import class_names
-from pipelines.output.schema import OUTPUT
+from pipelines.output.schema import output_schema
 from pipelines.reports.analytics import Analytics
 
 log = logging.getLogger(__name__)
 
+#: The labels of a row in one order, null for none.
+_LABELS = "list_sort({column}::varchar[])::varchar"
+
 
 def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
-    """Accuracy and calibration of each exit layer, with true labels read as `evaluate` reads them.
+    """How good answers are at each exit layer, with the truth read as `evaluate` reads it.
 
-    Columns `layer`, `rows`, `accuracy_percent` and `mean_score_percent`; rows without a true label
-    are counted in the log. Raises InputError for a column that is not carried, or names no classes,
-    and for the job's own.
+    Columns `layer` and `rows`; for labels `accuracy_percent`, for one label `mean_score_percent`,
+    for a score `mean_absolute_error` and `r2`. Rows without truth are counted in the log. Raises
+    InputError for a column that is not carried, or is no truth, and for the job's own.
     """
-    if truth.casefold() in OUTPUT.names:
+    if truth.casefold() in output_schema(found.kind).names:
         raise InputError(
             f"--truth-column is '{truth}', which is the model's own; true labels that were called "
             f"so in the input are carried as input_{truth}"
@@ -32,9 +36,20 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
             f"{', '.join(names)}; carry the true labels with --carry of fastbert label"
         )
     column = '"' + truth.replace('"', '""') + '"'
+    if found.kind == "score":
+        return _of_scores(found, truth, column)
+    return _of_labels(found, truth, column)
+
+
+def _of_labels(found: Analytics, truth: str, column: str) -> pd.DataFrame:
+    answer = ANSWERS[found.kind].names[0]
+    several = found.kind == "several-labels"
+    label, known = (_LABELS.format(column=c) if several else c for c in (answer, column))
+    score = "null::double" if several else "sum(score)"
     groups = found.arrow(f"""
-        select exit_layer as layer, label, {column} as truth, count(*) as rows, sum(score) as score
-        from rows where label is not null group by all
+        select exit_layer as layer, {label} as label, {known} as truth, count(*) as rows,
+               {score} as score
+        from rows where {answer} is not null group by all
     """)
     try:
         truths = class_names(groups["truth"])
@@ -43,10 +58,9 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
     frame = groups.drop_columns(["truth"]).append_column("truth", pa.array(truths, pa.string()))
     counts = frame.to_pandas()
     some = counts[counts["truth"].notna()]
-    if missing := int(counts["rows"].sum() - some["rows"].sum()):
-        log.info("%d rows have no true label in column '%s', and do not count", missing, truth)
+    _tell_missing(int(counts["rows"].sum() - some["rows"].sum()), truth)
     strange = some[~some["truth"].isin(set(counts["label"]))]
-    if len(strange):
+    if len(strange) and not several:
         log.warning(
             "%d of %d true labels in column '%s' are none that the model has given, as '%s'; they "
             "count as wrong",
@@ -54,8 +68,27 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
         )
     right = some.assign(right=some["rows"].where(some["label"] == some["truth"], 0))
     sums = right.groupby("layer")[["rows", "right", "score"]].sum().reset_index()
-    shares = {
-        "accuracy_percent": (100.0 * sums["right"] / sums["rows"]).round(2),
-        "mean_score_percent": (100.0 * sums["score"] / sums["rows"]).round(2),
-    }
+    shares = {"accuracy_percent": (100.0 * sums["right"] / sums["rows"]).round(2)}
+    if not several:
+        shares["mean_score_percent"] = (100.0 * sums["score"] / sums["rows"]).round(2)
     return pd.DataFrame({"layer": sums["layer"], "rows": sums["rows"], **shares})
+
+
+def _of_scores(found: Analytics, truth: str, column: str) -> pd.DataFrame:
+    known = f"try_cast({column} as double)"
+    missing = found.query(f"""
+        select count(*) as rows from rows where value is not null and {known} is null
+    """)
+    _tell_missing(int(missing["rows"].sum()), truth)
+    return found.query(f"""
+        select exit_layer as layer, count(*) as rows,
+               round(avg(abs(value - {known})), 4) as mean_absolute_error,
+               round(1 - avg((value - {known}) ** 2) / nullif(var_pop({known}), 0), 4) as r2
+        from rows where value is not null and {known} is not null
+        group by exit_layer order by exit_layer
+    """)
+
+
+def _tell_missing(rows: int, truth: str) -> None:
+    if rows:
+        log.info("%d rows have no true label in column '%s', and do not count", rows, truth)

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,6 +24,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
+from fastbert.exits.question import ANSWERS, Kind
 from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
 from pipelines.output.history import STATISTICS, statistics
@@ -50,6 +52,14 @@ _FOLDER_TYPE = rf"""
           from (select unnest(?::varchar[]) as raw))
     where value is not null
 """
+
+#: An answer, and how likely it is, in words.
+_SHOWN: dict[Kind, str] = {
+    "single-label": "label, round(score, 4) as score",
+    "several-labels": "coalesce(nullif(array_to_string(labels, ', '), ''), '(none)') as label, "
+    "round(label_scores[1], 4) as score",
+    "score": "printf('%.4g', value::double) as label, null::float as score",
+}
 
 #: What a file that is no summary may raise.
 _NO_SUMMARY = (ValueError, AttributeError, TypeError, OverflowError, RecursionError,
@@ -185,16 +195,23 @@ class Analytics:
         files = ", ".join(_quoted(f"{self.root}/{pattern}") for pattern in patterns)
         return f"read_parquet([{files}], union_by_name=true, hive_partitioning=false{more})"
 
+    @cached_property
+    def kind(self) -> Kind:
+        """Of question that the rows answer, by the columns they have."""
+        names = {*self.arrow("from rows limit 0").schema.names}
+        return next((kind for kind, each in ANSWERS.items() if names >= {*each.names}),
+                    "single-label")  # fmt: skip
+
     def least_certain(self, rows: int) -> pd.DataFrame:
         """Rows with the highest uncertainty where they left, and where they are: `path` of the file
         below the output, and `row` in it."""
         options = ", filename='/file', file_row_number=true"
         return self.query(f"""
-            select label, round(score, 4) as score, exit_layer as layer,
+            select {_SHOWN[self.kind]}, exit_layer as layer,
                    round(uncertainty, 4) as uncertainty,
                    substr("/file", {len(self.root) + 2}) as path, file_row_number as row
             from {self._parquet(self._patterns(), options)} as all_rows
-            where label is not null order by all_rows.uncertainty desc, path, row limit {rows}
+            where exit_layer is not null order by all_rows.uncertainty desc, path, row limit {rows}
         """)
 
     def _patterns(self) -> list[str]:

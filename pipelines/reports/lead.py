@@ -27,6 +27,10 @@ def _rows(frames: Frames) -> Iterator[str]:
 
 def _accuracy(frames: Frames) -> Iterator[str]:
     if (found := frames.get("accuracy")) is not None and (rows := int(found["rows"].sum())):
+        if "accuracy_percent" not in found:
+            off = float((found["rows"] * found["mean_absolute_error"]).sum() / rows)
+            yield f"Of {rows:,} rows with a true score, scores are {off:.3g} off as a mean."
+            return
         right = float((found["rows"] * found["accuracy_percent"]).sum() / rows)
         yield f"Of {rows:,} rows with a true label, {right:.1f} % have it."
 

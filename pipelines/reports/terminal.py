@@ -63,12 +63,16 @@ def _show_rows(console: Console, rows: pd.DataFrame) -> None:
     for row in rows.to_dict("records"):
         console.print(
             Text(
-                f"{row['label']}  score {row['score']:.3f}, uncertainty {row['uncertainty']:.3f} "
+                f"{row['label']}  {_score(row['score'])}uncertainty {row['uncertainty']:.3f} "
                 f"at layer {row['layer']}  {row['shard']}, row {row['row']:,}"
             )
         )
         if text := row.get("text"):
             console.print(Padding(Text(text), (0, 0, 1, 4)))
+
+
+def _score(score: float | None) -> str:
+    return "" if pd.isna(score) else f"score {score:.3f}, "
 
 
 def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = None) -> None:

@@ -52,6 +52,12 @@ def branch_logits(branch: Branch | PooledHead, hidden: torch.Tensor) -> torch.Te
 @torch.no_grad()
 def all_exits(model: FastBertForSequenceClassification, tokens: Tokens, row: int) -> np.ndarray:
     """The probabilities of every exit for one row, float64 (E, N)."""
+    return all_logits(model, tokens, row).softmax(-1).numpy()
+
+
+@torch.no_grad()
+def all_logits(model: FastBertForSequenceClassification, tokens: Tokens, row: int) -> torch.Tensor:
+    """What every exit gives for one row, float64 (E, N)."""
     span = slice(tokens.offsets[row], tokens.offsets[row + 1])
     inputs = {"input_ids": torch.tensor(tokens.ids[span][None]).long()}
     if tokens.types is not None and model.backbone.config.model_type != "distilbert":
@@ -64,7 +70,7 @@ def all_exits(model: FastBertForSequenceClassification, tokens: Tokens, row: int
         else branch_logits(head, states[exit.depth])
         for head, exit in pairs
     ]
-    return torch.stack(logits).double().softmax(-1).numpy()
+    return torch.stack(logits).double()
 
 
 def heard(probabilities: np.ndarray, temperatures: list[float] | None) -> np.ndarray:

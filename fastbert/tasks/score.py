@@ -1,0 +1,194 @@
+"""A score: one number, by least squares, and how far it may be off.
+
+Heads give two numbers, in units of the question's scale: how far the score lies above its centre,
+and the logarithm of the distance from full depth's score that the exit expects.
+
+Letters: n rows.
+"""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fastbert.exits.question import Question
+from fastbert.exits.rules import Answers
+
+#: What the last exit gives as its second number: the others are off from it, and it is not.
+_NOT_OFF = -30.0
+#: Of the second number, when it is learnt: beyond, a row would count for too much.
+_LEAST, _MOST = -5.0, 5.0
+
+
+class Score:
+    """A `Task`: each row has a number. Targets are numbers, not a number where there is none.
+
+    When two scores are the same depends on the criterion: with "tolerance" where they lie no
+    further apart, with "cutoff" where they lie on the same side of every cut-off, from which on
+    scores are above; with "spread", without a promise, where they are equal.
+    """
+
+    def __init__(self, names: Sequence[str], question: Question | None = None) -> None:
+        """`names` has the one of the score."""
+        self.question, self.names = question or Question("score"), names
+        self.numbers = 2
+        self.missing: Any = math.nan
+        self.guessing = 1.0
+        self.dtype = np.dtype([("value", np.float32)])
+        self.criterion, self.within = "spread", np.empty(0)
+
+    def by(self, criterion: str, within: Sequence[float] = ()) -> Self:
+        """As in `Task`; `within`: the tolerance, or the cut-offs."""
+        task = copy.copy(self)
+        task.criterion, task.within = criterion, np.sort(np.asarray(within, np.float64))
+        return task
+
+    def with_scores(self) -> Self:
+        """Itself: it has one."""
+        return self
+
+    def answer(self, logits: torch.Tensor) -> Answers:
+        """The score, and how likely it is another one than full depth's."""
+        logits = logits.float()
+        found = torch.stack([self.shown(logits)[:, 0], self.uncertainty(logits)]).cpu().numpy()
+        values = np.empty(len(logits), self.dtype)
+        values["value"] = found[0]
+        return Answers(values, found[1])
+
+    def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
+        """The chance that full depth's score is not the same, were it normally distributed around
+        the exit's with the distance s that it expects; twice that for cut-offs, where it is one
+        half at most, and of those the nearest. "spread": s / (1 + s)."""
+        value = self.shown(logits.float())[..., 0]
+        spread = self.question.scale * logits[..., 1].float().exp()
+        if self.criterion == "tolerance":
+            unsure = torch.special.erfc(float(self.within[0]) / (spread * math.sqrt(2)))
+        elif self.criterion == "cutoff":
+            far = (value[..., None] - torch.from_numpy(self.within).to(value)).abs().amin(-1)
+            unsure = torch.special.erfc(far / (spread * math.sqrt(2)))
+        else:
+            unsure = spread / (1 + spread)
+        found: torch.Tensor = unsure + 0.0 * value  # not a number where the score is none
+        return found
+
+    def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """So many times as far off."""
+        return logits + logits.new_tensor([0.0, math.log(temperature)])
+
+    def _standard(self, targets: torch.Tensor) -> torch.Tensor:
+        return (targets - self.question.centre) / self.question.scale
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The squared distance, in units of the scale."""
+        squared = (logits[..., 0] - self._standard(targets).nan_to_num().to(logits)) ** 2
+        return torch.where(self.given(targets), squared, 0.0)
+
+    def given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Those that are numbers."""
+        return ~targets.isnan()
+
+    def distil(
+        self, student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """The squared distance of the scores, and how unlikely that distance is where the student
+        expects its own: of a normal distribution, which does not move the score itself (so that a
+        row that is far off counts for no less; compare Seitzer et al. 2022). Scores have no
+        temperature."""
+        squared = (student[..., 0] - teacher[..., 0]) ** 2
+        spread = student[..., 1].clamp(_LEAST, _MOST)
+        return squared + _unlikely(squared.detach(), spread)
+
+    def surprise(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """How unlikely the teacher's score is, of a normal distribution around the student's."""
+        return _unlikely((student[..., 0] - teacher[..., 0]) ** 2, student[..., 1])
+
+    def certainty(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The squared distance, less is more."""
+        return -self.loss(logits, targets)
+
+    def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
+        """Not the same by the criterion; an answer that is not a number differs from any."""
+        a, b = early["value"].astype(np.float64), deep["value"].astype(np.float64)
+        if self.criterion == "tolerance":
+            return np.asarray(~(np.abs(a - b) <= self.within[0]))
+        if self.criterion == "cutoff":
+            sides = [np.searchsorted(self.within, each, side="right") for each in (a, b)]
+            return np.asarray((sides[0] != sides[1]) | np.isnan(a) | np.isnan(b))
+        return np.asarray(~(a == b))
+
+    def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """As they are."""
+        values = np.empty(len(targets), self.dtype)
+        values["value"] = targets
+        return values
+
+    def quality(self, answers: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
+        """Share of the variance that is explained (R squared) and mean absolute distance; with
+        cut-offs, the share of rows on the right side of all."""
+        off, known = (answers["value"] - truth["value"]).astype(float), truth["value"].astype(float)
+        total = float(((known - known.mean()) ** 2).sum())
+        found = {
+            "r2": 1 - float((off**2).sum()) / total if total else 0.0,
+            "mean_absolute_error": float(np.abs(off).mean()),
+        }
+        if self.criterion == "cutoff":
+            found["right_side"] = float(1 - self.differs(answers, truth).mean())
+        return found
+
+    def constant(self, answers: NDArray[Any]) -> tuple[str, float]:
+        """The mean, which explains nothing of the variance."""
+        return f"{answers['value'].mean():.4g}", 0.0
+
+    def blind(self, targets: torch.Tensor) -> torch.Tensor:
+        """By the mean."""
+        return self._standard(targets - targets.mean() + self.question.centre) ** 2
+
+    def count(self, answers: NDArray[Any]) -> Counter[str]:
+        """Rows between two cut-offs, or else between two multiples of a power of ten."""
+        values = answers["value"].astype(np.float64)
+        if self.criterion == "cutoff":
+            edges = [f"{edge:g}" for edge in self.within]
+            between = zip(edges, edges[1:], strict=False)
+            names = [f"below {edges[0]}", *(f"{a} to {b}" for a, b in between), f"from {edges[-1]}"]
+            rows = np.bincount(np.searchsorted(self.within, values, side="right"))
+            return Counter({name: n for name, n in zip(names, rows.tolist(), strict=False) if n})
+        step = 10.0 ** math.floor(math.log10(self.question.scale))
+        lows, rows = np.unique(np.floor(values / step), return_counts=True)
+        name = lambda low: f"{low * step:g} to {(low + 1) * step:g}"  # noqa: E731
+        return Counter(dict(zip(map(name, lows.tolist()), rows.tolist(), strict=True)))
+
+    def write(self, answers: NDArray[Any], given: NDArray[np.bool_]) -> dict[str, pa.Array]:
+        """The numbers."""
+        return {"value": pa.array(answers["value"], mask=~given)}
+
+    def shown(self, logits: torch.Tensor) -> torch.Tensor:
+        """The score, (..., 1)."""
+        shown: torch.Tensor = self.question.centre + self.question.scale * logits[..., :1]
+        return shown
+
+    @torch.no_grad()
+    def take_over(self, head: nn.Linear, theirs: nn.Linear) -> None:
+        """Of the score; its distance from itself is none."""
+        centre, scale = self.question.centre, self.question.scale
+        self.settle(head)
+        head.weight[0] = theirs.weight[0] / scale
+        head.bias[0] = ((0.0 if theirs.bias is None else theirs.bias[0]) - centre) / scale
+
+    @torch.no_grad()
+    def settle(self, head: nn.Linear) -> None:
+        """The second number is a constant, which nothing that is learnt from scores changes."""
+        head.weight[1] = 0.0
+        head.bias[1] = _NOT_OFF
+
+
+def _unlikely(squared: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """Minus the log likelihood of a squared distance, except for a constant, with the logarithm of
+    the standard deviation (...,)."""
+    return spread + 0.5 * squared * (-2 * spread).exp()

@@ -1,0 +1,186 @@
+"""Any number of N labels: a yes or no to each, by a sigmoid and a cut-off.
+
+Letters: n rows, N classes.
+"""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from fastbert.exits.question import Question
+from fastbert.exits.rules import Answers
+from fastbert.tasks.scores import listed
+
+#: What rows without a label are counted as.
+_NONE = "(none)"
+
+
+class SeveralLabels:
+    """A `Task`: each row has those of the named classes whose probability lies above the class's
+    cut-off. Targets are rows of N probabilities, 0 or 1 where they are known."""
+
+    def __init__(self, names: Sequence[str], question: Question | None = None) -> None:
+        """`names` of the classes, by index."""
+        self.question, self.names = question or Question("several-labels"), names
+        self.numbers = len(names)
+        self.missing: Any = [math.nan] * len(names)
+        self.guessing = len(names) * math.log(2)
+        n = (len(names),)
+        self.dtype = np.dtype([("labels", bool, n), ("scores", np.float32, n)])
+        self.all_scores = False
+        self._cutoffs = torch.tensor(self.question.cutoffs or [0.5] * len(names)).logit()
+        self._names = pa.array(names, pa.string())
+
+    def by(self, criterion: str, within: Sequence[float] = ()) -> Self:
+        """Itself: all its criteria mean the same of different logits."""
+        return self
+
+    def with_scores(self) -> Self:
+        """As in `Task`."""
+        task = copy.copy(self)
+        task.all_scores = True
+        return task
+
+    def _margins(self, logits: torch.Tensor) -> torch.Tensor:
+        """How far above its cut-off each label lies, as a logit."""
+        above: torch.Tensor = logits - self._cutoffs.to(logits)
+        return above
+
+    def answer(self, logits: torch.Tensor) -> Answers:
+        """Yes or no to each class, and its probability."""
+        logits = logits.float()
+        has, unsure = (self._margins(logits) > 0).float(), self.uncertainty(logits)[:, None]
+        found = torch.cat([logits.sigmoid(), has, unsure], 1).cpu().numpy()  # one transfer
+        values = np.empty(len(logits), self.dtype)
+        values["scores"], values["labels"] = found[:, : self.numbers], found[:, self.numbers : -1]
+        return Answers(values, found[:, -1].copy())
+
+    def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
+        """The entropy of the least sure of its decisions, divided by log 2."""
+        least = self._margins(logits.float()).abs().amin(-1)
+        p = least.sigmoid()
+        entropy = torch.special.entr(p) + torch.special.entr(1 - p)
+        unsure: torch.Tensor = (entropy / math.log(2)).clamp(0.0, 1.0)
+        return unsure
+
+    def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Nearer to the cut-offs."""
+        return self._margins(logits) / temperature + self._cutoffs.to(logits)
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Binary cross entropy, summed over classes."""
+        targets = targets.to(logits).expand_as(logits)
+        each = functional.binary_cross_entropy_with_logits(
+            logits, targets.nan_to_num(), reduction="none"
+        )
+        return torch.where(self.given(targets), each.sum(-1), 0.0)
+
+    def given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Those that are numbers."""
+        return ~targets.isnan().any(-1)
+
+    def distil(
+        self, student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """KL(teacher || student) of each decision, softened by the temperature T, summed and
+        multiplied by T^2: what `SingleLabel` has of its one decision."""
+        wanted = (teacher / temperature).expand_as(student)
+        cross, own = (
+            functional.binary_cross_entropy_with_logits(z, wanted.sigmoid(), reduction="none")
+            for z in (student / temperature, wanted)
+        )
+        return (cross - own).sum(-1) * temperature**2
+
+    def surprise(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of the teacher's decisions."""
+        wanted = (self._margins(teacher) > 0).to(student).expand_as(student)
+        each = functional.binary_cross_entropy_with_logits(
+            self._margins(student), wanted, reduction="none"
+        )
+        return each.sum(-1)
+
+    def certainty(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean over classes of the log probability of the right decision."""
+        return -self.loss(logits, targets) / self.numbers
+
+    def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
+        """Any label decided otherwise; an answer that is not a number differs from any."""
+        nothing = np.isnan(early["scores"]) | np.isnan(deep["scores"])
+        return np.asarray(((early["labels"] != deep["labels"]) | nothing).any(-1))
+
+    def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Known labels as certain answers; of probabilities, those of one half and more."""
+        values = np.zeros(len(targets), self.dtype)
+        values["labels"], values["scores"] = targets >= 0.5, targets
+        return values
+
+    def quality(self, answers: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
+        """Share of rows all of whose labels are right; F1 over all decisions, and as a mean over
+        classes that some row has."""
+        given, known = answers["labels"], truth["labels"]
+        both, either = (given & known).sum(0), given.sum(0) + known.sum(0)
+        f1 = 2 * both[either > 0] / either[either > 0]
+        return {
+            "accuracy": float(1 - self.differs(answers, truth).mean()),
+            "micro_f1": float(2 * both.sum() / max(either.sum(), 1)),
+            "macro_f1": float(f1.mean()) if len(f1) else 0.0,
+        }
+
+    def constant(self, answers: NDArray[Any]) -> tuple[str, float]:
+        """The most frequent set of labels, and its share of the rows."""
+        kinds, rows = np.unique(answers["labels"], axis=0, return_counts=True)
+        best = int(rows.argmax())
+        names = [name for name, has in zip(self.names, kinds[best], strict=True) if has]
+        return ", ".join(names) or _NONE, float(rows[best] / len(answers))
+
+    def blind(self, targets: torch.Tensor) -> torch.Tensor:
+        """By the share of the rows that has each label."""
+        shares = targets.mean(0).clamp(1e-6, 1 - 1e-6).logit()
+        return self.loss(shares.expand(len(targets), -1), targets)
+
+    def count(self, answers: NDArray[Any]) -> Counter[str]:
+        """Rows by label, each once for every label that it has."""
+        labels = answers["labels"]
+        rows = zip(self.names, labels.sum(0).tolist(), strict=True)
+        counts = Counter({name: n for name, n in rows if n})
+        if none := int((~labels.any(1)).sum()):
+            counts[_NONE] = none
+        return counts
+
+    def write(self, answers: NDArray[Any], given: NDArray[np.bool_]) -> dict[str, pa.Array]:
+        """Names, the likeliest first, and their scores."""
+        order = np.argsort(-answers["scores"], axis=1, kind="stable")
+        has = np.take_along_axis(answers["labels"], order, 1) & given[:, None]
+        offsets = np.concatenate([[0], np.cumsum(has.sum(1))]).astype(np.int32)
+        scores = np.take_along_axis(answers["scores"], order, 1)[has]
+
+        def lists(values: pa.Array) -> pa.Array:
+            return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~given))
+
+        columns = {
+            "labels": lists(self._names.take(pa.array(order[has]))),
+            "label_scores": lists(pa.array(scores, pa.float32())),
+        }
+        if self.all_scores:
+            columns["scores"] = listed(answers["scores"], given)
+        return columns
+
+    def shown(self, logits: torch.Tensor) -> torch.Tensor:
+        """As they are."""
+        return logits
+
+    def take_over(self, head: nn.Linear, theirs: nn.Linear) -> None:
+        """As they are."""
+        head.load_state_dict(theirs.state_dict())
+
+    def settle(self, head: nn.Linear) -> None:
+        """Nothing."""

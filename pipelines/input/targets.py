@@ -1,0 +1,181 @@
+"""What a column says of its rows: a label, several labels, a score, or chances of classes.
+
+Letters: n rows, N classes.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as types
+
+from fastbert.errors import InputError
+from fastbert.exits.question import Kind
+from pipelines.input.columns import listed
+from pipelines.input.labels import LOOKS, class_names, look
+
+#: How far from 1 the chances of a row may add up.
+_ROUNDED = 0.01
+#: What is wrong with labels, and what to do about it.
+_DROP = "fill it, name another one with --label-column, or drop those rows"
+
+
+class Targets:
+    """The targets of many rows, as they are read, of one kind of question."""
+
+    def __init__(self, column: str, kind: Kind | None) -> None:
+        """Of a column; without a kind, the first rows' type says it."""
+        self.column, self.kind = column, kind
+        self._given: list[Any] = []
+        #: Of chances: names that a struct gives its classes.
+        self._fields: list[str] | None = None
+        self._chances = False
+
+    def add(self, values: pa.ChunkedArray) -> None:
+        """The next rows. Raises InputError for a type that is none of the kind; the message begins
+        with "is of type", for the caller to say of what."""
+        plain = _plain(values)
+        self._chances = _are_chances(plain.type)
+        if self._chances:
+            if types.is_struct(plain.type):
+                self._fields = [field.name for field in plain.type]
+            self._given += _chances(plain)
+            return
+        kind = self.kind = self.kind or _kind_of(plain.type)
+        self._given += _READ[kind](plain)
+
+    def finish(self, names: list[str] | None) -> tuple[list[str], list[Any]]:
+        """The class names, those given or those found, sorted, and the targets of all rows. Raises
+        InputError for rows without one, and for classes that are not among the names."""
+        if missing := sum(value is None for value in self._given):
+            raise InputError(
+                f"{missing:,} of {len(self._given):,} rows have no label in column "
+                f"'{self.column}'; {_DROP}"
+            )
+        if self._chances:
+            return self._of_chances(names)
+        if self.kind == "score":
+            return names or [self.column], self._given
+        several = self.kind == "several-labels"
+        known = {*_flat(self._given)} if several else {*self._given}
+        names = names or sorted(known)
+        if unknown := sorted(known - {*names}):
+            alike = [name for name in names if look(name) == look(unknown[0])]
+            raise InputError(
+                f"label {unknown[0]!r} in column '{self.column}' is not one of the model's: "
+                f"{listed(names)}" + (f"; it differs from {alike[0]!r} only in {LOOKS}: write it "
+                                      "alike" if alike else "")
+            )  # fmt: skip
+        index = {name: i for i, name in enumerate(names)}
+        if not several:
+            return names, [index[name] for name in self._given]
+        if not names:
+            raise InputError(f"no row has a label in column '{self.column}'; {_DROP}")
+        hot = np.zeros((len(self._given), len(names)), np.float32)
+        for row, some in enumerate(self._given):
+            hot[row, [index[name] for name in some]] = 1.0
+        return names, hot.tolist()
+
+    def _of_chances(self, names: list[str] | None) -> tuple[list[str], list[Any]]:
+        """Chances as they are; their kind, where it is not known, is that of one label if they add
+        up to 1."""
+        sizes = {len(row) for row in self._given}
+        found = self._fields or [str(k) for k in range(max(sizes))]
+        names = names or found
+        if len(sizes) > 1 or len(found) != len(names) or (self._fields and {*found} != {*names}):
+            raise InputError(
+                f"column '{self.column}' has numbers of the classes {listed(found)}, expected one "
+                f"for each of {listed(names)} in every row"
+            )
+        order = [found.index(name) for name in names] if self._fields else range(len(names))
+        chances = np.array(self._given, np.float64)[:, list(order)]
+        if self.kind == "score" or not ((chances >= 0) & (chances <= 1)).all():
+            raise InputError(
+                f"column '{self.column}' has lists of numbers, expected chances from 0 to 1, of "
+                "one label or, with --task several-labels, of each; a score is a number in each row"
+            )
+        add_up = np.abs(chances.sum(1) - 1) <= _ROUNDED
+        if self.kind is None and not add_up.all():
+            raise InputError(
+                f"column '{self.column}' has chances of classes that do not add up to 1 in "
+                f"{int((~add_up).sum()):,} of {len(add_up):,} rows: pass --task several-labels if "
+                "each is a label of its own, --task single-label if the largest counts"
+            )
+        self.kind = self.kind or "single-label"
+        if self.kind == "single-label":
+            chances /= np.maximum(chances.sum(1, keepdims=True), 1e-12)
+        return names, chances.astype(np.float32).tolist()
+
+
+def _plain(values: pa.ChunkedArray) -> pa.Array:
+    """In one piece, without a dictionary or an extension around it."""
+    if isinstance(values.type, pa.BaseExtensionType):
+        values = pa.chunked_array([c.storage for c in values.chunks], values.type.storage_type)
+    if types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    return values.combine_chunks()
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _are_chances(kind: pa.DataType) -> bool:
+    if types.is_struct(kind):
+        return kind.num_fields > 0 and all(types.is_floating(field.type) for field in kind)
+    return _is_list(kind) and bool(types.is_floating(kind.value_type))
+
+
+def _kind_of(kind: pa.DataType) -> Kind:
+    if _is_list(kind):
+        return "several-labels"
+    return "score" if types.is_floating(kind) or types.is_decimal(kind) else "single-label"
+
+
+def _lists(values: pa.Array) -> list[list[str] | None]:
+    """The labels of each row, each once."""
+    if not _is_list(values.type):
+        raise InputError(f"is of type {values.type}, expected lists of strings")
+    names = class_names(values.flatten())
+    lengths = pc.list_value_length(values).to_pylist()
+    rows: list[list[str] | None] = []
+    start = 0
+    for length in lengths:
+        some = names[start : start + (length or 0)]
+        start += length or 0
+        known = dict.fromkeys(name for name in some if name is not None)
+        rows.append(None if length is None or None in some else [*known])
+    return rows
+
+
+def _numbers(values: pa.Array) -> list[float | None]:
+    if not (types.is_integer(values.type) or types.is_floating(values.type)
+            or types.is_decimal(values.type)):  # fmt: skip
+        raise InputError(f"is of type {values.type}, expected numbers")
+    found = values.cast(pa.float64()).to_pylist()
+    return [number if number is not None and math.isfinite(number) else None for number in found]
+
+
+def _chances(values: pa.Array) -> list[list[float] | None]:
+    rows: list[Any] = values.to_pylist()
+    some: Any = ([*row.values()] if isinstance(row, dict) else row for row in rows)
+    return [row if row is not None and all(map(_finite, row)) else None for row in some]
+
+
+def _finite(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
+
+
+def _flat(rows: list[list[str]]) -> Iterable[str]:
+    return (name for row in rows for name in row)
+
+
+#: By kind, how a column's values are read: None for rows without.
+_READ: dict[Kind, Callable[[Any], list[Any]]] = {
+    "single-label": class_names,
+    "several-labels": _lists,
+    "score": _numbers,
+}

@@ -37,7 +37,8 @@ class SeveralLabels:
         n = (len(names),)
         self.dtype = np.dtype([("labels", bool, n), ("scores", np.float32, n)])
         self.all_scores = False
-        self._cutoffs = torch.tensor(self.question.cutoffs or [0.5] * len(names)).logit()
+        cutoffs = self.question.cutoffs or [0.5] * len(names)
+        self._cutoffs = [math.log(each / (1 - each)) for each in cutoffs]  # as logits
         self._names = pa.array(names, pa.string())
 
     def by(self, criterion: str, within: Sequence[float] = ()) -> Self:
@@ -52,8 +53,7 @@ class SeveralLabels:
 
     def _margins(self, logits: torch.Tensor) -> torch.Tensor:
         """How far above its cut-off each label lies, as a logit."""
-        above: torch.Tensor = logits - self._cutoffs.to(logits)
-        return above
+        return logits - logits.new_tensor(self._cutoffs)
 
     def answer(self, logits: torch.Tensor) -> Answers:
         """Yes or no to each class, and its probability."""
@@ -74,7 +74,7 @@ class SeveralLabels:
 
     def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """Nearer to the cut-offs."""
-        return self._margins(logits) / temperature + self._cutoffs.to(logits)
+        return self._margins(logits) / temperature + logits.new_tensor(self._cutoffs)
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Binary cross entropy, summed over classes."""

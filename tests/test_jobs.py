@@ -52,7 +52,7 @@ def test_the_script_is_the_command(job):
     shown = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
     expected = CliRunner().invoke(main, [job, "--help"], prog_name="fastbert").stdout
     found = shown.stdout.replace(f"{job}.py", f"fastbert {job}", 1)
-    assert found.split() == expected.split()
+    assert "".join(found.split()) == "".join(expected.split())  # lines break elsewhere
 
 
 def test_one_command_lists_all_and_imports_nothing_heavy():

@@ -144,7 +144,7 @@ def test_an_odd_row_agrees_with_nothing_and_leaves_last():
         )
         assert found.exits[-1] == (1 if threshold else 50)
         if not threshold:
-            assert found.accuracy == found.agreement == pytest.approx(49 / 50)
+            assert found.quality["accuracy"] == found.agreement == pytest.approx(49 / 50)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])

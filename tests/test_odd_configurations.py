@@ -22,7 +22,7 @@ from support.shards import random_texts
 from support.stages import InProcess
 
 import fastbert
-from fastbert.configuration import FastBertConfig, label_names
+from fastbert.configuration import FastBertConfig
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import load_model
 from pipelines.labelling.job import label
@@ -371,4 +371,4 @@ def test_label_refuses_before_anything_is_run_or_changed(place, copy, tmp_path):
 
 
 def test_label_names_of_any_configuration():
-    assert label_names(FastBertConfig(id2label={0: 7, 1: 0.5})) == ["7", "0.5"]
+    assert FastBertConfig(id2label={0: 7, 1: 0.5}).label_names == ["7", "0.5"]

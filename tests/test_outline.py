@@ -1,7 +1,7 @@
 """What is read of a checkpoint without torch is what loading its configuration finds."""
 
 import json
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ from support.models import FAMILIES, LAYERS, tiny_fastbert
 from fastbert.configuration import FastBertConfig, load_config
 from fastbert.errors import InputError
 from fastbert.exits.criteria import CRITERIA
-from fastbert.exits.rules import CRITERION_NAMES, DEFAULT_CRITERION
+from fastbert.exits.question import ANSWERS
+from fastbert.exits.rules import CRITERIA_OF, PLAIN, TEMPERED
 from fastbert.outline import Outline, read_outline
 
 LEFT_OUT = "left out"
 #: Of any field, as far as it may be; the rest cannot be read.
 VALUES = [
     LEFT_OUT, None, True, 2, 2.0, -1, 0, 999, "2", "tanh", [], {}, ["x"], [{"depth": 2}],
-    [{"depth": 1}, {"depth": LAYERS, "head": "adopted"}], {"p": {"thresholds": [0.5]}},
+    [{"depth": 1}, {"depth": LAYERS, "head": "adopted"}], [{"kind": "several-labels"}],
+    "multi_label_classification", {"p": {"thresholds": [0.5]}},
 ]  # fmt: skip
 FIELDS = [
-    "max_length", "exits", "teacher_activation", "operating_points", "default_operating_point",
-    "layers", "backbone",
+    "max_length", "exits", "questions", "problem_type", "teacher_activation", "operating_points",
+    "default_operating_point", "layers", "backbone",
 ]  # fmt: skip
 OF_BACKBONE = ["num_hidden_layers", "n_layers", "model_type"]
 
@@ -57,6 +59,7 @@ def said(read, folder: Path) -> tuple | None:
         return (
             found.max_length,
             found.exit_list,
+            found.question,
             found.operating_points,
             found.default_operating_point,
         )
@@ -83,8 +86,8 @@ def test_what_was_saved_is_read_without_loading_it(family, save):
         folder = save(config)
         assert isinstance(read_outline(folder), Outline)
         found = said(read_outline, folder)
-        assert found == (config.max_length, config.exit_list, config.operating_points,
-                         config.default_operating_point)  # fmt: skip
+        assert found == (config.max_length, config.exit_list, config.question,
+                         config.operating_points, config.default_operating_point)  # fmt: skip
 
 
 def test_what_the_first_release_saved_is_read_without_loading_it():
@@ -127,5 +130,7 @@ def test_what_is_refused_is_refused_in_the_same_words(change, save):
 
 
 def test_criteria_have_their_names_where_torch_is_not():
-    assert tuple(CRITERIA) == CRITERION_NAMES
-    assert DEFAULT_CRITERION in CRITERION_NAMES
+    assert tuple(CRITERIA) == CRITERIA_OF["single-label"]
+    assert CRITERIA_OF.keys() == PLAIN.keys() == ANSWERS.keys()
+    assert all(PLAIN[kind] in known for kind, known in CRITERIA_OF.items())
+    assert {*chain(*CRITERIA_OF.values())} >= TEMPERED

@@ -33,7 +33,7 @@ from pipelines.labelling.commit import Commit
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.work import ERROR, IDS, TRUNCATED, Failed, Work, from_block, to_block
 from pipelines.output.ledger import Ledger
-from pipelines.output.schema import OUTPUT
+from pipelines.output.schema import output_schema
 from pipelines.output.statistics import SliceStats
 from pipelines.output.storage import Storage
 
@@ -78,14 +78,14 @@ def test_rows_without_text_keep_their_place_and_say_why(shard, checkpoint):
     for i, row in enumerate(rows):
         assert row["error"] == BAD.get(i)
         if i in BAD:
-            values = {name: row[name] for name in OUTPUT.names if name != "error"}
+            values = {name: row[name] for name in output_schema().names if name != "error"}
             assert set(values.values()) == {None}
 
 
 def test_schema_is_carried_columns_then_ours(shard, checkpoint):
     schema = run(shard, checkpoint).table.schema
-    assert schema.names == ["id", "input_label", *OUTPUT.names]
-    for field in OUTPUT:
+    assert schema.names == ["id", "input_label", *output_schema().names]
+    for field in output_schema():
         assert schema.field(field.name).type == field.type
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from support.shards import random_texts, write_shard
 
-from pipelines.output.schema import OUTPUT
+from pipelines.output.schema import output_schema
 
 GOOD = random_texts(8, seed=1)
 TEXTS = random_texts(20, seed=2)
@@ -103,7 +103,7 @@ def check_rows(out: pa.Table, table: pa.Table, expected: Expected) -> None:
     assert out.num_rows == table.num_rows
     carry = expected.settings.get("carry") or [n for n in table.column_names if n != "text"]
     names = [expected.renamed.get(name, name) for name in carry]
-    assert out.column_names == [*names, *OUTPUT.names]
+    assert out.column_names == [*names, *output_schema().names]
     for name, renamed in zip(carry, names, strict=True):
         assert out[renamed].type == table[name].type
         assert out[renamed].equals(table[name]), f"column {name!r} was changed"

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hostile.harness import TEXTS, Expected, Kinds, bad, check_kind, numbered, parquet_bytes, write
-from pipelines.output.schema import OUTPUT
+from pipelines.output.schema import output_schema
 
 KINDS = Kinds()
 
@@ -42,9 +42,9 @@ def twice_but_not_carried(folder: Path) -> Expected:
 
 @KINDS.add
 def carried_like_ours(folder: Path) -> Expected:
-    ours = {name: [f"{name} {i}" for i in range(20)] for name in OUTPUT.names}
+    ours = {name: [f"{name} {i}" for i in range(20)] for name in output_schema().names}
     expected = write(folder, numbered(TEXTS, **ours))
-    expected.renamed = {name: f"input_{name}" for name in OUTPUT.names}
+    expected.renamed = {name: f"input_{name}" for name in output_schema().names}
     return expected
 
 

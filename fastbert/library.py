@@ -145,8 +145,9 @@ class Classifier:
         or `Value`, as the checkpoint has it, or a table with their columns.
 
         `speed` 0 is full depth. With `all_scores` the probability of every class of
-        `model.config.label_names` comes along. A text that is None, empty or not UTF-8 gets an error in place of a
-        label. Raises InputError for what is no text, and for points that the checkpoint lacks.
+        `model.config.label_names` comes along. A text that is None, empty or not UTF-8 gets an
+        error in place of a label. Raises InputError for what is no text, and for points that the
+        checkpoint lacks.
         """
         point = self.point(operating_point, speed)
         engine, rule = self._engine(point), point.rule()

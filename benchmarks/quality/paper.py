@@ -109,9 +109,7 @@ def fixed_depth(outputs: ExitOutputs, cost: CostModel, exit: int, truth: np.ndar
 def certainty_bins(outputs: ExitOutputs, truth: np.ndarray) -> list[list[list[float]]]:
     """Figure 4: of each exit and tenth of uncertainty, rows and accuracy (0 without rows)."""
     found = []
-    for labels, uncertainties in zip(
-        outputs.answers["label"], outputs.uncertainties, strict=True
-    ):
+    for labels, uncertainties in zip(outputs.answers["label"], outputs.uncertainties, strict=True):
         bins = np.minimum((uncertainties * BINS).astype(int), BINS - 1)
         right = labels == truth
         found.append(
@@ -163,7 +161,7 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
             fixed_depth(outputs, cost, exit, truth_of_test) for exit in range(len(cost.exits))
         ],
         "speeds": [
-            {"speed": speed} | vars(outcome(outputs, cost, rules[speed], truth_of_test))
+            {"speed": speed} | outcome(outputs, cost, rules[speed], truth_of_test).summary()
             for speed in SPEEDS
         ],
         "certainty_bins": certainty_bins(outputs, truth_of_test),

@@ -59,11 +59,16 @@ def cover(
     criteria: tuple[str, ...],
     exits: str,
     splits: int,
+    within: tuple[float, ...] = (),
+    truth: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """How often promises about the rest of the rows were broken, and what they were worth."""
-    known, used = sample_of(outputs, None, cost, (), "fp32"), np.array(chosen(exits, cost.exits))
+    """How often promises about the rest of the rows were broken, and what they were worth; of
+    scores, promises that they are `within` a tolerance or cut-offs. With the truth also how good
+    the answers were."""
+    known = sample_of(outputs, None, cost, (), "fp32", within)
+    used = np.array(chosen(exits, cost.exits))
     n = len(known)
-    broken, disagreements, speedups = 0, [], []
+    broken, disagreements, speedups, qualities = 0, [], [], []
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(n)
         sample, rest = order[: n // 2], order[n // 2 :]
@@ -71,7 +76,9 @@ def cover(
         point = keep_promise(known.take(sample), promise, criteria, used, seed)
         if point is None:
             continue  # too few rows: nothing is promised
-        found = outcome(outputs.take(rest), cost, point.rule())
+        of_rest = None if truth is None else truth[rest]
+        found = outcome(outputs.take(rest), cost, point.rule(), of_rest)
+        qualities.append(found.quality)
         changed = round((1 - found.agreement) * len(rest))  # rows: their share is never exact
         broken += changed > share * len(rest)
         disagreements.append(changed / len(rest))
@@ -87,6 +94,9 @@ def cover(
         "flops_speedup_of_all_together": (
             round(1 / float(np.mean(1 / np.array(speedups))), 3) if made else None
         ),
+    } | {
+        f"mean_{measure}": round(float(np.mean([each[measure] for each in qualities])), 4)
+        for measure in (qualities[0] if qualities else ())
     }
 
 

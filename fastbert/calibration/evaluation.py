@@ -90,6 +90,12 @@ class Outcome:
     flops: int  # all rows, heads included
     flops_speedup: float  # full depth's FLOPs by these
 
+    def summary(self) -> dict[str, Any]:
+        """For JSON: the measures of quality beside the rest."""
+        found = dict(vars(self))
+        quality: dict[str, float] = found.pop("quality")
+        return quality | found
+
 
 def exit_outputs(
     engine: Engine,

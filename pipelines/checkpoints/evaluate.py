@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,10 +69,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if not settings.json:
         print_outcomes(points, outcomes, realised)
     found = [
-        out.quality | {k: v for k, v in asdict(out).items() if k != "quality"}
-        | {"realised_speedup": clock}
+        out.summary() | {"realised_speedup": clock}
         for out, clock in zip(outcomes, realised, strict=True)
-    ]  # fmt: skip
+    ]
     return {
         "model": redacted(settings.model),
         "rows": len(tokens),

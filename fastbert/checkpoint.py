@@ -61,7 +61,7 @@ def store_operating_point(
 
 def _free_name(points: dict[str, Any], name: str, settings: dict[str, Any]) -> str:
     """`name`, with a number if another point has it: one where other rows leave."""
-    where = ("criterion", "thresholds", "temperatures", "within", "exit_depths")
+    where = ("criterion", "thresholds", "temperatures", "within", "questions", "exit_depths")
     numbered = (name if k == 1 else f"{name}-{k}" for k in itertools.count(1))
     return next(
         each

@@ -15,9 +15,8 @@ from fastbert.encoders import check_family, encoder_for
 from fastbert.errors import InputError, check_settings, explained
 from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit, exits_of
-from fastbert.exits.question import KINDS, PROBLEM_TYPES, Kind, Question, question_of
-from fastbert.tasks import task_of
-from fastbert.tasks.task import Task
+from fastbert.exits.question import KINDS, PROBLEM_TYPES, Kind, Question, questions_of
+from fastbert.tasks.questions import Questions
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
 _FOREIGN = (
@@ -78,18 +77,22 @@ class FastBertConfig(PreTrainedConfig):
         cls,
         backbone: PreTrainedConfig,
         labels: Sequence[str],
-        question: Question | None = None,
+        questions: Sequence[Question] = (),
         **settings: Any,
     ) -> "FastBertConfig":
-        """For a backbone, a question about classes of these names, of which no two are the same, by
-        default which one of them a row has, and any of the fields above."""
-        check_distinct(labels)
+        """For a backbone, questions about classes of these names, by default which one of them a
+        row has, and any of the fields above. No two classes of a question have one name."""
+        start = 0
+        for size in [each.classes or len(labels) for each in questions] or [len(labels)]:
+            check_distinct(labels[start : start + size])
+            start += size
         own = {key: value for key, value in backbone.to_dict().items() if key not in _FOREIGN}
         names = dict(enumerate(labels))
         numbers = {label: k for k, label in names.items()}
-        if question is not None and question != Question():
-            settings["questions"] = [msgspec.to_builtins(question)]
-            settings["problem_type"] = PROBLEM_TYPES[question.kind]
+        if questions and tuple(questions) != (Question(),):
+            settings["questions"] = [msgspec.to_builtins(each) for each in questions]
+        if len(questions) == 1:
+            settings["problem_type"] = PROBLEM_TYPES[questions[0].kind]
         return cls(backbone=own, id2label=names, label2id=numbers, **settings)
 
     def backbone_config(self) -> PreTrainedConfig:
@@ -116,14 +119,21 @@ class FastBertConfig(PreTrainedConfig):
             ("teacher_activation", activation, activation in (None, *ACT2FN),
              "an activation that transformers knows, such as 'tanh'"),
         ])  # fmt: skip
-        names, cutoffs = self.label_names, self.question.cutoffs
-        check_settings("checkpoint", [
-            ("scale", self.question.scale, 0 < self.question.scale < math.inf, "more than 0"),
-            ("centre", self.question.centre, math.isfinite(self.question.centre), "a number"),
-            ("cutoffs", cutoffs, cutoffs is None or (
-                len(cutoffs) == len(names) and all(0 < each < 1 for each in cutoffs)),
-             f"{len(names)} numbers between 0 and 1"),
-        ])  # fmt: skip
+        questions, names = self.question_list, self.label_names
+        if (classes := sum(each.classes or len(names) for each in questions)) != len(names):
+            raise InputError(
+                f"the checkpoint's questions are about {classes} classes, its id2label names "
+                f"{len(names)}; save the checkpoint again"
+            )
+        for each in questions:
+            size, cutoffs = each.classes or len(names), each.cutoffs
+            check_settings("checkpoint", [
+                ("scale", each.scale, 0 < each.scale < math.inf, "more than 0"),
+                ("centre", each.centre, math.isfinite(each.centre), "a number"),
+                ("cutoffs", cutoffs, cutoffs is None or (
+                    len(cutoffs) == size and all(0 < number < 1 for number in cutoffs)),
+                 f"{size} numbers between 0 and 1"),
+            ])  # fmt: skip
         _ = self.exit_list  # which raises, too
 
     @property
@@ -136,21 +146,29 @@ class FastBertConfig(PreTrainedConfig):
         """A bag of these sizes, which has learnt nothing."""
         vocabulary: int = self.backbone_config().vocab_size
         sizes = (self.bag_tokens, self.bag_pairs, self.bag_size, self.bag_hidden)
-        return Bag(vocabulary, *sizes, self.new_task().numbers)
+        return Bag(vocabulary, *sizes, self.new_questions().numbers)
+
+    @property
+    def question_list(self) -> tuple[Question, ...]:
+        """What is asked; InputError where `questions` makes no sense."""
+        return questions_of(self.questions, self.problem_type)
 
     @property
     def question(self) -> Question:
-        """What is asked; InputError where `questions` makes no sense."""
-        return question_of(self.questions, self.problem_type)
+        """What is asked, where it is one thing; ValueError where it is several."""
+        (question,) = self.question_list
+        return question
 
-    def new_task(self) -> Task:
+    def new_questions(self) -> Questions:
         """What logits mean."""
-        return task_of(self.question, self.label_names)
+        return Questions(self.question_list, self.label_names)
 
     @property
     def label_names(self) -> list[str]:
-        """Class names by index; of a score its one name."""
-        return label_names(self, self.question.kind)
+        """Class names by index; of a score its one name. Of several questions all, one behind the
+        other."""
+        questions = self.question_list
+        return label_names(self, questions[0].kind if len(questions) == 1 else "several-labels")
 
 
 #: Fewest and most classes of a kind, and how to say that.

@@ -18,14 +18,16 @@ from huggingface_hub.errors import HfHubHTTPError
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import InputError, explained
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.exits.question import Kind
+from fastbert.exits.question import Kind, prefix
 from fastbert.exits.rules import Threshold
 from fastbert.inference import precision as arithmetic
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
+from fastbert.inference.decisions import are_numbers, exits_used
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.texts import unusable
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tasks.questions import Asked, Questions
 from fastbert.tokenizer import check_room, check_tokenizer
 from fastbert.weights import load_checkpoint
 
@@ -83,6 +85,8 @@ _ANSWERS: dict[Kind, type[Label] | type[Labels] | type[Value]] = {
     "several-labels": Labels,
     "score": Value,
 }
+#: What is told of a text, not of an answer.
+_OF_ROW = ("tokens", "error", "truncated")
 
 
 class Classifier:
@@ -142,7 +146,10 @@ class Classifier:
         all_scores: bool = False,
     ) -> Any:
         """The answers to texts, or to pairs of texts, in their order: a list of `Label`, `Labels`
-        or `Value`, as the checkpoint has it, or a table with their columns.
+        or `Value`, as the checkpoint has it, or a table with their columns. Where it answers
+        several questions, the list has a dict for each text, with an answer by question, and
+        columns begin with the question's name, as in `topic_label`; `exit_layer` is where the text
+        left.
 
         `speed` 0 is full depth. With `all_scores` the probability of every class of
         `model.config.label_names` comes along. A text that is None, empty or not UTF-8 gets an
@@ -150,8 +157,9 @@ class Classifier:
         checkpoint lacks.
         """
         point = self.point(operating_point, speed)
-        engine, rule = self._engine(point), point.rule()
-        engine.task = self.model.task.with_scores() if all_scores else self.model.task
+        engine, rules = self._engine(point), point.rules()
+        questions = self.model.questions
+        engine.questions = questions.with_scores() if all_scores else questions
         first, second, errors = _sides(texts)
         if second and not self._fits_pairs:
             check_tokenizer(self._tokenizer.tokenizer, self.model.config.backbone_config(), True)
@@ -159,17 +167,19 @@ class Classifier:
             self._fits_pairs = True
         portions = range(0, max(1, len(first)), _PORTION)
         parts = [
-            self._portion(engine, rule, first[i:j], second and second[i:j], errors[i:j])
+            self._portion(engine, rules, first[i:j], second and second[i:j], errors[i:j])
             for i, j in ((start, start + _PORTION) for start in portions)
         ]
         table = pa.concat_tables(parts).combine_chunks()
-        answer = _ANSWERS[engine.task.question.kind]
-        return table if as_ == "arrow" else [answer(**row) for row in table.to_pylist()]
+        if as_ == "arrow":
+            return table
+        answers = [_answers(row, questions) for row in table.to_pylist()]
+        return answers if len(questions.each) > 1 else [each[""] for each in answers]
 
     def _portion(
         self,
         engine: Engine,
-        rule: Threshold,
+        rules: list[Threshold],
         first: list[str],
         second: list[str] | None,
         errors: list[str | None],
@@ -179,20 +189,22 @@ class Classifier:
         rows = np.flatnonzero(good)
         pairs = None if second is None else [second[i] for i in rows]
         tokens = self._tokenizer([first[i] for i in rows], pairs, self.model.config.max_length)
-        found = engine.classify(tokens, rule)
-        answered = np.isfinite(found.uncertainty)
+        found = engine.answer(tokens, rules)
+        answered = are_numbers(found)
         for row in rows[~answered].tolist():
             errors[row] = NOT_A_NUMBER
         good[rows] = answered
-        found, lengths = found.take(answered), tokens.lengths[answered]
-        cost = CostModel(self.model).using(rule.used)
-        answers = columns(found, lengths, good, engine.task, cost)
+        found, lengths = [each.take(answered) for each in found], tokens.lengths[answered]
+        cost = CostModel(self.model).using(exits_used(rules))
+        answers = columns(found, lengths, good, engine.questions, cost)
         answers["error"] = pa.array(errors, pa.string())
         cut = np.zeros(len(first), bool)
         cut[rows] = tokens.truncated
         answers["truncated"] = pa.array(cut, mask=~given)
-        names = [field.name for field in fields(_ANSWERS[engine.task.question.kind])]
-        return pa.table({name: answers[name] for name in names if name in answers})
+        names = [name for asked in engine.questions for name in _names(asked).values()]
+        if len(engine.questions.each) > 1:
+            names += ["exit_layer", *_OF_ROW]
+        return pa.table({name: answers[name] for name in dict.fromkeys(names) if name in answers})
 
     def _engine(self, point: OperatingPoint) -> Engine:
         """In the precision that was asked for, or that suits the point."""
@@ -203,6 +215,22 @@ class Classifier:
 
 
 load = Classifier
+
+
+def _names(asked: Asked) -> dict[str, str]:
+    """Where a question's answer is in a table: by field, the column."""
+    names = [field.name for field in fields(_ANSWERS[asked.task.question.kind])]
+    return {name: name if name in _OF_ROW else prefix(asked.name) + name for name in names}
+
+
+def _answers(row: dict[str, Any], questions: Questions) -> dict[str, Any]:
+    """What a row of a table says to each question."""
+    return {
+        asked.name: _ANSWERS[asked.task.question.kind](
+            **{name: row[column] for name, column in _names(asked).items() if column in row}
+        )
+        for asked in questions
+    }
 
 
 def _located(place: str) -> Path:

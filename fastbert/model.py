@@ -24,6 +24,11 @@ from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit
 from fastbert.exits.heads import Branch, Head, PooledHead
 from fastbert.exits.question import Question
+from fastbert.tasks.task import Task
+
+
+def _loss(task: Task, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return task.loss(logits, targets)
 
 
 @dataclass
@@ -51,7 +56,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         self.backbone = new_backbone(backbone, config._attn_implementation)
         self.encoder = encoder_for(backbone)
         self.exits = config.exit_list
-        self.task = config.new_task()
+        self.questions = config.new_questions()
         #: One per exit.
         self.branches = nn.ModuleList(self._new_head(each) for each in self.exits)
         # DistilBERT knows no types of tokens.
@@ -69,7 +74,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         them a row has, and fields of FastBertConfig.
         """
         model = cls._around(load_backbone(name), labels, **settings)
-        model.task.settle(model.heads[-1].classifier)
+        model.questions.settle(model.heads[-1].classifier)
         return model
 
     @classmethod
@@ -112,6 +117,11 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return model
 
     @property
+    def task(self) -> Task:
+        """Of a model that is asked one thing; ValueError for others."""
+        return self.questions.only
+
+    @property
     def heads(self) -> list[Head]:
         """The classifiers, by exit."""
         heads: Any = self.branches
@@ -120,9 +130,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
     def _new_head(self, exit: Exit) -> Head:
         config, width = self.config, self.encoder.width
         if exit.task == "label" and exit.head == "branch":
-            return Branch(width, config.branch_size, config.branch_heads, self.task.numbers)
+            return Branch(width, config.branch_size, config.branch_heads, self.questions.numbers)
         if exit.task == "label" and exit.head == "adopted" and config.teacher_activation:
-            return PooledHead(width, self.task.numbers, config.teacher_activation)
+            return PooledHead(width, self.questions.numbers, config.teacher_activation)
         if exit.task == "label" and exit.head == "bag":
             return config.new_bag()
         raise InputError(
@@ -162,8 +172,10 @@ class FastBertForSequenceClassification(PreTrainedModel):
                 for head, each in students
             ]
             every = torch.stack([*early, logits])
-        loss = None if labels is None else self.task.loss(logits, labels).mean()
-        shown = logits if as_numbers else self.task.shown(logits)
+        loss = None
+        if labels is not None:
+            loss = self.questions.total(_loss, logits, targets=labels).mean()
+        shown = logits if as_numbers else self.questions.shown(logits)
         output = FastBertOutput(loss=loss, logits=shown, exit_logits=every)
         return output.to_tuple() if return_dict is False else output
 

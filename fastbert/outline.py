@@ -12,7 +12,7 @@ import msgspec
 from fastbert.checkpoint import read_settings
 from fastbert.exits.exit import Exit, exits_of
 from fastbert.exits.operating_point import Configuration
-from fastbert.exits.question import Question, question_of
+from fastbert.exits.question import Question, questions_of
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -38,9 +38,9 @@ class Outline(msgspec.Struct, frozen=True):
         return exits_of(self.exits, self.layers, self.teacher_activation)
 
     @property
-    def question(self) -> Question:
+    def question_list(self) -> tuple[Question, ...]:
         """As a `FastBertConfig` has it."""
-        return question_of(self.questions, self.problem_type)
+        return questions_of(self.questions, self.problem_type)
 
 
 def read_outline(folder: Path) -> Configuration:

@@ -61,7 +61,11 @@ class Texts(Settings):
 class LabelledTexts(Texts):
     """Texts whose classes are known, too."""
 
-    label_column: str = setting("Column of the class.", "label")
+    label_column: tuple[str, ...] = setting(
+        "Column of the truth: classes, lists of them, or numbers. Repeated, several questions are "
+        "asked of each text, in this order; each is called as its column.",
+        ("label",),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

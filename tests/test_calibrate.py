@@ -149,7 +149,7 @@ def test_refusals_leave_the_checkpoint_alone(model, corpus, options, parts):
 
 
 def test_a_sample_is_drawn_from_all_shards_and_row_groups(corpus):
-    columns = InputColumns(label="label")
+    columns = InputColumns(labels=("label",))
     everything, names = read_examples([str(corpus)], columns)
     some, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)
     again, _ = read_examples([str(corpus)], columns, names, sample=200, seed=3)

@@ -27,7 +27,7 @@ def corpus(tmp_path):
 
 
 def test_rows_without_text_are_left_out(corpus, caplog):
-    examples, names = read_examples([corpus], InputColumns(label="label"))
+    examples, names = read_examples([corpus], InputColumns(labels=("label",)))
     assert "2 of 5 rows have no text that can be used: left out" in caplog.text
     assert examples.texts == ["one", "two", "three"]
     assert names == ["x", "z"]
@@ -35,7 +35,7 @@ def test_rows_without_text_are_left_out(corpus, caplog):
 
 
 def test_given_names_fix_the_order(corpus):
-    examples, names = read_examples([corpus], InputColumns(label="label"), ["z", "y", "x"])
+    examples, names = read_examples([corpus], InputColumns(labels=("label",)), ["z", "y", "x"])
     assert names == ["z", "y", "x"]
     assert examples.labels == [2, 0, 2]
 
@@ -46,7 +46,7 @@ def test_unlabelled(corpus):
 
 def test_integer_labels_are_names(tmp_path):
     write_shard(tmp_path / "a.parquet", ["one", "two"], label=[7, 3])
-    examples, names = read_examples([str(tmp_path)], InputColumns(label="label"))
+    examples, names = read_examples([str(tmp_path)], InputColumns(labels=("label",)))
     assert names == ["3", "7"]
     assert examples.labels == [1, 0]
 
@@ -56,9 +56,9 @@ def test_labels_of_several_types(tmp_path):
     half = decimal.Decimal("0.5")
     write_shard(tmp_path / "in" / "a.parquet", ["one"], label=pa.array([half], pa.decimal128(4, 1)))
     write_shard(tmp_path / "in" / "b.parquet", ["two"], label=pa.array([half], pa.decimal128(4, 2)))
-    assert read_examples([str(tmp_path / "in")], InputColumns(label="label"))[1] == ["0.5"]
+    assert read_examples([str(tmp_path / "in")], InputColumns(labels=("label",)))[1] == ["0.5"]
     write_shard(tmp_path / "in" / "c.parquet", ["three"], label=["half"])
-    names = read_examples([str(tmp_path / "in")], InputColumns(label="label"))[1]
+    names = read_examples([str(tmp_path / "in")], InputColumns(labels=("label",)))[1]
     assert names == ["0.5", "half"]
 
 
@@ -74,7 +74,7 @@ def test_pairs(tmp_path):
     [
         (InputColumns("body"), r"no column 'body'; its columns are text, id, label"),
         (InputColumns(pair="other"), "no column 'other'"),
-        (InputColumns(label="class"), "no column 'class'"),
+        (InputColumns(labels=("class",)), "no column 'class'"),
     ],
 )
 def test_missing_columns(corpus, columns, message):
@@ -84,17 +84,17 @@ def test_missing_columns(corpus, columns, message):
 
 def test_unknown_and_missing_labels(corpus, tmp_path):
     with pytest.raises(InputError, match="label 'z' in column 'label' is not one of"):
-        read_examples([corpus], InputColumns(label="label"), ["x", "y"])
+        read_examples([corpus], InputColumns(labels=("label",)), ["x", "y"])
     write_shard(tmp_path / "more" / "c.parquet", ["one"], label=pa.array([None], pa.string()))
     with pytest.raises(InputError, match="1 of 1 rows have no label in column 'label'"):
-        read_examples([str(tmp_path / "more")], InputColumns(label="label"))
+        read_examples([str(tmp_path / "more")], InputColumns(labels=("label",)))
 
 
 def test_what_the_labelling_job_would_not_label_is_not_learned_from(tmp_path):
     bad = pa.array([b"one", b"\xff", b" \n", b"two"]).view(pa.string())
     pq.write_table(pa.table({"text": bad, "label": [1, 2, 3, 4]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["three"], "label": ["x"]}), tmp_path / "b.parquet")
-    examples, names = read_examples([str(tmp_path)], InputColumns(label="label"))
+    examples, names = read_examples([str(tmp_path)], InputColumns(labels=("label",)))
     assert examples.texts == ["one", "two", "three"]
     assert (names, examples.labels) == (["1", "4", "x"], [0, 1, 2])
 
@@ -105,7 +105,7 @@ def test_columns_of_other_types(tmp_path):
     with pytest.raises(InputError, match="column 'number' is of type int64, expected string"):
         read_examples([str(tmp_path)], InputColumns(text="number"))
     with pytest.raises(InputError, match="'label' is of type list<.*>, expected numbers or UTF-8"):
-        read_examples([str(tmp_path)], InputColumns(label="label"))
+        read_examples([str(tmp_path)], InputColumns(labels=("label",)))
 
 
 def test_no_text_at_all_and_no_parquet(tmp_path):
@@ -128,7 +128,7 @@ def test_no_text_at_all_and_no_parquet(tmp_path):
 )
 def test_texts_of_all_types(tmp_path, column):
     pq.write_table(pa.table({"text": column, "label": [1, 2, 3]}), tmp_path / "a.parquet")
-    examples, names = read_examples([str(tmp_path)], InputColumns(label="label"))
+    examples, names = read_examples([str(tmp_path)], InputColumns(labels=("label",)))
     assert (examples.texts, names, examples.labels) == (["one", "two"], ["1", "3"], [0, 1])
 
 
@@ -202,11 +202,11 @@ def test_rows_are_decoded_a_few_at_a_time_and_only_those_that_are_drawn(tmp_path
     monkeypatch.setattr(
         SliceReader, "read", lambda self, piece: (spans.append(piece.rows), read(self, piece))[1]
     )
-    everything, names = read_examples([str(tmp_path)], InputColumns(label="label"))
+    everything, names = read_examples([str(tmp_path)], InputColumns(labels=("label",)))
     assert max(sizes) <= BATCH_ROWS
     assert sum(sizes) == len(everything) == rows
     sizes.clear(), spans.clear()
-    some, _ = read_examples([str(tmp_path)], InputColumns(label="label"), names, sample=3, seed=2)
+    some, _ = read_examples([str(tmp_path)], InputColumns(labels=("label",)), names, sample=3, seed=2)
     drawn = np.sort(np.random.default_rng(2).choice(rows, 3, False))
     assert some.texts == [f"row {i}" for i in drawn]
     assert some.labels is not None
@@ -217,7 +217,7 @@ def test_rows_are_decoded_a_few_at_a_time_and_only_those_that_are_drawn(tmp_path
 
 def test_the_class_is_not_the_text(corpus):
     with pytest.raises(InputError, match="'text' is named both as text and as class"):
-        read_examples([corpus], InputColumns(label="text"))
+        read_examples([corpus], InputColumns(labels=("text",)))
 
 
 @pytest.mark.parametrize("dictionary", [False, True])
@@ -227,16 +227,16 @@ def test_not_a_number_is_a_missing_label(tmp_path, dictionary):
     write_shard(tmp_path / "a.parquet", ["one", "two", "three"], label=labels)
     for names in (None, ["0", "1", "nan"]):
         with pytest.raises(InputError, match="1 of 3 rows have no label in column 'label'"):
-            read_examples([str(tmp_path)], InputColumns(label="label"), names)
+            read_examples([str(tmp_path)], InputColumns(labels=("label",)), names)
     write_shard(tmp_path / "a.parquet", ["one", "two"], label=pa.nulls(2))
     with pytest.raises(InputError, match="2 of 2 rows have no label in column 'label'"):
-        read_examples([str(tmp_path)], InputColumns(label="label"))
+        read_examples([str(tmp_path)], InputColumns(labels=("label",)))
 
 
 def test_a_class_has_one_name_in_all_files(tmp_path):
     for i, value in enumerate([1, 1.0, "1", decimal.Decimal("1.00")]):
         write_shard(tmp_path / f"{i}.parquet", ["one"], label=[value])
-    examples, names = read_examples([str(tmp_path)], InputColumns(label="label"))
+    examples, names = read_examples([str(tmp_path)], InputColumns(labels=("label",)))
     assert (names, examples.labels) == (["1"], [0] * 4)
 
 
@@ -246,4 +246,4 @@ def test_an_unknown_label_that_looks_like_a_class_says_which(tmp_path, label):
     with pytest.raises(
         InputError, match="is not one of the model's: neg, pos; .* from 'pos' only in"
     ):
-        read_examples([str(tmp_path)], InputColumns(label="label"), ["neg", "pos"])
+        read_examples([str(tmp_path)], InputColumns(labels=("label",)), ["neg", "pos"])

@@ -74,12 +74,16 @@ def run(name: str, seed: int, data: Path, work: Path, backbone: str | None) -> d
         pq.write_table(rows.take(pa.array(drawn)), train_file)
     given = {"backbone": backbone} if backbone else {}
     settings = TrainSettings(
-        train=(str(train_file),), output=str(model_folder), label_column=label, seed=seed, **given
+        train=(str(train_file),),
+        output=str(model_folder),
+        label_column=(label,),
+        seed=seed,
+        **given,
     )
     summary = train(settings)
     model = load_model(model_folder)
     config, engine = model.config, Engine(model)
-    test, _ = read_examples([str(test_file)], InputColumns(label=label), config.label_names)
+    test, _ = read_examples([str(test_file)], InputColumns(labels=(label,)), config.label_names)
     tokens = Tokenizer(load_tokenizer(model_folder))(test.texts, None, config.max_length)
     outputs, truth = exit_outputs(engine, tokens), np.asarray(test.labels)
     point = OperatingPoint.asked(config, None if config.default_operating_point else 0.0, None)

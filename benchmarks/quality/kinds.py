@@ -39,7 +39,7 @@ from fastbert.weights import load_model
 from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.train import train
 from pipelines.input.columns import InputColumns
-from pipelines.input.examples import read_examples
+from pipelines.input.examples import Known, read_labelled
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ def run_set(name: str, data: Path, folder: Path, splits: int) -> dict[str, Any]:
     files = {split: data / name / f"{split}.parquet" for split in ("train", "test", "dev")}
     if not (folder / "model" / "config.json").exists():
         settings = TrainSettings(
-            train=(str(files["train"]),), label_column=column, output=str(folder / "model")
+            train=(str(files["train"]),), label_column=(column,), output=str(folder / "model")
         )
         summary = train(settings)
         (folder / "train.json").write_text(json.dumps(summary))
     model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
     config = model.config
-    columns, kind = InputColumns("text", label=column), config.question.kind
+    columns, kind = InputColumns("text", labels=(column,)), config.question.kind
     there = [str(files[split]) for split in ("test", "dev") if files[split].exists()]
-    known, _ = read_examples(there, columns, config.label_names, kind=kind)
+    known, _ = read_labelled(there, columns, [Known(kind, config.label_names)])
     truth = np.asarray(known.labels)
     tokens = Tokenizer(tokenizer)(known.texts, None, config.max_length)
     engine, cost = Engine(model, device()), CostModel(model)

@@ -126,7 +126,7 @@ def run_set(name: str, data: Path, folder: Path, options: dict[str, Any]) -> dic
         train(TrainSettings(train=(files[0],), output=str(folder / "model"), **options))
     model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
     config = model.config
-    columns = InputColumns("text", options.get("pair_column"), label="label")
+    columns = InputColumns("text", options.get("pair_column"), labels=("label",))
     test, _ = read_examples([files[1]], columns, config.label_names, MOST_TEST_ROWS)
     known = [test]
     if Path(files[2]).exists():

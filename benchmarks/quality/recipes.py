@@ -77,7 +77,7 @@ def judge(model: FastBertForSequenceClassification, tokenizer: Any, test: Exampl
 
 def run_set(name: str, data: Path, train_rows: int, test_rows: int) -> dict[str, Any]:
     """All recipes on one set."""
-    columns = InputColumns(label="label")
+    columns = InputColumns(labels=("label",))
     train, labels = read_examples([str(data / name / "train.parquet")], columns, sample=train_rows)
     test, _ = read_examples([str(data / name / "test.parquet")], columns, labels, sample=test_rows)
     backbone = TrainSettings.backbone

@@ -97,25 +97,28 @@ class Outcome:
         return quality | found
 
 
-def exit_outputs(
+def exit_logits(
     engine: Engine,
     tokens: Tokens,
     advance: Callable[[int], object] = lambda rows: None,
     exits: Sequence[int] | None = None,
-) -> ExitOutputs:
-    """What some exits, rising, or all of them say of every row; `advance` hears of each so many
-    rows that are done.
+) -> NDArray[np.float32]:
+    """What some exits, rising, or all of them give for every row, (E, n, N); `advance` hears of
+    each so many rows that are done.
 
     Raises InputError where the answers of more than odd rows are not finite, at whatever exit.
     """
     exits = range(len(engine.exits)) if exits is None else exits
-    logits = np.zeros((len(exits), len(tokens), engine.task.numbers), np.float32)
+    logits = np.zeros((len(exits), len(tokens), engine.questions.numbers), np.float32)
     odd = 0
     for start in range(0, len(tokens), _ROWS):
         block = np.arange(start, min(start + _ROWS, len(tokens)))
         found = logits[:, block] = engine.exit_logits(tokens.take(block), exits)
-        unsure = engine.task.uncertainty(torch.from_numpy(found))
-        odd += int((~unsure.isfinite()).any(0).sum())
+        sure = [
+            asked.task.uncertainty(torch.from_numpy(found[..., asked.numbers])).isfinite()
+            for asked in engine.questions
+        ]
+        odd += int((~torch.stack(sure).all(0)).any(0).sum())
         refuse_not_finite(odd, len(tokens))
         advance(len(block))
     if odd:
@@ -123,7 +126,26 @@ def exit_outputs(
             "the answers for %d of %d rows are not numbers: they count as wrong and as changed",
             *(odd, len(tokens)),
         )
-    return ExitOutputs(logits, tokens.lengths, engine.task)
+    return logits
+
+
+def question_outputs(
+    engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
+) -> list[ExitOutputs]:
+    """What all exits say to each question; else as `exit_logits`."""
+    logits = exit_logits(engine, tokens, advance)
+    return [
+        ExitOutputs(logits[..., asked.numbers], tokens.lengths, asked.task)
+        for asked in engine.questions
+    ]
+
+
+def exit_outputs(
+    engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
+) -> ExitOutputs:
+    """The same of a model that is asked one thing."""
+    (outputs,) = question_outputs(engine, tokens, advance)
+    return outputs
 
 
 def outcome(
@@ -158,7 +180,7 @@ def realised_speedups(
     each of `1 + repeats` rounds, at each point and at full depth.
     """
     runs: list[Callable[[], object]] = [partial(engine.full_depth, tokens)]
-    runs += [partial(engine.classify, tokens, point.rule()) for point in points]
+    runs += [partial(engine.answer, tokens, point.rules()) for point in points]
     seconds = np.zeros((repeats + 1, len(runs)))
     for taken in seconds:
         for k, run in enumerate(runs):

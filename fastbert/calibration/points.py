@@ -5,7 +5,7 @@ Letters: n rows, E exits.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.exits.rules import CRITERIA_OF
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
+from fastbert.inference.decisions import exits_used
 
 log = logging.getLogger(__name__)
 
@@ -154,19 +155,44 @@ def _changed(point: OperatingPoint) -> str:
 
 
 def store_point(
-    point: OperatingPoint,
-    url: str,
-    sample: Sample,
-    wrong: float | None = None,
-    default: bool = True,
+    point: OperatingPoint, url: str, default: bool = True
 ) -> tuple[OperatingPoint, str | None]:
-    """Store it as `store_operating_point`, and say what it brings and risks on the `sample` it was
-    found on; also the share of rows that full depth gets `wrong`, if known. Returns the point, with
-    the name it got, and the name of the default one before."""
+    """Store it as `store_operating_point`. Returns the point, with the name it got, and the name of
+    the default one before."""
     name, before = store_operating_point(url, point.name, point.settings(), default)
     if name != point.name:
         log.info("'%s' is another point's name; this one is called '%s'", point.name, name)
-    point = replace(point, name=name)
+    if not default:
+        log.info("the default stays %s", f"'{before}'" if before else "none")
+    elif before not in (None, name):
+        log.info(
+            "'%s' is the default now, in place of '%s', which the checkpoint keeps: outputs that "
+            "were labelled at it go on with it",
+            *(name, before),
+        )
+    return replace(point, name=name), before
+
+
+def tell_points(
+    point: OperatingPoint, samples: Sequence[Sample], wrong: Sequence[float | None]
+) -> None:
+    """Say what a point brings and risks for each question, on the `samples` of the same rows that
+    prove it; also the shares of rows that full depth gets `wrong`, where known."""
+    for each, sample, share in zip(point.each(), samples, wrong, strict=True):
+        _tell(each, sample, share)
+    if point.questions is None:
+        return
+    rules = point.rules()
+    pairs = zip(samples, rules, strict=True)
+    exits = np.max([sample.outputs.exits(rule) for sample, rule in pairs], axis=0)
+    cost, lengths = samples[0].cost.using(exits_used(rules)), samples[0].outputs.lengths
+    log.info(
+        f"'{point.name}': {cost.speedup(lengths, exits):.2f}x in FLOPs for its {len(rules)} "
+        "questions together; a row leaves where it has its last answer"
+    )
+
+
+def _tell(point: OperatingPoint, sample: Sample, wrong: float | None) -> None:
     evidence, promise = found(point), point.promise
     loses = promise is not None and promise.harm == "accuracy-loss"
     log.info(
@@ -179,12 +205,11 @@ def store_point(
     )
     if promise:
         log.info("%s", _limit(sample, point, np.append(np.array(point.thresholds) > 0, True)))
-    if not default:
-        log.info("the default stays %s", f"'{before}'" if before else "none")
-    elif before not in (None, name):
-        log.info(
-            "'%s' is the default now, in place of '%s', which the checkpoint keeps: outputs that "
-            "were labelled at it go on with it",
-            *(name, before),
-        )
-    return point, before
+
+
+def together(points: Mapping[str, OperatingPoint], name: str) -> OperatingPoint:
+    """One point of a name, from those of each question by name, or from that of the only one."""
+    if [*points] == [""]:
+        return replace(points[""], name=name)
+    each = {question: replace(point, name=question) for question, point in points.items()}
+    return OperatingPoint.of_questions(name, each)

@@ -66,7 +66,7 @@ class Configuration(Protocol):
     def exit_list(self) -> tuple[Exit, ...]: ...
 
     @property
-    def question(self) -> Question: ...
+    def question_list(self) -> tuple[Question, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class OperatingPoint:
     exit_depths: list[int] | None = None  # of all exits; None, in older checkpoints: 1 to L
     temperatures: list[float] | None = None  # E - 1, of tempered criteria
     within: list[float] | None = None  # of a score: its tolerance, or its cut-offs
+    #: Of several questions, by name; then there is nothing else in the point itself.
+    questions: "dict[str, OperatingPoint] | None" = None
 
     @classmethod
     def asked(
@@ -102,8 +104,8 @@ class OperatingPoint:
     ) -> "OperatingPoint":
         """The paper's: one threshold on the normalised entropy, at exits as `chosen` names them.
         The paper has none before the first layer. InputError for the speed of a score, except 0."""
-        kind = config.question.kind
-        if kind == "score" and speed:
+        questions, name = config.question_list, f"speed {speed:g}"
+        if speed and any(each.kind == "score" for each in questions):
             raise InputError(
                 f"--speed is {speed:g}, a threshold on an entropy, which a score does not have; "
                 "pass 0 for full depth, or an --operating-point of fastbert calibrate --tolerance "
@@ -112,7 +114,17 @@ class OperatingPoint:
         used = chosen(exits, config.exit_list)[:-1]
         depths = [each.depth for each in config.exit_list]
         thresholds = [speed * on for on in used]
-        return cls(f"speed {speed:g}", thresholds, PLAIN[kind], exit_depths=depths)
+        points = {
+            each.name: cls(each.name or name, thresholds, PLAIN[each.kind], exit_depths=depths)
+            for each in questions
+        }
+        return points[""] if len(points) == 1 and "" in points else cls.of_questions(name, points)
+
+    @classmethod
+    def of_questions(cls, name: str, points: "dict[str, OperatingPoint]") -> "OperatingPoint":
+        """One for several questions, from one of each."""
+        depths = next(iter(points.values())).exit_depths
+        return cls(name, [], "", exit_depths=depths, questions=points)
 
     @classmethod
     def of_checkpoint(cls, config: Configuration, name: str | None) -> "OperatingPoint":
@@ -138,7 +150,7 @@ class OperatingPoint:
             values = {**points[name], "name": name}
             if unknown := values.keys() - {each.name for each in fields(cls)}:
                 raise ValueError(f"it has '{min(unknown)}', which this release does not know")
-            return msgspec.convert(values, cls)._fitting(config.exit_list, config.question)
+            return msgspec.convert(values, cls)._fitting(config.exit_list, config.question_list)
 
     @classmethod
     def with_thresholds(
@@ -152,18 +164,40 @@ class OperatingPoint:
         for name in sorted(points, key=lambda name: name != config.default_operating_point):
             with suppress(InputError):  # points that cannot be used
                 found = cls.of_checkpoint(config, name)
-                if all(getattr(found, key) == wanted.get(key) for key in WHERE):
+                if all(wanted.get(key) == value for key, value in found.where().items()):
                     return found
         return None
 
     @property
     def proven_in(self) -> str | None:
         """The precision that the evidence was found in."""
-        return self.evidence.precision if self.evidence else None
+        first = self.each()[0]
+        return first.evidence.precision if first.evidence else None
 
-    def _fitting(self, exits: Sequence[Exit], question: Question) -> "OperatingPoint":
-        """Itself, with its depths; ValueError where it is not a point on these exits, for such a
-        question."""
+    def where(self) -> dict[str, Any]:
+        """What says where rows leave, as recipes hold it."""
+        own = {key: getattr(self, key) for key in WHERE}
+        several = {name: point.where() for name, point in (self.questions or {}).items()}
+        return own | {"questions": several or None}
+
+    def each(self) -> "list[OperatingPoint]":
+        """Itself, or those of several questions."""
+        return [*self.questions.values()] if self.questions else [self]
+
+    def _fitting(self, exits: Sequence[Exit], questions: Sequence[Question]) -> "OperatingPoint":
+        """Itself, with its depths; ValueError where it is not a point on these exits, for such
+        questions."""
+        names = [each.name for each in questions]
+        if self.questions is None and names == [""]:
+            return self._fitting_one(exits, questions[0])
+        if self.questions is None or [*self.questions] != names:
+            raise ValueError(f"it is about the questions {[*(self.questions or {})]}, not {names}")
+        points = {
+            each.name: self.questions[each.name]._fitting_one(exits, each) for each in questions
+        }
+        return self.of_questions(self.name, points)
+
+    def _fitting_one(self, exits: Sequence[Exit], question: Question) -> "OperatingPoint":
         if self.criterion not in (known := CRITERIA_OF[question.kind]):
             raise ValueError(f"its criterion is '{self.criterion}', not {', '.join(known)}")
         numbers = self.within or []
@@ -190,6 +224,9 @@ class OperatingPoint:
 
     def with_bag(self) -> "OperatingPoint":
         """The same where an exit is put before all others, which it does not use."""
+        if self.questions:
+            each = {name: point.with_bag() for name, point in self.questions.items()}
+            return self.of_questions(self.name, each)
         evidence = self.evidence
         if evidence:
             depths = evidence.exit_depths or list(range(1, len(evidence.exits) + 1))
@@ -206,6 +243,10 @@ class OperatingPoint:
     def rule(self) -> Threshold:
         """What it makes the engine do."""
         return Threshold.of(self.thresholds, self.criterion, self.temperatures, self.within)
+
+    def rules(self) -> list[Threshold]:
+        """The same for each question."""
+        return [point.rule() for point in self.each()]
 
     def settings(self) -> dict[str, Any]:
         """As a checkpoint's config.json holds it, under its name."""

@@ -27,10 +27,19 @@ ANSWERS: dict[Kind, pa.Schema] = {
 }
 
 
+def prefix(name: str) -> str:
+    """What the columns of a question of this name begin with; nothing, where there is no other."""
+    return f"{name}_" if name else ""
+
+
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One question that a checkpoint answers about every row."""
 
     kind: Kind = "single-label"
+    #: Where several are asked, what its columns begin with.
+    name: str = ""
+    #: And how many of the checkpoint's classes, behind those of the questions before. None: all.
+    classes: int | None = None
     #: Of several labels, by class: the probability from which on a row has it. None: 0.5 for all.
     cutoffs: list[float] | None = None
     #: Of a score: heads give how many times `scale` it lies above `centre`.
@@ -38,19 +47,24 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float = 1.0
 
 
-def question_of(values: Sequence[dict[str, Any]] | None, problem_type: str | None) -> Question:
-    """That of a checkpoint's config.json, by default one for the `problem_type`, and without
-    that for a single label.
+def questions_of(
+    values: Sequence[dict[str, Any]] | None, problem_type: str | None
+) -> tuple[Question, ...]:
+    """Those of a checkpoint's config.json, by default one for the `problem_type`, and without that
+    for a single label.
 
-    Raises InputError where it makes no sense.
+    Raises InputError where they make no sense.
     """
     if values is None:
-        return Question(KINDS.get(problem_type or "", "single-label"))
+        return (Question(KINDS.get(problem_type or "", "single-label")),)
     advice = "expected some like {'kind': 'several-labels'}"
     with explained("the checkpoint's questions cannot be read", advice, msgspec.ValidationError):
-        questions = msgspec.convert(values, list[Question])
-    if len(questions) != 1:
+        questions = msgspec.convert(values, tuple[Question, ...])
+    names = [question.name for question in questions]
+    whole = len(questions) == 1 or all(names) and all(each.classes for each in questions)
+    if not questions or not whole or len({*names}) < len(names):
         raise InputError(
-            f"the checkpoint answers {len(questions)} questions, expected 1: use a newer release"
+            f"the checkpoint's questions are called {names}, expected one, or several with names "
+            "of their own and their numbers of classes"
         )
-    return questions[0]
+    return questions

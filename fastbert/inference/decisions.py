@@ -3,7 +3,7 @@
 Letters: n rows, N numbers that a head gives of a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastbert.exits.rules import NO_EXIT, Rule
+from fastbert.tasks.questions import Asked, Questions
 from fastbert.tasks.task import Task
 
 Mask = NDArray[np.bool_]
@@ -50,17 +51,27 @@ class Predictions:
             getattr(self, name)[rows] = values
 
 
-class Decisions:
-    """A rule at work on n rows: a `Decide` that keeps what it has found."""
+class Decision:
+    """A rule at work on one question about n rows: keeps what it has found."""
 
-    def __init__(self, rows: int, rule: Rule, task: Task, deep: Mask, device: torch.device) -> None:
+    def __init__(
+        self, rows: int, rule: Rule, asked: Asked, deep: Mask, device: torch.device
+    ) -> None:
         """Rows marked in `deep` (n,) go on to full depth, wherever they leave. Logits come from a
         device."""
-        self.rule, self.task, self.deep = rule, task.by(rule.criterion, rule.within), deep
-        self.found = Predictions.none(rows, task)
-        self.heard = torch.zeros(rows, task.numbers, device=device)
+        self.rule, self.numbers, self.deep = rule, asked.numbers, deep
+        self.task = asked.task.by(rule.criterion, rule.within)
+        self.found = Predictions.none(rows, self.task)
+        self.heard = torch.zeros(rows, self.task.numbers, device=device)
 
     def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
+        rule, out = self.rule, self.found
+        if exit in rule.used:  # else another question wants it
+            self._answer(exit, rows, logits[:, self.numbers])
+        stays: Mask = (out.exit[rows] == NO_EXIT) | self.deep[rows]
+        return stays
+
+    def _answer(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> None:
         rule, out = self.rule, self.found
         if rule.temperatures is not None:
             at = torch.from_numpy(rows).to(logits.device)
@@ -78,5 +89,49 @@ class Decisions:
             audited = self.deep[rows]
             out.deep[rows[audited]] = answers.values[audited]
             out.audited[rows[audited]] = True
-        stays: Mask = (out.exit[rows] == NO_EXIT) | self.deep[rows]
+
+
+class Decisions:
+    """Rules at work on all questions about n rows, a `Decide`: a row goes on until it has all of
+    its answers."""
+
+    def __init__(
+        self,
+        rows: int,
+        rules: Sequence[Rule],
+        questions: Questions,
+        deep: Mask,
+        device: torch.device,
+    ) -> None:
+        """One rule for each question; the rest as of a `Decision`."""
+        self.each = [
+            Decision(rows, rule, asked, deep, device)
+            for rule, asked in zip(rules, questions, strict=True)
+        ]
+
+    def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
+        stays: Mask = np.logical_or.reduce([decide(exit, rows, logits) for decide in self.each])
         return stays
+
+    @property
+    def found(self) -> list[Predictions]:
+        """By question."""
+        return [decide.found for decide in self.each]
+
+
+def exits_used(rules: Sequence[Rule]) -> NDArray[np.int64]:
+    """Those that some rule asks, rising."""
+    return np.unique(np.concatenate([rule.used for rule in rules]))
+
+
+def row_exits(found: Sequence[Predictions]) -> NDArray[np.int8]:
+    """Where rows have left, once all questions are answered; NO_EXIT for the others."""
+    exits = np.stack([each.exit for each in found])
+    left: NDArray[np.int8] = np.where((exits == NO_EXIT).any(0), NO_EXIT, exits.max(0))
+    return left
+
+
+def are_numbers(found: Sequence[Predictions]) -> Mask:
+    """Which rows have numbers for answers to all questions."""
+    finite: Mask = np.logical_and.reduce([np.isfinite(each.uncertainty) for each in found])
+    return finite

@@ -21,13 +21,14 @@ from fastbert.encoders import encoder_for
 from fastbert.exits.bag import Bag
 from fastbert.exits.heads import PackedHead
 from fastbert.exits.rules import Rule
-from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions
+from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions, exits_used
 from fastbert.inference.first_exit import leave_before_layers
 from fastbert.inference.memory import free_memory, out_of_memory
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group, batch_rows, groups, longest_first
 from fastbert.packed.placement import Placement
+from fastbert.tasks.task import Task
 
 #: (hidden states of a pool, a batch's tokens, its groups) -> the batch's next hidden states
 Step = Callable[[torch.Tensor, slice, list[Group]], torch.Tensor]
@@ -68,7 +69,7 @@ class Engine:
         self.device = torch.device(device)
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
         place = Placement(self.device, self.dtype, dtype == torch.int8)
-        self.task, self.exits = model.task, model.exits
+        self.questions, self.exits = model.questions, model.exits
         self.encoder = encoder_for(model.config.backbone_config()).load(model.backbone, place)
         #: By exit: those that read tokens, and those that read hidden states.
         self.bags: dict[int, Bag] = {}
@@ -90,37 +91,46 @@ class Engine:
             tokens //= 2
         return max(tokens, self.batch_tokens)
 
-    def classify(
+    @property
+    def task(self) -> Task:
+        """Of a model that is asked one thing; ValueError for others."""
+        return self.questions.only
+
+    def classify(self, tokens: Tokens, rule: Rule, deep: Mask | None = None) -> Predictions:
+        """`answer` of a model that is asked one thing."""
+        (found,) = self.answer(tokens, [rule], deep)
+        return found
+
+    def answer(
         self,
         tokens: Tokens,
-        rule: Rule,
+        rules: Sequence[Rule],
         deep: Mask | None = None,
         advance: Advance = lambda share: None,
-    ) -> Predictions:
-        """Answer rows, each at the exit where the rule lets it leave.
+    ) -> list[Predictions]:
+        """Answer rows, each question at the exit where its rule lets a row leave; a row leaves the
+        network where it has its last answer. By question.
 
         `advance` hears after each batch which share of the rows' layers is done; rows that have
         left have none to do. Rows marked in `deep` (n,) exit like all others, but then run on to
         full depth as well. Rows with the same tokens are computed once. Raises ValueError for a
-        rule that does not decide at as many exits as there are. Exits that the rule does not use
-        are not computed.
+        rule that does not decide at as many exits as there are, and for another number of rules
+        than of questions. Exits that no rule uses are not computed.
         """
-        if rule.exits != len(self.exits):
-            raise ValueError(f"a rule for {rule.exits} exits; the model has {len(self.exits)}")
+        for rule in rules:
+            if rule.exits != len(self.exits):
+                raise ValueError(f"a rule for {rule.exits} exits; the model has {len(self.exits)}")
         deep = np.zeros(len(tokens), bool) if deep is None else deep
         chosen, place = tokens.distinct()
         deep_once = np.zeros(len(chosen), bool)
         deep_once[place[deep]] = True
-        once = self._classify(tokens.take(chosen), rule, deep_once, advance)
-        found = once.take(place)
-        found.audited[~deep] = False
+        once = tokens.take(chosen)
+        decisions = Decisions(len(once), rules, self.questions, deep_once, self.device)
+        self._run(once, decisions, exits_used(rules), advance)
+        found = [each.take(place) for each in decisions.found]
+        for each in found:
+            each.audited[~deep] = False
         return found
-
-    def _classify(self, tokens: Tokens, rule: Rule, deep: Mask, advance: Advance) -> Predictions:
-        """`classify` without a look at equal rows."""
-        decisions = Decisions(len(tokens), rule, self.task, deep, self.device)
-        self._run(tokens, decisions, rule.used, advance)
-        return decisions.found
 
     def full_depth(self, tokens: Tokens) -> NDArray[np.float32]:
         """The last exit's logits, with no other head computed: float32 (n, N)."""
@@ -132,7 +142,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """The logits of some exits, rising, or of all, for every row: float32 (E, n, N)."""
         exits = range(len(self.exits)) if exits is None else exits
-        out = np.zeros((len(exits), len(tokens), self.task.numbers), np.float32)
+        out = np.zeros((len(exits), len(tokens), self.questions.numbers), np.float32)
 
         def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
             out[exits.index(exit), rows] = logits.float().cpu().numpy()

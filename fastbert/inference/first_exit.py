@@ -3,6 +3,7 @@
 Letters: n rows.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,10 @@ def leave_before_layers(
 class FirstExit:
     """The exit before the first layer of the checkpoint in a folder, without the rest of it."""
 
-    def __init__(self, folder: Path, rule: Rule) -> None:
+    def __init__(self, folder: Path, rules: Sequence[Rule]) -> None:
         """Its weights alone are read; InputError if they cannot be."""
         config = load_config(folder)
-        self.rule, self.task = rule, config.new_task()
+        self.rules, self.questions = rules, config.new_questions()
         weights = {}
         with readable(f"the weights in {folder}", Exception):
             for path in sorted(folder.glob("*.safetensors")):
@@ -61,9 +62,12 @@ class FirstExit:
             self.bag.load_state_dict(weights)
         self.bag.eval()
 
-    def classify(self, tokens: Tokens) -> Predictions:
-        """The answers of the rows that leave there; the others have none."""
+    def classify(self, tokens: Tokens) -> list[Predictions]:
+        """The answers of the rows that leave there, by question; the others have none, not even to
+        a question that they could answer."""
         n, device = len(tokens), torch.device("cpu")
-        decide = Decisions(n, self.rule, self.task, np.zeros(n, bool), device)
-        leave_before_layers(self.bag, 0, tokens, np.arange(n), decide)
+        decide = Decisions(n, self.rules, self.questions, np.zeros(n, bool), device)
+        stays = leave_before_layers(self.bag, 0, tokens, np.arange(n), decide)
+        for each in decide.each:
+            each.found.put(np.flatnonzero(stays), Predictions.none(int(stays.sum()), each.task))
         return decide.found

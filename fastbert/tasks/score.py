@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
@@ -174,18 +173,20 @@ class Score:
         return shown
 
     @torch.no_grad()
-    def take_over(self, head: nn.Linear, theirs: nn.Linear) -> None:
+    def take_over(
+        self, weight: torch.Tensor, bias: torch.Tensor, theirs: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
         """Of the score; its distance from itself is none."""
         centre, scale = self.question.centre, self.question.scale
-        self.settle(head)
-        head.weight[0] = theirs.weight[0] / scale
-        head.bias[0] = ((0.0 if theirs.bias is None else theirs.bias[0]) - centre) / scale
+        self.settle(weight, bias)
+        weight[0] = theirs[0][0] / scale
+        bias[0] = (theirs[1][0] - centre) / scale
 
     @torch.no_grad()
-    def settle(self, head: nn.Linear) -> None:
+    def settle(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """The second number is a constant, which nothing that is learnt from scores changes."""
-        head.weight[1] = 0.0
-        head.bias[1] = _NOT_OFF
+        weight[1] = 0.0
+        bias[1] = _NOT_OFF
 
 
 def _unlikely(squared: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:

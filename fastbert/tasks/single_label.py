@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional
 
 from fastbert.exits.criteria import CRITERIA
@@ -165,9 +164,13 @@ class SingleLabel:
         """As they are."""
         return logits
 
-    def take_over(self, head: nn.Linear, theirs: nn.Linear) -> None:
+    @torch.no_grad()
+    def take_over(
+        self, weight: torch.Tensor, bias: torch.Tensor, theirs: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
         """As they are."""
-        head.load_state_dict(theirs.state_dict())
+        weight.copy_(theirs[0])
+        bias.copy_(theirs[1])
 
-    def settle(self, head: nn.Linear) -> None:
+    def settle(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """Nothing."""

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
@@ -95,9 +94,12 @@ class Task(Protocol):
     def shown(self, logits: torch.Tensor) -> torch.Tensor:
         """What Hugging Face's classifiers of this kind give: logits (..., N) to (..., classes)."""
 
-    def take_over(self, head: nn.Linear, theirs: nn.Linear) -> None:
-        """Give the last exit's map to N numbers the weights of a classifier's to its classes."""
+    def take_over(
+        self, weight: torch.Tensor, bias: torch.Tensor, theirs: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        """Give the last exit's map, weight (N, H) and bias (N,), those of a classifier's to its
+        classes."""
 
-    def settle(self, head: nn.Linear) -> None:
-        """Prepare the last exit's map to N numbers, before it learns: what does not depend on the
-        row, as an exit that the others are compared with is not off."""
+    def settle(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Prepare the last exit's map, weight (N, H) and bias (N,), before it learns: what does not
+        depend on the row, as the exit that others are compared with is not off."""

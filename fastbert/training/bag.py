@@ -12,6 +12,7 @@ from torch import nn
 
 from fastbert.exits.bag import Bag, storable
 from fastbert.inference.tokens import Tokens
+from fastbert.tasks.questions import Questions
 from fastbert.tasks.task import Task
 
 #: Rows that are read, repeats included, and the fewest and most passes over them.
@@ -40,7 +41,12 @@ def occurring(tokens: Tokens, vocabulary: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def teach_bag(
-    bag: Bag, task: Task, words: torch.Tensor, tokens: Tokens, wanted: torch.Tensor, seed: int = 0
+    bag: Bag,
+    questions: Questions,
+    words: torch.Tensor,
+    tokens: Tokens,
+    wanted: torch.Tensor,
+    seed: int = 0,
 ) -> None:
     """Train it, in place: rows (n,) and the logits (n, N) that full depth gives them; `words` are
     the backbone's word embeddings (V, H)."""
@@ -67,7 +73,7 @@ def teach_bag(
             kept = torch.rand(len(known), len(places), generator=generator) >= _DROPPED
             some = (known[:, places] * kept).unbind()
             given = bag.read(list(some), begins.int(), 1 - _DROPPED)
-            loss = task.distil(given, wanted[rows], 1.0).mean()
+            loss = questions.total(_distil, given, wanted[rows]).mean()
             for step in steps:
                 step.zero_grad()
             loss.backward()
@@ -75,6 +81,10 @@ def teach_bag(
                 step.step()
                 next_.step()
     bag.eval()
+
+
+def _distil(task: Task, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return task.distil(student, teacher, 1.0)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from fastbert.exits.question import Kind
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 
@@ -21,8 +20,7 @@ class Examples:
 
     texts: list[str]
     pairs: list[str] | None = None
-    labels: list[Any] | None = None  # targets, or what the task has for `missing`
-    kind: Kind = "single-label"  # of question that they are targets of
+    labels: list[Any] | None = None  # targets, as `Questions` has them
 
     def __len__(self) -> int:
         return len(self.texts)

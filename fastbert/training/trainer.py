@@ -33,7 +33,7 @@ from fastbert.encoders.pretrained import not_finite
 from fastbert.errors import FastBertError
 from fastbert.inference.precision import device, device_name, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
-from fastbert.tasks.task import Task
+from fastbert.tasks.questions import Questions
 from fastbert.training.examples import Examples
 from fastbert.training.losses import distillation_loss, joint_loss
 from fastbert.training.recipes import Recipe
@@ -96,10 +96,11 @@ def finetune(
         model.branches[:-1].requires_grad_(False)  # students wait for their own step
 
     def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
-        every = recipe.joint and network.training
-        outputs: FastBertOutput = network(**batch, all_exits=every, as_numbers=True)
+        joint = recipe.joint and network.training
+        outputs: FastBertOutput = network(**batch, all_exits=joint, as_numbers=True)
         if outputs.exit_logits is not None:
-            outputs.loss = joint_loss(model.task, outputs.exit_logits, batch["labels"])
+            every = outputs.exit_logits
+            outputs.loss = model.questions.total(joint_loss, every, targets=batch["labels"])
             outputs.exit_logits = None  # gathered along the wrong dimension otherwise
         return outputs
 
@@ -121,14 +122,15 @@ def self_distil(
     if not recipe.hard_labels:
         texts = replace(texts, labels=None)
     model.freeze_teacher()
+    loss = partial(
+        distillation_loss, temperature=recipe.temperature, hard_labels=recipe.hard_labels
+    )
 
     def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
         labels = batch.pop("labels", None)
         outputs: FastBertOutput = network(**batch, all_exits=True)
         logits: Any = outputs.exit_logits  # (E, B, N)
-        outputs.loss = distillation_loss(
-            model.task, logits[:-1], logits[-1], labels, recipe.temperature, recipe.hard_labels
-        )
+        outputs.loss = model.questions.total(loss, logits[:-1], logits[-1], targets=labels)
         return outputs
 
     return _run(SELF_DISTIL, answered, model, tokenizer, texts, None, recipe)
@@ -167,9 +169,8 @@ class _Trainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-#: What is told of training, and how it is called.
-_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "held-out accuracy",
-          "eval_r2": "held-out R squared"}  # fmt: skip
+#: Ends of the names of what is told of training.
+_SHOWN = ("loss", "accuracy", "r2")
 
 
 class _Progress(TrainerCallback):
@@ -191,10 +192,13 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.said = time.monotonic()
-        shown = [key for key in _SHOWN if key in logs]
+        shown = [key for key in logs if key.endswith(_SHOWN) and not key.startswith("train_")]
         if not state.is_world_process_zero or not shown:
             return
-        values = "  ".join(f"{_SHOWN[key]} {logs[key]:.4f}" for key in shown)
+        values = "  ".join(
+            f"{'held-out ' * key.startswith('eval_')}{key.removeprefix('eval_')} {logs[key]:.4f}"
+            for key in shown
+        )
         # Not by steps: the longest texts come first.
         spent, share = self.said - self.started, 1 / args.world_size
         left, then = (
@@ -221,12 +225,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _judged(task: Task, prediction: EvalPrediction) -> dict[str, float]:
-    """What the task measures, and its certainty, which tells more from few rows."""
+def _judged(questions: Questions, prediction: EvalPrediction) -> dict[str, float]:
+    """What tasks measure, and their certainty, which tells more from few rows."""
     logits, truth = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
-    quality = task.quality(task.answer(logits).values, task.truth(truth.numpy()))
-    certain = task.certainty(logits, truth).nan_to_num(-1e9, -1e9, -1e9)
-    return {**quality, "certainty": certain.mean().item()}
+    found: dict[str, float] = {}
+    certain = 0.0
+    for asked in questions:
+        task, own, known = asked.task, logits[:, asked.numbers], questions.targets(asked, truth)
+        quality = task.quality(task.answer(own).values, task.truth(known.numpy()))
+        found |= {f"{asked.name} {name}".strip(): value for name, value in quality.items()}
+        certain += task.certainty(own, known).nan_to_num(-1e9, -1e9, -1e9).mean().item()
+    return found | {"certainty": certain}
 
 
 def _run(
@@ -280,7 +289,7 @@ def _run(
             data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
             train_dataset=rows,
             eval_dataset=dev.tokenize(tokenizer, length) if dev else None,
-            compute_metrics=partial(_judged, model.task) if dev else None,
+            compute_metrics=partial(_judged, model.questions) if dev else None,
             callbacks=[
                 progress,
                 *([EarlyStoppingCallback(_PATIENCE)] if dev else []),
@@ -320,6 +329,6 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
         loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(some)))
     if not torch.isfinite(loss):
         raise _diverged(step, f"the loss is {loss} after the last step")
-    if step == FINE_TUNE and loss > 5 * (guessing := model.task.guessing):
+    if step == FINE_TUNE and loss > 5 * (guessing := model.questions.guessing):
         what = f"after the last step the loss is {loss:.2f} on rows that were learnt"
         raise _diverged(step, f"{what}, where guessing gives {guessing:.2f}")

@@ -1,30 +1,39 @@
 """The calibration job: a checkpoint and a corpus in, an operating point in the checkpoint out."""
 
 import logging
-from dataclasses import asdict, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from fastbert.calibration.evaluation import exit_outputs
-from fastbert.calibration.points import faster_point, promised_point, sample_of, store_point
+from fastbert.calibration.evaluation import question_outputs
+from fastbert.calibration.points import (
+    faster_point,
+    promised_point,
+    sample_of,
+    store_point,
+    tell_points,
+    together,
+)
 from fastbert.calibration.promises import Sample
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import InputError
 from fastbert.exits.exit import chosen
 from fastbert.exits.operating_point import Harm, OperatingPoint, Promise
-from fastbert.exits.question import Kind
 from fastbert.exits.rules import CRITERIA_OF
 from fastbert.filesystem import redacted
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.tasks.questions import Asked
 from fastbert.weights import load_checkpoint
 from fastbert.writable import check_folder
 from pipelines.checkpoints.settings import CalibrateSettings
 from pipelines.input.columns import InputColumns
-from pipelines.input.examples import read_examples
+from pipelines.input.examples import columns_of_truth, known_of, read_labelled
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.progress import counting
 
@@ -39,30 +48,44 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     """
     folder = fetch_checkpoint(settings.model)
     check_folder(settings.model)
-    label = None if settings.max_accuracy_loss is None else settings.label_column
-    columns = InputColumns(settings.text_column, settings.pair_column, label=label)
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
-    kind, names = model.config.question.kind, model.config.label_names
-    criterion, within = _criterion(settings, kind)
-    examples, _ = read_examples(
-        list(settings.corpus), columns, names, settings.rows, settings.seed, kind
+    questions = model.questions
+    compared = {asked.name: _criterion(settings, asked) for asked in questions}
+    labelled = settings.max_accuracy_loss is not None
+    columns = InputColumns(
+        settings.text_column,
+        settings.pair_column,
+        labels=columns_of_truth(settings.label_column, questions) if labelled else (),
     )
+    known = known_of(questions) if labelled else []
+    examples, _ = read_labelled(list(settings.corpus), columns, known, settings.rows, settings.seed)
     tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
     tell_truncated(tokens.cut, len(tokens), model.config.max_length)
     precision = resolve(settings.precision, device())
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
         engine = Engine(model, device(), DTYPES[precision])
-        outputs = exit_outputs(engine, tokens, counter.advance)
-    truth = None if examples.labels is None else np.asarray(examples.labels)
-    sample = sample_of(outputs, truth, CostModel(model), settings.corpus, precision, within)
-    point = _point(sample, criterion, settings)
-    point = replace(point, name=settings.name or point.name)
-    wrong = None if truth is None else float(outputs.differs(outputs.task.truth(truth))[-1].mean())
-    point, before = store_point(point, settings.model, sample, wrong, settings.default)
+        found = question_outputs(engine, tokens, counter.advance)
+    targets = None if examples.labels is None else np.asarray(examples.labels)
+    points, samples, wrong = {}, [], []
+    for asked, outputs in zip(questions, found, strict=True):
+        criterion, within = compared[asked.name]
+        truth = None if targets is None else questions.targets(asked, targets)
+        cost = CostModel(model)
+        sample = sample_of(outputs, truth, cost, settings.corpus, precision, within)
+        try:
+            points[asked.name] = _point(sample, criterion, settings)
+        except InputError as error:
+            raise InputError(_of(asked.name, str(error))) from error
+        samples.append(sample)
+        right = None if truth is None else outputs.task.truth(truth)
+        wrong.append(None if right is None else float(outputs.differs(right)[-1].mean()))
+    name = settings.name or _name(points, settings)
+    point, before = store_point(together(points, name), settings.model, settings.default)
+    tell_points(point, samples, wrong)
     shown = redacted(settings.model)
-    asked = "" if settings.default else f" --operating-point {point.name}"
-    log.info("next: fastbert label --model %s%s, and --audit-rate", shown, asked)
+    option = "" if settings.default else f" --operating-point {point.name}"
+    log.info("next: fastbert label --model %s%s, and --audit-rate", shown, option)
     return {
         "model": shown,
         "operating_point": asdict(point),
@@ -71,16 +94,35 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     }
 
 
-def _criterion(settings: CalibrateSettings, kind: Kind) -> tuple[str, tuple[float, ...]]:
-    """What thresholds are compared with for a kind of question, and the numbers that go with it.
-    Raises InputError for what does not go with the kind."""
-    known, default = CRITERIA_OF[kind], CalibrateSettings.criterion
+def _name(points: Mapping[str, OperatingPoint], settings: CalibrateSettings) -> str:
+    """What the point is called by default: what was asked for."""
+    if len(points) == 1:
+        return next(iter(points.values())).name
+    if settings.speedup is not None:
+        return f"speedup-{settings.speedup:g}"
+    harm, share = _harm(settings)
+    return f"max-{harm}-{share:g}"
+
+
+def _of(question: str, said: str) -> str:
+    """What is said of a question, with its name where there are others."""
+    return f"question '{question}': {said}" if question else said
+
+
+def _criterion(settings: CalibrateSettings, asked: Asked) -> tuple[str, tuple[float, ...]]:
+    """What thresholds are compared with for a question, and the numbers that go with it. Raises
+    InputError for what does not go with its kind."""
+    kind, only = asked.task.question.kind, not asked.name
+    gives = f"the checkpoint gives {kind.replace('-', ' ')}"
+    tolerance, cutoffs = (
+        _numbers(option, values, asked.name)
+        for option, values in (("--tolerance", settings.tolerance), ("--cutoff", settings.cutoff))
+    )
     if kind != "score":
-        if settings.tolerance is not None or settings.cutoff:
-            option = "--cutoff" if settings.cutoff else "--tolerance"
-            raise InputError(
-                f"{option} is of a score, the checkpoint gives {kind.replace('-', ' ')}"
-            )
+        if tolerance or cutoffs:
+            option = "--cutoff" if cutoffs else "--tolerance"
+            raise InputError(_of(asked.name, f"{option} is of a score, {gives}"))
+        known = CRITERIA_OF[kind]
         if settings.criterion not in ("auto", *known):
             raise InputError(
                 f"--criterion is '{settings.criterion}', expected one of {', '.join(known)} for "
@@ -92,20 +134,46 @@ def _criterion(settings: CalibrateSettings, kind: Kind) -> tuple[str, tuple[floa
             "--max-accuracy-loss is of labels, which are right or wrong, the checkpoint gives a "
             "score; pass --max-disagreement with --tolerance or --cutoff"
         )
-    if settings.criterion != default:
+    if only and settings.criterion != CalibrateSettings.criterion:
         raise InputError(
             f"--criterion is '{settings.criterion}', which is of labels, the checkpoint gives a "
             "score; leave it out: --tolerance or --cutoff say what counts"
         )
-    if settings.tolerance is None and not settings.cutoff:
+    if bool(tolerance) == bool(cutoffs) or len(tolerance) > 1:
+        begins = "" if only else f"{asked.name}="
         raise InputError(
-            "the checkpoint gives a score, which hardly ever stays the same to the last digit; "
-            "pass --tolerance, how far it may be off, or --cutoff, for each number that rows are "
-            "filtered by"
+            _of(asked.name, f"--tolerance is {tolerance or 'missing'}, --cutoff {cutoffs or 'too'}")
+            + "; a score hardly ever stays the same to the last digit: pass one of --tolerance "
+            f"{begins}D, how far it may be off, and --cutoff {begins}C, for each number that rows "
+            "are filtered by"
         )
-    if settings.cutoff:
-        return "cutoff", tuple(sorted({*settings.cutoff}))
-    return "tolerance", (float(settings.tolerance or 0),)
+    return ("cutoff", tuple(sorted({*cutoffs}))) if cutoffs else ("tolerance", tuple(tolerance))
+
+
+def _numbers(option: str, values: Sequence[str], question: str) -> list[float]:
+    """Those of a question, which begin with its name and a sign of equality, or, of the only one,
+    with nothing."""
+    found = []
+    for text in values:
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (option == "--tolerance" and value <= 0):
+            least = "more than 0" if option == "--tolerance" else "finite"
+            raise InputError(f"{option} is '{text}', expected a number, {least}, or NAME=number")
+        if name == question:
+            found.append(value)
+    return found
+
+
+def _harm(settings: CalibrateSettings) -> tuple[Harm, float]:
+    """What a promise is to bound, and how."""
+    harm: Harm = "disagreement" if settings.max_accuracy_loss is None else "accuracy-loss"
+    share = settings.max_disagreement or settings.max_accuracy_loss
+    assert share is not None
+    return harm, share
 
 
 def _point(sample: Sample, criterion: str, settings: CalibrateSettings) -> OperatingPoint:
@@ -113,8 +181,6 @@ def _point(sample: Sample, criterion: str, settings: CalibrateSettings) -> Opera
     exits = np.array(chosen(settings.exits, sample.cost.exits))
     if settings.speedup is not None:
         return faster_point(sample, settings.speedup, settings.confidence, criterion, exits)
-    harm: Harm = "disagreement" if settings.max_accuracy_loss is None else "accuracy-loss"
-    share = settings.max_disagreement or settings.max_accuracy_loss
-    assert share is not None
+    harm, share = _harm(settings)
     promise = Promise(share, settings.confidence, settings.promise_rows, harm)
     return promised_point(sample, promise, criterion, exits, settings.seed)

@@ -120,16 +120,30 @@ def _held_out(corpus: Examples, seed: int) -> tuple[Examples, Examples | None]:
 
 
 def _compare(
-    model: FastBertForSequenceClassification, outputs: ExitOutputs, held_out: bool
+    model: FastBertForSequenceClassification, outputs: Sequence[ExitOutputs], held_out: bool
 ) -> dict[str, Any]:
-    """Say how often each exit agrees with the last one."""
+    """Say how often each exit agrees with the last one, for each question."""
+    summary: dict[str, Any] = {}
+    for asked, each in zip(model.questions, outputs, strict=True):
+        found = _compare_one(asked.name, [exit.depth for exit in model.exits], each, held_out)
+        bad = {"exit_code": found.pop("exit_code")} if "exit_code" in found else {}
+        if asked.name:
+            found = {"questions": summary.get("questions", {}) | {asked.name: found}}
+        summary |= found | bad
+    return summary
+
+
+def _compare_one(
+    name: str, depths: Sequence[int], outputs: ExitOutputs, held_out: bool
+) -> dict[str, Any]:
     task, deep, rows = outputs.task, outputs.answers[-1], len(outputs.lengths)
     agreement = np.array([next(iter(task.quality(at, deep).values())) for at in outputs.answers])
     frequent, share = task.constant(deep)
     log.info(
-        "%s, by layer: %s (on %d rows that are %s)",
+        "%s%s, by layer: %s (on %d rows that are %s)",
+        f"question '{name}': " if name else "",
         _SAME[task.question.kind],
-        "  ".join(f"{e.depth} {a:.1%}" for e, a in zip(model.exits[:-1], agreement, strict=False)),
+        "  ".join(f"{k} {a:.1%}" for k, a in zip(depths[:-1], agreement, strict=False)),
         rows,
         "held out" if held_out else "learnt from, as the corpus is small",
     )
@@ -138,7 +152,7 @@ def _compare(
             f"full depth answers {frequent!r} to all of {rows} texts: is the teacher, or its "
             "tokenizer, the right one, and are texts of other classes in the corpus?"
         )
-    found = {"agreement_by_layer": [round(float(share), 4) for share in agreement]}
+    found: dict[str, Any] = {"agreement_by_layer": [round(float(each), 4) for each in agreement]}
     useless = not same and agreement[:-1].max(initial=0) <= share
     if held_out and useless:
         log.warning(

@@ -2,14 +2,18 @@
 
 import logging
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from fastbert.calibration.evaluation import Outcome, exit_outputs, outcome, realised_speedups
+from fastbert.calibration.evaluation import (
+    Outcome,
+    outcome,
+    question_outputs,
+    realised_speedups,
+)
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.configuration import FastBertConfig
 from fastbert.errors import InputError
@@ -23,7 +27,7 @@ from fastbert.inference.tokens import sample
 from fastbert.weights import load_checkpoint
 from pipelines.checkpoints.settings import EvaluateSettings
 from pipelines.input.columns import InputColumns
-from pipelines.input.examples import read_examples
+from pipelines.input.examples import columns_of_truth, known_of, read_labelled
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.progress import counting
 
@@ -37,42 +41,36 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Evaluate and print a table; returns the summary. Speed 0, full depth, is always included,
     and so are the operating points that the checkpoint holds."""
     folder = fetch_checkpoint(settings.model)
-    label = settings.label_column if settings.labels else None
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
-    columns = InputColumns(settings.text_column, settings.pair_column, label=label)
-    kind, names = model.config.question.kind, model.config.label_names
-    examples, _ = read_examples(list(settings.data), columns, names, kind=kind)
-    truth = None if examples.labels is None else np.asarray(examples.labels)
-    config = model.config
+    config, questions = model.config, model.questions
+    columns = InputColumns(
+        settings.text_column,
+        settings.pair_column,
+        labels=columns_of_truth(settings.label_column, questions) if settings.labels else (),
+    )
+    known = known_of(questions) if settings.labels else []
+    examples, _ = read_labelled(list(settings.data), columns, known)
+    targets = None if examples.labels is None else np.asarray(examples.labels)
     stored = stored_points(config)
     proven = (p.proven_in for p in stored if p.name == config.default_operating_point)
     precision = resolve(settings.precision, device(), next(proven, None))
     engine = Engine(model, device(), DTYPES[precision])
-    tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
+    tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, config.max_length)
     tell_truncated(tokens.cut, len(tokens), config.max_length)
-    if kind == "score" and settings.speeds == EvaluateSettings.speeds:
-        settings = replace(settings, speeds=())  # a score has none
-    speeds = [0.0, *sorted(set(settings.speeds) - {0.0})]
+    speeds = [0.0, *sorted(set(_speeds(settings, config)) - {0.0})]
     points = [OperatingPoint.of_speed(speed, config, settings.exits) for speed in speeds]
     points += stored
     log.info("%d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:
-        outputs = exit_outputs(engine, tokens, counter.advance)
+        outputs = question_outputs(engine, tokens, counter.advance)
     cost = CostModel(model)
-    outcomes = [outcome(outputs, cost, point.rule(), truth) for point in points]
     realised: list[float | None] = [None] * len(points)
     if settings.timing:
         timed, repeats = sample(tokens, _TIMED_ROWS), 3
         log.info("%d of the rows against the clock", len(timed))
         with counting(len(timed) * (1 + repeats) * (1 + len(points))) as counter:
             realised = [*realised_speedups(engine, timed, points, repeats, counter.advance)]
-    if not settings.json:
-        print_outcomes(points, outcomes, realised)
-    found = [
-        out.summary() | {"realised_speedup": clock}
-        for out, clock in zip(outcomes, realised, strict=True)
-    ]
-    return {
+    summary = {
         "model": redacted(settings.model),
         "rows": len(tokens),
         "timed_rows": min(len(tokens), _TIMED_ROWS) if settings.timing else 0,
@@ -81,13 +79,33 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "device": device_name(device()),
         "precision": precision,
         "exit_depths": [each.depth for each in model.exits],
-        "full_depth_flops": int(cost.full_flops(outputs.lengths).sum()),
-        "speeds": [{"speed": s} | each for s, each in zip(speeds, found, strict=False)],
-        "operating_points": {
-            point.name: each
-            for point, each in zip(points[len(speeds) :], found[len(speeds) :], strict=True)
-        },
+        "full_depth_flops": int(cost.full_flops(tokens.lengths).sum()),
     }
+    by_question = {}
+    for place, asked in enumerate(questions):
+        truth = None if targets is None else questions.targets(asked, targets)
+        rules = [point.each()[place].rule() for point in points]
+        outcomes = [outcome(outputs[place], cost, rule, truth) for rule in rules]
+        if not settings.json:
+            print_outcomes(asked.name, points, outcomes, realised)
+        found = [
+            out.summary() | {"realised_speedup": clock}
+            for out, clock in zip(outcomes, realised, strict=True)
+        ]
+        by_question[asked.name] = {
+            "speeds": [{"speed": s} | each for s, each in zip(speeds, found, strict=False)],
+            "operating_points": {
+                point.name: each
+                for point, each in zip(points[len(speeds) :], found[len(speeds) :], strict=True)
+            },
+        }
+    return summary | (by_question.get("") or {"questions": by_question})
+
+
+def _speeds(settings: EvaluateSettings, config: FastBertConfig) -> tuple[float, ...]:
+    """Those that are asked for; by default none where there is a score, which has no entropy."""
+    score = any(each.kind == "score" for each in config.question_list)
+    return () if score and settings.speeds == EvaluateSettings.speeds else settings.speeds
 
 
 def stored_points(config: FastBertConfig) -> list[OperatingPoint]:
@@ -102,21 +120,20 @@ def stored_points(config: FastBertConfig) -> list[OperatingPoint]:
 
 
 def print_outcomes(
-    points: list[OperatingPoint], outcomes: list[Outcome], realised: list[float | None]
+    question: str,
+    points: list[OperatingPoint],
+    outcomes: list[Outcome],
+    realised: list[float | None],
 ) -> None:
-    """One line per point, on stderr."""
+    """One line per point, on stderr, of one question."""
     measure = next((name for each in outcomes for name in each.quality), "accuracy")
-    names = (
-        "point",
-        measure.replace("_", " "),
-        "agrees",
-        "layers",
-        "FLOPs speed-up",
-        "on the clock",
-        "exits",
-    )
+    shown = measure.replace("_", " ")
+    names = ("point", shown, "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
     columns = (Column(name, justify="right") for name in names)
-    table = Table(*columns, title="speed-ups are against full depth without branches")
+    title = "speed-ups are against full depth without branches"
+    if question:
+        title = f"question '{question}'; exits and FLOPs as if it were the only one; {title}"
+    table = Table(*columns, title=title)
     for point, found, clock in zip(points, outcomes, realised, strict=True):
         table.add_row(
             point.name,

@@ -9,10 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from fastbert.calibration.evaluation import ExitOutputs, exit_outputs
-from fastbert.calibration.points import promised_point, sample_of, store_point
+from fastbert.calibration.evaluation import ExitOutputs, question_outputs
+from fastbert.calibration.points import (
+    promised_point,
+    sample_of,
+    store_point,
+    tell_points,
+    together,
+)
+from fastbert.calibration.promises import Sample
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import Promise
+from fastbert.exits.operating_point import OperatingPoint, Promise
 from fastbert.exits.question import Question
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
@@ -35,10 +42,11 @@ _TOLERANCE = 0.25
 
 def outputs_of(
     model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, rows: Examples
-) -> ExitOutputs:
-    """What each exit says of the rows, in the precision that a calibrated point is proven in."""
+) -> list[ExitOutputs]:
+    """What each exit says of the rows, by question, in the precision that a calibrated point is
+    proven in."""
     tokens = Tokenizer(tokenizer)(rows.texts, rows.pairs, model.config.max_length)
-    return exit_outputs(Engine(model, device(), DTYPES[resolve("auto", device())]), tokens)
+    return question_outputs(Engine(model, device(), DTYPES[resolve("auto", device())]), tokens)
 
 
 def judge(
@@ -50,12 +58,37 @@ def judge(
 ) -> dict[str, Any]:
     """Judge the checkpoint at `output` by labelled rows of `corpus`, and calibrate it by them.
     Returns what the summary says of it."""
-    outputs, truth = outputs_of(model, tokenizer, judges), np.asarray(judges.labels)
-    verdict = _verdict(outputs, truth)
-    verdict.tell([each.depth for each in model.exits])
-    found, within = verdict.summary(), _within(outputs.task.question)
-    precision = resolve("auto", device())
-    sample = sample_of(outputs, None, CostModel(model), corpus, precision, within)
+    cost, targets = CostModel(model), np.asarray(judges.labels)
+    summary: dict[str, Any] = {}
+    points: dict[str, OperatingPoint] = {}
+    samples, wrong = [], []
+    for asked, outputs in zip(model.questions, outputs_of(model, tokenizer, judges), strict=True):
+        if asked.name:
+            log.info("question '%s':", asked.name)
+        verdict = _verdict(outputs, model.questions.targets(asked, targets))
+        verdict.tell([each.depth for each in model.exits])
+        found, within = verdict.summary(), _within(asked.task.question)
+        samples.append(sample_of(outputs, None, cost, corpus, resolve("auto", device()), within))
+        wrong.append(verdict.wrong)
+        if point := _provable(samples[-1]):
+            points[asked.name] = point
+        if asked.name:
+            bad = {"exit_code": 3} if "exit_code" in found else {}
+            summary |= {"questions": summary.get("questions", {}) | {asked.name: found}} | bad
+        else:
+            summary |= found
+    if len(points) < len(samples):
+        if len(samples) > 1:
+            log.warning("not calibrated: not every question has a point")
+        return summary
+    name = "held-out" if len(points) > 1 else next(iter(points.values())).name
+    point, _ = store_point(together(points, name), output)
+    tell_points(point, samples, wrong)
+    return summary | {"operating_point": asdict(point)}
+
+
+def _provable(sample: Sample) -> OperatingPoint | None:
+    """The point with the first of the promises that the rows prove; says why there is none."""
     refused: list[InputError] = []
     for share in _PROMISED:
         try:
@@ -65,17 +98,19 @@ def judge(
             continue
         if refused:
             log.warning("no promise of %g: %s", _PROMISED[0], refused[0])
-        point, _ = store_point(point, output, sample, wrong=verdict.wrong)
-        return found | {"operating_point": asdict(point)}
+        return point
     log.warning("not calibrated, until fastbert calibrate has more rows: %s", refused[-1])
-    return found
+    return None
 
 
 def _verdict(outputs: ExitOutputs, truth: NDArray[Any]) -> Verdict | MeasuredVerdict:
     """Of rows with these targets."""
     task = outputs.task
-    if task.question.kind == "single-label" and truth.ndim == 1:
-        return Verdict.of(outputs, truth, task.names)
+    if task.question.kind == "single-label":
+        certain = truth.ndim == 1 or bool((truth.max(1) == 1).all())
+        if certain:
+            labels = truth if truth.ndim == 1 else truth.argmax(1)
+            return Verdict.of(outputs, labels, task.names)
     return MeasuredVerdict.of(outputs, truth)
 
 

@@ -17,8 +17,10 @@ from fastbert.inference.engine import Engine
 from fastbert.inference.precision import device
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.tasks.questions import Questions
 from fastbert.training.examples import Examples
 from pipelines.input.columns import listed
+from pipelines.input.examples import Found
 
 log = logging.getLogger(__name__)
 
@@ -29,27 +31,50 @@ _FIRST = 512
 _ODD = 0.5
 
 
-def question_from(examples: Examples, names: Sequence[str], cutoffs: Sequence[str]) -> Question:
-    """For targets of a kind. InputError for a score that is the same everywhere, and as
+def all_names(found: Sequence[Found]) -> list[str]:
+    """The class names of all questions, one behind the other."""
+    return [name for each in found for name in each.names]
+
+
+def questions_from(
+    examples: Examples, found: Sequence[Found], cutoffs: Sequence[str]
+) -> list[Question]:
+    """For labels of columns. InputError for a score that is the same everywhere, and as
     `_with_cutoffs`."""
-    question = _with_cutoffs(Question(examples.kind), names, cutoffs)
-    if examples.kind == "score":
-        assert examples.labels is not None
-        log.info(
-            "the labels are numbers, so a score is learnt; --task single-label takes each for the "
-            "name of a class"
-        )
-        question = in_units(question, np.asarray(examples.labels))
-    return question
+    plain = [_named(Question(each.kind), each, found) for each in found]
+    asked = Questions(plain, all_names(found))
+    targets = np.asarray(examples.labels)
+    questions = []
+    for each, question, of in zip(found, plain, asked, strict=True):
+        if each.kind == "score":
+            log.info(
+                "column '%s' has numbers, so a score is learnt; --task single-label takes each for "
+                "the name of a class",
+                each.column,
+            )
+            question = in_units(question, asked.targets(of, targets))
+        questions.append(question)
+    return _with_cutoffs(questions, [each.names for each in found], cutoffs)
 
 
-def question_for(
-    classifier: PreTrainedConfig, kind: Kind | None, cutoffs: Sequence[str]
-) -> Question:
-    """For an existing classifier of a kind, or of what its configuration says. InputError as
+def _named(question: Question, found: Found, among: Sequence[Found]) -> Question:
+    """With its column's name, where there are others."""
+    if len(among) == 1:
+        return question
+    return msgspec.structs.replace(question, name=found.column, classes=len(found.names))
+
+
+def questions_for(
+    classifiers: Sequence[PreTrainedConfig], kind: Kind | None, cutoffs: Sequence[str]
+) -> list[Question]:
+    """For existing classifiers of a kind, or of what their configurations say. InputError as
     `asked_of` and `_with_cutoffs`."""
-    question = asked_of(classifier, kind)
-    return _with_cutoffs(question, label_names(classifier, question.kind), cutoffs)
+    questions = [asked_of(each, kind) for each in classifiers]
+    names = [
+        label_names(config, question.kind)
+        for config, question in zip(classifiers, questions, strict=True)
+    ]
+    return _with_cutoffs(questions, names, cutoffs)
 
 
 def in_units(question: Question, scores: NDArray[Any]) -> Question:
@@ -63,30 +88,39 @@ def in_units(question: Question, scores: NDArray[Any]) -> Question:
     return msgspec.structs.replace(question, centre=centre, scale=scale)
 
 
-def _with_cutoffs(question: Question, names: Sequence[str], given: Sequence[str]) -> Question:
-    """With cut-offs as --cutoff gives them: numbers for all classes, or NAME=0.3 for one. Raises
-    InputError for those of other questions, of no class, and not between 0 and 1."""
-    if not given:
-        return question
-    if question.kind != "several-labels":
+def _with_cutoffs(
+    questions: list[Question], names: Sequence[Sequence[str]], given: Sequence[str]
+) -> list[Question]:
+    """With cut-offs as --cutoff gives them: numbers for all labels, or NAME=0.3 for one. Raises
+    InputError where no question has several labels, for labels that none has, and for numbers that
+    are not between 0 and 1."""
+    several = [k for k, each in enumerate(questions) if each.kind == "several-labels"]
+    if given and not several:
         raise InputError(
             f"--cutoff is '{given[0]}', which goes with several labels, not with "
-            f"{question.kind.replace('-', ' ')}"
+            f"{questions[0].kind.replace('-', ' ')}"
         )
-    cutoffs = dict.fromkeys(names, 0.5)
+    known = {name: 0.5 for k in several for name in names[k]}
     for text in sorted(given, key=lambda text: "=" in text):  # those for all come first
         name, _, number = text.rpartition("=")
         try:
             value = float(number)
         except ValueError:
             value = -1.0
-        if not 0 < value < 1 or (name and name not in cutoffs):
+        if not 0 < value < 1 or (name and name not in known):
             raise InputError(
                 f"--cutoff is '{text}', expected a number between 0 and 1, or NAME= and such a "
-                f"number, of {listed(list(names))}"
+                f"number, of {listed(list(known))}"
             )
-        cutoffs |= {name: value} if name else dict.fromkeys(names, value)
-    return msgspec.structs.replace(question, cutoffs=list(cutoffs.values()))
+        known |= {name: value} if name else dict.fromkeys(known, value)
+    if not given:
+        return questions
+    return [
+        msgspec.structs.replace(each, cutoffs=[known[name] for name in names[k]])
+        if k in several
+        else each
+        for k, each in enumerate(questions)
+    ]
 
 
 def first_answers(
@@ -98,7 +132,7 @@ def first_answers(
     some = corpus.take(range(min(len(corpus), _FIRST)))
     tokens = Tokenizer(tokenizer)(some.texts, some.pairs, model.config.max_length)
     logits = torch.from_numpy(Engine(model, device()).full_depth(tokens))
-    shown: NDArray[np.float32] = model.task.shown(logits).numpy()
+    shown: NDArray[np.float32] = model.questions.shown(logits).numpy()
     return shown
 
 

@@ -1,6 +1,5 @@
 """Settings of the jobs that make checkpoints, judge them and calibrate them."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -188,15 +187,15 @@ class CalibrateSettings(Inference, LabelledTexts):
     max_disagreement: PartOf | None = setting(
         "Largest share of labels that may differ from full depth's.", None
     )
-    tolerance: Positive | None = setting(
+    tolerance: tuple[str, ...] = setting(
         "Of a score: how far it may be from full depth's and still count as the same, in its own "
-        "unit. Goes with --max-disagreement or --speedup.",
-        None,
+        "unit. Goes with --max-disagreement or --speedup. Of one among several questions: NAME=0.2.",
+        (),
     )
-    cutoff: tuple[float, ...] = setting(
+    cutoff: tuple[str, ...] = setting(
         "Of a score that is used as a filter: scores on one side of all cut-offs count as the "
         "same; from a cut-off on they are above it. Goes with --max-disagreement or --speedup; may "
-        "be repeated.",
+        "be repeated. Of one question among several: NAME=3.",
         (),
     )
     max_accuracy_loss: PartOf | None = setting(
@@ -244,12 +243,6 @@ class CalibrateSettings(Inference, LabelledTexts):
             )
         if self.speedup is not None and self.criterion == "auto":
             raise InputError("--speedup wants a --criterion")
-        if self.tolerance is not None and self.cutoff:
-            raise InputError(
-                "--tolerance and --cutoff exclude each other: they say when two scores are the same"
-            )
-        if not all(map(math.isfinite, self.cutoff)):
-            raise InputError(f"--cutoff is {self.cutoff}, expected finite numbers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fastbert.calibration.evaluation import exit_outputs
+from fastbert.calibration.evaluation import exit_logits
 from fastbert.errors import InputError
 from fastbert.filesystem import redacted
 from fastbert.inference.engine import DTYPES, Engine
@@ -100,14 +100,14 @@ def teach_first_exit(
     log.info("full depth's answers to %d texts, for the exit before the first layer", len(tokens))
     engine = Engine(model, device(), DTYPES[resolve("auto", device())])
     with counting(len(tokens)) as counter:
-        (wanted,) = exit_outputs(engine, tokens, counter.advance, [len(model.exits) - 1]).logits
+        (wanted,) = exit_logits(engine, tokens, counter.advance, [len(model.exits) - 1])
     known = np.flatnonzero(np.isfinite(wanted).all(1))
     started = time.monotonic()
     backbone: Any = model.backbone
     words = backbone.get_input_embeddings().weight
     tokens, answers = tokens.take(known), torch.from_numpy(wanted[known])
     bag = model.add_bag(*occurring(tokens, len(words)))
-    teach_bag(bag, model.task, words.detach(), tokens, answers, seed)
+    teach_bag(bag, model.questions, words.detach(), tokens, answers, seed)
     bag.to(model.device)
     log.info(
         "the exit before the first layer knows %d tokens and %d pairs of tokens, learnt in %.0f s",

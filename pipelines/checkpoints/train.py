@@ -10,9 +10,8 @@ from transformers import set_seed
 
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
-from fastbert.exits.question import Kind
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.tasks import task_of
+from fastbert.tasks.questions import Questions
 from fastbert.tokenizer import check_tokenizer, load_tokenizer
 from fastbert.training.examples import Examples
 from fastbert.training.recipes import PAPER_FINETUNE, finetuning
@@ -20,7 +19,7 @@ from fastbert.training.trainer import Learnt, finetune
 from fastbert.weights import check_output
 from pipelines.checkpoints.held_out import halves, hold_out, unseen
 from pipelines.checkpoints.judge import judge
-from pipelines.checkpoints.questions import question_from
+from pipelines.checkpoints.questions import all_names, questions_from
 from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.students import (
     asked,
@@ -32,7 +31,7 @@ from pipelines.checkpoints.students import (
 )
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns, listed
-from pipelines.input.examples import read_examples
+from pipelines.input.examples import Found, Known, read_examples, read_labelled
 from pipelines.input.labels import LOOKS, MISSING, look_alikes
 
 log = logging.getLogger(__name__)
@@ -50,39 +49,38 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 
 def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
-    columns = InputColumns(settings.text_column, settings.pair_column, label=settings.label_column)
+    columns = InputColumns(settings.text_column, settings.pair_column, labels=settings.label_column)
     asked_for = None if settings.task == "auto" else settings.task
-    examples, labels = read_examples(list(settings.train), columns, kind=asked_for)
-    question = question_from(examples, labels, settings.cutoff)
-    _check_classes(question.kind, labels, len(examples), settings)
-    if question.kind == "score" and settings.distil_epochs == 0:
+    told = [Known(asked_for)] * len(columns.labels)
+    examples, found = read_labelled(list(settings.train), columns, told)
+    questions, labels = questions_from(examples, found, settings.cutoff), all_names(found)
+    for each in found:
+        _check_classes(each, len(examples))
+    if any(each.kind == "score" for each in found) and settings.distil_epochs == 0:
         raise InputError(
             "--distil-epochs 0 does not go with a score: its exits learn how far they are off then"
         )
     if settings.dev:  # rows that have chosen can neither judge nor prove any more
-        known = read_examples(list(settings.dev), columns, labels, kind=question.kind)[0]
+        known = read_labelled(
+            list(settings.dev), columns, [Known(each.kind, each.names) for each in found]
+        )[0]
         chosen, judges = halves(known, settings.seed)
     else:
         examples, chosen, judges = hold_out(examples, settings.seed)
     corpus = examples
     if settings.unlabeled:
-        others = read_examples(list(settings.unlabeled), replace(columns, label=None))[0]
-        corpus = _join(examples, others, task_of(question, labels).missing)
+        others = read_examples(list(settings.unlabeled), replace(columns, labels=()))[0]
+        corpus = _join(examples, others, Questions(questions, labels).missing)
     judges = judges and unseen(judges, corpus)
     set_seed(settings.seed)
     model = FastBertForSequenceClassification.from_backbone(
-        settings.backbone, labels, question=question
+        settings.backbone, labels, questions=questions
     )
     tokenizer = load_tokenizer(locate_backbone(settings.backbone))
     pairs, backbone = bool(settings.pair_column), model.config.backbone_config()
     settle_length(model, tokenizer, examples, settings)
     check_tokenizer(tokenizer, backbone, pairs, trained=True)
-    log.info(
-        "fine-tuning on %d rows, %s",
-        len(examples),
-        "a score" if question.kind == "score" else f"{len(labels)} classes"
-        + ", any number of them a row" * (question.kind == "several-labels"),
-    )  # fmt: skip
+    log.info("fine-tuning on %d rows, %s", len(examples), " and ".join(map(_described, found)))
     by_data = finetuning(len(examples), len(labels), backbone.hidden_size)
     recipe = replace(
         asked(settings, by_data, PAPER_FINETUNE, settings.epochs, settings.learning_rate),
@@ -118,14 +116,23 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     return summary
 
 
-def _check_classes(kind: Kind, labels: list[str], rows: int, settings: TrainSettings) -> None:
+def _described(found: Found) -> str:
+    """What is learnt of a column."""
+    if found.kind == "score":
+        return "a score"
+    any_number = ", any number of them a row" * (found.kind == "several-labels")
+    return f"{len(found.names)} classes{any_number}"
+
+
+def _check_classes(found: Found, rows: int) -> None:
     """Raises InputError for one class; warns of classes that look like mistakes."""
-    if kind == "score":
+    labels, column = found.names, found.column
+    if found.kind == "score":
         return
-    if len(labels) < 2 and kind == "single-label":
+    if len(labels) < 2 and found.kind == "single-label":
         raise InputError(
             f"all rows of --train have one class, {labels[0]!r}, in column "
-            f"'{settings.label_column}'; expected two or more; name another one with --label-column"
+            f"'{column}'; expected two or more; name another one with --label-column"
         )
     for group in look_alikes(labels):
         log.warning(
@@ -142,7 +149,7 @@ def _check_classes(kind: Kind, labels: list[str], rows: int, settings: TrainSett
     if len(labels) > rows / 2:
         log.warning(
             "column '%s' has %d classes for %d rows: is it an id, or a quantity?",
-            *(settings.label_column, len(labels), rows),
+            *(column, len(labels), rows),
         )
 
 

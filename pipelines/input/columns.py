@@ -11,14 +11,14 @@ from pipelines.output.schema import output_schema
 
 @dataclass(frozen=True)
 class InputColumns:
-    """Which columns of a shard are texts, which is the class and which are copied to the output."""
+    """Which columns of a shard are texts, which are the truth, which are copied to the output."""
 
     text: str = "text"
     pair: str | None = None
     #: None: all but the texts.
     carry: tuple[str, ...] | None = None
-    #: None: the classes are not read. To read them, it must be carried, too.
-    label: str | None = None
+    #: Of the truth, one for each question; to read them, they must be carried, too.
+    labels: tuple[str, ...] = ()
     #: Columns that labelling adds, whose names no carried column may have.
     added: pa.Schema = field(default_factory=output_schema)
 
@@ -35,7 +35,7 @@ class InputColumns:
         """
         repeated = {name for name, times in Counter(schema.names).items() if times > 1}
         options = dict.fromkeys(self.carry or (), "--carry")
-        options |= {self.label: "--label-column"} if self.label else {}
+        options |= dict.fromkeys(self.labels, "--label-column")
         options |= dict(zip(self.texts, ("--text-column", "--pair-column"), strict=False))
         for name, option in options.items():
             if name not in schema.names:

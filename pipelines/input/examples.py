@@ -1,10 +1,11 @@
 """Whole tables in memory, for training and evaluation."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastbert.configuration import check_distinct
 from fastbert.errors import FastBertError, InputError
 from fastbert.exits.question import Kind
 from fastbert.filesystem import is_transient, redacted
+from fastbert.tasks.questions import Questions
 from fastbert.training.examples import Examples
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
@@ -24,11 +26,49 @@ from pipelines.input.texts import usable_texts
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.output.retry import Patience
 from pipelines.output.storage import FOOTER_THREADS
+from pipelines.settings import LabelledTexts
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a question, and not to be found out from the values of its column."""
+
+    kind: Kind | None = None
+    names: list[str] | None = None  # of its classes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the values of a column are."""
+
+    column: str
+    kind: Kind
+    names: list[str]  # of its classes
+
+
+def known_of(questions: Questions) -> list[Known]:
+    """What a model knows of its questions."""
+    return [Known(each.task.question.kind, list(each.task.names)) for each in questions]
+
+
+def columns_of_truth(given: tuple[str, ...], questions: Questions) -> tuple[str, ...]:
+    """The columns that hold the truth for a model's questions: those given, one for each, or, of
+    several, those of their names. InputError for another number of columns than of questions."""
+    names = tuple(each.name for each in questions)
+    if len(names) > 1 and given == LabelledTexts.label_column:
+        return names
+    if len(given) != len(names):
+        raise InputError(
+            f"--label-column is {', '.join(given)}, the checkpoint answers {len(names)} "
+            f"question{'s' * (len(names) > 1)}; expected a column for each"
+            + (f", in this order: {', '.join(names)}" if len(names) > 1 else "")
+        )
+    return given
 
 
 def read_examples(
@@ -37,25 +77,38 @@ def read_examples(
     labels: list[str] | None = None,
     sample: int | None = None,
     seed: int = 0,
-    kind: Kind | None = "single-label",
 ) -> tuple[Examples, list[str]]:
-    """The rows of all shards at `urls`, in order, and the class names.
+    """`read_labelled` with a label, one of the classes `labels` if these are given, or with none;
+    and the class names."""
+    known = [Known("single-label", labels) for _ in columns.labels]
+    examples, found = read_labelled(urls, columns, known, sample, seed)
+    return examples, found[0].names if found else labels or []
 
-    Labels are read as targets of a `kind` of question, with None of what the column's type says
-    (`Targets`); `labels` are the class names to use, default those found, sorted. With `sample`
-    only so many rows are read, drawn at random with `seed`. Rows without usable text are left out.
-    Raises InputError for shards that the labelling job would not label, labels that are missing or
-    not among `labels`, and two of these that are the same; FastBertError where a store does not
-    answer.
+
+def read_labelled(
+    urls: list[str],
+    columns: InputColumns,
+    known: Sequence[Known],
+    sample: int | None = None,
+    seed: int = 0,
+) -> tuple[Examples, list[Found]]:
+    """The rows of all shards at `urls`, in order, and what the columns of labels hold.
+
+    These are read as targets of a kind of question, or of what a column's type says, of given
+    classes, or of those found, sorted: see `Targets`; of several questions, in one row as
+    `Questions` has them. With `sample` only so many rows are read, drawn at random with `seed`.
+    Rows without usable text are left out. Raises InputError for shards that the labelling job would
+    not label, labels that are missing or of no known class, and two classes that are the same;
+    FastBertError where a store does not answer.
     """
-    if columns.label in columns.texts:
+    if double := [name for name in columns.labels if name in columns.texts]:
         raise InputError(
-            f"column '{columns.label}' is named both as text and as class; name another one with "
+            f"column '{double[0]}' is named both as text and as class; name another one with "
             "--label-column or --text-column"
         )
-    if columns.label and labels:
-        check_distinct(labels)
-    columns = replace(columns, carry=tuple(filter(None, [columns.label])))
+    for each in known:
+        check_distinct(each.names or [])
+    columns = replace(columns, carry=columns.labels)
     shards = find_shards(urls)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         sizes = [*pool.map(lambda shard: _sound(shard, count_rows, shard, columns), shards)]
@@ -68,30 +121,44 @@ def read_examples(
         parts = np.split(some, np.searchsorted(some, ends[:-1]))
         drawn = [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
     texts: list[list[str]] = [[] for _ in columns.texts]
-    targets = Targets(columns.label, kind) if columns.label else None
+    targets = [Targets(name, each.kind) for name, each in zip(columns.labels, known, strict=True)]
     for shard, rows, chosen in zip(shards, sizes, drawn, strict=True):
         sides, given = _sound(shard, _read, shard, rows, chosen, columns)
         for column, side in zip(texts, sides, strict=True):
             column += side
-        try:
-            for some in given:
-                assert targets is not None
-                targets.add(some)
-        except InputError as error:
-            raise InputError(
-                f"{redacted(shard.url)}: column '{columns.label}' {error}; name another one with "
-                "--label-column"
-            ) from error
+        for table, of in product(given, targets):
+            try:
+                of.add(table[of.column])
+            except InputError as error:
+                raise InputError(
+                    f"{redacted(shard.url)}: column '{of.column}' {error}; name another one with "
+                    "--label-column"
+                ) from error
     if not texts[0]:
         raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
     if bad := read - len(texts[0]):
         log.warning("%d of %d rows have no text that can be used: left out", bad, read)
-    pairs = texts[1] if columns.pair else None
-    if targets is None:
-        return Examples(texts[0], pairs), labels or []
-    names, found = targets.finish(labels)
-    assert targets.kind is not None  # it has seen rows
-    return Examples(texts[0], pairs, found, targets.kind), names
+    values, found = [], []
+    for of, each in zip(targets, known, strict=True):
+        names, rows_of = of.finish(each.names)
+        assert of.kind is not None  # it has seen rows
+        values.append(rows_of)
+        found.append(Found(of.column, of.kind, names))
+    return Examples(texts[0], texts[1] if columns.pair else None, _joined(values, found)), found
+
+
+def _joined(values: list[list[Any]], found: list[Found]) -> list[Any] | None:
+    """The targets of each row: of one question, as they are; of several, one behind the other."""
+    if len(values) < 2:
+        return values[0] if values else None
+    parts = []
+    for each, of in zip(values, found, strict=True):
+        part = np.array(each, np.float32)
+        if of.kind == "single-label" and part.ndim == 1:
+            part = np.eye(len(of.names), dtype=np.float32)[part.astype(int)]
+        parts.append(part.reshape(len(each), -1))
+    joined: list[Any] = np.hstack(parts).tolist()
+    return joined
 
 
 def _sound(shard: Shard, read: Callable[..., Result], *arguments: Any) -> Result:
@@ -109,8 +176,8 @@ def _sound(shard: Shard, read: Callable[..., Result], *arguments: Any) -> Result
 
 def _read(
     shard: Shard, rows: int, chosen: Rows | None, columns: InputColumns
-) -> tuple[list[list[str]], list[pa.ChunkedArray]]:
-    """Texts by column, and what the label's column has, of the rows with usable text: all, or the
+) -> tuple[list[list[str]], list[pa.Table]]:
+    """Texts by column, and the columns of labels, of the rows with usable text: all, or the
     `chosen` of them."""
     texts: list[list[str]] = [[] for _ in columns.texts]
     given = []
@@ -118,8 +185,7 @@ def _read(
         sides, usable = usable_texts(table, columns.texts)
         for column, side in zip(texts, sides, strict=True):
             column += side
-        if columns.label:
-            given.append(table[columns.label].filter(pa.array(usable, pa.bool_())))
+        given.append(table.select(list(columns.labels)).filter(pa.array(usable, pa.bool_())))
     return texts, given
 
 

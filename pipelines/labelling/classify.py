@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,16 +14,17 @@ import torch
 
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import FastBertError, InputError
+from fastbert.exits.question import prefix
 from fastbert.exits.rules import NO_EXIT
 from fastbert.inference.columns import NOT_A_NUMBER, columns
 from fastbert.inference.cost import CostModel
-from fastbert.inference.decisions import Predictions
+from fastbert.inference.decisions import Predictions, are_numbers, exits_used, row_exits
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.finite import speaks_against_the_model
 from fastbert.inference.precision import device_name, require
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
-from fastbert.tasks.task import Task
+from fastbert.tasks.questions import Questions
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 from pipelines.labelling.audit_rows import audit_rows
@@ -68,10 +69,11 @@ class Classify:
             model = load_model(checkpoint)
             self.engine = Engine(model, device, DTYPES[run.precision])
             if run.identity.all_scores:
-                self.engine.task = self.engine.task.with_scores()
+                self.engine.questions = self.engine.questions.with_scores()
         self.run = run
-        self.rule = run.identity.rule
-        self.cost = CostModel(model).using(self.rule.used)
+        self.rules = run.identity.rules
+        self.questions = self.engine.questions.by(self.rules)
+        self.cost = CostModel(model).using(exits_used(self.rules))
         #: Hears of a slice, by name, how many of its rows are done, about.
         self.told: Callable[[str, float], object] = lambda name, rows: None
 
@@ -85,15 +87,16 @@ class Classify:
         table = work.table.combine_chunks()
         errors = [error or given_up for error in table[ERROR].to_pylist()]
         good = np.array([error is None for error in errors], bool)
-        task = self.engine.task.by(self.rule.criterion, self.rule.within)
         tokens, early = tokens_of(table, good), work.early
         lengths = early.lengths[good] if early else tokens.lengths
         where, rate = work.slice, self.run.audit_rate
         audited = audit_rows(where.shard.name, where.first_row, where.rows, rate)[good]
         name = slice_id(where.shard.name, where.first_row)
-        found = early.found.take(good) if early else Predictions.none(len(tokens), task)
+        found = [Predictions.none(len(tokens), asked.task) for asked in self.questions]
+        if early:
+            found = [each.take(good) for each in early.found]
         failed = self._classify(tokens, audited, found, lambda rows: self.told(name, rows))
-        answered = (found.exit != NO_EXIT) & np.isfinite(found.uncertainty)
+        answered = (row_exits(found) != NO_EXIT) & are_numbers(found)
         odd = len(tokens) - int(answered.sum()) - len(failed)
         if speaks_against_the_model(odd, len(tokens) - len(failed)):
             self.check()
@@ -102,20 +105,23 @@ class Classify:
             why = failed.get(row)
             errors[places[row]] = f"the model failed: {why}" if why else NOT_A_NUMBER
         good[good] = answered  # from here on: the rows that have a label
-        found, lengths = found.take(answered), lengths[answered]
+        found, lengths = [each.take(answered) for each in found], lengths[answered]
         private = {IDS, TYPES, TRUNCATED, ERROR}
         result = table.drop_columns([name for name in table.column_names if name in private])
-        answers = columns(found, lengths, good, task, self.cost)
+        answers = columns(found, lengths, good, self.questions, self.cost)
         answers["truncated"] = table[TRUNCATED]
         answers["error"] = pa.array(errors, pa.string())
         reasons = Counter(error for error in errors if error)
         for field in added_by(self.run.identity):
-            if field.name == "scores":
-                names = json.dumps(list(self.engine.task.names), ensure_ascii=False)
-                field = field.with_metadata({"classes": names})
-            result = result.append_column(field, answers[field.name])
+            classes = self._classes.get(field.name)
+            result = result.append_column(
+                field.with_metadata({"classes": json.dumps(classes, ensure_ascii=False)})
+                if classes
+                else field,
+                answers[field.name],
+            )
         stats = replace(
-            statistics_of(work.stats, found, lengths, self.cost, task),
+            statistics_of(work.stats, found, lengths, self.cost, self.questions),
             exit_depths=self.run.identity.exit_depths,
             error_rows=int((~good).sum()),
             quarantined=work.stats.quarantined or given_up is not None,
@@ -131,20 +137,21 @@ class Classify:
         self,
         tokens: Tokens,
         audited: Array,
-        found: Predictions,
+        found: list[Predictions],
         advance: Callable[[float], object],
     ) -> dict[int, str]:
-        """Put answers for all rows that have tokens into `found`; why there are none for some.
-        `advance` hears how many are done, about."""
+        """Put answers for all rows that have tokens into `found`, by question; why there are none
+        for some. `advance` hears how many are done, about."""
 
-        def run(rows: Rows) -> Predictions:
+        def run(rows: Rows) -> list[Predictions]:
             some = tokens if len(rows) == len(tokens) else tokens.take(rows)
             heard = lambda share: advance(share * len(rows))  # noqa: E731
-            return self.engine.classify(some, self.rule, audited[rows], heard)
+            return self.engine.answer(some, self.rules, audited[rows], heard)
 
         parts, failed = isolate(run, np.flatnonzero(tokens.lengths), self.check)
         for rows, part in parts:
-            found.put(rows, part)
+            for each, answers in zip(found, part, strict=True):
+                each.put(rows, answers)
         return failed
 
     def check(self) -> None:
@@ -152,15 +159,21 @@ class Classify:
 
         Raises MachineError if that fails, and InputError if an answer is not a number.
         """
-        deepest = replace(self.rule, thresholds=np.zeros_like(self.rule.thresholds))
+        deepest = [replace(rule, thresholds=0 * rule.thresholds) for rule in self.rules]
         with blamed_on_machine("the model fails on known texts, too,", self.device):
-            found = self.engine.classify(self._known, deepest)
-        if bad := int((~np.isfinite(found.uncertainty)).sum()):
+            found = self.engine.answer(self._known, deepest)
+        finite = are_numbers(found)
+        if bad := int((~finite).sum()):
             raise InputError(
-                f"the model's answers to {bad} of {len(found.exit)} known texts are not numbers in "
+                f"the model's answers to {bad} of {len(finite)} known texts are not numbers in "
                 f"{self.run.precision}: its weights are damaged, or training has diverged; nothing "
                 "of such slices is committed: train it again, or pass another --model"
             )
+
+    @cached_property
+    def _classes(self) -> dict[str, Sequence[str]]:
+        """Of columns with a number for each class: which these are."""
+        return {f"{prefix(asked.name)}scores": asked.task.names for asked in self.questions}
 
     @cached_property
     def _known(self) -> Tokens:
@@ -171,17 +184,48 @@ class Classify:
 
 
 def statistics_of(
-    stats: SliceStats, found: Predictions, lengths: Array, cost: CostModel, task: Task
+    stats: SliceStats,
+    found: list[Predictions],
+    lengths: Array,
+    cost: CostModel,
+    questions: Questions,
 ) -> SliceStats:
-    """`stats` with what the answers of n rows add to it; `lengths`: tokens, int64 (n,)."""
-    last = len(cost.exits) - 1
-    left = [found.exit == k for k in range(last + 1)]
-    flops = cost.row_flops(lengths, found.exit)
-    deepest = cost.row_flops(lengths, np.full_like(found.exit, last))
-    agreed = found.audited & ~task.differs(found.answer, found.deep)
+    """`stats` with what the answers of n rows to each question add to it; `lengths`: tokens, int64
+    (n,)."""
+    exits, last = row_exits(found), len(cost.exits) - 1
+    flops = cost.row_flops(lengths, exits)
+    deepest = cost.row_flops(lengths, np.full_like(exits, last))
+    audited, several = found[0].audited, len(found) > 1
+    same = {
+        asked.name: audited & ~asked.task.differs(each.answer, each.deep)
+        for asked, each in zip(questions, found, strict=True)
+    }
+    agreed = np.logical_and.reduce([*same.values()])
+    # Of the question that was answered last.
+    unsure = np.max([np.where(each.exit == exits, each.uncertainty, -1) for each in found], 0)
+    left = [exits == k for k in range(last + 1)]
 
     def by_exit(values: Array) -> list[int]:
         return [int(values[at].sum()) for at in left]
+
+    def labels(exit: int) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for asked, each in zip(questions, found, strict=True):
+            begins = f"{asked.name}: " if several else ""
+            for name, rows in asked.task.count(each.answer[each.exit == exit]).items():
+                counts[begins + name] += rows
+        return dict(counts.most_common(_MOST_LABELS))
+
+    def answered(rows: dict[str, Array]) -> list[dict[str, int]]:
+        """How many of some rows of each question were answered at each exit."""
+        counts = [
+            {
+                asked.name: int((rows[asked.name] & (each.exit == k)).sum())
+                for asked, each in zip(questions, found, strict=True)
+            }
+            for k in range(last + 1)
+        ]
+        return [{name: n for name, n in at.items() if n} for at in counts] if several else []
 
     return replace(
         stats,
@@ -189,14 +233,16 @@ def statistics_of(
         exits=[int(at.sum()) for at in left],
         exit_tokens=by_exit(lengths),
         exit_flops=by_exit(flops),
-        exit_labels=[dict(task.count(found.answer[at]).most_common(_MOST_LABELS)) for at in left],
+        exit_labels=[labels(k) for k in range(last + 1)],
         exit_uncertainties=[
-            np.histogram(found.uncertainty[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
+            np.histogram(unsure[at], UNCERTAINTY_BINS, (0, 1))[0].tolist() for at in left
         ],
-        exit_audit_rows=by_exit(found.audited),
+        exit_answers=answered(dict.fromkeys(same, np.ones(len(exits), bool))),
+        exit_agreements=answered(same),
+        exit_audit_rows=by_exit(audited),
         exit_audit_agreements=by_exit(agreed),
         full_flops=int(cost.full_flops(lengths).sum()),
-        audit_rows=int(found.audited.sum()),
+        audit_rows=int(audited.sum()),
         audit_agreements=int(agreed.sum()),
-        audit_flops=int((deepest - flops)[found.audited].sum()),
+        audit_flops=int((deepest - flops)[audited].sum()),
     )

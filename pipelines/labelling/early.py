@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fastbert.exits.rules import NO_EXIT
-from fastbert.inference.decisions import Predictions
+from fastbert.inference.decisions import Predictions, row_exits
 from fastbert.inference.first_exit import FirstExit
 from pipelines.labelling.audit_rows import audit_rows
 from pipelines.labelling.run import Run
@@ -25,21 +25,23 @@ class AnswerEarly:
 
     def __init__(self, run: Run, folder: Path) -> None:
         """With the checkpoint in a folder."""
-        self.exit = FirstExit(folder, run.identity.rule)
+        self.exit = FirstExit(folder, run.identity.rules)
         if run.identity.all_scores:
-            self.exit.task = self.exit.task.with_scores()
+            self.exit.questions = self.exit.questions.with_scores()
         self.audit_rate = run.audit_rate
 
     def __call__(self, work: Work) -> Work:
         table, where = work.table, work.slice
         good = pc.is_null(table[ERROR]).to_numpy(zero_copy_only=False)
         tokens = tokens_of(table, good)
-        found = Predictions.none(len(table), self.exit.task)
-        found.put(np.flatnonzero(good), self.exit.classify(tokens))
+        found = []
+        for part, asked in zip(self.exit.classify(tokens), self.exit.questions, strict=True):
+            found.append(Predictions.none(len(table), asked.task))
+            found[-1].put(np.flatnonzero(good), part)
         lengths = np.zeros(len(table), np.int64)
         lengths[good] = tokens.lengths
         audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)
-        stays = (found.exit == NO_EXIT) | audited
+        stays = (row_exits(found) == NO_EXIT) | audited
         kept = tokens.take(np.flatnonzero(stays[good]))
         offsets = np.concatenate([[0], np.cumsum(lengths * stays)])
         ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(kept.ids))

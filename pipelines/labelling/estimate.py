@@ -98,9 +98,9 @@ def by_probe(
     if not first:
         return None
     tokens = Tokenizer(tokenizer)(first, second[0] if second else None, identity.max_length)
-    engine.classify(tokens, point.rule())  # warms up
+    engine.answer(tokens, point.rules())  # warms up
     ready = time.monotonic()
-    engine.classify(tokens, point.rule())
+    engine.answer(tokens, point.rules())
     done = time.monotonic()
     engine.full_depth(tokens)
     scale = sum(piece.rows for piece in todo) / len(first)

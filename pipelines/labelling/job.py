@@ -145,11 +145,8 @@ class Job:
         begun_with = last is None or last.get("truncated", False)
         self.identity = Identity(
             checkpoint=checkpoint,
-            criterion=self.point.criterion,
-            thresholds=self.point.thresholds,
-            temperatures=self.point.temperatures,
-            within=self.point.within,
-            kind=self.config.question.kind,
+            **self.point.where(),
+            kinds={each.name: each.kind for each in self.config.question_list},
             exit_depths=[each.depth for each in self.config.exit_list],
             text_column=settings.text_column,
             pair_column=settings.pair_column,
@@ -162,7 +159,8 @@ class Job:
     def _all_scores(self, last: dict[str, Any] | None) -> bool:
         """Whether there is a column of all probabilities: where it is asked for, and in outputs
         that have one. InputError for a score."""
-        if self.settings.all_scores and self.config.question.kind == "score":
+        kinds = {each.kind for each in self.config.question_list}
+        if self.settings.all_scores and kinds == {"score"}:
             raise InputError("--all-scores is of labels, the checkpoint gives a score")
         going_on = last is not None and self.settings.change != "relabel"
         return self.settings.all_scores or bool(going_on and last and last.get("all_scores"))
@@ -302,7 +300,8 @@ class Job:
 
     def _begins_with_tokens(self) -> bool:
         """Whether rows may leave before the first layer."""
-        return self.config.exit_list[0].head == "bag" and self.point.thresholds[0] > 0
+        each = self.point.each()
+        return self.config.exit_list[0].head == "bag" and all(p.thresholds[0] > 0 for p in each)
 
     def _label(
         self, plan: Plan, executor: Executor, run: Run, resources: Resources, lock: RunLock

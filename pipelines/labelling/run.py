@@ -23,7 +23,7 @@ def columns_of(identity: Identity) -> InputColumns:
 
 def added_by(identity: Identity) -> pa.Schema:
     """The columns that labelling adds."""
-    return output_schema(identity.kind, identity.truncated, identity.all_scores)
+    return output_schema(identity.kinds, identity.truncated, identity.all_scores)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,8 @@ packed = pickle.dumps
 class Early:
     """What is known of the N rows of a slice before they come to the model's device."""
 
-    found: "Predictions"  # of those that have left; they have no tokens any more, but for an audit
+    #: Of those that have left, by question; they have no tokens any more, but for an audit.
+    found: "list[Predictions]"
     lengths: NDArray[np.int64]  # tokens that each row had
 
 

@@ -1,6 +1,6 @@
 """What the labels of a slice depend on, beside its shard: the `recipe` of its record."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +11,14 @@ from pipelines.output.schema import SCHEMA_VERSION
 
 #: What may differ from file to file of an output, where `--on-change new` allows it: which model
 #: answers, and where rows leave it. All else is about texts and columns, which files have alike.
-_MAY_CHANGE = {"checkpoint", "exit_depths", *WHERE}
+_MAY_CHANGE = {"checkpoint", "exit_depths", "questions", *WHERE}
 #: What recipes of earlier releases do not say.
 _FORMERLY = {
     "truncated": False,
     "temperatures": None,
     "within": None,
-    "kind": "single-label",
+    "questions": None,
+    "kinds": {"": "single-label"},
     "all_scores": False,
 }
 
@@ -31,7 +32,10 @@ class Identity:
     thresholds: list[float]  # of the exits but the last
     temperatures: list[float] | None = None  # of the exits but the last
     within: list[float] | None = None  # of a score: the tolerance, or the cut-offs
-    kind: Kind = "single-label"  # of question that the checkpoint answers
+    #: Where several questions are asked, the four above of each, by name.
+    questions: dict[str, dict[str, Any]] | None = None
+    #: Of the questions that the checkpoint answers, by name.
+    kinds: dict[str, Kind] = field(default_factory=lambda: {"": "single-label"})
     exit_depths: list[int]  # of all exits, in layers; records without them have 1, 2, ... L
     text_column: str
     pair_column: str | None
@@ -47,9 +51,11 @@ class Identity:
         return asdict(self)
 
     @property
-    def rule(self) -> Threshold:
-        """What the engine does."""
-        return Threshold.of(self.thresholds, self.criterion, self.temperatures, self.within)
+    def rules(self) -> list[Threshold]:
+        """What the engine does, by question."""
+        own = {key: getattr(self, key) for key in WHERE}
+        each = self.questions.values() if self.questions else [own]
+        return [Threshold.of(**{key: values[key] for key in WHERE}) for values in each]
 
     def differences(self, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """By key in which a record's recipe differs: what it has, and what this one has.

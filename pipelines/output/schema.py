@@ -1,39 +1,58 @@
 """The columns that labelling adds to those of the input."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pyarrow as pa
 
-from fastbert.exits.question import ANSWERS, Kind
+from fastbert.exits.question import ANSWERS, Kind, prefix
 
 #: Raised when the meaning or the type of an output column changes.
 SCHEMA_VERSION = 1
 
-#: Of every row, behind its answer.
-_COSTS = [
+#: Of every answer, and of every row.
+_SURE = [
     ("exit_layer", pa.int8()),  # layers passed; 0: none
     ("uncertainty", pa.float32()),  # by the point's criterion at the exit layer, in [0, 1]
+]
+_COSTS = [
     ("tokens", pa.int32()),  # special tokens included, after truncation
     ("flops", pa.int64()),  # 2 per multiply-add, up to the exit layer, branches included
 ]
 
 
 def output_schema(
-    kind: Kind = "single-label", truncated: bool = True, all_scores: bool = False
+    kinds: Mapping[str, Kind] = MappingProxyType({"": "single-label"}),
+    truncated: bool = True,
+    all_scores: bool = False,
 ) -> pa.Schema:
-    """What labelling adds, after the carried input columns, for a kind of question.
+    """What labelling adds, after the carried input columns, for kinds of questions, by name.
 
     Without `truncated` in outputs begun by releases that did not tell where a text was cut; with
     `all_scores` the probability of every class, too.
     """
-    answer = ANSWERS[kind]
-    audited = answer.field(0)
-    fields = [
-        *answer,  # null where `error` is set
-        *(pa.field(*each) for each in _COSTS),
-        audited.with_name(f"audit_{audited.name}"),  # full depth's, null unless audited
-        pa.field("error", pa.string()),  # why the row has no answer
-    ]
+    audits, fields = [], []
+    for name, kind in kinds.items():
+        answer = ANSWERS[kind]
+        audit = answer.field(0).with_name(f"audit_{answer.field(0).name}")
+        own = [*answer, *(pa.field(*each) for each in _SURE)]  # null where `error` is set
+        if name:
+            fields += [_of(name, field) for field in [*own, audit]]
+        else:
+            fields += own
+            audits = [audit]  # full depth's, null unless audited
+    if "" not in kinds:
+        fields.append(pa.field(*_SURE[0]))  # where the row left
+    fields += [pa.field(*each) for each in _COSTS] + audits
+    fields.append(pa.field("error", pa.string()))  # why the row has no answer
     if truncated:  # whether the text had more tokens
         fields.append(pa.field("truncated", pa.bool_()))
     if all_scores:
-        fields.append(pa.field("scores", pa.list_(pa.float32())))
+        scores = pa.field("scores", pa.list_(pa.float32()))
+        fields += [_of(name, scores) for name, kind in kinds.items() if kind != "score"]
     return pa.schema(fields)
+
+
+def _of(name: str, field: pa.Field) -> pa.Field:
+    """A question's column."""
+    return field.with_name(prefix(name) + field.name)

@@ -119,6 +119,12 @@ class SliceStats:
     exit_labels: list[dict[str, Count]] = measured(list, "Their labels.", "exit", total="labels")
     exit_uncertainties: list[list[Count]] = measured(
         list, f"Rows by uncertainty, in {UNCERTAINTY_BINS} equal parts of [0, 1].", "exit")
+    exit_answers: list[dict[str, Count]] = measured(
+        list, "Of several questions: rows by question that is answered there.", "exit",
+        total="answers", by_exit=True)
+    exit_agreements: list[dict[str, Count]] = measured(
+        list, "Of several questions: audited ones of these with full depth's answer.", "exit",
+        total="agreements", by_exit=True)
     exit_audit_rows: list[Count] = measured(list, "Audited rows.", "exit")
     exit_audit_agreements: list[Count] = measured(
         list, "Of these, rows whose label is that of full depth.", "exit")

@@ -24,7 +24,7 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
     for a score `mean_absolute_error` and `r2`. Rows without truth are counted in the log. Raises
     InputError for a column that is not carried, or is no truth, and for the job's own.
     """
-    if truth.casefold() in output_schema(found.kind).names:
+    if truth.casefold() in output_schema({"": found.kind}).names:
         raise InputError(
             f"--truth-column is '{truth}', which is the model's own; true labels that were called "
             f"so in the input are carried as input_{truth}"

@@ -1,0 +1,110 @@
+"""Several questions about one row: each reads its own of the numbers that a head gives.
+
+Letters: n rows, N numbers of a head.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastbert.exits.question import Question
+from fastbert.exits.rules import Rule
+from fastbert.tasks import task_of
+from fastbert.tasks.task import Task
+
+#: (task, its logits, perhaps its targets) -> a loss
+Loss = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question, and what it reads."""
+
+    name: str  # "" where there is no other
+    task: Task
+    numbers: slice  # of a head's N
+    target: slice  # of a target's W
+
+
+class Questions:
+    """What one model is asked.
+
+    Where there is one question, its logits and targets are the task's own. Of several, both are in
+    one row, one question behind the other; a target has a number for each class, or the score.
+    Losses are sums over questions; of everything else each question has its own.
+    """
+
+    def __init__(self, questions: Sequence[Question], names: Sequence[str]) -> None:
+        """`names` of the classes of all of them, one behind the other."""
+        self.each: list[Asked] = []
+        number = target = start = 0
+        for question in questions:
+            classes = question.classes or len(names)
+            task = task_of(question, names[start : start + classes])
+            ends = number + task.numbers, target + classes
+            asked = Asked(question.name, task, slice(number, ends[0]), slice(target, ends[1]))
+            self.each.append(asked)
+            (number, target), start = ends, start + classes
+        self.numbers, self.width = number, target
+
+    def __iter__(self) -> Iterator[Asked]:
+        return iter(self.each)
+
+    @property
+    def only(self) -> Task:
+        """The task of the only question; ValueError if there are several."""
+        (asked,) = self.each
+        return asked.task
+
+    @property
+    def missing(self) -> Any:
+        """The target of a row that has none."""
+        several = [math.nan] * self.width
+        return several if len(self.each) > 1 else self.only.missing
+
+    def by(self, rules: Sequence[Rule]) -> "Questions":
+        """The same where uncertainty, and for scores what differs, means what rules compare, one
+        for each question."""
+        found = copy.copy(self)
+        found.each = [
+            replace(asked, task=asked.task.by(rule.criterion, rule.within))
+            for asked, rule in zip(self, rules, strict=True)
+        ]
+        return found
+
+    def with_scores(self) -> "Questions":
+        """The same whose answers hold the probability of every class, too."""
+        found = copy.copy(self)
+        found.each = [replace(asked, task=asked.task.with_scores()) for asked in self]
+        return found
+
+    def targets(self, asked: Asked, targets: Any) -> Any:
+        """Those of one question, of an array or tensor with those of n rows."""
+        if len(self.each) == 1:
+            return targets
+        own = targets[..., asked.target]
+        return own[..., 0] if asked.task.question.kind == "score" else own
+
+    def total(self, loss: Loss, *logits: torch.Tensor, targets: Any = None) -> torch.Tensor:
+        """The sum of what `loss` makes of each question's task, its logits (..., N), and, if there
+        are any, its targets."""
+        found = []
+        for asked in self:
+            own = [each[..., asked.numbers] for each in logits]
+            known = () if targets is None else (self.targets(asked, targets),)
+            found.append(loss(asked.task, *own, *known))
+        return torch.stack(found).sum(0)
+
+    def shown(self, logits: torch.Tensor) -> torch.Tensor:
+        """What Hugging Face's classifiers give: logits (..., N) to (..., classes)."""
+        return torch.cat([asked.task.shown(logits[..., asked.numbers]) for asked in self], -1)
+
+    def settle(self, head: nn.Linear) -> None:
+        """Prepare the last exit's map to N numbers, before it learns, as `Task.settle`."""
+        for asked in self:
+            asked.task.settle(head.weight[asked.numbers], head.bias[asked.numbers])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -13,6 +14,7 @@ from fastbert.encoders import check_family, encoder_for
 from fastbert.errors import InputError, check_settings, explained
 from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit, exits_of
+from fastbert.exits.layout import HeadLayout
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
 _FOREIGN = (
@@ -47,7 +49,7 @@ class FastBertConfig(PreTrainedConfig):
     #: Attention heads of a branch; must divide `branch_size` (the official code: 2).
     branch_heads: int = 2
     #: Where rows may leave, in order, as `{"depth": 1, "head": "branch"}`; None: after every layer,
-    #: with the adopted head at the last one if there is a `teacher_activation`.
+    #: with the adopted head at the last one if there is a `head_layout`.
     exits: list[dict[str, Any]] | None = None
     #: Of the bag, if `exits` has one: numbers of each token or pair, width of its hidden layer.
     bag_size: int = 64
@@ -55,9 +57,11 @@ class FastBertConfig(PreTrainedConfig):
     #: Of the bag: tokens and pairs of tokens that have numbers.
     bag_tokens: int = 0
     bag_pairs: int = 0
-    #: Activation of an adopted classifier's own head ("tanh", "gelu", "relu"); None: the last
-    #: exit has a branch like every other, as in the paper.
+    #: Of an adopted classifier's own head: its activation ("tanh", "gelu", "relu") where that is
+    #: all there is to say, as of BERT and its kin, else its `HeadLayout`. Neither: the last exit has
+    #: a branch like every other, as in the paper.
     teacher_activation: str | None = None
+    adopted_head: dict[str, Any] | None = None
     #: Longest input in tokens, special tokens included; longer texts are truncated.
     max_length: int = 128
     #: name -> {"thresholds": one per exit but the last, "exit_depths": of all, ...}
@@ -89,7 +93,9 @@ class FastBertConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raises InputError for settings that no checkpoint can have."""
         longest = encoder_for(self.backbone_config()).longest
-        heads, width, activation = self.branch_heads, self.branch_size, self.teacher_activation
+        heads, width = self.branch_heads, self.branch_size
+        layout = self.head_layout or HeadLayout()
+        activation, norm = layout.activation, layout.norm
         check_settings("checkpoint", [
             ("max_length", self.max_length, 3 <= self.max_length <= longest, f"3 to {longest}"),
             ("branch_heads", heads, 1 <= heads <= width and width % heads == 0,
@@ -98,8 +104,12 @@ class FastBertConfig(PreTrainedConfig):
                 (name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
                 for name, least in _BAG_SIZES.items()
             ),
+            ("adopted_head", self.adopted_head, not (self.adopted_head and self.teacher_activation),
+             "none beside a teacher_activation, which is another"),
             ("teacher_activation", activation, activation in (None, *ACT2FN),
              "an activation that transformers knows, such as 'tanh'"),
+            ("adopted_head's norm", norm, norm is None or 0 < norm < 1,
+             "a number above 0 and below 1"),
         ])  # fmt: skip
         _ = self.exit_list, self.label_names  # which raise, too
 
@@ -107,7 +117,16 @@ class FastBertConfig(PreTrainedConfig):
     def exit_list(self) -> tuple[Exit, ...]:
         """Where rows may leave, by index; InputError where `exits` makes no sense."""
         layers: int = self.backbone_config().num_hidden_layers
-        return exits_of(self.exits, layers, self.teacher_activation)
+        return exits_of(self.exits, layers, self.head_layout is not None)
+
+    @property
+    def head_layout(self) -> HeadLayout | None:
+        """Of an adopted classifier's own head, if there is one; InputError where it is none."""
+        if self.adopted_head is None:
+            return HeadLayout(self.teacher_activation) if self.teacher_activation else None
+        advice = "expected one like {'activation': 'gelu', 'pooling': 'mean', 'norm': 1e-05}"
+        with explained("the checkpoint's adopted_head cannot be read", advice, msgspec.ValidationError):
+            return msgspec.convert(self.adopted_head, HeadLayout)
 
     def new_bag(self) -> Bag:
         """A bag of these sizes, which has learnt nothing."""

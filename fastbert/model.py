@@ -92,13 +92,11 @@ class FastBertForSequenceClassification(PreTrainedModel):
         with explained(what, "pass a model for sequence classification", AttributeError):
             theirs = encoder.head_of(classifier)
         backbone: Any = classifier.base_model
-        model = cls._around(
-            backbone, label_names(config), teacher_activation=theirs.activation, **settings
-        )
+        own = theirs.layout.settings()
+        model = cls._around(backbone, label_names(config), **own, **settings)
         head = model.branches[-1]
         assert isinstance(head, PooledHead)
-        head.dense.load_state_dict(theirs.dense.state_dict())
-        head.classifier.load_state_dict(theirs.output.state_dict())
+        head.adopt(theirs)
         return model
 
     @classmethod
@@ -120,14 +118,15 @@ class FastBertForSequenceClassification(PreTrainedModel):
         config, width = self.config, self.encoder.width
         if exit.task == "label" and exit.head == "branch":
             return Branch(width, config.branch_size, config.branch_heads, self.num_labels)
-        if exit.task == "label" and exit.head == "adopted" and config.teacher_activation:
-            return PooledHead(width, self.num_labels, config.teacher_activation)
+        layout = config.head_layout
+        if exit.task == "label" and exit.head == "adopted" and layout is not None:
+            return PooledHead(width, self.num_labels, layout)
         if exit.task == "label" and exit.head == "bag":
             return config.new_bag()
         raise InputError(
             f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}, for the "
-            f"question '{exit.task}'; this release knows 'branch', 'bag', and with a "
-            "teacher_activation 'adopted', all for 'label': use a newer one"
+            f"question '{exit.task}'; this release knows 'branch', 'bag', and with an "
+            "adopted classifier's head 'adopted', all for 'label': use a newer one"
         )
 
     def forward(
@@ -154,13 +153,17 @@ class FastBertForSequenceClassification(PreTrainedModel):
         if all_exits:
             students = zip(self.branches[:-1], self.exits[:-1], strict=True)
             early = [
-                head(input_ids if each.head == "bag" else states.hidden_states[each.depth], mask)
+                head(input_ids if each.head == "bag" else self._read(states, each.depth), mask)
                 for head, each in students
             ]
             every = torch.stack([*early, logits])
         loss = None if labels is None else self.task.loss(logits, labels).mean()
         output = FastBertOutput(loss=loss, logits=logits, exit_logits=every)
         return output.to_tuple() if return_dict is False else output
+
+    def _read(self, states: Any, depth: int) -> torch.Tensor:
+        """What heads at this depth read of the backbone's output: (B, T, H)."""
+        return self.encoder.trained_readout(self.backbone, depth, states.hidden_states[depth])
 
     def add_bag(self, tokens: torch.Tensor, pairs: torch.Tensor) -> Bag:
         """Put an exit that has learnt nothing before the first layer, for these ids of tokens (W,)

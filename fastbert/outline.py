@@ -24,6 +24,7 @@ class Outline(msgspec.Struct, frozen=True):
     max_length: int
     exits: list[dict[str, Any]] | None = None
     teacher_activation: str | None = None
+    adopted_head: dict[str, Any] | None = None
     operating_points: dict[str, Any] | None = None
     default_operating_point: str | None = None
     #: Files that transformers reads in place of config.json.
@@ -32,7 +33,8 @@ class Outline(msgspec.Struct, frozen=True):
     @property
     def exit_list(self) -> tuple[Exit, ...]:
         """As a `FastBertConfig` has it."""
-        return exits_of(self.exits, self.layers, self.teacher_activation)
+        adopted = bool(self.teacher_activation) or self.adopted_head is not None
+        return exits_of(self.exits, self.layers, adopted)
 
 
 def read_outline(folder: Path) -> Configuration:

@@ -36,8 +36,8 @@ _NEVER_ZERO = re.compile(r"(?<!_type_embeddings)(?<!position_embeddings)\.weight
 
 def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
     """A base model with fresh weights and without pooler; FastBERT reads hidden states only."""
-    options = encoder_for(config).backbone_options
-    model: PreTrainedModel = AutoModel.from_config(config, attn_implementation=attention, **options)
+    options = {"attn_implementation": attention} | encoder_for(config).backbone_options
+    model: PreTrainedModel = AutoModel.from_config(config, **options)
     return model
 
 

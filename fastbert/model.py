@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from fastbert.configuration import FastBertConfig, label_names
 from fastbert.encoders import encoder_for
+from fastbert.encoders.mixin import Mixin
 from fastbert.encoders.pretrained import load_backbone, new_backbone
 from fastbert.errors import InputError, explained
 from fastbert.exits.bag import Bag
@@ -90,10 +91,11 @@ class FastBertForSequenceClassification(PreTrainedModel):
             )
         what = f"{type(classifier).__name__} has no classification head"
         with explained(what, "pass a model for sequence classification", AttributeError):
-            theirs = encoder.head_of(classifier)
+            own = classifier.heads if isinstance(classifier, Mixin) else None
+            theirs = own[0][1] if own else encoder.head_of(classifier)
         backbone: Any = classifier.base_model
-        own = theirs.layout.settings()
-        model = cls._around(backbone, label_names(config), **own, **settings)
+        settings = theirs.layout.settings() | settings
+        model = cls._around(backbone, label_names(config), **settings)
         head = model.branches[-1]
         assert isinstance(head, PooledHead)
         head.adopt(theirs)

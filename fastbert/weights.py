@@ -20,7 +20,8 @@ from transformers import (
 from fastbert.checkpoint import is_part
 from fastbert.configuration import label_names, load_config
 from fastbert.encoders import encoder_for
-from fastbert.encoders.pretrained import load_weights, read_config
+from fastbert.encoders.mixin import read_mixin
+from fastbert.encoders.pretrained import load_weights, read_config, read_settings
 from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import open_url, redacted
 from fastbert.model import FastBertForSequenceClassification
@@ -137,12 +138,17 @@ def load_checkpoint(
 def load_classifier(
     name: str, pairs: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face sequence classifier (hub id or directory) and its tokenizer, to be taught
-    from.
+    """A Hugging Face sequence classifier (hub id or directory), or a `Mixin`, and its tokenizer, to
+    be taught from.
 
-    Raises InputError as `load_weights` and `check_tokenizer`, and for other families.
+    Raises InputError as `load_weights`, `read_mixin` and `check_tokenizer`, and for other families.
     """
-    config = read_config("classifier", name)
+    auto: Any = AutoModelForSequenceClassification
+    options: dict[str, Any] = {}
+    if mixin := read_mixin(name, read_settings("classifier", name)):
+        auto, config, options = mixin.kind, mixin.config, {"questions": mixin.questions}
+    else:
+        config = read_config("classifier", name)
     if config.model_type == "fastbert":
         raise InputError(
             f"'{name}' is a FastBERT checkpoint already; label with it, give it an exit before the "
@@ -150,7 +156,7 @@ def load_classifier(
         )
     encoder_for(config)
     names = label_names(config)
-    model: PreTrainedModel = load_weights(AutoModelForSequenceClassification, name, config)
+    model: PreTrainedModel = load_weights(auto, name, config, **options)
     tokenizer = load_tokenizer(name)
     check_tokenizer(tokenizer, config, pairs, trained=True)
     numbers = config.label2id if isinstance(config.label2id, dict) else {}

@@ -58,8 +58,8 @@ class FastBertConfig(PreTrainedConfig):
     bag_tokens: int = 0
     bag_pairs: int = 0
     #: Of an adopted classifier's own head: its activation ("tanh", "gelu", "relu") where that is
-    #: all there is to say, as of BERT and its kin, else its `HeadLayout`. Neither: the last exit has
-    #: a branch like every other, as in the paper.
+    #: all there is to say, as of BERT and its kin, else its `HeadLayout`. Neither: the last exit
+    #: has a branch like every other, as in the paper.
     teacher_activation: str | None = None
     adopted_head: dict[str, Any] | None = None
     #: Longest input in tokens, special tokens included; longer texts are truncated.
@@ -124,8 +124,9 @@ class FastBertConfig(PreTrainedConfig):
         """Of an adopted classifier's own head, if there is one; InputError where it is none."""
         if self.adopted_head is None:
             return HeadLayout(self.teacher_activation) if self.teacher_activation else None
+        what = "the checkpoint's adopted_head cannot be read"
         advice = "expected one like {'activation': 'gelu', 'pooling': 'mean', 'norm': 1e-05}"
-        with explained("the checkpoint's adopted_head cannot be read", advice, msgspec.ValidationError):
+        with explained(what, advice, msgspec.ValidationError):
             return msgspec.convert(self.adopted_head, HeadLayout)
 
     def new_bag(self) -> Bag:

@@ -192,6 +192,36 @@ def test_weights_in_several_files(saved, whole):
         refused(lambda: load(folder), "cannot be read", "a.safetensors")
 
 
+@pytest.mark.parametrize("load", ["teacher", "backbone"])
+def test_pickled_weights_are_refused_with_what_converts_them(teacher, tmp_path, load):
+    folder = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    expected = LOADERS[load](folder).state_dict()
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="are .bin files, expected safetensors") as caught:
+        LOADERS[load](folder)
+    _, command, rest = str(caught.value).split('"')
+    exec(command)
+    found = LOADERS[load](Path(rest.removeprefix(", and pass "))).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    (folder / "pytorch_model.bin").unlink()
+    refused(lambda: LOADERS[load](folder), "cannot be read")  # and says nothing of such files
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_in_several_files(family, tmp_path):
+    """As large classifiers are published."""
+    classifier = tiny_classifier(family).half()
+    classifier.save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path)
+    assert len([*tmp_path.glob("*.safetensors")]) > 2
+    found = load_classifier(str(tmp_path))[0].state_dict()
+    for name, value in classifier.float().state_dict().items():
+        assert torch.equal(found[name], value)
+        assert found[name].dtype == torch.float32
+
+
 def test_an_adapter_lies_beside(saved):
     folder, load, _ = saved
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')

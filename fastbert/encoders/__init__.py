@@ -9,7 +9,9 @@ from fastbert.encoders.modernbert import ModernBert
 from fastbert.errors import InputError
 
 ENCODERS: dict[str, type[Encoder]] = {
-    model_type: encoder for encoder in (Bert, Deberta, ModernBert) for model_type in encoder.model_types
+    model_type: encoder
+    for encoder in (Bert, Deberta, ModernBert)
+    for model_type in encoder.model_types
 }
 
 

@@ -86,14 +86,16 @@ FAMILIES = {
 class Layer:
     """One transformer layer, prepared for inference."""
 
-    def __init__(self, parts: tuple[Any, ...], encoder: "Bert", place: Placement) -> None:
-        """`parts` as in `Family.parts`."""
+    def __init__(
+        self, parts: tuple[Any, ...], heads: int, activation: str, place: Placement
+    ) -> None:
+        """`parts` as in `Family.parts`; the activation is the block's."""
         query, key, value, output, attention_norm, up, down, block_norm = parts
-        self.heads = encoder.heads
+        self.heads = heads
         self.mixed = place.linear([query, key, value])
         self.output = place.linear([output])
         self.attention_norm = place.module(attention_norm)
-        self.up = place.linear([up], encoder.activation)
+        self.up = place.linear([up], activation)
         self.down = place.linear([down])
         self.block_norm = place.module(block_norm)
 
@@ -122,17 +124,12 @@ def _check(config: PreTrainedConfig, family: Family) -> None:
 
 
 class Bert(Encoder):
-    """An encoder of any of the six families.
-
-    A relative whose layers compute otherwise is a subclass, with `model_types` and `layer_type` of
-    its own.
-    """
+    """An encoder of any of the six families."""
 
     model_types = FAMILIES
-    layer_type: type[Layer] = Layer
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        self.family = self.model_types[config.model_type]
+        self.family = FAMILIES[config.model_type]
         _check(config, self.family)
         self.depth, self.width = config.num_hidden_layers, config.hidden_size
         self.heads = config.num_attention_heads
@@ -174,7 +171,7 @@ class Bert(Encoder):
         self.project = None if project is None else place.module(project)
         parts = attrgetter(*self.family.parts)
         layers = attrgetter(self.family.layers)(backbone)
-        self.layers = [self.layer_type(parts(layer), self, place) for layer in layers]
+        self.layers = [Layer(parts(each), self.heads, self.activation, place) for each in layers]
         return self
 
     def embed(

@@ -96,7 +96,8 @@ class DisentangledLayer(Layer):
     """One transformer layer with disentangled attention: BERT's, with a bias on its scores."""
 
     def __init__(self, layer: Any, encoder: "Deberta", place: Placement) -> None:
-        super().__init__(attrgetter(*_PARTS)(layer), encoder, place)
+        parts = attrgetter(*_PARTS)(layer)
+        super().__init__(parts, encoder.heads, encoder.activation, place)
         self.distances, self.scale = encoder.distances, encoder.scale
         own = layer.attention.self
         #: For each distance and head, (heads, H / heads, 2S): what queries look at, and what looks
@@ -110,8 +111,9 @@ class DisentangledLayer(Layer):
             self.queries = self._table(project, encoder, place)
 
     def _table(self, project: nn.Linear, encoder: "Deberta", place: Placement) -> torch.Tensor:
-        projected: torch.Tensor = place.module(project)(encoder.relative) * self.scale
-        return projected.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).contiguous()
+        projected = place.module(project)(encoder.relative) * self.scale
+        table: torch.Tensor = projected.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
+        return table.contiguous()
 
     def attend(self, mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         return attend(mixed, groups, self.heads, self._core)
@@ -194,10 +196,12 @@ class Deberta(Encoder):
         t, h = lengths, self.width
         if k == 0:
             return 2 * t * self.embedding * h * (self.embedding != h)
-        found = 8 * t * h * h + 4 * t * t * h + 4 * t * h * self.intermediate
+        found: NDArray[np.int64] = 8 * t * h * h + 4 * t * t * h + 4 * t * h * self.intermediate
         if self.distances:
             found += 2 * t * self.distances.buckets(t) * h * len(self.kinds)
-        return found + 2 * t * self.convolved * h * (k == 1)
+        if k == 1:
+            found += 2 * t * self.convolved * h
+        return found
 
     def load(self, backbone: PreTrainedModel, place: Placement) -> Self:
         embeddings: Any = backbone.embeddings

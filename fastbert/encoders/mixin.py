@@ -92,12 +92,14 @@ def read_mixin(source: str, settings: dict[str, Any]) -> Published | None:
                 "one; save a copy that has one of them only, as head_0.fc, in target_sizes, too"
             )
         question, size = next(iter(questions.items()))
-        config.num_labels = size or 2  # as Hugging Face's, where classes have no names
-        if names:
-            config.id2label = {int(k): name for k, name in names.items()}
-            config.label2id = {name: k for k, name in config.id2label.items()}
+        # Without names two, as Hugging Face counts them.
+        numbered = {int(k): name for k, name in (names or {}).items()}
+        questions[question] = config.num_labels = len(numbered) or size or 2
+        if numbered:
+            config.id2label = numbered
+            config.label2id = {name: k for k, name in numbered.items()}
     kind = MeanMixin if "target_sizes" in settings else FirstTokenMixin
-    return Published(kind, config, {question: len(config.id2label)})
+    return Published(kind, config, questions)
 
 
 def _backbone_config(source: str, base: str) -> PreTrainedConfig:

@@ -50,7 +50,8 @@ class Layer:
         mixed = self.mixed(self.attention_norm(hidden))
         hidden = self.output(attend(mixed, groups, self.heads, self._core)).add_(hidden)
         up, gate = self.up(self.block_norm(hidden)).chunk(2, -1)
-        return self.down(self.activation(up).mul_(gate)).add_(hidden)
+        after: torch.Tensor = self.down(self.activation(up) * gate).add_(hidden)
+        return after
 
     def _core(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         length, near = query.shape[2], None
@@ -65,7 +66,7 @@ class Layer:
         length = vectors.shape[2]
         first, second = vectors.chunk(2, -1)
         across = torch.cat([-second, first], -1)
-        turned = vectors * self.cos[:length] + across * self.sin[:length]
+        turned: torch.Tensor = vectors * self.cos[:length] + across * self.sin[:length]
         return turned.to(vectors.dtype)
 
 
@@ -117,7 +118,8 @@ class ModernBert(Encoder):
         t, h = lengths, self.width
         if k == 0:
             return np.zeros_like(t)
-        return 8 * t * h * h + 4 * t * t * h + 6 * t * h * self.intermediate
+        found: NDArray[np.int64] = 8 * t * h * h + 4 * t * t * h + 6 * t * h * self.intermediate
+        return found
 
     def load(self, backbone: PreTrainedModel, place: Placement) -> Self:
         model: Any = backbone

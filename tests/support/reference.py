@@ -15,7 +15,6 @@ from fastbert.exits.heads import Branch, PooledHead
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 
-
 #: Models that read no types of tokens.
 NO_TYPES = ("distilbert", "modernbert")
 

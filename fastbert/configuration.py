@@ -94,7 +94,7 @@ class FastBertConfig(PreTrainedConfig):
         """Raises InputError for settings that no checkpoint can have."""
         longest = encoder_for(self.backbone_config()).longest
         heads, width = self.branch_heads, self.branch_size
-        layout = self.head_layout or HeadLayout()
+        own, layout = self.adopted_head, self.head_layout or HeadLayout()
         activation, norm = layout.activation, layout.norm
         check_settings("checkpoint", [
             ("max_length", self.max_length, 3 <= self.max_length <= longest, f"3 to {longest}"),
@@ -104,7 +104,7 @@ class FastBertConfig(PreTrainedConfig):
                 (name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
                 for name, least in _BAG_SIZES.items()
             ),
-            ("adopted_head", self.adopted_head, not (self.adopted_head and self.teacher_activation),
+            ("adopted_head", own, own is None or not self.teacher_activation,
              "none beside a teacher_activation, which is another"),
             ("teacher_activation", activation, activation in (None, *ACT2FN),
              "an activation that transformers knows, such as 'tanh'"),

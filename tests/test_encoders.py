@@ -37,7 +37,7 @@ from fastbert.weights import load_checkpoint
 NEW = [family for family in FAMILIES if family.startswith(("deberta-v2", "modernbert"))]
 #: Rows of many lengths, some the same, and longer than windows and buckets.
 LENGTHS = [5, 23, 2, 17, 9, 1, 11, 4, 9, 20, 3, 32, 9]
-EVERYWHERE = [*SCATTERED[:-1], {"depth": 2}, SCATTERED[-1]]
+EVERYWHERE = [*SCATTERED[:-1], {"depth": 2}, {"depth": LAYERS}, SCATTERED[-1]]
 
 
 def padded(tokens: Tokens, model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import HIDDEN, LAYERS, make_noisy, tiny_classifier, tiny_tokenizer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from fastbert.errors import InputError
@@ -98,6 +100,14 @@ def test_one_head_on_the_first_token(tmp_path, kind):
 def test_one_head_on_the_mean(tmp_path):
     published = prompts(tmp_path, {"task_type": 3})
     torch.testing.assert_close(answers(tmp_path), published(IDS, MASK), atol=1e-5, rtol=0)
+
+
+def test_one_linear_map_costs_what_it_computes(tmp_path):
+    quality(tmp_path)
+    model = FastBertForSequenceClassification.from_classifier(load_classifier(str(tmp_path))[0])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.heads[-1](torch.zeros(1, 7, HIDDEN))
+    assert model.heads[-1].flops(np.array([7, 3])).tolist() == [counter.get_total_flops()] * 2
 
 
 def test_several_questions_are_refused(tmp_path):

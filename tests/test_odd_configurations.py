@@ -159,7 +159,7 @@ CHECKPOINT = [
     {"max_length": POSITIONS + 1},
     {"teacher_activation": "nope"},
     {"teacher_activation": None},
-    {"adopted_head": {}},
+    {"adopted_head": {"activation": "tanh"}},
     {"adopted_head": {"pooling": "max"}, "teacher_activation": None},
     {"adopted_head": {"activation": "nope"}, "teacher_activation": None},
     {"adopted_head": {"activation": "tanh", "norm": -1.0}, "teacher_activation": None},

@@ -191,17 +191,6 @@ def test_distances_are_where_hugging_face_finds_them(buckets, limit, longest):
         assert found.buckets(np.array([length])) == [needed.stop - needed.start]
 
 
-def test_a_table_of_distances_is_computed_once():
-    """Not for every batch: its maps are not called again."""
-    model = tiny_fastbert("deberta-v2")
-    engine = Engine(model)
-    for layer in model.backbone.encoder.layer:
-        layer.attention.self.query_proj.weight.data.fill_(float("nan"))
-    # Weights may be shared, except what the tables were made of.
-    assert all(layer.keys.isfinite().all() for layer in engine.encoder.layers)
-    assert all(layer.queries.isfinite().all() for layer in engine.encoder.layers)
-
-
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("family", NEW)
 def test_low_precision(family, precision):

@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.models import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
+from support.models import (
+    CLASSES,
+    FAMILIES,
+    HIDDEN,
+    LAYERS,
+    random_tokens,
+    tiny_classifier,
+    tiny_fastbert,
+)
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
@@ -13,6 +21,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_po
 from fastbert.configuration import FastBertConfig
 from fastbert.encoders.pretrained import new_backbone
 from fastbert.inference.cost import CostModel
+from fastbert.inference.engine import Engine
 from fastbert.model import FastBertForSequenceClassification
 
 TWO_AT_ONE_DEPTH = [{"depth": 1}, {"depth": 1}, {"depth": 3, "head": "adopted"}]
@@ -81,6 +90,17 @@ def test_full_depth_is_the_adopted_classifiers_own_cost(family):
     expected = counted(lambda: eager(teacher)(input_ids=torch.full((1, 9), 7)))
     expected -= needless(teacher.config, 9, LAYERS)
     assert cost.full_flops(np.array([9])).tolist() == [expected]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_computes_no_more(family):
+    """Tables of distances, for one, not for every batch anew. The counter does not see the products
+    of attention here, which are the same for all."""
+    model = tiny_fastbert(family).double()
+    engine, tokens = Engine(model, dtype=torch.float64), random_tokens([32, 32])  # a full batch
+    unseen = 2 * LAYERS * 4 * 32 * 32 * HIDDEN
+    found = counted(lambda: engine.full_depth(tokens)) + unseen
+    assert found == CostModel(model).full_flops(tokens.lengths).sum()
 
 
 def test_the_papers_numbers():

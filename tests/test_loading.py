@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from support.models import (
     tiny_fastbert,
     tiny_tokenizer,
 )
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, pipeline
 
 from fastbert.checkpoint import fingerprint
 from fastbert.configuration import check_distinct
 from fastbert.encoders.pretrained import load_backbone
 from fastbert.errors import InputError
+from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import check_room, check_tokenizer, load_tokenizer
+from fastbert.training.examples import Examples
+from fastbert.training.length import fitting_length
 from fastbert.weights import (
     check_output,
     load_checkpoint,
@@ -266,6 +270,43 @@ def test_no_tokenizer(family, tmp_path):
     tiny_classifier(family).save_pretrained(tmp_path)
     refused(lambda: load_tokenizer(tmp_path), "no tokenizer in", "save it beside the weights")
     refused(lambda: load_classifier(str(tmp_path)), "no tokenizer in")
+
+
+def test_a_tokenizer_that_is_a_model_of_sentencepiece_alone(tmp_path):
+    """As DeBERTa's authors publish theirs."""
+    tiny_classifier("deberta-v2").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "spm.model").write_bytes(b"x" * 99)
+    wanted = [] if find_spec("sentencepiece") else ["pip install sentencepiece"]
+    refused(lambda: load_tokenizer(tmp_path), "no tokenizer in", *wanted)
+
+
+def test_a_tokenizer_without_a_limit(teacher, tmp_path):
+    folder = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = 1e30
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    _, tokenizer = load_classifier(str(folder))
+    texts = Examples(["a river runs " * 99, "red"])
+    assert fitting_length(tokenizer, texts, POSITIONS) == (POSITIONS, 0.5)
+
+
+def test_classes_without_names(teacher, tmp_path):
+    """Are called as Hugging Face calls them, if there are as many as it counts."""
+    folder = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    for names in (None, {str(k): f"LABEL_{k}" for k in range(5)}, {str(k): k for k in range(5)}):
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"id2label": names, "label2id": None, "num_labels": 5}
+        (folder / "config.json").write_text(
+            json.dumps({key: value for key, value in config.items() if value is not None})
+        )
+        classifier, tokenizer = load_classifier(str(folder))
+        ours = FastBertForSequenceClassification.from_classifier(classifier).eval()
+        theirs = pipeline("text-classification", str(folder), device="cpu")
+        for text in ("a river runs", "red stone"):
+            logits = ours(**tokenizer(text, return_tensors="pt")).logits
+            expected = theirs(text)[0]["label"]
+            assert ours.config.label_names[int(logits.argmax())] == str(expected)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(teacher):

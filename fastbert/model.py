@@ -91,8 +91,10 @@ class FastBertForSequenceClassification(PreTrainedModel):
             )
         what = f"{type(classifier).__name__} has no classification head"
         with explained(what, "pass a model for sequence classification", AttributeError):
-            own = classifier.heads if isinstance(classifier, Mixin) else None
-            theirs = own[0][1] if own else encoder.head_of(classifier)
+            if isinstance(classifier, Mixin):
+                theirs = classifier.heads[0][1]
+            else:
+                theirs = encoder.head_of(classifier)
         backbone: Any = classifier.base_model
         settings = theirs.layout.settings() | settings
         model = cls._around(backbone, label_names(config), **settings)

@@ -21,7 +21,13 @@ from support.models import (
 )
 from support.reference import NO_TYPES
 from support.shards import random_texts
-from transformers import AutoModelForMaskedLM, DebertaV2Config, ModernBertConfig, PreTrainedModel
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    DebertaV2Config,
+    ModernBertConfig,
+    PreTrainedModel,
+)
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from fastbert.encoders import encoder_for
@@ -215,6 +221,7 @@ CANNOT_BE: list[tuple[type, dict[str, Any], str]] = [
     (DebertaV2Config, {"conv_kernel_size": 3, "conv_groups": 5}, "conv_groups"),
     (DebertaV2Config, {"conv_act": "nope"}, "conv_act"),
     (DebertaV2Config, {"pad_token_id": 128100}, "pad_token_id"),
+    (DebertaV2Config, {"pooler_hidden_act": "nope"}, "pooler_hidden_act"),
     (ModernBertConfig, {"num_attention_heads": 7}, "hidden_size"),
     (ModernBertConfig, {"hidden_size": 780 // 4, "num_attention_heads": 13}, "even number"),
     (ModernBertConfig, {"hidden_activation": "nope"}, "hidden_activation"),
@@ -239,6 +246,15 @@ def test_encoders_that_cannot_be(kind, settings, says):
             setattr(config, name, value)
     with pytest.raises(InputError, match=says):
         encoder_for(config)
+
+
+def test_a_pooler_of_another_size():
+    """Hugging Face makes such a classifier, which answers nothing."""
+    config = tiny_classifier("deberta-v2").config
+    config.pooler_hidden_size = 24
+    classifier = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(InputError, match="pooler_hidden_size is 24, expected 36"):
+        FastBertForSequenceClassification.from_classifier(classifier)
 
 
 def test_a_model_without_types_takes_pairs(tmp_path):

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.jobs import invoke
 from support.models import HIDDEN, LAYERS, make_noisy, tiny_classifier, tiny_tokenizer
+from support.shards import random_texts
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from fastbert.errors import InputError
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.weights import load_classifier
+from fastbert.weights import load_classifier, load_model
 
 IDS = torch.tensor([[7, 8, 9, 10, 11, 12, 13], [14, 15, 16, 17, 0, 0, 0]])
 MASK = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -55,6 +59,7 @@ class PromptClassifier(nn.Module):
 
 def save(model: nn.Module, folder: Path, **settings: Any) -> Path:
     """As PyTorchModelHubMixin does, with the backbone's configuration in a folder beside it."""
+    folder.mkdir(exist_ok=True)
     tiny_classifier("deberta-v2").config.save_pretrained(folder / "base")
     tiny_tokenizer(folder).save_pretrained(folder)
     settings |= {"base_model": str(folder / "base")}
@@ -108,6 +113,30 @@ def test_one_linear_map_costs_what_it_computes(tmp_path):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.heads[-1](torch.zeros(1, 7, HIDDEN))
     assert model.heads[-1].flops(np.array([7, 3])).tolist() == [counter.get_total_flops()] * 2
+
+
+def test_the_job_takes_it(tmp_path):
+    published = quality(tmp_path / "teacher")
+    pq.write_table(pa.table({"text": random_texts(30)}), tmp_path / "corpus.parquet")
+    call = ["--teacher", tmp_path / "teacher", "--corpus", tmp_path / "corpus.parquet"]
+    call += ["--output", tmp_path / "model", "--distil-epochs", 1, "--max-length", 20]
+    assert invoke("distill", *call).exit_code == 0
+    model = load_model(tmp_path / "model")
+    with torch.no_grad():
+        found = model(input_ids=IDS, attention_mask=MASK).logits.softmax(-1)
+        torch.testing.assert_close(found, published(IDS, MASK), atol=1e-5, rtol=0)
+
+
+def test_pickled_weights_are_refused_with_what_converts_them(tmp_path):
+    expected = quality(tmp_path)(IDS, MASK)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="are .bin files, expected safetensors") as caught:
+        load_classifier(str(tmp_path))
+    _, command, rest = str(caught.value).split('"')
+    exec(command)
+    assert rest == f", and pass {tmp_path}"
+    torch.testing.assert_close(answers(tmp_path), expected, atol=1e-5, rtol=0)
 
 
 def test_several_questions_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""The Hugging Face model: six families, unchanged teachers, saving and loading, pipelines."""
+"""The Hugging Face model: all families, unchanged teachers, saving and loading, pipelines."""
 
 import pytest
 import torch

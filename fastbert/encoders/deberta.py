@@ -138,7 +138,7 @@ def _check(config: PreTrainedConfig) -> None:
     sizes = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
              "intermediate_size", "max_position_embeddings"]  # fmt: skip
     sizes += ["embedding_size"] * hasattr(config, "embedding_size")
-    activations = ["hidden_act", *["conv_act"] * hasattr(config, "conv_act")]
+    activations = ["hidden_act", "pooler_hidden_act", *["conv_act"] * hasattr(config, "conv_act")]
     check_shape(config, sizes, activations, "layer_norm_eps")
     width = config.hidden_size // config.num_attention_heads
     head, types = getattr(config, "attention_head_size", width), config.type_vocab_size
@@ -187,6 +187,8 @@ class Deberta(Encoder):
 
     def head_of(self, classifier: PreTrainedModel) -> ClassifierHead:
         output, dense = attrgetter("classifier", "pooler.dense")(classifier)
+        size, expected = dense.in_features, f"{self.width}, the hidden size"
+        check_settings("deberta-v2", [("pooler_hidden_size", size, size == self.width, expected)])
         return ClassifierHead(HeadLayout(self.pooler), output, dense)
 
     def flops(self, k: int, lengths: NDArray[np.int64]) -> NDArray[np.int64]:

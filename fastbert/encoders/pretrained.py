@@ -175,14 +175,23 @@ def _check_pickled(source: str | Path, auto: Any) -> None:
     found = False
     with suppress(Exception):  # without network: the loader's own error says what is wrong
         found = any(has_file(str(source), name) for name in _PICKLED)
-    if found:
-        new = f"{source}-safetensors"
-        raise InputError(
-            f"the weights in {source} are .bin files, expected safetensors; if you trust whoever "
-            f'made them, convert them, python -c "import transformers as t; [c.from_pretrained('
-            f"'{source}').save_pretrained('{new}') for c in (t.AutoTokenizer, t.{auto.__name__})]\""
-            f", and pass {new}"
+    if not found:
+        return
+    new = f"{source}-safetensors"
+    command = (
+        f"import transformers as t; [c.from_pretrained('{source}').save_pretrained('{new}') "
+        f"for c in (t.AutoTokenizer, t.{auto.__name__})]"
+    )
+    if not auto.__name__.startswith("Auto"):  # which transformers does not know
+        new, folder = str(source), f"'{source}/"
+        command = (
+            f"import torch; from safetensors.torch import save_file; save_file(torch.load({folder}"
+            f"{_PICKLED[0]}'), {folder}model.safetensors', {{'format': 'pt'}})"
         )
+    raise InputError(
+        f"the weights in {source} are .bin files, expected safetensors; if you trust whoever made "
+        f'them, convert them, python -c "{command}", and pass {new}'
+    )
 
 
 def not_finite(model: nn.Module) -> str | None:

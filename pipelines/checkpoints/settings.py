@@ -72,8 +72,8 @@ class TrainSettings(SelfDistillation, LabelledTexts):
     )
     unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
     backbone: str = setting(
-        "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA or "
-        "DistilBERT.",
+        "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, "
+        "DistilBERT, DeBERTa-v2 or v3 (mDeBERTa), or ModernBERT (mmBERT).",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
     epochs: Positive | None = setting(

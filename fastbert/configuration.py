@@ -15,6 +15,7 @@ from fastbert.encoders import check_family, encoder_for
 from fastbert.errors import InputError, check_settings, explained
 from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit, exits_of
+from fastbert.exits.layout import HeadLayout
 from fastbert.exits.question import KINDS, PROBLEM_TYPES, Kind, Question, questions_of
 from fastbert.tasks.questions import Questions
 
@@ -54,7 +55,7 @@ class FastBertConfig(PreTrainedConfig):
     #: says.
     questions: list[dict[str, Any]] | None = None
     #: Where rows may leave, in order, as `{"depth": 1, "head": "branch"}`; None: after every layer,
-    #: with the adopted head at the last one if there is a `teacher_activation`.
+    #: with the adopted head at the last one if there are `head_layouts`.
     exits: list[dict[str, Any]] | None = None
     #: Of the bag, if `exits` has one: numbers of each token or pair, width of its hidden layer.
     bag_size: int = 64
@@ -62,9 +63,11 @@ class FastBertConfig(PreTrainedConfig):
     #: Of the bag: tokens and pairs of tokens that have numbers.
     bag_tokens: int = 0
     bag_pairs: int = 0
-    #: Activation of an adopted classifier's own head ("tanh", "gelu", "relu"); None: the last
-    #: exit has a branch like every other, as in the paper.
+    #: Of an adopted classifier's own head: its activation ("tanh", "gelu", "relu") where that is
+    #: all there is to say, as of BERT and its kin, else a `HeadLayout` for each question. Neither:
+    #: the last exit has a branch like every other, as in the paper.
     teacher_activation: str | None = None
+    adopted_heads: list[dict[str, Any]] | None = None
     #: Longest input in tokens, special tokens included; longer texts are truncated.
     max_length: int = 128
     #: name -> {"thresholds": one per exit but the last, "exit_depths": of all, ...}
@@ -107,7 +110,8 @@ class FastBertConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raises InputError for settings that no checkpoint can have."""
         longest = encoder_for(self.backbone_config()).longest
-        heads, width, activation = self.branch_heads, self.branch_size, self.teacher_activation
+        heads, width = self.branch_heads, self.branch_size
+        own, layouts = self.adopted_heads, self.head_layouts
         check_settings("checkpoint", [
             ("max_length", self.max_length, 3 <= self.max_length <= longest, f"3 to {longest}"),
             ("branch_heads", heads, 1 <= heads <= width and width % heads == 0,
@@ -116,8 +120,20 @@ class FastBertConfig(PreTrainedConfig):
                 (name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
                 for name, least in _BAG_SIZES.items()
             ),
-            ("teacher_activation", activation, activation in (None, *ACT2FN),
-             "an activation that transformers knows, such as 'tanh'"),
+            ("adopted_heads", own, own is None or not self.teacher_activation,
+             "none beside a teacher_activation, which is another"),
+            ("adopted_heads", own, len(layouts) in (0, len(self.question_list)),
+             f"one for each of {len(self.question_list)} questions"),
+            *(
+                ("teacher_activation", each.activation, each.activation in (None, *ACT2FN),
+                 "an activation that transformers knows, such as 'tanh'")
+                for each in layouts
+            ),
+            *(
+                ("adopted_heads' norm", each.norm, each.norm is None or 0 < each.norm < 1,
+                 "a number above 0 and below 1")
+                for each in layouts
+            ),
         ])  # fmt: skip
         questions, names = self.question_list, self.label_names
         if (classes := sum(each.classes or len(names) for each in questions)) != len(names):
@@ -140,7 +156,18 @@ class FastBertConfig(PreTrainedConfig):
     def exit_list(self) -> tuple[Exit, ...]:
         """Where rows may leave, by index; InputError where `exits` makes no sense."""
         layers: int = self.backbone_config().num_hidden_layers
-        return exits_of(self.exits, layers, self.teacher_activation)
+        return exits_of(self.exits, layers, bool(self.head_layouts))
+
+    @property
+    def head_layouts(self) -> list[HeadLayout]:
+        """Of adopted classifiers' own heads, if there are any, by question; InputError where they
+        are none."""
+        if self.adopted_heads is None:
+            return [HeadLayout(self.teacher_activation)] if self.teacher_activation else []
+        what = "the checkpoint's adopted_heads cannot be read"
+        advice = "expected some like {'activation': 'gelu', 'pooling': 'mean', 'norm': 1e-05}"
+        with explained(what, advice, msgspec.ValidationError):
+            return msgspec.convert(self.adopted_heads, list[HeadLayout])
 
     def new_bag(self) -> Bag:
         """A bag of these sizes, which has learnt nothing."""

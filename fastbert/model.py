@@ -7,6 +7,7 @@ Letters: B batch, T tokens, E exits, N numbers that a head gives.
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,13 @@ from transformers.utils.generic import ModelOutput
 
 from fastbert.configuration import FastBertConfig, asked_of, label_names
 from fastbert.encoders import encoder_for
+from fastbert.encoders.adopt import Own, own_heads
 from fastbert.encoders.pretrained import load_backbone, new_backbone
-from fastbert.errors import InputError, explained
+from fastbert.errors import InputError
 from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit
-from fastbert.exits.heads import Branch, Head, PooledHead
+from fastbert.exits.heads import Branch, Head, JointHead, PooledHead
+from fastbert.exits.layout import layout_settings
 from fastbert.exits.question import Question
 from fastbert.tasks.task import Task
 
@@ -70,11 +73,13 @@ class FastBertForSequenceClassification(PreTrainedModel):
     ) -> "FastBertForSequenceClassification":
         """Pre-trained weights `name` with new branches, to be fine-tuned.
 
-        `labels` are the class names by index; `settings` are a `question`, by default which of
+        `labels` are the class names by index; `settings` are the `questions`, by default which of
         them a row has, and fields of FastBertConfig.
         """
         model = cls._around(load_backbone(name), labels, **settings)
-        model.questions.settle(model.heads[-1].classifier)
+        last = model.heads[-1]
+        assert not isinstance(last, JointHead)
+        model.questions.settle(last.classifier)
         return model
 
     @classmethod
@@ -83,28 +88,35 @@ class FastBertForSequenceClassification(PreTrainedModel):
     ) -> "FastBertForSequenceClassification":
         """An existing sequence classifier with new branches; at full depth it is unchanged.
 
-        `settings` are the `question` that it answers, by default what `asked_of` its configuration
-        finds, and fields of FastBertConfig. Raises InputError for other families, and for models
-        whose head is not the family's own, or not one for the question.
+        `question` is what it answers, by default what `asked_of` its configuration finds;
+        `settings` are fields of FastBertConfig. Raises InputError for other families, and for
+        models whose head is not the family's own, or not one for the question.
         """
-        config = classifier.config
-        encoder = encoder_for(config)
-        question = question or asked_of(config)
-        what = f"{type(classifier).__name__} has no classification head"
-        with explained(what, "pass a model for sequence classification", AttributeError):
-            theirs = encoder.head_of(classifier)
-        backbone: Any = classifier.base_model
-        model = cls._around(
-            backbone,
-            label_names(config, question.kind),
-            question=question,
-            teacher_activation=theirs.activation,
-            **settings,
-        )
-        head = model.branches[-1]
-        assert isinstance(head, PooledHead)
-        head.dense.load_state_dict(theirs.dense.state_dict())
-        model.task.take_over(head.classifier, theirs.output)
+        own = own_heads(classifier)
+        questions = [question] if question else [asked_of(each.config) for each in own]
+        return cls.from_heads(classifier.base_model, own, questions, **settings)
+
+    @classmethod
+    def from_heads(
+        cls, backbone: Any, heads: Sequence[Own], questions: Sequence[Question], **settings: Any
+    ) -> "FastBertForSequenceClassification":
+        """The heads of classifiers that share a backbone, one for each question, with new branches.
+        Several questions have names of their own. InputError as `from_classifier`."""
+        pairs = list(zip(heads, questions, strict=True))
+        names = [label_names(own.config, question.kind) for own, question in pairs]
+        if len(pairs) > 1:
+            questions = [
+                msgspec.structs.replace(question, classes=len(own))
+                for question, own in zip(questions, names, strict=True)
+            ]
+        labels = [name for own in names for name in own]
+        settings = layout_settings([own.head.layout for own in heads]) | settings
+        model = cls._around(backbone, labels, questions=questions, **settings)
+        last = model.heads[-1]
+        mine = list(last.parts) if isinstance(last, JointHead) else [last]
+        for part, own, asked in zip(mine, heads, model.questions, strict=True):
+            assert isinstance(part, PooledHead)
+            part.adopt(own.head, asked.task.take_over)
         return model
 
     @classmethod
@@ -131,14 +143,17 @@ class FastBertForSequenceClassification(PreTrainedModel):
         config, width = self.config, self.encoder.width
         if exit.task == "label" and exit.head == "branch":
             return Branch(width, config.branch_size, config.branch_heads, self.questions.numbers)
-        if exit.task == "label" and exit.head == "adopted" and config.teacher_activation:
-            return PooledHead(width, self.questions.numbers, config.teacher_activation)
+        layouts = config.head_layouts
+        if exit.task == "label" and exit.head == "adopted" and layouts:
+            sizes = [asked.task.numbers for asked in self.questions]
+            heads = [PooledHead(width, *each) for each in zip(sizes, layouts, strict=True)]
+            return heads[0] if len(heads) == 1 else JointHead(heads)
         if exit.task == "label" and exit.head == "bag":
             return config.new_bag()
         raise InputError(
             f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}, for the "
-            f"question '{exit.task}'; this release knows 'branch', 'bag', and with a "
-            "teacher_activation 'adopted', all for 'label': use a newer one"
+            f"question '{exit.task}'; this release knows 'branch', 'bag', and with an "
+            "adopted classifier's head 'adopted', all for 'label': use a newer one"
         )
 
     def forward(
@@ -168,7 +183,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         if all_exits:
             students = zip(self.branches[:-1], self.exits[:-1], strict=True)
             early = [
-                head(input_ids if each.head == "bag" else states.hidden_states[each.depth], mask)
+                head(input_ids if each.head == "bag" else self._read(states, each.depth), mask)
                 for head, each in students
             ]
             every = torch.stack([*early, logits])
@@ -178,6 +193,10 @@ class FastBertForSequenceClassification(PreTrainedModel):
         shown = logits if as_numbers else self.questions.shown(logits)
         output = FastBertOutput(loss=loss, logits=shown, exit_logits=every)
         return output.to_tuple() if return_dict is False else output
+
+    def _read(self, states: Any, depth: int) -> torch.Tensor:
+        """What heads at this depth read of the backbone's output: (B, T, H)."""
+        return self.encoder.trained_readout(self.backbone, depth, states.hidden_states[depth])
 
     def add_bag(self, tokens: torch.Tensor, pairs: torch.Tensor) -> Bag:
         """Put an exit that has learnt nothing before the first layer, for these ids of tokens (W,)

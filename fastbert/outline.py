@@ -27,6 +27,7 @@ class Outline(msgspec.Struct, frozen=True):
     questions: list[dict[str, Any]] | None = None
     problem_type: str | None = None
     teacher_activation: str | None = None
+    adopted_heads: list[dict[str, Any]] | None = None
     operating_points: dict[str, Any] | None = None
     default_operating_point: str | None = None
     #: Files that transformers reads in place of config.json.
@@ -35,7 +36,8 @@ class Outline(msgspec.Struct, frozen=True):
     @property
     def exit_list(self) -> tuple[Exit, ...]:
         """As a `FastBertConfig` has it."""
-        return exits_of(self.exits, self.layers, self.teacher_activation)
+        adopted = bool(self.teacher_activation) or self.adopted_heads is not None
+        return exits_of(self.exits, self.layers, adopted)
 
     @property
     def question_list(self) -> tuple[Question, ...]:

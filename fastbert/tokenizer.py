@@ -1,6 +1,7 @@
 """The tokenizer of a checkpoint, and whether it fits the model beside it."""
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -16,6 +17,8 @@ def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
     Raises InputError if there is none: Hugging Face makes one that knows no words then.
     """
     advice = "save it beside the weights, by its save_pretrained"
+    if not find_spec("sentencepiece"):  # transformers asks for another package
+        advice += "; if it is a .model file alone, pip install sentencepiece"
     # The tokenizers library raises nothing more exact.
     with explained(f"no tokenizer in {place}", advice, Exception):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -60,7 +63,7 @@ def check_tokenizer(
         encoded = tokenizer(texts, texts if pairs else None, return_token_type_ids=True)
     types = getattr(model, "type_vocab_size", None)
     found = max(map(max, encoded["token_type_ids"])) if pairs else 0
-    if types is not None and found >= types:
+    if types and found >= types:  # a model of no type reads none
         raise InputError(
             f"the tokenizer gives tokens of a pair's second text the type {found}, the model has "
             f"{types} type; {advice}, or one text a row"

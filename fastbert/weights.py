@@ -20,7 +20,9 @@ from transformers import (
 from fastbert.checkpoint import is_part
 from fastbert.configuration import asked_of, label_names, load_config
 from fastbert.encoders import encoder_for
-from fastbert.encoders.pretrained import load_weights, read_config
+from fastbert.encoders.adopt import own_heads
+from fastbert.encoders.mixin import read_mixin
+from fastbert.encoders.pretrained import load_weights, read_config, read_settings
 from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.exits.question import Kind
 from fastbert.filesystem import open_url, redacted
@@ -138,27 +140,34 @@ def load_checkpoint(
 def load_classifier(
     name: str, pairs: bool = False, kind: Kind | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face sequence classifier (hub id or directory) and its tokenizer, to be taught
-    from.
+    """A Hugging Face sequence classifier (hub id or directory), or a `Mixin`, and its tokenizer, to
+    be taught from.
 
-    Raises InputError as `load_weights`, `check_tokenizer` and `asked_of`, and for other families.
+    Raises InputError as `load_weights`, `read_mixin`, `check_tokenizer` and `asked_of`, and for
+    other families.
     """
-    config = read_config("classifier", name)
+    auto: Any = AutoModelForSequenceClassification
+    options: dict[str, Any] = {}
+    if mixin := read_mixin(name, read_settings("classifier", name)):
+        auto, config, options = mixin.kind, mixin.config, {"questions": mixin.questions}
+    else:
+        config = read_config("classifier", name)
     if config.model_type == "fastbert":
         raise InputError(
             f"'{name}' is a FastBERT checkpoint already; label with it, give it an exit before the "
             "first layer with --add-bag, or pass the classifier that it was made of"
         )
     encoder_for(config)
-    names = label_names(config, asked_of(config, kind).kind)
-    model: PreTrainedModel = load_weights(AutoModelForSequenceClassification, name, config)
+    model: PreTrainedModel = load_weights(auto, name, config, **options)
     tokenizer = load_tokenizer(name)
     check_tokenizer(tokenizer, config, pairs, trained=True)
-    numbers = config.label2id if isinstance(config.label2id, dict) else {}
-    if moved := [n for k, n in enumerate(names) if str(numbers.get(n, k)) != str(k)]:
-        log.warning(
-            "label2id of '%s' contradicts its id2label, as of '%s'; id2label is used, as in "
-            "Hugging Face's pipeline",
-            *(name, moved[0]),
-        )
+    for own in own_heads(model):
+        names = label_names(own.config, asked_of(own.config, kind).kind)
+        numbers = own.config.label2id if isinstance(own.config.label2id, dict) else {}
+        if moved := [n for k, n in enumerate(names) if str(numbers.get(n, k)) != str(k)]:
+            log.warning(
+                "label2id of '%s' contradicts its id2label, as of '%s'; id2label is used, as in "
+                "Hugging Face's pipeline",
+                *(name, moved[0]),
+            )
     return model, tokenizer

@@ -206,7 +206,8 @@ def test_rows_are_decoded_a_few_at_a_time_and_only_those_that_are_drawn(tmp_path
     assert max(sizes) <= BATCH_ROWS
     assert sum(sizes) == len(everything) == rows
     sizes.clear(), spans.clear()
-    some, _ = read_examples([str(tmp_path)], InputColumns(labels=("label",)), names, sample=3, seed=2)
+    columns = InputColumns(labels=("label",))
+    some, _ = read_examples([str(tmp_path)], columns, names, sample=3, seed=2)
     drawn = np.sort(np.random.default_rng(2).choice(rows, 3, False))
     assert some.texts == [f"row {i}" for i in drawn]
     assert some.labels is not None

@@ -5,28 +5,55 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.models import CLASSES, FAMILIES, LAYERS, tiny_classifier, tiny_fastbert
+from support.models import (
+    CLASSES,
+    FAMILIES,
+    HIDDEN,
+    LAYERS,
+    random_tokens,
+    tiny_classifier,
+    tiny_fastbert,
+)
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, PreTrainedModel
+from transformers import BertConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from fastbert.configuration import FastBertConfig
 from fastbert.encoders.pretrained import new_backbone
 from fastbert.inference.cost import CostModel
+from fastbert.inference.engine import Engine
 from fastbert.model import FastBertForSequenceClassification
 
 TWO_AT_ONE_DEPTH = [{"depth": 1}, {"depth": 1}, {"depth": 3, "head": "adopted"}]
 
 
 def eager(model: PreTrainedModel) -> Any:
-    """With SDPA on CPU the counter silently leaves attention out."""
+    """With SDPA on CPU the counter silently leaves attention out; views of weights that could
+    learn confuse it."""
     model.set_attn_implementation("eager")
-    return model
+    return model.requires_grad_(False)
 
 
 def counted(run) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     return counter.get_total_flops()
+
+
+def needless(config: PreTrainedConfig, tokens: int, layers: int) -> int:
+    """What Hugging Face's DeBERTa computes, and nobody needs: tables of distances, for every batch
+    anew, and the products with distances that the row does not have."""
+    if config.model_type != "deberta-v2":
+        return 0
+    kinds, buckets = len(config.pos_att_type), config.position_buckets
+    limit = config.max_relative_positions
+    limit = limit if limit > 0 else config.max_position_embeddings
+    row, table = torch.empty(1, tokens, 1), 2 * (buckets if buckets > 0 else limit)
+    places = build_relative_position(row, row, buckets, limit) + table // 2
+    others = table - len(places.clamp(0, table - 1).unique())
+    maps = 2 if config.share_att_key else kinds
+    width = config.hidden_size
+    return layers * 2 * width * (maps * table * width + kinds * tokens * others)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,7 +68,9 @@ def test_closed_form_equals_the_counter(family, tokens, exits):
         # Of a model that is as deep as the exit, and has no others behind it.
         config = model.config.backbone_config()
         config.num_hidden_layers = last.depth
-        shallow = new_backbone(config, "eager").eval()
+        if hasattr(config, "layer_types"):
+            config.layer_types = config.layer_types[: last.depth]
+        shallow = eager(new_backbone(config, "eager")).eval()
         with torch.no_grad():
             states = model.backbone(ids, output_hidden_states=True).hidden_states
 
@@ -51,7 +80,7 @@ def test_closed_form_equals_the_counter(family, tokens, exits):
                 head(states[at.depth])
 
         found = CostModel(model).row_flops(np.array([tokens]), np.array([exit]))
-        assert found.tolist() == [counted(run)]
+        assert found.tolist() == [counted(run) - needless(config, tokens, last.depth)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,7 +88,19 @@ def test_full_depth_is_the_adopted_classifiers_own_cost(family):
     teacher = tiny_classifier(family)
     cost = CostModel(FastBertForSequenceClassification.from_classifier(teacher))
     expected = counted(lambda: eager(teacher)(input_ids=torch.full((1, 9), 7)))
+    expected -= needless(teacher.config, 9, LAYERS)
     assert cost.full_flops(np.array([9])).tolist() == [expected]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_computes_no_more(family):
+    """Tables of distances, for one, not for every batch anew. The counter does not see the products
+    of attention here, which are the same for all."""
+    model = tiny_fastbert(family).double()
+    engine, tokens = Engine(model, dtype=torch.float64), random_tokens([32, 32])  # a full batch
+    unseen = 2 * LAYERS * 4 * 32 * 32 * HIDDEN
+    found = counted(lambda: engine.full_depth(tokens)) + unseen
+    assert found == CostModel(model).full_flops(tokens.lengths).sum()
 
 
 def test_the_papers_numbers():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from support.models import (
     tiny_fastbert,
     tiny_tokenizer,
 )
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, pipeline
 
 from fastbert.checkpoint import fingerprint
 from fastbert.configuration import check_distinct
 from fastbert.encoders.pretrained import load_backbone
 from fastbert.errors import InputError
+from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import check_room, check_tokenizer, load_tokenizer
+from fastbert.training.examples import Examples
+from fastbert.training.length import fitting_length
 from fastbert.weights import (
     check_output,
     load_checkpoint,
@@ -192,6 +196,36 @@ def test_weights_in_several_files(saved, whole):
         refused(lambda: load(folder), "cannot be read", "a.safetensors")
 
 
+@pytest.mark.parametrize("load", ["teacher", "backbone"])
+def test_pickled_weights_are_refused_with_what_converts_them(teacher, tmp_path, load):
+    folder = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    expected = LOADERS[load](folder).state_dict()
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="are .bin files, expected safetensors") as caught:
+        LOADERS[load](folder)
+    _, command, rest = str(caught.value).split('"')
+    exec(command)
+    found = LOADERS[load](Path(rest.removeprefix(", and pass "))).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    (folder / "pytorch_model.bin").unlink()
+    refused(lambda: LOADERS[load](folder), "cannot be read")  # and says nothing of such files
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_in_several_files(family, tmp_path):
+    """As large classifiers are published."""
+    classifier = tiny_classifier(family).half()
+    classifier.save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path)
+    assert len([*tmp_path.glob("*.safetensors")]) > 2
+    found = load_classifier(str(tmp_path))[0].state_dict()
+    for name, value in classifier.float().state_dict().items():
+        assert torch.equal(found[name], value)
+        assert found[name].dtype == torch.float32
+
+
 def test_an_adapter_lies_beside(saved):
     folder, load, _ = saved
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
@@ -201,13 +235,14 @@ def test_an_adapter_lies_beside(saved):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pretrained_model_is_a_backbone_and_no_classifier(family, tmp_path):
     """Its head is another one, and left out."""
-    config = tiny_classifier(family).config
-    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    model = AutoModelForMaskedLM.from_config(tiny_classifier(family).config)
+    model.save_pretrained(tmp_path)
+    # As Microsoft calls what it pre-trains with.
+    more = {f"{head}_predictions.dense.weight": torch.ones(2) for head in ("lm", "mask")}
+    change(tmp_path, lambda weights: weights.update(more))
     expected = load_file(tmp_path / "model.safetensors")
-    weights = load_backbone(str(tmp_path)).state_dict()
-    prefix = {"distilbert": "distilbert", "bert": "bert", "electra": "electra"}.get(family)
-    for name, value in weights.items():
-        assert torch.equal(value, expected[f"{prefix or 'roberta'}.{name}"])
+    for name, value in load_backbone(str(tmp_path)).state_dict().items():
+        assert torch.equal(value, expected[f"{model.base_model_prefix}.{name}"])
     refused(lambda: load_classifier(str(tmp_path)), "is missing")
 
 
@@ -235,6 +270,43 @@ def test_no_tokenizer(family, tmp_path):
     tiny_classifier(family).save_pretrained(tmp_path)
     refused(lambda: load_tokenizer(tmp_path), "no tokenizer in", "save it beside the weights")
     refused(lambda: load_classifier(str(tmp_path)), "no tokenizer in")
+
+
+def test_a_tokenizer_that_is_a_model_of_sentencepiece_alone(tmp_path):
+    """As DeBERTa's authors publish theirs."""
+    tiny_classifier("deberta-v2").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "spm.model").write_bytes(b"x" * 99)
+    wanted = [] if find_spec("sentencepiece") else ["pip install sentencepiece"]
+    refused(lambda: load_tokenizer(tmp_path), "no tokenizer in", *wanted)
+
+
+def test_a_tokenizer_without_a_limit(teacher, tmp_path):
+    folder = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = 1e30
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    _, tokenizer = load_classifier(str(folder))
+    texts = Examples(["a river runs " * 99, "red"])
+    assert fitting_length(tokenizer, texts, POSITIONS) == (POSITIONS, 0.5)
+
+
+def test_classes_without_names(teacher, tmp_path):
+    """Are called as Hugging Face calls them, if there are as many as it counts."""
+    folder = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    for names in (None, {str(k): f"LABEL_{k}" for k in range(5)}, {str(k): k for k in range(5)}):
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"id2label": names, "label2id": None, "num_labels": 5}
+        (folder / "config.json").write_text(
+            json.dumps({key: value for key, value in config.items() if value is not None})
+        )
+        classifier, tokenizer = load_classifier(str(folder))
+        ours = FastBertForSequenceClassification.from_classifier(classifier).eval()
+        theirs = pipeline("text-classification", str(folder), device="cpu")
+        for text in ("a river runs", "red stone"):
+            logits = ours(**tokenizer(text, return_tensors="pt")).logits
+            expected = theirs(text)[0]["label"]
+            assert ours.config.label_names[int(logits.argmax())] == str(expected)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(teacher):

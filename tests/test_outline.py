@@ -24,7 +24,8 @@ VALUES = [
     "multi_label_classification", {"p": {"thresholds": [0.5]}},
 ]  # fmt: skip
 FIELDS = [
-    "max_length", "exits", "questions", "problem_type", "teacher_activation", "operating_points",
+    "max_length", "exits", "questions", "problem_type", "teacher_activation", "adopted_heads",
+    "operating_points",
     "default_operating_point", "layers", "backbone",
 ]  # fmt: skip
 OF_BACKBONE = ["num_hidden_layers", "n_layers", "model_type"]
@@ -96,7 +97,7 @@ def test_what_the_first_release_saved_is_read_without_loading_it():
     assert said(read_outline, folder) == said(load_config, folder) is not None
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
 def test_whatever_it_holds_both_find_the_same(family, save):
     """Or loading refuses it, which happens before anything is labelled."""
     config = tiny_fastbert(family).config

@@ -3,11 +3,15 @@
 from transformers import PreTrainedConfig
 
 from fastbert.encoders.bert import Bert
+from fastbert.encoders.deberta import Deberta
 from fastbert.encoders.encoder import Encoder
+from fastbert.encoders.modernbert import ModernBert
 from fastbert.errors import InputError
 
 ENCODERS: dict[str, type[Encoder]] = {
-    model_type: encoder for encoder in (Bert,) for model_type in encoder.model_types
+    model_type: encoder
+    for encoder in (Bert, Deberta, ModernBert)
+    for model_type in encoder.model_types
 }
 
 

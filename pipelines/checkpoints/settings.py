@@ -88,8 +88,8 @@ class TrainSettings(SelfDistillation, LabelledTexts):
     )
     unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
     backbone: str = setting(
-        "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA or "
-        "DistilBERT.",
+        "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, "
+        "DistilBERT, DeBERTa-v2 or v3 (mDeBERTa), or ModernBERT (mmBERT).",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
     epochs: Positive | None = setting(
@@ -117,9 +117,15 @@ class DistilSettings(SelfDistillation):
     """`fastbert distill`."""
 
     output: str = setting("Where to write the checkpoint, a folder. Not with --in-place.", "")
-    teacher: str = setting(
+    teacher: tuple[str, ...] = setting(
         "A Hugging Face sequence classifier, a hub id or a folder; with --add-bag, a FastBERT "
-        "checkpoint."
+        "checkpoint. Repeated, for classifiers on the same backbone, whose tensors are all equal: "
+        "one pass then answers the questions of all."
+    )
+    question: tuple[str, ...] = setting(
+        "Name of a question, which its columns begin with, where there are several; once for each, "
+        "in their order. Default: as the classifier calls it, or its folder is called.",
+        (),
     )
     corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
     add_bag: bool = setting(
@@ -142,7 +148,7 @@ class DistilSettings(SelfDistillation):
         if self.add_bag:
             self._check_only_bag()
             if self.in_place:
-                object.__setattr__(self, "output", self.teacher)
+                object.__setattr__(self, "output", self.teacher[0])
         if self.distil_epochs == 0:
             raise InputError(f"--distil-epochs is {self.distil_epochs}, expected more than 0")
 
@@ -151,6 +157,8 @@ class DistilSettings(SelfDistillation):
         useless = {
             "--pair-column": self.pair_column,
             "--task": self.task != "auto",
+            "--question": self.question,
+            "more than one --teacher": len(self.teacher) > 1,
             "--cutoff": self.cutoff,
             "--max-length": self.max_length,
             "--recipe": self.recipe != "auto",
@@ -189,7 +197,7 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     tolerance: tuple[str, ...] = setting(
         "Of a score: how far it may be from full depth's and still count as the same, in its own "
-        "unit. Goes with --max-disagreement or --speedup. Of one among several questions: NAME=0.2.",
+        "unit. Goes with --max-disagreement or --speedup. Of one of several questions: NAME=0.2.",
         (),
     )
     cutoff: tuple[str, ...] = setting(

@@ -67,7 +67,13 @@ def _absolute(settings: Any) -> dict[str, Any]:
     places: dict[str, Any] = {"output": absolute(settings.output)}
     for name in {"train", "dev", "unlabeled", "corpus"} & values.keys():
         places[name] = tuple(map(absolute, values[name]))
-    for name in {"backbone", "teacher"} & values.keys():  # or the id of a model on the hub
-        if os.path.isdir(values[name]):
-            places[name] = os.path.abspath(values[name])
+    if "backbone" in values:
+        places["backbone"] = _local(settings.backbone)
+    if "teacher" in values:
+        places["teacher"] = tuple(map(_local, settings.teacher))
     return places
+
+
+def _local(place: str) -> str:
+    """A folder's absolute path; or the id of a model on the hub, as it is."""
+    return os.path.abspath(place) if os.path.isdir(place) else place

@@ -6,7 +6,7 @@ elsewhere than when it was calibrated. The second needs no audit and sees a chan
 that does no harm, too. Among a million rows any change is certain, so it must be large as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,8 @@ def audit(
         broken = audited - agreements
         if audited and scipy.stats.binom.sf(broken - 1, audited, promise.share) < FALSE_ALARM:
             alarms.append(
-                f"{broken} of {audited} audited rows do not have full depth's label, "
+                f"{broken} of {audited} audited rows do not have full depth's "
+                f"{'score' if point.within else 'label'}, "
                 f"'{point.name}' promises at most {promise.share:.2%}; calibrate it again on this "
                 "corpus"
             )
@@ -62,6 +63,32 @@ def audit(
                 "stay"
             )
     return found | {"alarms": alarms}
+
+
+def audits(
+    point: OperatingPoint,
+    sums: Mapping[str, Any],
+    agreements: int,
+    drift_tolerance: float = DRIFT_TOLERANCE,
+) -> dict[str, Any]:
+    """`audit` of a run's sums, as `totals` has them; of several questions, of each of them.
+
+    Of so many `agreements` rows all answers are full depth's.
+    """
+    audited = sums["audit_rows"]
+    if point.questions is None:
+        return audit(point, sums["exits"], audited, agreements, drift_tolerance)
+    each = []
+    for name, own in point.questions.items():
+        exits = [at.get(name, 0) for at in sums["answers"]]
+        agreed = sum(at.get(name, 0) for at in sums["agreements"])
+        each.append({"question": name} | audit(own, exits, audited, agreed, drift_tolerance))
+    alarms = [
+        f"question '{found['question']}': {alarm}" for found in each for alarm in found["alarms"]
+    ]
+    kept = [{key: value for key, value in found.items() if key != "alarms"} for found in each]
+    whole = audit(OperatingPoint(point.name, []), sums["exits"], audited, agreements)
+    return whole | {"question_audits": kept, "alarms": alarms}
 
 
 def drift(before: Sequence[int], now: Sequence[int]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from fastbert.writable import check_file
 from pipelines.input.shards import find_shards
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.adopt import adopt
-from pipelines.labelling.audit import audit
+from pipelines.labelling.audit import audits
 from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.point import asked_point, point_of_output
@@ -266,9 +266,7 @@ class Job:
             **self.heading(plan),
             **sums,
             **prices(records, settings.price_per_hour),
-            **audit(
-                self.point, sums["exits"], sums["audit_rows"], agreements, settings.drift_tolerance
-            ),
+            **audits(self.point, sums, agreements, settings.drift_tolerance),
             "slices_removed": len(plan.removed),
             "leftovers_removed": len(plan.swept),
             "leftovers": len(plan.left),

@@ -20,6 +20,17 @@ def _totals() -> Iterator[tuple[str, pa.DataType]]:
 
 
 _TEXT, _INTEGER, _NUMBER = pa.string(), pa.int64(), pa.float64()
+#: Of one question.
+_AUDIT = pa.struct(
+    [
+        ("question", _TEXT),
+        ("audit_agreement", _NUMBER),
+        ("audit_interval", pa.list_(_NUMBER)),
+        ("promised_agreement", _NUMBER),
+        ("exit_drift", _NUMBER),
+        ("exit_drift_p", _NUMBER),
+    ]
+)
 #: The columns of `runs`, and the order of a summary's keys. Null, or left out, where it is not
 #: known, or a summary is of an earlier version.
 RUNS = pa.schema(
@@ -45,6 +56,7 @@ RUNS = pa.schema(
         ("audit_agreement", _NUMBER),
         ("audit_interval", pa.list_(_NUMBER)),
         ("promised_agreement", _NUMBER),
+        ("question_audits", pa.list_(_AUDIT)),  # where several questions are asked
         ("exit_drift", _NUMBER),
         ("exit_drift_p", _NUMBER),
         ("alarms", pa.list_(_TEXT)),

@@ -31,6 +31,7 @@ _QUESTIONS = {
     "unreadable shards": questions.BAD_SHARDS,
     "alarms": questions.ALARMS,
     "exit layers": questions.EXIT_LAYERS,
+    "questions": questions.QUESTIONS,
     "labels": questions.LABELS,
     "errors": questions.ERRORS,
 }

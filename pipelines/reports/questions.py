@@ -42,9 +42,33 @@ _LABELLED = f"""
 
 LABELS = f"""
     select label, sum(n)::bigint as rows,
-           round(100.0 * sum(n) / sum(sum(n)) over (), 1) as percent,
+           round(100.0 * sum(n) / (select sum(rows) from exits
+                                   where current and exit_layer is not null), 1) as percent,
            round(sum(n * exit_layer) / sum(n), 2) as mean_layer
     from ({_LABELLED}) group by label, other order by other, rows desc, label
+"""
+
+#: Where several are asked: where rows got their answer to each, and how often audits agree.
+QUESTIONS = """
+    with answered as (
+        select unnest(map_keys(answers)) as question, unnest(map_values(answers)) as n, exit_layer
+        from exits where current and exit_layer is not null
+    ), agreed as (
+        select question, sum(n) as n
+        from (select unnest(map_keys(agreements)) as question,
+                     unnest(map_values(agreements)) as n
+              from exits where current and exit_layer is not null)
+        group by question
+    ), audited as (
+        select sum(audit_rows) as rows from exits where current and exit_layer is not null
+    )
+    select question, sum(answered.n)::bigint as rows,
+           round(sum(answered.n * exit_layer) / sum(answered.n), 2) as mean_layer,
+           any_value(audited.rows)::bigint as audited,
+           round(100.0 * coalesce(any_value(agreed.n), 0) / nullif(any_value(audited.rows), 0), 2)
+               as audit_agreement_percent
+    from answered left join agreed using (question) cross join audited
+    group by question order by question
 """
 
 EXITS_BY_LABEL = f"""

@@ -16,6 +16,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "alarms": (),
     "unreadable shards": (),
     "accuracy": (),
+    "questions": (),
     "labels": (),
     "exit layers": ("layer", "rows", "percent", "mean_tokens", "audited",
                     "audit_agreement_percent"),

@@ -27,11 +27,43 @@ from support.shards import WORDS
 
 torch.set_num_threads(1)  # tiny models gain nothing from a second one
 
-FAMILIES = [*ENCODERS]
+#: More models of a family: with parts, or without, that not all have.
+VARIANTS = {
+    # Tables of distances that all layers share with contents, buckets that many lengths pass, and
+    # a convolution: as of deberta-v2-xlarge.
+    "deberta-v2:conv": dict(conv_kernel_size=3, conv_act="gelu", conv_groups=2),
+    # Distances without buckets, with maps of their own, beside BERT's positions and types.
+    "deberta-v2:own": dict(
+        position_buckets=-1, max_relative_positions=7, share_att_key=False, norm_rel_ebd="none",
+        position_biased_input=True, type_vocab_size=2, embedding_size=22,
+    ),
+    "deberta-v2:c2p": dict(pos_att_type=["c2p"]),
+    "modernbert:mean": dict(
+        classifier_pooling="mean", classifier_activation="relu", classifier_bias=True,
+        norm_bias=True, attention_bias=True, mlp_bias=True,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+}  # fmt: skip
+FAMILIES = [*ENCODERS, *VARIANTS]
 
 #: Odd sizes, so that a swapped axis cannot pass.
 VOCABULARY, HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS, CLASSES = 99, 36, 3, 3, 52, 41, 5
 BRANCH = 14
+
+#: What tiny models of a family have beside that.
+OF_FAMILY = {
+    "electra": dict(embedding_size=22),
+    # As of version 3.
+    "deberta-v2": dict(
+        relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=6,
+        share_att_key=True, norm_rel_ebd="layer_norm", position_biased_input=False,
+    ),
+    # Windows of 3 to each side, around a layer in the middle or beside it.
+    "modernbert": dict(
+        local_attention=7, global_attn_every_n_layers=2,
+        cls_token_id=2, bos_token_id=2, sep_token_id=3, eos_token_id=3,
+    ),
+}  # fmt: skip
 
 
 def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) -> PreTrainedModel:
@@ -51,9 +83,9 @@ def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) 
             num_attention_heads=HEADS,
             intermediate_size=INTERMEDIATE,
         )
-    if family == "electra":
-        sizes |= dict(embedding_size=22)
-    config = AutoConfig.for_model(family, **sizes)
+    model_type = family.partition(":")[0]
+    sizes |= OF_FAMILY.get(model_type, {}) | VARIANTS.get(family, {})
+    config = AutoConfig.for_model(model_type, **sizes)
     torch.manual_seed(seed)
     return make_noisy(AutoModelForSequenceClassification.from_config(config), seed)
 

@@ -15,6 +15,9 @@ from fastbert.exits.heads import Branch, PooledHead
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 
+#: Models that read no types of tokens.
+NO_TYPES = ("distilbert", "modernbert")
+
 
 @dataclass
 class Answer:
@@ -37,7 +40,9 @@ def bag_logits(bag: Bag, ids: list[int]) -> torch.Tensor:
 def branch_logits(branch: Branch | PooledHead, hidden: torch.Tensor) -> torch.Tensor:
     """(1, T, H) to (N,)."""
     if isinstance(branch, PooledHead):
-        return branch.classifier(branch.activation(branch.dense(hidden[0, 0])))
+        x = hidden[0].mean(0) if branch.mean else hidden[0, 0]
+        x = x if branch.dense is None else branch.activation(branch.dense(x))
+        return branch.classifier(x if branch.norm is None else branch.norm(x))
     x = torch.tanh(branch.narrow(hidden))
     attention = torch.nn.MultiheadAttention(x.shape[-1], branch.heads, batch_first=True).to(x.dtype)
     projections = (branch.query, branch.key, branch.value)
@@ -60,9 +65,11 @@ def all_logits(model: FastBertForSequenceClassification, tokens: Tokens, row: in
     """What every exit gives for one row, float64 (E, N)."""
     span = slice(tokens.offsets[row], tokens.offsets[row + 1])
     inputs = {"input_ids": torch.tensor(tokens.ids[span][None]).long()}
-    if tokens.types is not None and model.backbone.config.model_type != "distilbert":
+    if tokens.types is not None and model.backbone.config.model_type not in NO_TYPES:
         inputs["token_type_ids"] = torch.tensor(tokens.types[span][None]).long()
     states = model.backbone(**inputs, output_hidden_states=True).hidden_states
+    if model.backbone.config.model_type == "modernbert":  # whose last states alone are normed
+        states = [*map(model.backbone.final_norm, states[:-1]), states[-1]]
     pairs = zip(model.branches, model.exits, strict=True)
     logits = [
         bag_logits(head, tokens.ids[span].tolist())

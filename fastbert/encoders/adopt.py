@@ -1,0 +1,28 @@
+"""What a classifier that exists answers, and with which head."""
+
+from typing import NamedTuple
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from fastbert.encoders import encoder_for
+from fastbert.encoders.mixin import Mixin
+from fastbert.errors import explained
+from fastbert.exits.heads import ClassifierHead
+
+
+class Own(NamedTuple):
+    """One question that a classifier answers."""
+
+    name: str  # "" where it has none
+    config: PreTrainedConfig  # with names of the classes, and perhaps the kind of problem
+    head: ClassifierHead
+
+
+def own_heads(classifier: PreTrainedModel) -> list[Own]:
+    """Its heads; InputError if it has not the one of its family."""
+    if isinstance(classifier, Mixin):
+        return [Own(name, config, head) for name, config, head in classifier.heads]
+    what = f"{type(classifier).__name__} has no classification head"
+    with explained(what, "pass a model for sequence classification", AttributeError):
+        head = encoder_for(classifier.config).head_of(classifier)
+    return [Own("", classifier.config, head)]

@@ -1,0 +1,111 @@
+"""Classifiers that are published as a mixin, not as a Hugging Face model: NVIDIA's layouts.
+
+They were saved by `huggingface_hub.PyTorchModelHubMixin`: their config.json names the model that
+the backbone was (`base_model`), whose own configuration says how it is built; the weights, all of
+them, lie beside it. There are two layouts:
+
+* `fc_dropout`: a linear map `fc` on the first token of the backbone `model`, as the domain and
+  quality classifiers have it;
+* `target_sizes`: one linear map `head_0.fc`, `head_1.fc` … for each question, on the mean of all
+  tokens of the backbone `backbone`, as the classifier of prompts has it.
+"""
+
+from typing import Any, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from fastbert.encoders.pretrained import new_backbone, read_config
+from fastbert.errors import InputError, explained
+from fastbert.exits.heads import ClassifierHead
+from fastbert.exits.layout import HeadLayout
+
+
+class Mixin(PreTrainedModel):
+    """A backbone and what reads it. It holds weights that are adopted, and answers nothing."""
+
+    _supports_sdpa = True
+
+    #: The questions that it answers: name, names of the classes, and what answers it.
+    heads: list[tuple[str, PreTrainedConfig, ClassifierHead]]
+
+    def __init__(self, config: PreTrainedConfig, questions: dict[str, list[str]]) -> None:
+        """`questions`, and the names of their classes."""
+        super().__init__(config)
+        self.add_module(self.base_model_prefix, new_backbone(config, config._attn_implementation))
+        self.heads = []
+        for k, (question, names) in enumerate(questions.items()):
+            output = nn.Linear(config.hidden_size, len(names))
+            own = PreTrainedConfig(id2label=dict(enumerate(names)))
+            name = question if len(questions) > 1 else ""
+            self.heads.append((name, own, self._add_head(k, output)))
+        self.post_init()
+
+    def _add_head(self, k: int, output: nn.Linear) -> ClassifierHead:
+        """Put the map for question k where its weights are saved."""
+        raise NotImplementedError
+
+
+class FirstTokenMixin(Mixin):
+    """The layout with `fc_dropout`."""
+
+    base_model_prefix = "model"
+
+    def _add_head(self, k: int, output: nn.Linear) -> ClassifierHead:
+        self.fc = output
+        return ClassifierHead(HeadLayout(), output)
+
+
+class MeanMixin(Mixin):
+    """The layout with `target_sizes`."""
+
+    base_model_prefix = "backbone"
+
+    def _add_head(self, k: int, output: nn.Linear) -> ClassifierHead:
+        self.add_module(f"head_{k}", nn.ModuleDict({"fc": output}))
+        return ClassifierHead(HeadLayout(pooling="mean"), output)
+
+
+class Published(NamedTuple):
+    """A mixin as its config.json describes it."""
+
+    kind: type[Mixin]
+    config: PreTrainedConfig  # the backbone's
+    questions: dict[str, list[str]]  # and the names of their classes
+
+
+def read_mixin(source: str, settings: dict[str, Any]) -> Published | None:
+    """What a config.json of `settings`, that of `source`, describes; None if it is no mixin's.
+
+    Raises InputError if it, or the configuration of its backbone, cannot be read.
+    """
+    if "base_model" not in settings or not settings.keys() & {"fc_dropout", "target_sizes"}:
+        return None
+    config = _backbone_config(source, str(settings["base_model"]))
+    with explained(f"config.json of '{source}' cannot be read", "expected NVIDIA's", Exception):
+        if "target_sizes" in settings:
+            tasks = _names(settings.get("task_type_map") or {})
+            questions = {
+                name: tasks if name == "task_type" and tasks else [str(k) for k in range(int(size))]
+                for name, size in settings["target_sizes"].items()
+            }
+            return Published(MeanMixin, config, questions)
+        # Without names two, as Hugging Face counts them.
+        names = _names(settings.get("id2label") or {}) or ["LABEL_0", "LABEL_1"]
+        return Published(FirstTokenMixin, config, {"label": names})
+
+
+def _names(numbered: dict[str, str]) -> list[str]:
+    names = {int(k): name for k, name in numbered.items()}
+    return [names[k] for k in range(len(names))]
+
+
+def _backbone_config(source: str, base: str) -> PreTrainedConfig:
+    try:
+        return read_config("backbone", base)
+    except InputError as error:
+        raise InputError(
+            f"'{source}' leaves to '{base}' how its backbone is built, and that cannot be read "
+            f"({error}); put the config.json of '{base}' into a folder, and name that folder as "
+            f"base_model in the config.json of a copy of '{source}'"
+        ) from error

@@ -1,0 +1,164 @@
+"""ModernBERT and mmBERT: norms before the blocks, rotary positions, local attention, gated blocks.
+
+Warner et al. 2024, "Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder", section 2.1.
+Layers add to the hidden states what they make of normalised ones, so that what is read of them is
+normalised once more, by the norm behind the last layer. Most layers look only at tokens near by.
+
+Letters: M tokens of n rows of T tokens, H hidden size, D size of a head, I intermediate size.
+"""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+
+from fastbert.encoders.checks import check_shape
+from fastbert.encoders.encoder import Encoder
+from fastbert.errors import check_settings
+from fastbert.exits.heads import ClassifierHead
+from fastbert.exits.layout import HeadLayout
+from fastbert.packed.attention import attend
+from fastbert.packed.batching import Group
+from fastbert.packed.placement import Placement
+
+#: Kinds of layers, as Hugging Face calls them: whose tokens look at all others, or at near ones.
+_FULL, _LOCAL = "full_attention", "sliding_attention"
+#: Kinds of rotary positions whose angles do not depend on how long a row is.
+_ANGLES = ("default", "linear", "llama3", "yarn")
+
+
+class Layer:
+    """One transformer layer, prepared for inference."""
+
+    def __init__(self, layer: Any, encoder: "ModernBert", kind: str, place: Placement) -> None:
+        self.heads = encoder.heads
+        self.window = encoder.window if kind == _LOCAL else None
+        self.cos, self.sin = encoder.rotations[kind]
+        self.activation = ACT2FN[encoder.activation]
+        self.attention_norm = place.module(layer.attn_norm)  # of the first layer, does nothing
+        self.mixed = place.linear([layer.attn.Wqkv])
+        self.output = place.linear([layer.attn.Wo])
+        self.block_norm = place.module(layer.mlp_norm)
+        self.up = place.linear([layer.mlp.Wi])
+        self.down = place.linear([layer.mlp.Wo])
+
+    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        mixed = self.mixed(self.attention_norm(hidden))
+        hidden = self.output(attend(mixed, groups, self.heads, self._core)).add_(hidden)
+        up, gate = self.up(self.block_norm(hidden)).chunk(2, -1)
+        after: torch.Tensor = self.down(self.activation(up) * gate).add_(hidden)
+        return after
+
+    def _core(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        length, near = query.shape[2], None
+        if self.window is not None and length > self.window + 1:
+            near = torch.ones(length, length, dtype=torch.bool, device=query.device)
+            near = near.tril_(self.window).triu_(-self.window)
+        query, key = self._turned(query), self._turned(key)
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
+
+    def _turned(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(n, heads, T, D), each turned by the angles of its position; in float32 at least."""
+        length = vectors.shape[2]
+        first, second = vectors.chunk(2, -1)
+        across = torch.cat([-second, first], -1)
+        turned: torch.Tensor = vectors * self.cos[:length] + across * self.sin[:length]
+        return turned.to(vectors.dtype)
+
+
+def _check(config: PreTrainedConfig) -> None:
+    """Raises InputError for sizes that no model can have."""
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+             "intermediate_size", "max_position_embeddings")  # fmt: skip
+    check_shape(config, sizes, ("hidden_activation", "classifier_activation"), "norm_eps")
+    width, kinds = config.hidden_size // config.num_attention_heads, config.layer_types
+    depth, local = config.num_hidden_layers, config.local_attention
+    rotary = {kind: (config.rope_parameters.get(kind) or {}).get("rope_type") for kind in {*kinds}}
+    check_settings(config.model_type, [
+        ("layer_types", kinds, len(kinds) == depth and {*kinds} <= {_FULL, _LOCAL},
+         f"{_FULL!r} or {_LOCAL!r} for each of {depth} layers"),
+        ("local_attention", local, local >= 0, "0 or more"),
+        ("hidden_size", config.hidden_size, width % 2 == 0, "an even number for each head"),
+        ("rope_parameters", rotary, {*rotary.values()} <= {*_ANGLES},
+         f"one of {', '.join(_ANGLES)}"),
+    ])  # fmt: skip
+
+
+class ModernBert(Encoder):
+    """An encoder of this family."""
+
+    model_types = ("modernbert",)
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        _check(config)
+        self.depth, self.width = config.num_hidden_layers, config.hidden_size
+        self.heads, self.intermediate = config.num_attention_heads, config.intermediate_size
+        self.activation: str = config.hidden_activation
+        self.longest = config.max_position_embeddings
+        self.kinds: list[str] = config.layer_types
+        #: How far a token may be from one that a local layer lets it look at.
+        self.window: int = config.local_attention // 2
+        self.head = HeadLayout(
+            config.classifier_activation,
+            "mean" if config.classifier_pooling == "mean" else "first",
+            config.norm_eps,
+        )
+
+    def head_of(self, classifier: PreTrainedModel) -> ClassifierHead:
+        own: Any = classifier
+        return ClassifierHead(self.head, own.classifier, own.head.dense, own.head.norm)
+
+    def flops(self, k: int, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """8TH² (query, key, value, output) + 4T²H (both products, which local layers compute as a
+        whole) + 6THI (gated block) of a layer."""
+        t, h = lengths, self.width
+        if k == 0:
+            return np.zeros_like(t)
+        found: NDArray[np.int64] = 8 * t * h * h + 4 * t * t * h + 6 * t * h * self.intermediate
+        return found
+
+    def load(self, backbone: PreTrainedModel, place: Placement) -> Self:
+        model: Any = backbone
+        self.words = place.tensor(model.embeddings.tok_embeddings.weight)
+        self.norm = place.module(model.embeddings.norm)
+        like, positions = torch.empty(0), torch.arange(self.longest)[None]
+        #: Cosine and sine of each position's angles, (longest, D) each, by the kind of layer: in
+        #: float32 in every precision, as angles of far positions need it.
+        self.rotations = {
+            kind: tuple(
+                part[0].to(place.device)
+                for part in model.rotary_emb(like, positions, layer_type=kind)
+            )
+            for kind in {*self.kinds}
+        }
+        self.layers = [
+            Layer(layer, self, kind, place)
+            for layer, kind in zip(model.layers, self.kinds, strict=True)
+        ]
+        self.final_norm = place.module(model.final_norm)
+        return self
+
+    def embed(
+        self, ids: torch.Tensor, types: torch.Tensor | None, groups: list[Group]
+    ) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(functional.embedding(ids, self.words))
+        return normed
+
+    def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+        return self.layers[k - 1](hidden, groups)
+
+    def readout(self, k: int, hidden: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.final_norm(hidden)
+        return normed
+
+    def trained_readout(
+        self, backbone: PreTrainedModel, k: int, states: torch.Tensor
+    ) -> torch.Tensor:
+        """Hugging Face's last hidden states have gone through the norm already, all others have
+        not."""
+        model: Any = backbone
+        return states if k == self.depth else model.final_norm(states)

@@ -36,7 +36,7 @@ class Outline(msgspec.Struct, frozen=True):
     @property
     def exit_list(self) -> tuple[Exit, ...]:
         """As a `FastBertConfig` has it."""
-        adopted = bool(self.teacher_activation) or self.adopted_heads is not None
+        adopted = bool(self.adopted_heads or self.teacher_activation)
         return exits_of(self.exits, self.layers, adopted)
 
     @property

@@ -17,15 +17,16 @@ from fastbert.errors import InputError
 from fastbert.exits.bag import Bag, storable
 from fastbert.exits.exit import Exit, chosen, exits_of
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.question import Question
 from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens
 from fastbert.library import load
-from fastbert.tasks.single_label import SingleLabel
+from fastbert.tasks.questions import Questions
 from fastbert.training.bag import occurring, teach_bag
 from fastbert.weights import load_model
 
-TASK = SingleLabel(["a", "b", "c"])
+ASKED = Questions([Question()], ["a", "b", "c"])
 TOKENS = random_tokens([5, 2, 9, 31, 4], seed=3)
 
 
@@ -99,19 +100,19 @@ def test_it_learns_the_teachers_answers_by_words_and_pairs():
     )
     wanted = torch.from_numpy(4 * np.eye(3, dtype=np.float32)[labels])
     bag, words = bag_of(tokens.take(np.arange(600))), torch.randn(VOCABULARY, 11)
-    teach_bag(bag, TASK, words, tokens.take(np.arange(600)), wanted[:600], seed=5)
+    teach_bag(bag, ASKED, words, tokens.take(np.arange(600)), wanted[:600], seed=5)
     found = answers(bag, tokens.take(np.arange(600, 900))).argmax(-1).numpy()
     assert (found == labels[600:]).mean() > 0.97
     assert not bag.numbers.weight[0].any()  # that of unknown tokens
     again = bag_of(tokens.take(np.arange(600)))
-    teach_bag(again, TASK, words, tokens.take(np.arange(600)), wanted[:600], seed=5)
+    teach_bag(again, ASKED, words, tokens.take(np.arange(600)), wanted[:600], seed=5)
     assert torch.equal(again.numbers.weight, bag.numbers.weight)
 
 
 def test_a_narrow_backbone_and_one_row_are_enough():
     tokens = random_tokens([4], seed=1)
     bag = bag_of(tokens)
-    teach_bag(bag, TASK, torch.randn(VOCABULARY, 2), tokens, torch.randn(1, 3))
+    teach_bag(bag, ASKED, torch.randn(VOCABULARY, 2), tokens, torch.randn(1, 3))
     assert answers(bag, tokens).isfinite().all()
 
 

@@ -18,7 +18,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from fastbert.encoders.adopt import own_heads
 from fastbert.errors import InputError
+from fastbert.exits.question import Question
+from fastbert.inference.engine import Engine
+from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import load_classifier, load_model
 
@@ -137,6 +141,35 @@ def test_pickled_weights_are_refused_with_what_converts_them(tmp_path):
     exec(command)
     assert rest == f", and pass {tmp_path}"
     torch.testing.assert_close(answers(tmp_path), expected, atol=1e-5, rtol=0)
+
+
+def test_several_heads_are_several_questions(tmp_path):
+    published = prompts(tmp_path, {"task_type": 3, "creativity_scope": 4, "reasoning": 2})
+    asked = [Question(name=name) for name in ("task_type", "creativity_scope", "reasoning")]
+    classifier, _ = load_classifier(str(tmp_path))
+    heads = own_heads(classifier)
+    assert [own.name for own in heads] == [each.name for each in asked]
+    model = FastBertForSequenceClassification.from_heads(classifier.base_model, heads, asked)
+    model.eval().save_pretrained(tmp_path / "adopted")
+    again = FastBertForSequenceClassification.from_pretrained(tmp_path / "adopted").eval()
+    names = [list(each.task.names) for each in again.questions]
+    assert names == [NAMES, ["0", "1", "2", "3"], ["0", "1"]]
+    with torch.no_grad():
+        logits = again(input_ids=IDS, attention_mask=MASK).logits
+        features = published.backbone(input_ids=IDS, attention_mask=MASK).last_hidden_state
+    mean = (features * MASK[..., None]).sum(1) / MASK.sum(1, keepdim=True)
+    for k, each in enumerate(again.questions):
+        expected = getattr(published, f"head_{k}").fc(mean).softmax(-1)
+        found = logits[:, each.numbers].softmax(-1)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    engine = Engine(again)
+    tokens = Tokens(IDS[0].numpy().astype(np.int32), np.array([0, 7]))
+    torch.testing.assert_close(
+        torch.from_numpy(engine.full_depth(tokens)), logits[:1], atol=1e-4, rtol=0
+    )
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        again.heads[-1](torch.zeros(1, 7, HIDDEN))
+    assert again.heads[-1].flops(np.array([7])).tolist() == [counter.get_total_flops()]
 
 
 @pytest.mark.parametrize("base", ["made-up/base", "{0}/nope", 3, None])

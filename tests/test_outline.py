@@ -60,7 +60,7 @@ def said(read, folder: Path) -> tuple | None:
         return (
             found.max_length,
             found.exit_list,
-            found.question,
+            found.question_list,
             found.operating_points,
             found.default_operating_point,
         )
@@ -87,7 +87,7 @@ def test_what_was_saved_is_read_without_loading_it(family, save):
         folder = save(config)
         assert isinstance(read_outline(folder), Outline)
         found = said(read_outline, folder)
-        assert found == (config.max_length, config.exit_list, config.question,
+        assert found == (config.max_length, config.exit_list, config.question_list,
                          config.operating_points, config.default_operating_point)  # fmt: skip
 
 

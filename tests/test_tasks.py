@@ -3,7 +3,7 @@ against the formulas in plain Python; each property fails for an engine with a b
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -218,7 +218,7 @@ class EntropyOfOne(Engine):
         fake = copy.copy(self.task.by(rule.criterion, rule.within))
         fake.uncertainty = lambda z: (z.float().amax(-1).sigmoid()).clamp(0, 1)
         fake.by = lambda *_: fake
-        self.task = fake
+        self.questions.each = [replace(self.questions.each[0], task=fake)]
         return super().classify(tokens, rule, *options)
 
 

@@ -96,9 +96,15 @@ class Engine:
         """Of a model that is asked one thing; ValueError for others."""
         return self.questions.only
 
-    def classify(self, tokens: Tokens, rule: Rule, deep: Mask | None = None) -> Predictions:
+    def classify(
+        self,
+        tokens: Tokens,
+        rule: Rule,
+        deep: Mask | None = None,
+        advance: Advance = lambda share: None,
+    ) -> Predictions:
         """`answer` of a model that is asked one thing."""
-        (found,) = self.answer(tokens, [rule], deep)
+        (found,) = self.answer(tokens, [rule], deep, advance)
         return found
 
     def answer(

@@ -62,6 +62,11 @@ class Questions:
         return asked.task
 
     @property
+    def guessing(self) -> float:
+        """The loss where nothing is known of a row."""
+        return sum(asked.task.guessing for asked in self)
+
+    @property
     def missing(self) -> Any:
         """The target of a row that has none."""
         several = [math.nan] * self.width

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fastbert.errors import InputError
-from fastbert.exits.question import ANSWERS
+from fastbert.exits.question import ANSWERS, Kind
 from pipelines.input.labels import class_names
 from pipelines.output.schema import output_schema
 from pipelines.reports.analytics import Analytics
@@ -24,7 +24,13 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
     for a score `mean_absolute_error` and `r2`. Rows without truth are counted in the log. Raises
     InputError for a column that is not carried, or is no truth, and for the job's own.
     """
-    if truth.casefold() in output_schema({"": found.kind}).names:
+    if len(found.kinds) > 1:
+        raise InputError(
+            f"--truth-column is '{truth}', the table answers {len(found.kinds)} questions; compare "
+            "with --sql, or use fastbert evaluate"
+        )
+    kind: Kind = next(iter(found.kinds.values()), "single-label")
+    if truth.casefold() in output_schema({"": kind}).names:
         raise InputError(
             f"--truth-column is '{truth}', which is the model's own; true labels that were called "
             f"so in the input are carried as input_{truth}"
@@ -36,14 +42,14 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
             f"{', '.join(names)}; carry the true labels with --carry of fastbert label"
         )
     column = '"' + truth.replace('"', '""') + '"'
-    if found.kind == "score":
+    if kind == "score":
         return _of_scores(found, truth, column)
-    return _of_labels(found, truth, column)
+    return _of_labels(found, kind, truth, column)
 
 
-def _of_labels(found: Analytics, truth: str, column: str) -> pd.DataFrame:
-    answer = ANSWERS[found.kind].names[0]
-    several = found.kind == "several-labels"
+def _of_labels(found: Analytics, kind: Kind, truth: str, column: str) -> pd.DataFrame:
+    answer = ANSWERS[kind].names[0]
+    several = kind == "several-labels"
     label, known = (_LABELS.format(column=c) if several else c for c in (answer, column))
     score = "null::double" if several else "sum(score)"
     groups = found.arrow(f"""

@@ -24,7 +24,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from fastbert.exits.question import ANSWERS, Kind
+from fastbert.exits.question import ANSWERS, Kind, prefix
 from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
 from pipelines.output.history import STATISTICS, statistics
@@ -52,14 +52,6 @@ _FOLDER_TYPE = rf"""
           from (select unnest(?::varchar[]) as raw))
     where value is not null
 """
-
-#: An answer, and how likely it is, in words.
-_SHOWN: dict[Kind, str] = {
-    "single-label": "label, round(score, 4) as score",
-    "several-labels": "coalesce(nullif(array_to_string(labels, ', '), ''), '(none)') as label, "
-    "round(label_scores[1], 4) as score",
-    "score": "printf('%.4g', value::double) as label, null::float as score",
-}
 
 #: What a file that is no summary may raise.
 _NO_SUMMARY = (ValueError, AttributeError, TypeError, OverflowError, RecursionError,
@@ -196,22 +188,31 @@ class Analytics:
         return f"read_parquet([{files}], union_by_name=true, hive_partitioning=false{more})"
 
     @cached_property
-    def kind(self) -> Kind:
-        """Of question that the rows answer, by the columns they have."""
-        names = {*self.arrow("from rows limit 0").schema.names}
-        return next((kind for kind, each in ANSWERS.items() if names >= {*each.names}),
-                    "single-label")  # fmt: skip
+    def kinds(self) -> dict[str, Kind]:
+        """Of the questions that the rows answer, by name, by the columns they have."""
+        names = self.arrow("from rows limit 0").schema.names
+        found: dict[str, Kind] = {}
+        for name in names:
+            question = name.removesuffix("_exit_layer") if name != "exit_layer" else ""
+            for kind, answer in ANSWERS.items():
+                columns = {prefix(question) + each for each in (*answer.names, "uncertainty")}
+                if question != name and columns <= {*names}:
+                    found[question] = kind
+        return found
 
     def least_certain(self, rows: int) -> pd.DataFrame:
         """Rows with the highest uncertainty where they left, and where they are: `path` of the file
         below the output, and `row` in it."""
         options = ", filename='/file', file_row_number=true"
+        kinds = self.kinds
+        unsure = ", ".join(f'"{prefix(question)}uncertainty"' for question in kinds)
         return self.query(f"""
-            select {_SHOWN[self.kind]}, exit_layer as layer,
-                   round(uncertainty, 4) as uncertainty,
+            select {", ".join(_shown(*each) for each in kinds.items())}, exit_layer as layer,
+                   round(greatest({unsure}), 4) as uncertainty,
                    substr("/file", {len(self.root) + 2}) as path, file_row_number as row
             from {self._parquet(self._patterns(), options)} as all_rows
-            where exit_layer is not null order by all_rows.uncertainty desc, path, row limit {rows}
+            where exit_layer is not null
+            order by greatest({unsure}) desc, path, row limit {rows}
         """)
 
     def _patterns(self) -> list[str]:
@@ -315,6 +316,20 @@ class Analytics:
             except _NO_SUMMARY as error:
                 log.warning("ignoring the unreadable summary %s: %s", redacted(path), error)
         self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
+
+
+def _shown(question: str, kind: Kind) -> str:
+    """The columns of an answer in words, and how likely it is."""
+    main, *more = (f'"{prefix(question)}{name}"' for name in ANSWERS[kind].names)
+    label, score = f'"{prefix(question)}label"', f'"{prefix(question)}score"'
+    if kind == "score":
+        return f"printf('%.4g', {main}::double) as {label}, null::float as {score}"
+    if kind == "single-label":
+        return f"{main} as {label}, round({more[0]}, 4) as {score}"
+    return (
+        f"coalesce(nullif(array_to_string({main}, ', '), ''), '(none)') as {label}, "
+        f"round({more[0]}[1], 4) as {score}"
+    )
 
 
 def _alone(path: str) -> str:

@@ -1,6 +1,7 @@
 """The report on a terminal: lines and tables that fit 80 columns, the most important first."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -64,7 +65,7 @@ def _show_rows(console: Console, rows: pd.DataFrame) -> None:
     for row in rows.to_dict("records"):
         console.print(
             Text(
-                f"{row['label']}  {_score(row['score'])}uncertainty {row['uncertainty']:.3f} "
+                f"{_answers(row)}uncertainty {row['uncertainty']:.3f} "
                 f"at layer {row['layer']}  {row['shard']}, row {row['row']:,}"
             )
         )
@@ -72,8 +73,17 @@ def _show_rows(console: Console, rows: pd.DataFrame) -> None:
             console.print(Padding(Text(text), (0, 0, 1, 4)))
 
 
-def _score(score: float | None) -> str:
-    return "" if pd.isna(score) else f"score {score:.3f}, "
+def _answers(row: Mapping[Any, Any]) -> str:
+    """What a row was answered, by question where there are several."""
+    said = []
+    for name in row:
+        if str(name).endswith("label"):
+            question = str(name).removesuffix("label")
+            score = row.get(f"{question}score")
+            sure = "" if pd.isna(score) else f"score {score:.3f}, "
+            begins = f"{question.removesuffix('_')}: " if question else ""
+            said.append(f"{begins}{row[name]}  {sure}")
+    return "".join(said)
 
 
 def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = None) -> None:

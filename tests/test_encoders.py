@@ -86,6 +86,30 @@ def test_rows_longer_than_positions(family):
     check_full_depth(engine, classifier, random_tokens(lengths))
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("deberta-v2", {"pos_att_type": "p2c", "share_att_key": False}),
+        ("deberta-v2", {"pos_att_type": []}),
+        ("deberta-v2", {"relative_attention": False}),
+        ("deberta-v2", {"norm_rel_ebd": "none", "conv_kernel_size": 5}),
+        ("modernbert", {"local_attention": 0}),
+        ("modernbert", {"local_attention": 8}),
+        ("modernbert", {"layer_types": ["full_attention"] * LAYERS}),
+        ("modernbert", {"rope_scaling": {"rope_type": "linear", "factor": 3.0}}),
+    ],
+    ids=str,
+)
+def test_other_settings(family, settings):
+    classifier = tiny_classifier(family, **settings)
+    engine = Engine(FastBertForSequenceClassification.from_classifier(classifier), batch_tokens=60)
+    tokens = random_tokens(LENGTHS, seed=5)
+    check_full_depth(engine, classifier, tokens)
+    usual = Engine(FastBertForSequenceClassification.from_classifier(tiny_classifier(family)))
+    found, others = engine.full_depth(tokens), usual.full_depth(tokens)
+    assert not np.allclose(found, others, atol=1e-3)  # control: it is another model
+
+
 def check_every_exit(kind: type[Engine], family: str) -> None:
     model = tiny_fastbert(family, exits=EVERYWHERE)
     tokens = random_tokens(LENGTHS, seed=6)

@@ -2,7 +2,8 @@
 
 Counted: 2 per multiply-add of every linear map and of both attention products, on real tokens, of
 the layers and heads that a row passes. Not counted: normalisation, activations, softmax, biases,
-embedding look-ups. `torch.utils.flop_counter` agrees exactly under eager attention.
+embedding look-ups. `torch.utils.flop_counter` agrees exactly under eager attention, except that
+Hugging Face's DeBERTa computes more than is needed: `encoders/deberta.py` says what.
 
 Letters: n rows, E exits.
 """

@@ -66,8 +66,11 @@ OF_FAMILY = {
 }  # fmt: skip
 
 
-def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) -> PreTrainedModel:
-    """A Hugging Face sequence classifier with random weights, noisy enough to disagree."""
+def tiny_classifier(
+    family: str = "bert", seed: int = 0, labels: int = CLASSES, **settings
+) -> PreTrainedModel:
+    """A Hugging Face sequence classifier with random weights, noisy enough to disagree, and with
+    `settings` beside those of its family."""
     sizes = dict(
         vocab_size=VOCABULARY,
         max_position_embeddings=POSITIONS,
@@ -84,7 +87,7 @@ def tiny_classifier(family: str = "bert", seed: int = 0, labels: int = CLASSES) 
             intermediate_size=INTERMEDIATE,
         )
     model_type = family.partition(":")[0]
-    sizes |= OF_FAMILY.get(model_type, {}) | VARIANTS.get(family, {})
+    sizes |= OF_FAMILY.get(model_type, {}) | VARIANTS.get(family, {}) | settings
     config = AutoConfig.for_model(model_type, **sizes)
     torch.manual_seed(seed)
     return make_noisy(AutoModelForSequenceClassification.from_config(config), seed)

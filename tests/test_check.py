@@ -126,7 +126,7 @@ def test_what_check_goes_with(tmp_path, ledger):
 def night(tmp_path, checkpoint, monkeypatch):
     """Labels a shard, and raises an alarm."""
     monkeypatch.setattr(jobs, "RunLock", lambda s, r: RunLock(s, r, settle=0))
-    monkeypatch.setattr(jobs, "audit", lambda *_: audits.audit(*_) | {"alarms": ["look"]})
+    monkeypatch.setattr(jobs, "audits", lambda *_: audits.audits(*_) | {"alarms": ["look"]})
     write_shard(tmp_path / "in" / "a.parquet", [*random_texts(9), None])
 
     def run(**changes) -> int:

@@ -15,8 +15,9 @@ from support.records import record
 from support.shards import random_texts, write_shard
 
 from fastbert.exits.exit import Exit
+from fastbert.exits.question import Question
 from fastbert.inference.decisions import Predictions
-from fastbert.tasks.single_label import SingleLabel
+from fastbert.tasks.questions import Questions
 from pipelines.labelling.classify import statistics_of
 from pipelines.labelling.summary import RUNS, totals
 from pipelines.output.history import STATISTICS
@@ -134,8 +135,8 @@ def test_sums_are_those_of_the_slices():
 
 def test_statistics_of_answers():
     """Three rows that leave at the first of two exits, and one at the last."""
-    task = SingleLabel(["no", "yes"])
-    answers = Predictions.none(4, task)
+    asked = Questions([Question()], ["no", "yes"])
+    answers = Predictions.none(4, asked.only)
     answers.answer["label"] = [0, 1, 1, 1]
     answers.deep["label"] = [0, 0, 1, 0]
     answers.audited[:3] = True
@@ -147,7 +148,8 @@ def test_statistics_of_answers():
         full_flops=lambda lengths: lengths * 20,
     )
     read = SliceStats(read_seconds=0.5)
-    found = statistics_of(read, answers, np.array([3, 4, 5, 6]), cost, task)
+    found = statistics_of(read, [answers], np.array([3, 4, 5, 6]), cost, asked)
+    assert (found.exit_answers, found.exit_agreements) == ([], [])
     assert (found.tokens, found.full_flops, found.read_seconds) == (18, 360, 0.5)
     assert (found.exits, found.exit_tokens, found.exit_flops) == ([3, 1], [13, 5], [117, 95])
     assert found.exit_labels == [{"yes": 2, "no": 1}, {"yes": 1}]
@@ -159,3 +161,31 @@ def test_statistics_of_answers():
 
 def test_every_measurement_says_what_it_means():
     assert all(measure.meaning.endswith(".") for measure in MEASURES)
+
+
+def test_statistics_of_several_questions():
+    """A row counts where it leaves, its answers where they were given; it agrees if all do."""
+    named = [Question(name="a", classes=2), Question("several-labels", "b", 1)]
+    asked = Questions(named, ["no", "yes", "odd"])
+    a, b = (Predictions.none(3, each.task) for each in asked)
+    a.answer["label"], a.deep["label"] = [0, 1, 1], [0, 0, 1]
+    b.answer["labels"], b.deep["labels"] = [[True], [False], [True]], [[True], [False], [False]]
+    a.exit[:], b.exit[:] = [0, 0, 1], [0, 1, 0]
+    a.uncertainty[:], b.uncertainty[:] = [0.2, 0.99, 0.3], [0.1, 0.4, 0.98]
+    for each in (a, b):
+        each.audited[:] = True
+    cost = SimpleNamespace(
+        exits=[Exit(1), Exit(2)],
+        row_flops=lambda lengths, exits: lengths * (10 * exits + 9),
+        full_flops=lambda lengths: lengths * 20,
+    )
+    found = statistics_of(SliceStats(), [a, b], np.array([3, 4, 5]), cost, asked)
+    assert (found.exits, found.exit_tokens, found.exit_flops) == ([1, 2], [3, 9], [27, 171])
+    assert found.exit_answers == [{"a": 2, "b": 2}, {"a": 1, "b": 1}]
+    assert found.exit_agreements == [{"a": 1, "b": 1}, {"a": 1, "b": 1}]
+    assert found.exit_audit_agreements == [1, 0]
+    assert found.exit_labels == [
+        {"a: no": 1, "a: yes": 1, "b: odd": 2}, {"a: yes": 1, "b: (none)": 1},
+    ]  # fmt: skip
+    bins = [np.flatnonzero(each).tolist() for each in found.exit_uncertainties]
+    assert bins == [[4], [6, 8]]  # of the question that was answered last

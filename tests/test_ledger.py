@@ -100,7 +100,8 @@ def test_statistics_add_up():
     assert set(a["slice_rows"].to_pylist()) == {10}
     unknown = {name for name in table.column_names if table[name].null_count}
     assert unknown == {
-        *("exit_layer", "labels", "uncertainties", "audit_rows", "audit_agreements", "errors")
+        *("exit_layer", "labels", "uncertainties", "audit_rows", "audit_agreements", "errors"),
+        *("answers", "agreements"),
     }
 
 

@@ -60,20 +60,20 @@ def corpus(tmp_path) -> Path:
 def engine(monkeypatch):
     """All engines: what is put in its `error` is raised for rows of which `fails` is true, and
     `odd` ones have no number."""
-    real = Engine.classify
+    real = Engine.answer
     state = SimpleNamespace(calls=0, error=ERRORS[0], fails=lambda ids: False, odd=None)
 
-    def classify(self, tokens, rule, *rest):
+    def answer(self, tokens, rules, *rest):
         state.calls += 1
         rows = np.split(tokens.ids, tokens.offsets[1:-1])
         if any(state.fails(ids) for ids in rows):
             raise state.error
-        found = real(self, tokens, rule, *rest)
+        found = real(self, tokens, rules, *rest)
         if state.odd is not None:
-            found.uncertainty[[state.odd(ids) for ids in rows]] = np.nan
+            found[0].uncertainty[[state.odd(ids) for ids in rows]] = np.nan
         return found
 
-    monkeypatch.setattr(Engine, "classify", classify)
+    monkeypatch.setattr(Engine, "answer", answer)
     return state
 
 
@@ -161,11 +161,11 @@ def test_a_model_whose_answers_are_no_numbers_is_refused(corpus, tmp_path, overf
 def test_it_is_where_easy_rows_have_answers(work, overflowing, replica):
     """Known texts go to full depth, whatever the thresholds of the run let leave before."""
     refused = Classify(a_run(overflowing))
-    refused.rule = Threshold.of([1.1, 0.0])
+    refused.rules = [Threshold.of([1.1, 0.0])]
     easy = refused(work)
     assert not easy.stats.model_errors
-    refused.rule = Threshold.of([np.median(easy.table["uncertainty"].drop_null()), 0.0])
-    known = refused.engine.classify(refused._known, refused.rule)
+    refused.rules = [Threshold.of([np.median(easy.table["uncertainty"].drop_null()), 0.0])]
+    known = refused.engine.classify(refused._known, refused.rules[0])
     assert np.isfinite(known.uncertainty).any()
     with pytest.raises(InputError, match="answers to 5 of 5 known texts"):
         refused(work)

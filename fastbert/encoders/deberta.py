@@ -54,7 +54,8 @@ class Distances:
     def __init__(self, config: PreTrainedConfig, longest: int) -> None:
         limit, buckets = _limits(config)
         self.span = buckets or limit  # S
-        far = torch.arange(longest)
+        # Where Hugging Face makes a model that it will load, tensors have no numbers by default.
+        far = torch.arange(longest, device="cpu")
         if buckets:
             far = _bucketed(far, buckets // 2, limit)
         both = torch.cat([-far[1:].flip(0), far])
@@ -87,7 +88,7 @@ def _limits(config: PreTrainedConfig) -> tuple[int, int]:
 def _bucketed(distance: torch.Tensor, middle: int, limit: int) -> torch.Tensor:
     """Distances from 0 on to buckets: each its own up to the middle, then by logarithm, so that
     `limit` - 1 is in the last one. In float32, whose rounding decides where a bucket ends."""
-    scale = torch.tensor((limit - 1) / middle).log()
+    scale = torch.tensor((limit - 1) / middle, device="cpu").log()
     far = ((distance / middle).log() / scale * (middle - 1)).ceil() + middle
     return torch.where(distance <= middle, distance, far).long()
 

@@ -207,7 +207,7 @@ class Analytics:
         kinds = self.kinds
         unsure = ", ".join(f'"{prefix(question)}uncertainty"' for question in kinds)
         return self.query(f"""
-            select {", ".join(_shown(*each) for each in kinds.items())}, exit_layer as layer,
+            select {", ".join(views.answer(*each) for each in kinds.items())}, exit_layer as layer,
                    round(greatest({unsure}), 4) as uncertainty,
                    substr("/file", {len(self.root) + 2}) as path, file_row_number as row
             from {self._parquet(self._patterns(), options)} as all_rows
@@ -316,20 +316,6 @@ class Analytics:
             except _NO_SUMMARY as error:
                 log.warning("ignoring the unreadable summary %s: %s", redacted(path), error)
         self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
-
-
-def _shown(question: str, kind: Kind) -> str:
-    """The columns of an answer in words, and how likely it is."""
-    main, *more = (f'"{prefix(question)}{name}"' for name in ANSWERS[kind].names)
-    label, score = f'"{prefix(question)}label"', f'"{prefix(question)}score"'
-    if kind == "score":
-        return f"printf('%.4g', {main}::double) as {label}, null::float as {score}"
-    if kind == "single-label":
-        return f"{main} as {label}, round({more[0]}, 4) as {score}"
-    return (
-        f"coalesce(nullif(array_to_string({main}, ', '), ''), '(none)') as {label}, "
-        f"round({more[0]}[1], 4) as {score}"
-    )
 
 
 def _alone(path: str) -> str:

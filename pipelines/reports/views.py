@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from fastbert.exits.question import ANSWERS, Kind, prefix
 from pipelines.labelling import summary
 from pipelines.output.committed import PATH
 from pipelines.output.history import SLICE_ID
@@ -105,3 +106,17 @@ RUNS = f"""
     ) left join (select run_id, recipe::json as recipe from recipes) using (run_id)
     group by run_id
 """
+
+
+def answer(question: str, kind: Kind) -> str:
+    """The columns of an answer in words, and how likely it is."""
+    main, *more = (f'"{prefix(question)}{name}"' for name in ANSWERS[kind].names)
+    label, score = f'"{prefix(question)}label"', f'"{prefix(question)}score"'
+    if kind == "score":
+        return f"printf('%.4g', {main}::double) as {label}, null::float as {score}"
+    if kind == "single-label":
+        return f"{main} as {label}, round({more[0]}, 4) as {score}"
+    return (
+        f"coalesce(nullif(array_to_string({main}, ', '), ''), '(none)') as {label}, "
+        f"round({more[0]}[1], 4) as {score}"
+    )

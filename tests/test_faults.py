@@ -80,14 +80,14 @@ class PoisonedClassify(Classify):
         super().__init__(run, *rest)
         tokenizer = load_tokenizer(fetch_checkpoint(run.model))
         harm = {tokenizer.convert_tokens_to_ids(w): do for w, do in LABEL_POISON.items()}
-        real = self.engine.classify
+        real = self.engine.answer
 
-        def classify(tokens, *more, **options):
+        def answer(tokens, *more, **options):
             for id in set(tokens.ids.tolist()) & harm.keys():
                 harm[id]()
             return real(tokens, *more, **options)
 
-        self.engine.classify = classify
+        self.engine.answer = answer
 
 
 class PoisonedReader(SliceReader):

@@ -1,11 +1,12 @@
-"""Several labels and scores on real data: what full depth is worth, and what a promise saves.
+"""Several labels, scores and several questions on real data: what full depth is worth, and what a
+promise saves.
 
 Hypothesis: rows leave early enough to pay for these kinds of questions, too, and promises about
 them are kept as often as those about labels: at most one point in twenty breaks its own.
 
-For each data set: train with no option of the recipe, run every exit on the test rows once, then
-calibrate on half of them 200 times, and look at the other half; the clock runs full depth and the
-first of these points on the other half, in turn.
+For each data set: train with no option of the recipe, unless some are given, run every exit on the
+test rows once, then calibrate on half of them 200 times, and look at the other half; the clock runs
+full depth and the first of these points on the other half, in turn.
 
     python -m benchmarks.quality.kinds --data DATA --work WORK \\
         --output benchmarks/results/kinds.json --sets goemotions_multi
@@ -18,7 +19,7 @@ that are in the output and not asked for stay in it.
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ import numpy as np
 
 from benchmarks.quality.promises import CONFIDENCE, cover
 from benchmarks.support.measure import machine
-from fastbert.calibration.evaluation import exit_outputs, outcome, realised_speedups
-from fastbert.calibration.points import promised_point, sample_of
+from fastbert.calibration.evaluation import outcome, question_outputs, realised_speedups
+from fastbert.calibration.points import promised_point, sample_of, together
 from fastbert.exits.operating_point import OperatingPoint, Promise
 from fastbert.inference.cost import CostModel
+from fastbert.inference.decisions import exits_used
 from fastbert.inference.engine import Engine
 from fastbert.inference.precision import device
 from fastbert.inference.tokenizer import Tokenizer
@@ -39,7 +41,7 @@ from fastbert.weights import load_model
 from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.train import train
 from pipelines.input.columns import InputColumns
-from pipelines.input.examples import Known, read_labelled
+from pipelines.input.examples import known_of, read_labelled
 
 
 @dataclass(frozen=True)
@@ -51,63 +53,112 @@ class Asked:
     within: tuple[float, ...] = ()
 
 
-#: By set: the column of the truth, and what is promised.
-SETS: dict[str, tuple[str, list[Asked]]] = {
-    "goemotions_multi": ("labels", [Asked(0.02, "tempered-entropy"), Asked(0.02, "entropy")]),
-    "yelp_stars": ("score", [Asked(0.01, "cutoff", (2.5, 3.5)), Asked(0.05, "tolerance", (0.25,))]),
-    "clear_readability": (
-        "score",
-        [Asked(0.05, "tolerance", (0.25,)), Asked(0.05, "cutoff", (-1.0,))],
+@dataclass(frozen=True)
+class DataSet:
+    """How a set is learnt, and what is promised of each question."""
+
+    columns: tuple[str, ...]
+    promises: list[Asked]
+    #: Of training, where it is not as by default: fields of TrainSettings.
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_CLINC = [Asked(0.01, "tempered-entropy")]
+SETS = {
+    "goemotions_multi": DataSet(
+        ("labels",), [Asked(0.02, "tempered-entropy"), Asked(0.02, "entropy")]
     ),
+    "yelp_stars": DataSet(
+        ("score",), [Asked(0.01, "cutoff", (2.5, 3.5)), Asked(0.05, "tolerance", (0.25,))]
+    ),
+    "clear_readability": DataSet(
+        ("score",), [Asked(0.05, "tolerance", (0.25,)), Asked(0.05, "cutoff", (-1.0,))]
+    ),
+    "clinc150_two": DataSet(("domain", "intent"), _CLINC),
+    "clinc150_domain": DataSet(("domain",), _CLINC),
+    "clinc150_intent": DataSet(("intent",), _CLINC),
 }
+#: Sets that are another one's rows.
+_FOLDERS = {"clinc150_domain": "clinc150_two", "clinc150_intent": "clinc150_two"}
 #: Rows that the clock sees.
 TIMED_ROWS = 1000
 
 
-def run_set(name: str, data: Path, folder: Path, splits: int) -> dict[str, Any]:
-    """Train if need be, and measure."""
-    column, promises = SETS[name]
-    files = {split: data / name / f"{split}.parquet" for split in ("train", "test", "dev")}
+def run_set(
+    name: str, data: Path, folder: Path, splits: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Train if need be, and measure; of several questions, each of them, and all together."""
+    asked_of = SETS[name]
+    place = data / _FOLDERS.get(name, name)
+    files = {split: place / f"{split}.parquet" for split in ("train", "test", "dev")}
     if not (folder / "model" / "config.json").exists():
         settings = TrainSettings(
-            train=(str(files["train"]),), label_column=(column,), output=str(folder / "model")
+            train=(str(files["train"]),),
+            label_column=asked_of.columns,
+            output=str(folder / "model"),
+            **asked_of.options | options,
         )
         summary = train(settings)
         (folder / "train.json").write_text(json.dumps(summary))
     model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
     config = model.config
-    columns, kind = InputColumns("text", labels=(column,)), config.question.kind
+    columns = InputColumns("text", labels=asked_of.columns)
     there = [str(files[split]) for split in ("test", "dev") if files[split].exists()]
-    known, _ = read_labelled(there, columns, [Known(kind, config.label_names)])
-    truth = np.asarray(known.labels)
+    known, _ = read_labelled(there, columns, known_of(model.questions))
+    targets = np.asarray(known.labels)
     tokens = Tokenizer(tokenizer)(known.texts, None, config.max_length)
     engine, cost = Engine(model, device()), CostModel(model)
-    outputs = exit_outputs(engine, tokens)
-    np.savez_compressed(
-        folder / "outputs.npz", logits=outputs.logits, lengths=tokens.lengths, truth=truth
-    )
-    full = OperatingPoint.of_speed(0.0, config).rule()
+    outputs = question_outputs(engine, tokens)
     found: dict[str, Any] = {
-        "kind": kind,
-        "rows": len(truth),
-        "classes": len(config.label_names),
+        "options": options,
+        "rows": len(tokens),
         "max_length": config.max_length,
         "mean_tokens": round(float(tokens.lengths.mean()), 1),
-        "full_depth": outcome(outputs, cost, full, truth).quality,
-        "promises": [],
+        "questions": {},
     }
-    order = np.random.default_rng(0).permutation(len(truth))
+    order = np.random.default_rng(0).permutation(len(tokens))
     sample, rest = order[: len(order) // 2], order[len(order) // 2 :]
-    for asked in promises:
-        made = cover(
-            *(outputs, cost, asked.share, (asked.criterion,), "0-", splits, asked.within, truth)
-        )
-        one = sample_of(outputs.take(sample), None, cost, (), "fp32", asked.within)
-        point = promised_point(one, Promise(asked.share, CONFIDENCE, len(rest)), asked.criterion)
-        timed = tokens.take(np.sort(rest[:TIMED_ROWS]))
-        (clock,) = realised_speedups(engine, timed, [point], 5)
-        said = {"share": asked.share, "criterion": asked.criterion, "within": list(asked.within)}
-        found["promises"].append(said | made | {"on_the_clock": round(clock, 3)})
+    timed = tokens.take(np.sort(rest[:TIMED_ROWS]))
+    points: dict[str, OperatingPoint] = {}
+    exits = []
+    for question, said in zip(model.questions, outputs, strict=True):
+        truth = model.questions.targets(question, targets)
+        if truth.ndim == 2 and question.task.question.kind == "single-label":
+            truth = truth.argmax(1)
+        deepest = OperatingPoint.of_speed(0.0, config).each()[len(points)].rule()
+        of = found["questions"][question.name] = {
+            "kind": question.task.question.kind,
+            "classes": len(question.task.names),
+            "full_depth": outcome(said, cost, deepest, truth).quality,
+            "promises": [],
+        }
+        for asked in asked_of.promises:
+            made = cover(
+                *(said, cost, asked.share, (asked.criterion,), "0-", splits, asked.within, truth)
+            )
+            one = sample_of(said.take(sample), None, cost, (), "fp32", asked.within)
+            promise = Promise(asked.share, CONFIDENCE, len(rest))
+            point = promised_point(one, promise, asked.criterion)
+            told = {"share": asked.share, "criterion": asked.criterion, "within": asked.within}
+            of["promises"].append(told | made)
+            if question.name:
+                continue
+            (clock,) = realised_speedups(engine, timed, [point], 5)
+            of["promises"][-1]["on_the_clock"] = round(clock, 3)
+        points[question.name] = point
+        exits.append(said.take(rest).exits(point.rule()))
+    if len(points) > 1:
+        whole = together(points, "all")
+        (clock,) = realised_speedups(engine, timed, [whole], 5)
+        lengths, used = tokens.lengths[rest], exits_used(whole.rules())
+        saved = cost.using(used).speedup(lengths, np.max(exits, axis=0))
+        found["together"] = {
+            "flops_speedup": round(saved, 3),
+            "on_the_clock": round(clock, 3),
+            "flops_per_row": round(
+                float(cost.using(used).row_flops(lengths, np.max(exits, axis=0)).mean())
+            ),
+        }
     return found
 
 
@@ -117,7 +168,12 @@ def run_set(name: str, data: Path, folder: Path, splits: int) -> dict[str, Any]:
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON.")
 @click.option("--sets", multiple=True, default=tuple(SETS), type=click.Choice(list(SETS)))
 @click.option("--splits", default=200, show_default=True)
-def main(data: Path, work: Path, output: Path, sets: tuple[str, ...], splits: int) -> None:
+@click.option("--epochs", type=float, help="Of fine-tuning. Default: as train chooses.")
+@click.option("--distil-epochs", type=float, help="Default: as train chooses.")
+@click.option("--max-length", type=int, help="Tokens. Default: as train chooses.")
+def main(
+    data: Path, work: Path, output: Path, sets: tuple[str, ...], splits: int, **asked: Any
+) -> None:
     """See the top of this file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     before = json.loads(output.read_text())["sets"] if output.exists() else {}
@@ -132,7 +188,8 @@ def main(data: Path, work: Path, output: Path, sets: tuple[str, ...], splits: in
         started = time.monotonic()
         folder = work / name
         folder.mkdir(parents=True, exist_ok=True)
-        result = run_set(name, data, folder, splits)
+        options = {key: value for key, value in asked.items() if value is not None}
+        result = run_set(name, data, folder, splits, options)
         result |= {"machine": machine(), "seconds": round(time.monotonic() - started)}
         found["sets"][name] = result
         output.write_text(json.dumps(found, indent=1) + "\n")

@@ -190,9 +190,9 @@ class OperatingPoint:
         names = [each.name for each in questions]
         if self.questions is None and names == [""]:
             return self._fitting_one(exits, questions[0])
-        if self.questions is None or [*self.questions] != names:
+        if self.questions is None or {*self.questions} != {*names}:
             raise ValueError(f"it is about the questions {[*(self.questions or {})]}, not {names}")
-        points = {
+        points = {  # in the order of the questions: config.json sorts them
             each.name: self.questions[each.name]._fitting_one(exits, each) for each in questions
         }
         return self.of_questions(self.name, points)

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from transformers import (
     RobertaTokenizer,
 )
 
+from fastbert.configuration import FastBertConfig
 from fastbert.encoders import ENCODERS
 from fastbert.exits.bag import storable
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.question import Kind, Question
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import save_checkpoint
@@ -165,3 +169,35 @@ def save_tiny_models(place: Path) -> None:
     tiny_classifier().save_pretrained(place / "teacher")
     tokenizer.save_pretrained(place / "teacher")
     save_checkpoint(tiny_fastbert(), tokenizer, str(place / "model"))
+
+
+def save_checkpoint_of_questions(folder: Path) -> dict[str, Kind]:
+    """A checkpoint that answers a question of each kind, with a default point at which rows leave
+    early, in a folder; the kinds of the questions."""
+    asked = [
+        Question("single-label", "animal", 5),
+        Question("several-labels", "tags", 3),
+        Question("score", "grade", 1, centre=2.5, scale=1.7),
+    ]
+    names = ["ape", "bee", "cow", "dog", "eel", "x", "y", "z", "grade"]
+    config = FastBertConfig.of(
+        tiny_classifier().base_model.config, names, asked, branch_size=BRANCH,
+        max_length=POSITIONS - 9,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = make_noisy(FastBertForSequenceClassification(config), 2)
+    depths = list(range(1, LAYERS + 1))
+    criteria: dict[str, dict[str, Any]] = {
+        "animal": {"criterion": "entropy"},
+        "tags": {"criterion": "entropy"},
+        "grade": {"criterion": "cutoff", "within": [2.0], "temperatures": [1.0] * (LAYERS - 1)},
+    }
+    points = {
+        name: OperatingPoint(name, [0.9] * (LAYERS - 1), exit_depths=depths, **more)
+        for name, more in criteria.items()
+    }
+    point = OperatingPoint.of_questions("all", points)
+    model.config.operating_points = {"all": point.settings()}
+    model.config.default_operating_point = "all"
+    save_checkpoint(model, tiny_tokenizer(folder), str(folder))
+    return {each.name: each.kind for each in asked}

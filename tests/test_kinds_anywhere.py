@@ -1,0 +1,81 @@
+"""Questions of every kind on both executors, night after night, and in a pipeline of one's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import ROOT
+from support.labelling import settings, table_of
+from support.models import save_checkpoint_of_questions, tiny_classifier, tiny_tokenizer
+from support.shards import WORDS, random_texts, write_shard
+
+from pipelines.labelling.job import label
+from pipelines.running.local import LocalExecutor
+from pipelines.running.ray_executor import RayExecutor
+
+pytestmark = pytest.mark.integration
+
+
+def files(output: Path) -> dict[str, bytes]:
+    table = output / "table"
+    return {str(path.relative_to(table)): path.read_bytes() for path in table.rglob("*.parquet")}
+
+
+def test_both_executors_write_the_same_and_nights_add_up(tmp_path):
+    """A month in small: every night brings a shard, and one of them changes one."""
+    save_checkpoint_of_questions(tmp_path / "model")
+    outputs = {"local": LocalExecutor, "ray": RayExecutor}
+    for night in range(3):
+        write_shard(tmp_path / "in" / f"{night}.parquet", random_texts(25, seed=night))
+        if night == 2:
+            write_shard(tmp_path / "in" / "0.parquet", random_texts(25, seed=9))
+        for name, executor in outputs.items():
+            asked = settings(tmp_path / "in", tmp_path / name, str(tmp_path / "model"),
+                             audit_rate=0.5, all_scores=True)  # fmt: skip
+            summary = label(asked, executor())
+            assert summary["exit_code"] == 0
+            assert summary["rows"] == (50 if night == 2 else 25)
+            found = {each["question"]: each for each in summary["question_audits"]}
+            assert found.keys() == {"animal", "tags", "grade"}
+            assert sum(map(len, summary["answers"])) >= 3
+    assert files(tmp_path / "local").keys() == files(tmp_path / "ray").keys()
+    local, ray = (table_of(tmp_path / name) for name in outputs)
+    assert local.num_rows == 75
+    assert local.equals(ray)
+    assert len({*local["exit_layer"].to_pylist()}) > 1
+
+
+def test_the_curation_pipeline(tmp_path):
+    tiny_classifier().base_model.save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "backbone")
+
+    def rows(count: int, seed: int) -> dict:
+        texts = random_texts(count, seed=seed, longest=6)
+        good = [3.9 if WORDS[0] in text.split() else 1.2 for text in texts]
+        domain = ["arts" if WORDS[1] in text.split() else "law" for text in texts]
+        return {"text": texts, "quality": good, "domain": domain}
+
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(pa.table(rows(900, 1)), tmp_path / "labelled.parquet")
+    corpus = rows(2500, 2)
+    pq.write_table(pa.table({"text": corpus["text"]}), tmp_path / "corpus" / "a.parquet")
+    learn = ["--backbone", tmp_path / "backbone", "--epochs", 8, "--learning-rate", 3e-3,
+             "--distil-epochs", 4, "--batch-size", 16, "--max-length", 16]  # fmt: skip
+    command = [ROOT / "deploy" / "curation.sh", tmp_path / "labelled.parquet",
+               tmp_path / "corpus", tmp_path / "work", *learn]  # fmt: skip
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run([*map(str, command)], capture_output=True, text=True,
+                         env=os.environ | {"PATH": path})  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    kept = pq.read_table(tmp_path / "work" / "kept.parquet")
+    assert kept.column_names == ["text", "domain", "quality"]
+    truth = dict(zip(corpus["text"], corpus["quality"], strict=True))
+    assert np.mean([truth[text] >= 3 for text in kept["text"].to_pylist()]) > 0.9
+    labels = table_of(tmp_path / "work" / "labels")
+    assert labels.num_rows == 2500
+    assert kept.num_rows == sum(value >= 3 for value in labels["quality_value"].to_pylist())

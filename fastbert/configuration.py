@@ -17,6 +17,7 @@ from fastbert.exits.bag import Bag
 from fastbert.exits.exit import Exit, exits_of
 from fastbert.exits.layout import HeadLayout
 from fastbert.exits.question import KINDS, PROBLEM_TYPES, Kind, Question, questions_of
+from fastbert.exits.windows import Windows, windows_of
 from fastbert.tasks.questions import Questions
 
 #: What a backbone's configuration says of a head that it had, and of the place it came from.
@@ -70,6 +71,8 @@ class FastBertConfig(PreTrainedConfig):
     adopted_heads: list[dict[str, Any]] | None = None
     #: Longest input in tokens, special tokens included; longer texts are truncated.
     max_length: int = 128
+    #: How longer texts are read, as `{"stride": 32}`; None: only as far as `max_length` goes.
+    windows: dict[str, Any] | None = None
     #: name -> {"thresholds": one per exit but the last, "exit_depths": of all, ...}
     operating_points: dict[str, Any] | None = None
     #: The operating point used where none is asked for.
@@ -150,7 +153,7 @@ class FastBertConfig(PreTrainedConfig):
                     len(cutoffs) == size and all(0 < number < 1 for number in cutoffs)),
                  f"{size} numbers between 0 and 1"),
             ])  # fmt: skip
-        _ = self.exit_list  # which raises, too
+        _ = self.exit_list, self.windowing  # which raise, too
 
     @property
     def exit_list(self) -> tuple[Exit, ...]:
@@ -174,6 +177,12 @@ class FastBertConfig(PreTrainedConfig):
         vocabulary: int = self.backbone_config().vocab_size
         sizes = (self.bag_tokens, self.bag_pairs, self.bag_size, self.bag_hidden)
         return Bag(vocabulary, *sizes, self.new_questions().numbers)
+
+    @property
+    def windowing(self) -> Windows | None:
+        """How texts are read that are longer than `max_length`; InputError where that makes no
+        sense."""
+        return windows_of(self.windows, self.max_length)
 
     @property
     def question_list(self) -> tuple[Question, ...]:

@@ -118,7 +118,7 @@ class Classifier:
         self.model, tokenizer = load_checkpoint(folder)
         self.precision = precision
         self.device = device or arithmetic.device()
-        self._tokenizer = Tokenizer(tokenizer)
+        self._tokenizer = Tokenizer(tokenizer, self.model.config.windowing)
         self._fits_pairs = False  # not known yet
         self._engines: dict[str, Engine] = {}
         self._point: OperatingPoint | None = None
@@ -194,7 +194,7 @@ class Classifier:
         for row in rows[~answered].tolist():
             errors[row] = NOT_A_NUMBER
         good[rows] = answered
-        found, lengths = [each.take(answered) for each in found], tokens.lengths[answered]
+        found, lengths = [each.take(answered) for each in found], tokens.costly[answered]
         cost = CostModel(self.model).using(exits_used(rules))
         answers = columns(found, lengths, good, engine.questions, cost)
         answers["error"] = pa.array(errors, pa.string())

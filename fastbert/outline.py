@@ -13,6 +13,7 @@ from fastbert.checkpoint import read_settings
 from fastbert.exits.exit import Exit, exits_of
 from fastbert.exits.operating_point import Configuration
 from fastbert.exits.question import Question, questions_of
+from fastbert.exits.windows import Windows, windows_of
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -28,6 +29,7 @@ class Outline(msgspec.Struct, frozen=True):
     problem_type: str | None = None
     teacher_activation: str | None = None
     adopted_heads: list[dict[str, Any]] | None = None
+    windows: dict[str, Any] | None = None
     operating_points: dict[str, Any] | None = None
     default_operating_point: str | None = None
     #: Files that transformers reads in place of config.json.
@@ -38,6 +40,11 @@ class Outline(msgspec.Struct, frozen=True):
         """As a `FastBertConfig` has it."""
         adopted = bool(self.adopted_heads or self.teacher_activation)
         return exits_of(self.exits, self.layers, adopted)
+
+    @property
+    def windowing(self) -> Windows | None:
+        """As a `FastBertConfig` has it."""
+        return windows_of(self.windows, self.max_length)
 
     @property
     def question_list(self) -> tuple[Question, ...]:

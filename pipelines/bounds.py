@@ -16,6 +16,7 @@ class Bound:
 
 Positive = Annotated[float, Bound("more than 0", lambda value: 0 < value < math.inf)]
 Count = Annotated[int, Bound("more than 0, below 2^63", lambda value: 0 < value < 2**63)]
+NoLess = Annotated[int, Bound("0 or more, below 2^31", lambda value: 0 <= value < 2**31)]
 NotNegative = Annotated[float, Bound("0 or more", lambda value: 0 <= value < math.inf)]
 Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 _A_PART = "a share, at least 1e-9 and less than 1: 0.01 is 1 %"

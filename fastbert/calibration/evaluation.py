@@ -36,7 +36,7 @@ class ExitOutputs:
     """What every exit says of every row."""
 
     logits: NDArray[np.float32]  # (E, n, N)
-    lengths: NDArray[np.int64]  # (n,), tokens
+    lengths: NDArray[np.int64]  # (n,), tokens; of rows of several windows (n, W), 0 for none
     task: Task
 
     @cached_property
@@ -135,7 +135,7 @@ def question_outputs(
     """What all exits say to each question; else as `exit_logits`."""
     logits = exit_logits(engine, tokens, advance)
     return [
-        ExitOutputs(logits[..., asked.numbers], tokens.lengths, asked.task)
+        ExitOutputs(logits[..., asked.numbers], tokens.costly, asked.task)
         for asked in engine.questions
     ]
 

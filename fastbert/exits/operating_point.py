@@ -12,6 +12,7 @@ from fastbert.errors import InputError, explained
 from fastbert.exits.exit import PAPER_EXITS, Exit, chosen
 from fastbert.exits.question import Question
 from fastbert.exits.rules import CRITERIA_OF, PLAIN, TEMPERED, Threshold
+from fastbert.exits.windows import Windows
 
 #: What a promise bounds: rows whose answer is not full depth's, or rows that full depth gets right
 #: and early exit wrong.
@@ -67,6 +68,9 @@ class Configuration(Protocol):
 
     @property
     def question_list(self) -> tuple[Question, ...]: ...
+
+    @property
+    def windowing(self) -> Windows | None: ...
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ def columns(
     questions: Questions,
     cost: CostModel,
 ) -> dict[str, pa.Array]:
-    """The answers to each question of n rows of `lengths` tokens, as columns of all rows: those
-    that are `given` answers, bool (N,), n of them; the others are null. `cost` is that of the exits
-    in use."""
+    """The answers to each question of n rows of `lengths` tokens, as `CostModel` takes them, as
+    columns of all rows: those that are `given` answers, bool (N,), n of them; the others are null.
+    `cost` is that of the exits in use."""
 
     def spread(values: NDArray[Any]) -> NDArray[Any]:
         full = np.zeros(len(given), values.dtype)
@@ -36,8 +36,9 @@ def columns(
     exits = row_exits(found)
     numbers: dict[str, NDArray[Any]] = {
         "exit_layer": depths[exits],
-        "tokens": lengths.astype(np.int32),
+        "tokens": lengths.reshape(len(lengths), -1).sum(1).astype(np.int32),
         "flops": cost.row_flops(lengths, exits),
+        "windows": (lengths.reshape(len(lengths), -1) > 0).sum(1).astype(np.int32),
     }
     answers: dict[str, pa.Array] = {}
     for asked, said in zip(questions, found, strict=True):

@@ -34,7 +34,10 @@ class CostModel:
         return found
 
     def row_flops(self, lengths: Counts, exits: NDArray[np.integer]) -> Counts:
-        """Rows of `lengths` (n,) that left at exits (n,), by index: int64 (n,)."""
+        """Rows of `lengths` (n,) that left at exits (n,), by index: int64 (n,). Rows of several
+        windows have lengths (n, W), 0 where there is no window, and cost what these do."""
+        if lengths.ndim == 2:
+            return self._of_windows(lengths, exits)
         lengths = lengths.astype(np.int64)
         layers = self._layers(lengths)
         each = [head.flops(lengths) * on for head, on in zip(self.heads, self.used, strict=True)]
@@ -45,6 +48,8 @@ class CostModel:
 
     def full_flops(self, lengths: Counts) -> Counts:
         """The full model with its last head only, what early exit is compared with: int64 (n,)."""
+        if lengths.ndim == 2:
+            return self._of_windows(lengths)
         lengths = lengths.astype(np.int64)
         flops: Counts = self._layers(lengths)[-1] + self.heads[-1].flops(lengths)
         return flops
@@ -53,6 +58,19 @@ class CostModel:
         """Times fewer FLOPs than the full model, over all rows together."""
         full, early = self.full_flops(lengths), self.row_flops(lengths, exits)
         return float(full.sum() / early.sum())
+
+    def _of_windows(self, lengths: Counts, exits: NDArray[np.integer] | None = None) -> Counts:
+        """The sum over windows, of lengths (n, W), at full depth if there are no exits (n,)."""
+        there = lengths > 0
+        own = lengths[there]
+        if exits is None:
+            each = self.full_flops(own)
+        else:
+            each = self.row_flops(own, np.repeat(exits, there.sum(1)))
+        flops = np.zeros_like(lengths, np.int64)
+        flops[there] = each
+        total: Counts = flops.sum(1)
+        return total
 
     def _layers(self, lengths: Counts) -> Counts:
         """Up to each depth: (L + 1, n)."""

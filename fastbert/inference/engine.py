@@ -25,6 +25,7 @@ from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions, e
 from fastbert.inference.first_exit import leave_before_layers
 from fastbert.inference.memory import free_memory, out_of_memory
 from fastbert.inference.tokens import Tokens
+from fastbert.inference.windows import Pooled
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Group, batch_rows, groups, longest_first
 from fastbert.packed.placement import Placement
@@ -70,6 +71,7 @@ class Engine:
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
         place = Placement(self.device, self.dtype, dtype == torch.int8)
         self.questions, self.exits = model.questions, model.exits
+        self.windows = model.config.windowing
         self.encoder = encoder_for(model.config.backbone_config()).load(model.backbone, place)
         #: By exit: those that read tokens, and those that read hidden states.
         self.bags: dict[int, Bag] = {}
@@ -121,7 +123,8 @@ class Engine:
         left have none to do. Rows marked in `deep` (n,) exit like all others, but then run on to
         full depth as well. Rows with the same tokens are computed once. Raises ValueError for a
         rule that does not decide at as many exits as there are, and for another number of rules
-        than of questions. Exits that no rule uses are not computed.
+        than of questions. Exits that no rule uses are not computed. The windows of a text go
+        through the network together: what exits give for them is pooled, and the text leaves.
         """
         for rule in rules:
             if rule.exits != len(self.exits):
@@ -169,6 +172,12 @@ class Engine:
         says at each who goes on."""
         start = done = 0
         whole = len(tokens.ids) * self.encoder.depth
+        sizes = tokens.lengths
+        tokens, texts = tokens.apart()
+        counts = np.bincount(texts, minlength=len(sizes))
+        first = np.cumsum(counts) - counts  # window of each text
+        if self.windows is not None:
+            decide = Pooled(decide, texts, self.questions, self.windows.pool)
 
         def passed(layers: int) -> None:
             nonlocal done
@@ -181,20 +190,25 @@ class Engine:
             passed(int(tokens.lengths[order[~stays]].sum()) * self.encoder.depth)
             order = order[stays]
         exits = [exit for exit in exits if exit in self.heads]
-        order = order[longest_first(tokens.lengths[order])]
-        while start < len(order):
-            rows = order[start:]
-            rows = rows[: batch_rows(tokens.lengths[rows], self.pool_tokens)]
+        # Texts with all their windows, which leave together.
+        left = np.unique(texts[order])
+        left = left[longest_first(sizes[left])]
+        while start < len(left):
+            some = left[start:]
+            some = some[: batch_rows(sizes[some], self.pool_tokens)]
+            rows = np.repeat(first[some] - np.cumsum(counts[some]) + counts[some], counts[some])
+            rows += np.arange(len(rows))
+            rows = rows[longest_first(tokens.lengths[rows])]
             try:
                 self._pool(tokens.take(rows), rows, decide, exits, passed)
             except RuntimeError as error:
-                if len(rows) == 1 or not out_of_memory(error):
+                if len(some) == 1 or not out_of_memory(error):
                     raise
                 # For good: the next pool would fail again. What was decided in this one stays.
-                tried = int(tokens.lengths[rows].sum())
+                tried = int(sizes[some].sum())
                 self.pool_tokens = max(1, min(self.pool_tokens, tried) // 2)
                 continue
-            start += len(rows)
+            start += len(some)
 
     def _pool(
         self,

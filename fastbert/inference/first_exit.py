@@ -14,9 +14,10 @@ from safetensors import safe_open
 from fastbert.checkpoint import readable
 from fastbert.configuration import load_config
 from fastbert.exits.bag import Bag
-from fastbert.exits.rules import Rule
-from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions
+from fastbert.exits.rules import NO_EXIT, Rule
+from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions, row_exits
 from fastbert.inference.tokens import Tokens
+from fastbert.inference.windows import Pooled
 from fastbert.packed.batching import batch_rows
 
 #: Tokens that a bag reads at a time: few enough for a processor's cache.
@@ -29,19 +30,19 @@ _PREFIX = "branches.0."
 def leave_before_layers(
     bag: Bag, exit: int, tokens: Tokens, rows: NDArray[np.int64], decide: Decide
 ) -> Mask:
-    """Rows of these numbers (n,) at an exit that reads tokens; which of them go on, bool (n,)."""
+    """Rows of these numbers (n,), each of one window, at an exit that reads tokens; which of them
+    go on, bool (n,)."""
     device = bag.tokens.device
-    stays = np.zeros(len(rows), bool)
+    logits = [torch.empty(0, bag.classifier.out_features, device=device)]
     start = 0
     while start < len(rows):
-        span = slice(start, start + batch_rows(tokens.lengths[start:], _TOKENS))
-        begin, end = tokens.offsets[start], tokens.offsets[span.stop]
-        starts = (tokens.offsets[span] - begin).astype(np.int32)
+        stop = start + batch_rows(tokens.lengths[start:], _TOKENS)
+        begin, end = tokens.offsets[start], tokens.offsets[stop]
+        starts = (tokens.offsets[start:stop] - begin).astype(np.int32)
         ids = torch.from_numpy(tokens.ids[begin:end].copy()).to(device)  # it may be read-only
-        logits = bag.answer(ids, torch.from_numpy(starts).to(device))
-        stays[span] = decide(exit, rows[span], logits)
-        start = span.stop
-    return stays
+        logits.append(bag.answer(ids, torch.from_numpy(starts).to(device)))
+        start = stop
+    return decide(exit, rows, torch.cat(logits))
 
 
 class FirstExit:
@@ -51,6 +52,7 @@ class FirstExit:
         """Its weights alone are read; InputError if they cannot be."""
         config = load_config(folder)
         self.rules, self.questions = rules, config.new_questions()
+        self.windows = config.windowing
         weights = {}
         with readable(f"the weights in {folder}", Exception):
             for path in sorted(folder.glob("*.safetensors")):
@@ -67,7 +69,12 @@ class FirstExit:
         a question that they could answer."""
         n, device = len(tokens), torch.device("cpu")
         decide = Decisions(n, self.rules, self.questions, np.zeros(n, bool), device)
-        stays = leave_before_layers(self.bag, 0, tokens, np.arange(n), decide)
+        apart, texts = tokens.apart()
+        pooled: Decide = decide
+        if self.windows is not None:
+            pooled = Pooled(decide, texts, self.questions, self.windows.pool)
+        leave_before_layers(self.bag, 0, apart, np.arange(len(apart)), pooled)
+        stays = row_exits(decide.found) == NO_EXIT
         for each in decide.each:
             each.found.put(np.flatnonzero(stays), Predictions.none(int(stays.sum()), each.task))
         return decide.found

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from fastbert.exits.windows import Windows
 from fastbert.inference.tokens import Tokens, tokenize
+from fastbert.inference.windows import in_windows
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,9 @@ class Tokenizer:
     it may go unseen. Words are remembered from call to call, in at most some 160 MiB.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, windows: Windows | None = None) -> None:
+        """With `windows` texts are not cut, but divided; pairs of texts are not."""
+        self.tokenizer, self.windows = tokenizer, windows
         self._wordpiece: Any = None
         if not isinstance(tokenizer, PreTrainedTokenizerFast) or not find_spec("nanotoken"):
             return
@@ -71,6 +74,8 @@ class Tokenizer:
         self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
     ) -> Tokens:
         """Texts, or pairs of texts, to token ids with special tokens, as `tokens.tokenize`."""
+        if self.windows is not None and pairs is None:
+            return in_windows(self._bare(texts), self.tokenizer, max_length, self.windows)
         specials = self.tokenizer.num_special_tokens_to_add(pair=pairs is not None)
         if self._wordpiece is None or not texts or max_length < specials:
             return tokenize(self.tokenizer, texts, pairs, max_length)
@@ -78,6 +83,15 @@ class Tokenizer:
             return self._cut(self._encode(texts, max_length=max_length + 1), max_length)
         first, second = (self._encode(side, add_special_tokens=False) for side in (texts, pairs))
         return _pair(self.tokenizer, first, second, max_length - specials)
+
+    def _bare(self, texts: Sequence[str]) -> Tokens:
+        """All tokens of the texts, none of them special."""
+        if self._wordpiece is not None and texts:
+            return self._encode(texts, add_special_tokens=False)
+        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        ids = [np.asarray(row, np.int32) for row in rows]
+        ends = np.cumsum([len(row) for row in ids], dtype=np.int64)
+        return Tokens(np.concatenate([np.empty(0, np.int32), *ids]), np.append(0, ends))
 
     def _encode(self, texts: Sequence[str], **options: Any) -> Tokens:
         # Readers run side by side, one core each: no threads.

@@ -12,16 +12,48 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Tokens:
-    """n ragged rows of token ids."""
+    """n ragged rows of token ids, each of one window or several."""
 
     ids: NDArray[np.int32]  # (sum of lengths,)
     offsets: NDArray[np.int64]  # (n + 1,): row i is [offsets[i], offsets[i+1])
     types: NDArray[np.int8] | None = None  # like ids: 1 in a second text
     #: Whether the text was longer than these tokens, (n,); None where no text was tokenized.
     truncated: NDArray[np.bool_] | None = None
+    #: Lengths of the W windows of all rows, (W,), and how many each row has, (n,); None: one each.
+    windows: NDArray[np.int64] | None = None
+    counts: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of_windows(
+        cls,
+        ids: NDArray[np.int32],
+        edges: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        truncated: NDArray[np.bool_] | None,
+    ) -> "Tokens":
+        """Rows of so many windows each, (n,), which lie between `edges`, (W + 1,)."""
+        offsets = edges[np.concatenate([[0], np.cumsum(counts)])]
+        return cls(ids, offsets, None, truncated, np.diff(edges), counts)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def costly(self) -> NDArray[np.int64]:
+        """Lengths as `CostModel` takes them: (n,), or of several windows (n, most of a row), with 0
+        where a row has none."""
+        if self.windows is None or self.counts is None:
+            return self.lengths
+        found = np.zeros((len(self), max(1, int(self.counts.max(initial=0)))), np.int64)
+        found[np.arange(found.shape[1]) < self.counts[:, None]] = self.windows
+        return found
+
+    def apart(self) -> tuple["Tokens", NDArray[np.int64]]:
+        """The windows as rows of their own, and which row each is of, (W,)."""
+        if self.windows is None or self.counts is None:
+            return self, np.arange(len(self))
+        edges = np.concatenate([[0], np.cumsum(self.windows)]).astype(np.int64)
+        return Tokens(self.ids, edges), np.repeat(np.arange(len(self)), self.counts)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -41,7 +73,13 @@ class Tokens:
         where = np.arange(offsets[-1]) + moved
         types = None if self.types is None else self.types[where]
         truncated = None if self.truncated is None else self.truncated[rows]
-        return Tokens(self.ids[where], offsets, types, truncated)
+        if self.windows is None or self.counts is None:
+            return Tokens(self.ids[where], offsets, types, truncated)
+        counts = self.counts[rows]
+        begin = np.cumsum(self.counts)[rows] - counts
+        ends = np.cumsum(counts)
+        which = np.arange(int(counts.sum())) + np.repeat(begin - (ends - counts), counts)
+        return Tokens(self.ids[where], offsets, types, truncated, self.windows[which], counts)
 
     def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first row of each kind (m,), and for every row which of those it equals (n,)."""

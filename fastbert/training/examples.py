@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from fastbert.exits.windows import Windows
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 
@@ -34,9 +37,16 @@ class Examples:
         texts = [self.texts[row] for row in rows]
         return replace(self, texts=texts, pairs=some(self.pairs), labels=some(self.labels))
 
-    def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TokenDataset":
-        """A data set for the Trainer."""
-        tokens = Tokenizer(tokenizer)(self.texts, self.pairs, max_length)
+    def tokenize(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        windows: Windows | None = None,
+        drawn: bool = False,
+    ) -> "TokenDataset":
+        """A data set for the Trainer: with `windows` one item for each of them, or, if they are
+        `drawn`, one for each text, which is another one of its windows each time."""
+        tokens = Tokenizer(tokenizer, windows)(self.texts, self.pairs, max_length)
         special = tokenizer.num_special_tokens_to_add(pair=self.pairs is not None)
         own = max(1, len(tokens.ids) - special * len(tokens))
         unknown = int((tokens.ids == tokenizer.unk_token_id).sum()) if len(tokens) else 0
@@ -46,23 +56,32 @@ class Examples:
                 "model, for texts of this language and kind?",
                 100 * unknown / own,
             )
-        return TokenDataset(tokens, self.labels)
+        return TokenDataset(tokens, self.labels, drawn)
 
 
 class TokenDataset(Dataset[dict[str, Any]]):
-    """Tokenized rows, and their labels where there are any."""
+    """Tokenized texts, and their labels where there are any."""
 
-    def __init__(self, tokens: Tokens, labels: list[Any] | None) -> None:
-        self.tokens, self.labels = tokens, labels
+    def __init__(self, tokens: Tokens, labels: list[Any] | None, drawn: bool = False) -> None:
+        """Windows of a text are items of their own, or, if `drawn`, one of them is, at random."""
+        self.tokens, self.labels, self.drawn = tokens, labels, drawn
+        self.windows, self.texts = tokens.apart()
+        counts = np.bincount(self.texts, minlength=len(tokens))
+        self.counts, self.first = counts, np.cumsum(counts) - counts
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.tokens) if self.drawn else len(self.windows)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        span = slice(self.tokens.offsets[row], self.tokens.offsets[row + 1])
-        item: dict[str, Any] = {"input_ids": self.tokens.ids[span].tolist()}
-        if self.tokens.types is not None:
-            item["token_type_ids"] = self.tokens.types[span].tolist()
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row = item
+        if self.drawn:
+            count = int(self.counts[item])
+            row = int(self.first[item]) + (int(torch.randint(count, ())) if count > 1 else 0)
+        windows = self.windows
+        span = slice(windows.offsets[row], windows.offsets[row + 1])
+        found: dict[str, Any] = {"input_ids": windows.ids[span].tolist()}
+        if windows.types is not None:
+            found["token_type_ids"] = windows.types[span].tolist()
         if self.labels is not None:
-            item["labels"] = self.labels[row]
-        return item
+            found["labels"] = self.labels[self.texts[row]]
+        return found

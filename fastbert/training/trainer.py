@@ -251,8 +251,9 @@ def _run(
     log.info("epochs %g, peak learning rate %.2g", recipe.epochs, recipe.learning_rate)
     length = model.config.max_length
     multiple = 8 if -(-length // 8) * 8 <= model.encoder.longest else None  # else no positions
-    rows = train.tokenize(tokenizer, length)
-    padded = float((-(-rows.tokens.lengths // 8) * 8).sum())
+    windows = model.config.windowing
+    rows = train.tokenize(tokenizer, length, windows, drawn=step == FINE_TUNE)
+    padded = float((-(-rows.windows.lengths // 8) * 8).sum() * len(rows) / len(rows.windows))
     progress = _Progress(step, bool(dev), recipe.epochs * padded, then * padded)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -288,7 +289,7 @@ def _run(
             args=arguments,
             data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
             train_dataset=rows,
-            eval_dataset=dev.tokenize(tokenizer, length) if dev else None,
+            eval_dataset=dev.tokenize(tokenizer, length, windows) if dev else None,
             compute_metrics=partial(_judged, model.questions) if dev else None,
             callbacks=[
                 progress,

@@ -59,7 +59,8 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     )
     known = known_of(questions) if labelled else []
     examples, _ = read_labelled(list(settings.corpus), columns, known, settings.rows, settings.seed)
-    tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, model.config.max_length)
+    tokenize = Tokenizer(tokenizer, model.config.windowing)
+    tokens = tokenize(examples.texts, examples.pairs, model.config.max_length)
     tell_truncated(tokens.cut, len(tokens), model.config.max_length)
     precision = resolve(settings.precision, device())
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))

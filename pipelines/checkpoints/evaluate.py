@@ -55,7 +55,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     proven = (p.proven_in for p in stored if p.name == config.default_operating_point)
     precision = resolve(settings.precision, device(), next(proven, None))
     engine = Engine(model, device(), DTYPES[precision])
-    tokens = Tokenizer(tokenizer)(examples.texts, examples.pairs, config.max_length)
+    tokenize = Tokenizer(tokenizer, config.windowing)
+    tokens = tokenize(examples.texts, examples.pairs, config.max_length)
     tell_truncated(tokens.cut, len(tokens), config.max_length)
     speeds = [0.0, *sorted(set(_speeds(settings, config)) - {0.0})]
     points = [OperatingPoint.of_speed(speed, config, settings.exits) for speed in speeds]

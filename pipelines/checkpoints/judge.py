@@ -45,7 +45,8 @@ def outputs_of(
 ) -> list[ExitOutputs]:
     """What each exit says of the rows, by question, in the precision that a calibrated point is
     proven in."""
-    tokens = Tokenizer(tokenizer)(rows.texts, rows.pairs, model.config.max_length)
+    tokenize = Tokenizer(tokenizer, model.config.windowing)
+    tokens = tokenize(rows.texts, rows.pairs, model.config.max_length)
     return question_outputs(Engine(model, device(), DTYPES[resolve("auto", device())]), tokens)
 
 

@@ -143,7 +143,9 @@ def first_answers(
 ) -> NDArray[np.float32]:
     """What full depth gives for the first texts, as Hugging Face's classifiers do: (n, classes)."""
     some = corpus.take(range(min(len(corpus), _FIRST)))
-    tokens = Tokenizer(tokenizer)(some.texts, some.pairs, model.config.max_length)
+    tokens = Tokenizer(tokenizer, model.config.windowing)(
+        some.texts, some.pairs, model.config.max_length
+    )
     logits = torch.from_numpy(Engine(model, device()).full_depth(tokens))
     shown: NDArray[np.float32] = model.questions.shown(logits).numpy()
     return shown

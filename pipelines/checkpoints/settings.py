@@ -5,7 +5,7 @@ from typing import Literal
 
 from fastbert.errors import InputError
 from fastbert.exits.exit import PAPER_EXITS
-from pipelines.bounds import Count, Many, NotNegative, PartOf, Positive, Seed, Share, Soft
+from pipelines.bounds import Count, Many, NoLess, NotNegative, PartOf, Positive, Seed, Share, Soft
 from pipelines.settings import Inference, LabelledTexts, Settings, Texts, setting
 
 #: Those of `fastbert.exits.criteria`, and the choice among them.
@@ -54,6 +54,16 @@ class SelfDistillation(Texts, NewCheckpoint):
         "... that holds 95 % of the texts whole, if the backbone takes as many.",
         None,
     )
+    windows: str | None = setting(
+        "Read texts that are longer as so many windows of --max-length tokens, or all: their "
+        "answers are pooled, and exits, promises and audits are about the text. Default: only the "
+        "beginning is read.",
+        None,
+    )
+    stride: NoLess = setting("With --windows, tokens that a window shares with the one before.", 0)
+    pool: Literal["mean", "max"] = setting(
+        "With --windows, what a text's answer is of those of its windows.", "mean"
+    )
     recipe: Literal["auto", "paper"] = setting(
         "What is not given in epochs, rates and length. auto: chosen by rows, classes and "
         "backbone, and said. paper: Liu et al. 2020, 3 epochs at 2e-5, then 5 at 2e-4, 128 tokens.",
@@ -74,6 +84,13 @@ class SelfDistillation(Texts, NewCheckpoint):
     )
     workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
     seed: Seed = setting("Seed of initial weights and shuffling.", 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.windows not in (None, "all") and not (self.windows or "").isdecimal():
+            raise InputError(f"--windows is '{self.windows}', expected a number, or all")
+        if self.windows is None and (self.stride or self.pool != "mean"):
+            raise InputError("--stride and --pool go with --windows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +173,7 @@ class DistilSettings(SelfDistillation):
         """Raises InputError for what --add-bag has no use for."""
         useless = {
             "--pair-column": self.pair_column,
+            "--windows": self.windows,
             "--task": self.task != "auto",
             "--question": self.question,
             "more than one --teacher": len(self.teacher) > 1,

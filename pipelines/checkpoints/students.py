@@ -5,12 +5,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from fastbert.calibration.evaluation import exit_logits
 from fastbert.errors import InputError
+from fastbert.exits.windows import Windows
 from fastbert.filesystem import redacted
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, device_name, resolve
@@ -52,6 +54,13 @@ def settle_length(
         )
     check_length(model, tokenizer, length, texts.pairs is not None)
     model.config.max_length = length
+    if settings.windows is not None:
+        if texts.pairs is not None:
+            raise InputError("--windows divides single texts, not pairs; leave it out")
+        most = None if settings.windows == "all" else int(settings.windows)
+        windows = Windows(most, settings.stride, settings.pool)
+        model.config.windows = msgspec.structs.asdict(windows)
+        _ = model.config.windowing  # which raises
 
 
 def check_length(
@@ -75,9 +84,14 @@ def teach(
     hard_labels: float = 0.0,
 ) -> Learnt:
     """Self-distil; `hard_labels` is the weight of the corpus's own labels."""
-    log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, len(corpus))
+    rows = len(corpus)
+    if windows := model.config.windowing:
+        read = Tokenizer(tokenizer, windows)(corpus.texts, corpus.pairs, model.config.max_length)
+        rows = len(read.apart()[0])
+        log.info("%d texts are %d windows", len(corpus), rows)
+    log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, rows)
     recipe = replace(
-        distil_recipe(settings, len(corpus), len(model.config.label_names)),
+        distil_recipe(settings, rows, len(model.config.label_names)),
         temperature=settings.temperature,
         hard_labels=hard_labels,
     )
@@ -96,7 +110,9 @@ def teach_first_exit(
     if texts.pairs is not None:
         log.info("no exit before the first layer: of two texts, words alone tell too little")
         return 0
-    tokens = Tokenizer(tokenizer)(texts.texts, None, model.config.max_length)
+    tokenize = Tokenizer(tokenizer, model.config.windowing)
+    read = tokenize(texts.texts, None, model.config.max_length)
+    tokens, _ = read.apart()  # it learns what full depth says of windows
     log.info("full depth's answers to %d texts, for the exit before the first layer", len(tokens))
     engine = Engine(model, device(), DTYPES[resolve("auto", device())])
     with counting(len(tokens)) as counter:
@@ -113,7 +129,7 @@ def teach_first_exit(
         "the exit before the first layer knows %d tokens and %d pairs of tokens, learnt in %.0f s",
         *(len(bag.tokens), len(bag.pairs), time.monotonic() - started),
     )
-    return tokens.cut
+    return read.cut
 
 
 def distil_recipe(settings: SelfDistillation, rows: int, classes: int) -> Recipe:

@@ -32,7 +32,7 @@ from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run, added_by
 from pipelines.labelling.token_columns import tokens_of
-from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, Work
+from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, WINDOWS, Work
 from pipelines.output.record import slice_id
 from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats, of_the_model
 
@@ -88,7 +88,7 @@ class Classify:
         errors = [error or given_up for error in table[ERROR].to_pylist()]
         good = np.array([error is None for error in errors], bool)
         tokens, early = tokens_of(table, good), work.early
-        lengths = early.lengths[good] if early else tokens.lengths
+        lengths = early.lengths[good] if early else tokens.costly
         where, rate = work.slice, self.run.audit_rate
         audited = audit_rows(where.shard.name, where.first_row, where.rows, rate)[good]
         name = slice_id(where.shard.name, where.first_row)
@@ -106,7 +106,7 @@ class Classify:
             errors[places[row]] = f"the model failed: {why}" if why else NOT_A_NUMBER
         good[good] = answered  # from here on: the rows that have a label
         found, lengths = [each.take(answered) for each in found], lengths[answered]
-        private = {IDS, TYPES, TRUNCATED, ERROR}
+        private = {IDS, TYPES, TRUNCATED, ERROR, WINDOWS}
         result = table.drop_columns([name for name in table.column_names if name in private])
         answers = columns(found, lengths, good, self.questions, self.cost)
         answers["truncated"] = table[TRUNCATED]
@@ -180,7 +180,7 @@ class Classify:
         identity = self.run.identity
         tokenizer = load_tokenizer(fetch_checkpoint(self.run.model, identity.checkpoint))
         pairs = identity.pair_column is not None
-        return known_tokens(Tokenizer(tokenizer), pairs, identity.max_length)
+        return known_tokens(Tokenizer(tokenizer, identity.windowing), pairs, identity.max_length)
 
 
 def statistics_of(
@@ -190,8 +190,8 @@ def statistics_of(
     cost: CostModel,
     questions: Questions,
 ) -> SliceStats:
-    """`stats` with what the answers of n rows to each question add to it; `lengths`: tokens, int64
-    (n,)."""
+    """`stats` with what the answers of n rows to each question add to it; `lengths`: tokens, as
+    `CostModel` takes them."""
     exits, last = row_exits(found), len(cost.exits) - 1
     flops = cost.row_flops(lengths, exits)
     deepest = cost.row_flops(lengths, np.full_like(exits, last))

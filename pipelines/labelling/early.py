@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from fastbert.exits.rules import NO_EXIT
 from fastbert.inference.decisions import Predictions, row_exits
 from fastbert.inference.first_exit import FirstExit
-from pipelines.labelling.audit_rows import audit_rows
+from pipelines.labelling.audit_rows import Array, audit_rows
 from pipelines.labelling.run import Run
 from pipelines.labelling.token_columns import tokens_of
-from pipelines.labelling.work import ERROR, IDS, Early, Work
+from pipelines.labelling.work import ERROR, IDS, WINDOWS, Early, Work
 
 
 class AnswerEarly:
@@ -38,12 +38,21 @@ class AnswerEarly:
         for part, asked in zip(self.exit.classify(tokens), self.exit.questions, strict=True):
             found.append(Predictions.none(len(table), asked.task))
             found[-1].put(np.flatnonzero(good), part)
-        lengths = np.zeros(len(table), np.int64)
-        lengths[good] = tokens.lengths
+        lengths = np.zeros((len(table), *tokens.costly.shape[1:]), np.int64)
+        lengths[good] = tokens.costly
         audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)
         stays = (row_exits(found) == NO_EXIT) | audited
         kept = tokens.take(np.flatnonzero(stays[good]))
-        offsets = np.concatenate([[0], np.cumsum(lengths * stays)])
-        ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(kept.ids))
-        table = table.set_column(table.schema.get_field_index(IDS), IDS, ids)
+        each = lengths.reshape(len(table), -1)
+        table = _emptied(table, IDS, each.sum(1) * stays, kept.ids)
+        if kept.windows is not None:
+            table = _emptied(table, WINDOWS, (each > 0).sum(1) * stays, kept.windows)
         return replace(work, table=table, early=Early(found, lengths))
+
+
+def _emptied(table: pa.Table, name: str, lengths: Array, values: Array) -> pa.Table:
+    """With a column of lists of these lengths in place of one, of these values."""
+    kind = table.schema.field(name).type.value_type
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
+    lists = pa.LargeListArray.from_arrays(offsets, pa.array(values, kind))
+    return table.set_column(table.schema.get_field_index(name), name, lists)

@@ -97,7 +97,8 @@ def by_probe(
     first, *second = [column[:_ROWS] for column in texts]
     if not first:
         return None
-    tokens = Tokenizer(tokenizer)(first, second[0] if second else None, identity.max_length)
+    tokenize = Tokenizer(tokenizer, identity.windowing)
+    tokens = tokenize(first, second[0] if second else None, identity.max_length)
     engine.answer(tokens, point.rules())  # warms up
     ready = time.monotonic()
     engine.answer(tokens, point.rules())

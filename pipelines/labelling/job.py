@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint
@@ -152,9 +153,15 @@ class Job:
             pair_column=settings.pair_column,
             carry=list(settings.carry) or None,
             max_length=self.config.max_length,
+            windows=self._windows(),
             truncated=begun_with or settings.truncated,
             all_scores=self._all_scores(last),
         )
+
+    def _windows(self) -> dict[str, Any] | None:
+        """How texts are read that are longer; pairs never are read so."""
+        found = None if self.settings.pair_column else self.config.windowing
+        return None if found is None else msgspec.structs.asdict(found)
 
     def _all_scores(self, last: dict[str, Any] | None) -> bool:
         """Whether there is a column of all probabilities: where it is asked for, and in outputs

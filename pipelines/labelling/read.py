@@ -23,7 +23,7 @@ from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
 from pipelines.labelling.known import blamed_on_machine, known_tokens
 from pipelines.labelling.run import Run, columns_of
-from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, Failed, Work
+from pipelines.labelling.work import ERROR, IDS, TRUNCATED, TYPES, WINDOWS, Failed, Work
 from pipelines.output.retry import Patience
 
 
@@ -35,7 +35,7 @@ class ReadTokenize:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         tokenizer = load_tokenizer(fetch_checkpoint(run.model, run.tokenizer, weights=False))
         with blamed_on_machine("the tokenizer cannot be made ready", "cpu"):
-            self.tokenize = Tokenizer(tokenizer)
+            self.tokenize = Tokenizer(tokenizer, run.identity.windowing)
         self.max_length = run.identity.max_length
         self.columns = columns_of(run.identity)
         self.rows = SliceReader(self.columns)
@@ -117,8 +117,22 @@ class ReadTokenize:
         result = result.append_column(IDS, column([t.ids for _, t in found], pa.int32()))
         if types := [t.types for _, t in found if t.types is not None]:
             result = result.append_column(TYPES, column(types, pa.int8()))
+        if self.tokenize.windows is not None:
+            result = result.append_column(WINDOWS, _window_lengths(len(errors), found))
         result = result.append_column(TRUNCATED, pa.array(truncated, mask=lengths == 0))
         return result.append_column(ERROR, pa.array(errors, pa.string()))
+
+
+def _window_lengths(rows: int, found: list[tuple[Rows, Tokens]]) -> pa.Array:
+    """Of so many rows, in the parts that were found, the lengths of each one's windows."""
+    counts = np.zeros(rows, np.int64)
+    sizes: list[Any] = [[]]
+    for some, tokens in found:
+        assert tokens.counts is not None
+        counts[some] = tokens.counts
+        sizes.append(tokens.windows)
+    ends = pa.array(np.concatenate([[0], np.cumsum(counts)]))
+    return pa.LargeListArray.from_arrays(ends, pa.array(np.concatenate(sizes), pa.int32()))
 
 
 def _portions(rows: Rows, sizes: Rows) -> list[Rows]:

@@ -23,7 +23,8 @@ def columns_of(identity: Identity) -> InputColumns:
 
 def added_by(identity: Identity) -> pa.Schema:
     """The columns that labelling adds."""
-    return output_schema(identity.kinds, identity.truncated, identity.all_scores)
+    windows = identity.windows is not None
+    return output_schema(identity.kinds, identity.truncated, identity.all_scores, windows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Private columns between the stages; none reaches the output, and no shard may have such names.
 IDS, TYPES, TRUNCATED, ERROR = "\0ids", "\0types", "\0truncated", "\0error"
+#: Lengths of the windows of each row, where texts are read as several.
+WINDOWS = "\0windows"
 #: The one column of a block.
 ITEM = "item"
 #: Makes bytes of what travels from process to process.
@@ -34,7 +36,7 @@ class Early:
 
     #: Of those that have left, by question; they have no tokens any more, but for an audit.
     found: "list[Predictions]"
-    lengths: NDArray[np.int64]  # tokens that each row had
+    lengths: NDArray[np.int64]  # tokens that each row had, as `CostModel` takes them
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from fastbert.exits.operating_point import WHERE
 from fastbert.exits.question import Kind
 from fastbert.exits.rules import Threshold
+from fastbert.exits.windows import Windows, windows_of
 from pipelines.output.schema import SCHEMA_VERSION
 
 #: What may differ from file to file of an output, where `--on-change new` allows it: which model
@@ -20,6 +21,7 @@ _FORMERLY = {
     "questions": None,
     "kinds": {"": "single-label"},
     "all_scores": False,
+    "windows": None,
 }
 
 
@@ -41,6 +43,7 @@ class Identity:
     pair_column: str | None
     carry: list[str] | None  # None: all columns but the texts
     max_length: int  # in tokens
+    windows: dict[str, Any] | None = None  # how longer texts are read
     truncated: bool = False  # whether there is a column that tells where a text was cut
     all_scores: bool = False  # and one of the probabilities of all classes
     schema_version: int = SCHEMA_VERSION
@@ -49,6 +52,11 @@ class Identity:
     def recipe(self) -> dict[str, Any]:
         """As a record holds it."""
         return asdict(self)
+
+    @property
+    def windowing(self) -> Windows | None:
+        """How texts are read that are longer."""
+        return windows_of(self.windows, self.max_length)
 
     @property
     def rules(self) -> list[Threshold]:

@@ -25,11 +25,13 @@ def output_schema(
     kinds: Mapping[str, Kind] = MappingProxyType({"": "single-label"}),
     truncated: bool = True,
     all_scores: bool = False,
+    windows: bool = False,
 ) -> pa.Schema:
     """What labelling adds, after the carried input columns, for kinds of questions, by name.
 
     Without `truncated` in outputs begun by releases that did not tell where a text was cut; with
-    `all_scores` the probability of every class, too.
+    `all_scores` the probability of every class, too, and with `windows` how many of a text were
+    read.
     """
     audits, fields = [], []
     for name, kind in kinds.items():
@@ -47,6 +49,8 @@ def output_schema(
     fields.append(pa.field("error", pa.string()))  # why the row has no answer
     if truncated:  # whether the text had more tokens
         fields.append(pa.field("truncated", pa.bool_()))
+    if windows:
+        fields.append(pa.field("windows", pa.int32()))
     if all_scores:
         scores = pa.field("scores", pa.list_(pa.float32()))
         fields += [_of(name, scores) for name, kind in kinds.items() if kind != "score"]

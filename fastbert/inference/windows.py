@@ -1,0 +1,67 @@
+"""Texts cut into windows, and what exits say of windows made one.
+
+Letters: n texts, W windows of all of them, N numbers that a head gives.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from fastbert.exits.windows import Windows
+from fastbert.inference.decisions import Decide, Mask
+from fastbert.inference.tokens import Tokens
+from fastbert.tasks.questions import Questions
+
+
+def in_windows(
+    bare: Tokens, tokenizer: PreTrainedTokenizerBase, max_length: int, windows: Windows
+) -> Tokens:
+    """Texts without special tokens, as windows of at most `max_length` tokens with them.
+
+    As Hugging Face's tokenizers cut them with `return_overflowing_tokens`: window k begins where
+    k times as many tokens as are new in each have been read. A text that fits is one window.
+    """
+    template = tokenizer("a")
+    sides = template.sequence_ids(0)  # of its tokens: 0 or, if special, None
+    first, after = sides.index(0), len(sides) - sides[::-1].index(0)
+    special = np.asarray(template["input_ids"], np.int32)
+    begin, end = special[:first], special[after:]
+    room = max_length - len(begin) - len(end)
+    new = room - windows.stride
+    counts = np.maximum(1, -(-(bare.lengths - windows.stride) // new))
+    truncated = np.zeros(len(bare), bool)
+    if windows.most is not None:
+        truncated = counts > windows.most
+        counts = np.minimum(counts, windows.most)
+    texts = np.repeat(np.arange(len(bare)), counts)
+    places = np.arange(len(texts)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = bare.offsets[texts] + places * new
+    sizes = np.minimum(room, bare.offsets[texts + 1] - starts)
+    # A window is three runs of one array: special tokens, those of the text, special tokens.
+    ids = np.concatenate([begin, end, bare.ids])
+    runs = np.empty((len(texts), 3), np.int64)
+    runs[:, 0], runs[:, 1], runs[:, 2] = 0, starts + len(begin) + len(end), len(begin)
+    lengths = np.empty_like(runs)
+    lengths[:, 0], lengths[:, 1], lengths[:, 2] = len(begin), sizes, len(end)
+    ends = np.cumsum(lengths).reshape(lengths.shape)
+    total = int(ends[-1, -1]) if len(texts) else 0
+    index = np.arange(total) + np.repeat((runs - (ends - lengths)).ravel(), lengths.ravel())
+    edges = np.concatenate([[0], ends[:, -1]]) if len(texts) else np.zeros(1, np.int64)
+    return Tokens.of_windows(ids[index], edges, counts, truncated)
+
+
+class Pooled:
+    """A `Decide` about windows that asks another one about their texts: a text's windows go through
+    the network together, and leave it together."""
+
+    def __init__(self, decide: Decide, texts: NDArray[np.int64], questions: Questions, how: str):
+        """`texts`: of each window, by number (W,)."""
+        self.decide, self.texts, self.questions, self.how = decide, texts, questions, how
+
+    def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
+        texts, places = np.unique(self.texts[rows], return_inverse=True)
+        at = torch.from_numpy(places).to(logits.device)
+        pooled = self.questions.pooled(logits.float(), at, len(texts), self.how)
+        stays: Mask = self.decide(exit, texts, pooled)[places]
+        return stays

@@ -21,10 +21,11 @@ LEFT_OUT = "left out"
 VALUES = [
     LEFT_OUT, None, True, 2, 2.0, -1, 0, 999, "2", "tanh", [], {}, ["x"], [{"depth": 2}],
     [{"depth": 1}, {"depth": LAYERS, "head": "adopted"}], [{"kind": "several-labels"}],
-    "multi_label_classification", {"p": {"thresholds": [0.5]}},
+    "multi_label_classification", {"stride": 3}, {"most": 0}, {"p": {"thresholds": [0.5]}},
 ]  # fmt: skip
 FIELDS = [
     "max_length", "exits", "questions", "problem_type", "teacher_activation", "adopted_heads",
+    "windows",
     "operating_points",
     "default_operating_point", "layers", "backbone",
 ]  # fmt: skip
@@ -61,6 +62,7 @@ def said(read, folder: Path) -> tuple | None:
             found.max_length,
             found.exit_list,
             found.question_list,
+            found.windowing,
             found.operating_points,
             found.default_operating_point,
         )
@@ -88,7 +90,8 @@ def test_what_was_saved_is_read_without_loading_it(family, save):
         assert isinstance(read_outline(folder), Outline)
         found = said(read_outline, folder)
         assert found == (config.max_length, config.exit_list, config.question_list,
-                         config.operating_points, config.default_operating_point)  # fmt: skip
+                         config.windowing, config.operating_points,
+                         config.default_operating_point)  # fmt: skip
 
 
 def test_what_the_first_release_saved_is_read_without_loading_it():

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastbert.exits.question import ANSWERS, prefix
-from fastbert.inference.cost import CostModel
+from fastbert.inference.cost import CostModel, by_window
 from fastbert.inference.decisions import Predictions, row_exits
 from fastbert.tasks.questions import Questions
 
@@ -36,9 +36,9 @@ def columns(
     exits = row_exits(found)
     numbers: dict[str, NDArray[Any]] = {
         "exit_layer": depths[exits],
-        "tokens": lengths.reshape(len(lengths), -1).sum(1).astype(np.int32),
+        "tokens": by_window(lengths).sum(1).astype(np.int32),
         "flops": cost.row_flops(lengths, exits),
-        "windows": (lengths.reshape(len(lengths), -1) > 0).sum(1).astype(np.int32),
+        "windows": (by_window(lengths) > 0).sum(1).astype(np.int32),
     }
     answers: dict[str, pa.Array] = {}
     for asked, said in zip(questions, found, strict=True):

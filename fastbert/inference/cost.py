@@ -18,6 +18,11 @@ from fastbert.model import FastBertForSequenceClassification
 Counts = NDArray[np.int64]
 
 
+def by_window(lengths: Counts) -> Counts:
+    """Lengths of rows, as `CostModel` takes them, as those of their windows: (n, W)."""
+    return lengths[:, None] if lengths.ndim == 1 else lengths
+
+
 class CostModel:
     """FLOPs of rows, as functions of their lengths and of the exits where they leave."""
 

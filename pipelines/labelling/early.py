@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fastbert.exits.rules import NO_EXIT
+from fastbert.inference.cost import by_window
 from fastbert.inference.decisions import Predictions, row_exits
 from fastbert.inference.first_exit import FirstExit
 from pipelines.labelling.audit_rows import Array, audit_rows
@@ -43,7 +44,7 @@ class AnswerEarly:
         audited = audit_rows(where.shard.name, where.first_row, where.rows, self.audit_rate)
         stays = (row_exits(found) == NO_EXIT) | audited
         kept = tokens.take(np.flatnonzero(stays[good]))
-        each = lengths.reshape(len(table), -1)
+        each = by_window(lengths)
         table = _emptied(table, IDS, each.sum(1) * stays, kept.ids)
         if kept.windows is not None:
             table = _emptied(table, WINDOWS, (each > 0).sum(1) * stays, kept.windows)

@@ -10,6 +10,7 @@ import sys
 from benchmarks import ROOT
 from benchmarks.pages import figures, paper_results
 from benchmarks.pages.defaults import defaults_section
+from benchmarks.pages.kinds import kinds_section
 from benchmarks.pages.markdown import load
 from benchmarks.pages.performance import performance_page
 
@@ -83,6 +84,8 @@ Generated, figures included, from the JSON files in `benchmarks/results/` by `py
 {training_section()}
 
 {defaults_section()}
+
+{kinds_section()}
 
 ## AG News, speed by speed
 

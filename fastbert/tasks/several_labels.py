@@ -17,13 +17,13 @@ from torch.nn import functional
 
 from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
-from fastbert.tasks.scores import listed
+from fastbert.tasks.classes import OfClasses, listed
 
 #: What rows without a label are counted as.
 _NONE = "(none)"
 
 
-class SeveralLabels:
+class SeveralLabels(OfClasses):
     """A `Task`: each row has those of the named classes whose probability lies above the class's
     cut-off. Targets are rows of N probabilities, 0 or 1 where they are known."""
 
@@ -172,18 +172,3 @@ class SeveralLabels:
         if self.all_scores:
             columns["scores"] = listed(answers["scores"], given)
         return columns
-
-    def shown(self, logits: torch.Tensor) -> torch.Tensor:
-        """As they are."""
-        return logits
-
-    @torch.no_grad()
-    def take_over(
-        self, weight: torch.Tensor, bias: torch.Tensor, theirs: tuple[torch.Tensor, torch.Tensor]
-    ) -> None:
-        """As they are."""
-        weight.copy_(theirs[0])
-        bias.copy_(theirs[1])
-
-    def settle(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """Nothing."""

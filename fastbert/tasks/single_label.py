@@ -18,13 +18,13 @@ from torch.nn import functional
 from fastbert.exits.criteria import CRITERIA
 from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
-from fastbert.tasks.scores import listed
+from fastbert.tasks.classes import OfClasses, listed
 
 #: What stands for a missing label among the targets of a loss.
 NO_LABEL = -100
 
 
-class SingleLabel:
+class SingleLabel(OfClasses):
     """A `Task`: each row has one of the named classes. Targets are class indices, or rows of N
     probabilities."""
 
@@ -159,18 +159,3 @@ class SingleLabel:
         if self.all_scores:
             columns["scores"] = listed(answers["scores"], given)
         return columns
-
-    def shown(self, logits: torch.Tensor) -> torch.Tensor:
-        """As they are."""
-        return logits
-
-    @torch.no_grad()
-    def take_over(
-        self, weight: torch.Tensor, bias: torch.Tensor, theirs: tuple[torch.Tensor, torch.Tensor]
-    ) -> None:
-        """As they are."""
-        weight.copy_(theirs[0])
-        bias.copy_(theirs[1])
-
-    def settle(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """Nothing."""

@@ -12,6 +12,8 @@ _NAMES = {
     "clinc150_two": ("CLINC150, domain and intent in one pass", 3.0),
     "clinc150_domain": ("CLINC150, domain alone", None),
     "clinc150_intent": ("CLINC150, intent alone", None),
+    "imdb_windows": ("IMDb, windows of 128 tokens", 1.5),
+    "imdb_whole": ("IMDb, its first 512 tokens", None),
 }
 _MEASURES = {
     "accuracy": "right",

@@ -27,6 +27,7 @@ from typing import Any
 import click
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 
 from benchmarks.quality.promises import CONFIDENCE, cover
 from benchmarks.support.measure import machine
@@ -63,9 +64,11 @@ class DataSet:
     promises: list[Asked]
     #: Of training, where it is not as by default: fields of TrainSettings.
     options: dict[str, Any] = field(default_factory=dict)
+    #: Rows of each file, drawn with seed 13. None: all.
+    rows: int | None = None
 
 
-_CLINC = [Asked(0.01, "tempered-entropy")]
+_ONE_PERCENT = [Asked(0.01, "tempered-entropy")]
 SETS = {
     "goemotions_multi": DataSet(
         ("labels",), [Asked(0.02, "tempered-entropy"), Asked(0.02, "entropy")]
@@ -76,14 +79,29 @@ SETS = {
     "clear_readability": DataSet(
         ("score",), [Asked(0.05, "tolerance", (0.25,)), Asked(0.05, "cutoff", (-1.0,))]
     ),
-    "clinc150_two": DataSet(("domain", "intent"), _CLINC),
-    "clinc150_domain": DataSet(("domain",), _CLINC),
-    "clinc150_intent": DataSet(("intent",), _CLINC),
+    "clinc150_two": DataSet(("domain", "intent"), _ONE_PERCENT),
+    "clinc150_domain": DataSet(("domain",), _ONE_PERCENT),
+    "clinc150_intent": DataSet(("intent",), _ONE_PERCENT),
+    "imdb_windows": DataSet(("label",), _ONE_PERCENT, {"max_length": 128, "windows": "all"}, 5_000),
+    "imdb_whole": DataSet(("label",), _ONE_PERCENT, {"max_length": 512}, 5_000),
 }
 #: Sets that are another one's rows.
-_FOLDERS = {"clinc150_domain": "clinc150_two", "clinc150_intent": "clinc150_two"}
+_FOLDERS = {
+    **dict.fromkeys(("clinc150_domain", "clinc150_intent"), "clinc150_two"),
+    **dict.fromkeys(("imdb_windows", "imdb_whole"), "imdb"),
+}
 #: Rows that the clock sees.
 TIMED_ROWS = 1000
+
+
+def draw(path: Path, rows: int, folder: Path) -> Path:
+    """Some rows of a file, if there is one, in a folder."""
+    if not path.exists():
+        return path
+    table = pq.read_table(path)
+    chosen = np.random.default_rng(13).choice(len(table), rows, replace=False)
+    pq.write_table(table.take(np.sort(chosen)), folder / path.name)
+    return folder / path.name
 
 
 def run_set(
@@ -93,6 +111,8 @@ def run_set(
     asked_of = SETS[name]
     place = data / _FOLDERS.get(name, name)
     files = {split: place / f"{split}.parquet" for split in ("train", "test", "dev")}
+    if asked_of.rows:
+        files = {split: draw(path, asked_of.rows, folder) for split, path in files.items()}
     if not (folder / "model" / "config.json").exists():
         settings = TrainSettings(
             train=(str(files["train"]),),
@@ -108,7 +128,7 @@ def run_set(
     there = [str(files[split]) for split in ("test", "dev") if files[split].exists()]
     known, _ = read_labelled(there, columns, known_of(model.questions))
     targets = np.asarray(known.labels)
-    tokens = Tokenizer(tokenizer)(known.texts, None, config.max_length)
+    tokens = Tokenizer(tokenizer, config.windowing)(known.texts, None, config.max_length)
     engine, cost = Engine(model, device()), CostModel(model)
     outputs = question_outputs(engine, tokens)
     found: dict[str, Any] = {
@@ -151,12 +171,12 @@ def run_set(
         exits.append(said.take(rest).exits(point.rule()))
     whole = together(points, "all")
     used, left = exits_used(whole.rules()), np.max(exits, axis=0)
-    flops = cost.using(used).row_flops(tokens.lengths[rest], left)
+    flops = cost.using(used).row_flops(tokens.costly[rest], left)
     found["point"] = whole.settings()
     found["flops_per_row"] = round(float(flops.mean()))
     if len(points) > 1:
         (clock,) = realised_speedups(engine, timed, [whole], 5)
-        saved = cost.using(used).speedup(tokens.lengths[rest], left)
+        saved = cost.using(used).speedup(tokens.costly[rest], left)
         found["together"] = {"flops_speedup": round(saved, 3), "on_the_clock": round(clock, 3)}
     return found
 

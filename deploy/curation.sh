@@ -5,20 +5,22 @@
 #
 # LABELLED is Parquet with the columns text, domain (strings) and quality (numbers from 0 to 5), as
 # people or a large model have rated some documents. CORPUS is Parquet with the column text. What is
-# made lies below WORK: model/, labels/ and kept.parquet. Run again, only new documents are labelled.
+# made lies below WORK: model/, labels/ and kept.parquet. Run again, only new documents are labelled;
+# a model that was not calibrated, or is not to be trusted, is made anew.
 set -eu
 labelled=$1
 corpus=$2
 work=$3
 shift 3
 
-if [ ! -e "$work/model/config.json" ]; then
+if [ ! -e "$work/calibrated" ]; then
     fastbert train --train "$labelled" --label-column domain --label-column quality \
-        --output "$work/model" "$@"
+        --task quality=score --output "$work/model" "$@"
     # At most 1 % of the documents get another domain than at full depth, and at most 1 % fall on
     # the other side of the filter.
     fastbert calibrate --model "$work/model" --corpus "$corpus" --max-disagreement 0.01 \
         --cutoff quality=3
+    touch "$work/calibrated"
 fi
 fastbert label --input "$corpus" --output "$work/labels" --model "$work/model" --carry text \
     --audit-rate 0.01

@@ -61,13 +61,17 @@ def store_operating_point(
 
 def _free_name(points: dict[str, Any], name: str, settings: dict[str, Any]) -> str:
     """`name`, with a number if another point has it: one where other rows leave."""
-    where = ("criterion", "thresholds", "temperatures", "within", "questions", "exit_depths")
     numbered = (name if k == 1 else f"{name}-{k}" for k in itertools.count(1))
     return next(
-        each
-        for each in numbered
-        if each not in points or all(points[each].get(k) == settings.get(k) for k in where)
+        each for each in numbered if each not in points or _where(points[each]) == _where(settings)
     )
+
+
+def _where(point: dict[str, Any]) -> list[Any]:
+    """What of a point's settings says where rows leave, of each of its questions."""
+    names = ("criterion", "thresholds", "temperatures", "within", "exit_depths")
+    each = point.get("questions") or {}
+    return [*(point.get(name) for name in names), {k: _where(own) for k, own in each.items()}]
 
 
 def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True) -> Path:

@@ -194,7 +194,7 @@ def test_the_promise_is_said_in_words(lower, upper, verdict):
     said = " ".join(lead(frames_of(audits)))
     assert "'two percent' promises that at most 2 % of its labels" in said
     shares = f"of all rows {100 - upper:.3g} % to {100 - lower:.3g} % have (with 95 % confidence)"
-    differ = "Of 2,160 audited rows, 2.5 % have another label than at full depth, so that"
+    differ = "Of 2,160 audited rows, 2.5 % have another answer than at full depth, so that"
     assert f"{differ} {shares}: {verdict}" in said
     without = " ".join(lead(frames_of(audits.tail(1))))
     assert "promises" not in without

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from support import ROOT
 from support.labelling import settings, table_of
-from support.models import save_checkpoint_of_questions, tiny_classifier, tiny_tokenizer
+from support.models import (
+    save_checkpoint_of_questions,
+    tiny_classifier,
+    tiny_fastbert,
+    tiny_tokenizer,
+    with_bag,
+)
 from support.shards import WORDS, random_texts, write_shard
 
+from fastbert.weights import save_checkpoint
 from pipelines.labelling.job import label
 from pipelines.running.local import LocalExecutor
 from pipelines.running.ray_executor import RayExecutor
@@ -48,6 +56,38 @@ def test_both_executors_write_the_same_and_nights_add_up(tmp_path):
     assert local.num_rows == 75
     assert local.equals(ray)
     assert len({*local["exit_layer"].to_pylist()}) > 1
+
+
+class SparesTheModel(RayExecutor):
+    """As with GPUs: readers answer what they can."""
+
+    def resources(self, settings):
+        return replace(super().resources(settings), answer_early=True)
+
+
+def test_readers_answer_texts_of_several_windows(tmp_path):
+    """What they have answered travels without tokens, unless it is audited."""
+    model = with_bag(tiny_fastbert())
+    model.config.max_length, model.config.windows = 10, {"most": 4}
+    save_checkpoint(model, tiny_tokenizer(tmp_path), str(tmp_path / "model"))
+    for k in range(3):
+        texts = [*random_texts(20, seed=k, longest=30), None, ""]
+        write_shard(tmp_path / "in" / f"{k}.parquet", texts)
+    found = {}
+    for name, executor in (("here", LocalExecutor), ("there", SparesTheModel)):
+        asked = settings(tmp_path / "in", tmp_path / name, str(tmp_path / "model"), speed=0.9,
+                         exits="0-", audit_rate=0.3)  # fmt: skip
+        summary = label(asked, executor())
+        assert 0 < summary["exits"][0] < 60
+        found[name] = table_of(tmp_path / name), summary["audit_agreement"], summary["tokens"]
+    (here, *said), (there, *again) = found.values()
+    assert said == again
+    assert {*here["windows"].drop_null().to_pylist()} == {1, 2, 3, 4}
+    floats = ["score", "uncertainty"]
+    for name in floats:
+        mine, theirs = (table[name].drop_null().to_numpy() for table in (here, there))
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    assert here.drop_columns(floats).equals(there.drop_columns(floats))
 
 
 def test_the_curation_pipeline(tmp_path):

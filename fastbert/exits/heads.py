@@ -19,6 +19,13 @@ from fastbert.exits.layout import HeadLayout
 from fastbert.packed.batching import Group
 from fastbert.packed.placement import Placement
 
+
+def _exactly(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """A map in its own type of numbers, whatever the others'."""
+    mapped: torch.Tensor = linear(x.to(linear.weight.dtype))
+    return mapped
+
+
 #: `Task.take_over`
 TakeOver = Callable[[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]], None]
 
@@ -63,8 +70,7 @@ class Branch(nn.Module):
         """(B, heads, D) to logits (B, N)."""
         value = self.value.weight.unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
         x = torch.einsum("bhd,hed->bhe", pooled, value).flatten(1) + self.value.bias  # (B, D)
-        logits: torch.Tensor = self.classifier(torch.tanh(self.dense(self.output(x))))
-        return logits
+        return _exactly(self.classifier, torch.tanh(self.dense(self.output(x))))
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of rows of these lengths: all tokens narrowed and read by each attention head, everything
@@ -131,8 +137,7 @@ class PooledHead(nn.Module):
             pooled = self.activation(self.dense(pooled))
         if self.norm is not None:
             pooled = self.norm(pooled)
-        logits: torch.Tensor = self.classifier(pooled)
-        return logits
+        return _exactly(self.classifier, pooled)
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of rows of these lengths: the same for all, as one vector is read."""
@@ -173,6 +178,8 @@ class PackedHead:
         parts: list[Any] = list(head.parts) if isinstance(head, JointHead) else []
         self.parts = [PackedHead(part, place) for part in parts]
         self.head: DeepHead = place.module(head)
+        if not isinstance(head, JointHead):  # one number in bf16 has three digits
+            self.head.classifier = place.exactly(head.classifier)
 
     def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
         """Hidden states (M, H) of n rows in `groups` to logits (n, N). Tokens behind the last group

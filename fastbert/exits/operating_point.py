@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -152,7 +153,8 @@ class OperatingPoint:
         what = f"the checkpoint's operating point '{name}' cannot be used"
         with explained(what, advice, TypeError, ValueError):
             values = {**points[name], "name": name}
-            if unknown := values.keys() - {each.name for each in fields(cls)}:
+            parts = [values, *(values.get("questions") or {}).values()]
+            if unknown := {*chain(*parts)} - {each.name for each in fields(cls)}:
                 raise ValueError(f"it has '{min(unknown)}', which this release does not know")
             return msgspec.convert(values, cls)._fitting(config.exit_list, config.question_list)
 

@@ -1,5 +1,6 @@
 """What a checkpoint is asked: a label, several labels, or a score."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -25,6 +26,14 @@ ANSWERS: dict[Kind, pa.Schema] = {
     ),
     "score": pa.schema([("value", pa.float32())]),
 }
+
+
+#: All that the columns of a question may be called, whatever its kind.
+_COLUMNS = sorted(
+    {"exit_layer", "uncertainty", "scores"}
+    | {name for schema in ANSWERS.values() for name in schema.names}
+    | {f"audit_{schema.names[0]}" for schema in ANSWERS.values()}
+)
 
 
 def prefix(name: str) -> str:
@@ -67,4 +76,19 @@ def questions_of(
             f"the checkpoint's questions are called {names}, expected one, or several with names "
             "of their own and their numbers of classes"
         )
+    check_names(names)
     return questions
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises InputError for names of questions of which two columns would be called alike, in SQL,
+    which does not tell `Topic` from `topic`."""
+    columns = Counter(f"{prefix(name)}{column}".casefold() for name in names for column in _COLUMNS)
+    if twice := [column for column, times in columns.items() if times > 1]:
+        raise InputError(
+            f"the questions are called {', '.join(names)}, so two columns of the output would be "
+            f"called '{twice[0]}'; give them other names: --question of fastbert distill, or other "
+            "names of the columns that --label-column takes"
+        )
+    if odd := [name for name in names if '"' in name or "\0" in name]:
+        raise InputError(f"a question is called {odd[0]!r}, expected a name without quotes and NUL")

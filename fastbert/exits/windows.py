@@ -25,7 +25,9 @@ def windows_of(values: dict[str, Any] | None, max_length: int) -> Windows | None
     advice = "expected some like {'most': 4, 'stride': 32, 'pool': 'mean'}"
     with explained("the checkpoint's windows cannot be read", advice, msgspec.ValidationError):
         windows = msgspec.convert(values, Windows)
-    if (windows.most or 1) < 1 or not 0 <= windows.stride <= max_length // 2:
+    if (
+        windows.most is not None and windows.most < 1
+    ) or not 0 <= windows.stride <= max_length // 2:
         raise InputError(
             f"windows of {max_length} tokens are to be {windows.most} at most with a stride of "
             f"{windows.stride}; expected at least 1, and from 0 to half of the tokens"

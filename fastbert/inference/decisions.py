@@ -63,11 +63,18 @@ class Decision:
         self.task = asked.task.by(rule.criterion, rule.within)
         self.found = Predictions.none(rows, self.task)
         self.heard = torch.zeros(rows, self.task.numbers, device=device)
+        #: The last exit that each row has come to: where memory did not suffice, it comes again.
+        self.passed = np.full(rows, NO_EXIT, np.int8)
 
     def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
         rule, out = self.rule, self.found
-        if exit in rule.used:  # else another question wants it
-            self._answer(exit, rows, logits[:, self.numbers])
+        new = np.flatnonzero(self.passed[rows] < exit)
+        if exit in rule.used and len(new):  # else another question wants it
+            own = logits[:, self.numbers]
+            if len(new) < len(rows):
+                own = own[torch.from_numpy(new).to(own.device)]
+            self._answer(exit, rows[new], own)
+            self.passed[rows[new]] = exit
         stays: Mask = (out.exit[rows] == NO_EXIT) | self.deep[rows]
         return stays
 

@@ -76,6 +76,9 @@ class Tokenizer:
         """Texts, or pairs of texts, to token ids with special tokens, as `tokens.tokenize`."""
         if self.windows is not None and pairs is None:
             return in_windows(self._bare(texts), self.tokenizer, max_length, self.windows)
+        return self._cut_to(texts, pairs, max_length)
+
+    def _cut_to(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Tokens:
         specials = self.tokenizer.num_special_tokens_to_add(pair=pairs is not None)
         if self._wordpiece is None or not texts or max_length < specials:
             return tokenize(self.tokenizer, texts, pairs, max_length)
@@ -88,10 +91,9 @@ class Tokenizer:
         """All tokens of the texts, none of them special."""
         if self._wordpiece is not None and texts:
             return self._encode(texts, add_special_tokens=False)
-        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        ids = [np.asarray(row, np.int32) for row in rows]
-        ends = np.cumsum([len(row) for row in ids], dtype=np.int64)
-        return Tokens(np.concatenate([np.empty(0, np.int32), *ids]), np.append(0, ends))
+        if not texts:
+            return Tokens.of([])
+        return Tokens.of(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
     def _encode(self, texts: Sequence[str], **options: Any) -> Tokens:
         # Readers run side by side, one core each: no threads.
@@ -114,7 +116,7 @@ class Tokenizer:
         """
         for pairs in (None, PROBES[::-1]):
             for max_length in _PROBE_LENGTHS:
-                found = self(PROBES, pairs, max_length)
+                found = self._cut_to(PROBES, pairs, max_length)
                 expected = tokenize(self.tokenizer, PROBES, pairs, max_length)
                 arrays = zip(vars(found).values(), vars(expected).values(), strict=True)
                 if not all(np.array_equal(a, b) for a, b in arrays):

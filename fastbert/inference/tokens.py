@@ -24,6 +24,13 @@ class Tokens:
     counts: NDArray[np.int64] | None = None
 
     @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "Tokens":
+        """From the ids of each row."""
+        ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+        ids = [np.empty(0, np.int32), *(np.asarray(row, np.int32) for row in rows)]
+        return cls(np.concatenate(ids), np.append(0, ends))
+
+    @classmethod
     def of_windows(
         cls,
         ids: NDArray[np.int32],

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from fastbert.errors import InputError
 from fastbert.exits.windows import Windows
 from fastbert.inference.decisions import Decide, Mask
 from fastbert.inference.tokens import Tokens
@@ -22,12 +23,13 @@ def in_windows(
     As Hugging Face's tokenizers cut them with `return_overflowing_tokens`: window k begins where
     k times as many tokens as are new in each have been read. A text that fits is one window.
     """
-    template = tokenizer("a")
-    sides = template.sequence_ids(0)  # of its tokens: 0 or, if special, None
-    first, after = sides.index(0), len(sides) - sides[::-1].index(0)
-    special = np.asarray(template["input_ids"], np.int32)
-    begin, end = special[:first], special[after:]
+    begin, end = special_tokens(tokenizer)
     room = max_length - len(begin) - len(end)
+    if windows.stride >= room:
+        raise InputError(
+            f"windows of {max_length} tokens have room for {room} beside special tokens, and their "
+            f"stride is {windows.stride}; expected less"
+        )
     new = room - windows.stride
     counts = np.maximum(1, -(-(bare.lengths - windows.stride) // new))
     truncated = np.zeros(len(bare), bool)
@@ -49,6 +51,22 @@ def in_windows(
     index = np.arange(total) + np.repeat((runs - (ends - lengths)).ravel(), lengths.ravel())
     edges = np.concatenate([[0], ends[:, -1]]) if len(texts) else np.zeros(1, np.int64)
     return Tokens.of_windows(ids[index], edges, counts, truncated)
+
+
+def special_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Those before a text and those behind it; InputError for tokenizers that do not tell."""
+    template = tokenizer("a")
+    if not template.encodings:
+        raise InputError(
+            f"{type(tokenizer).__name__} does not tell which tokens are special, as windows need "
+            "it; use a fast tokenizer, or leave out --windows"
+        )
+    sides = template.sequence_ids(0)  # of its tokens: 0 or, if special, None
+    first, after = sides.index(0), len(sides) - sides[::-1].index(0)
+    ids = np.asarray(template["input_ids"], np.int32)
+    return ids[:first], ids[after:]
 
 
 class Pooled:

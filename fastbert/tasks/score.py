@@ -130,8 +130,11 @@ class Score:
 
     def quality(self, answers: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
         """Share of the variance that is explained (R squared) and mean absolute distance; with
-        cut-offs, the share of rows on the right side of all."""
-        off, known = (answers["value"] - truth["value"]).astype(float), truth["value"].astype(float)
+        cut-offs, the share of rows on the right side of all. What is not a number counts as the
+        mean."""
+        known = truth["value"].astype(float)
+        given = np.where(np.isfinite(answers["value"]), answers["value"], known.mean())
+        off = given.astype(float) - known
         total = float(((known - known.mean()) ** 2).sum())
         found = {
             "r2": 1 - float((off**2).sum()) / total if total else 0.0,

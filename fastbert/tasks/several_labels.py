@@ -57,7 +57,7 @@ class SeveralLabels(OfClasses):
     def answer(self, logits: torch.Tensor) -> Answers:
         """Yes or no to each class, and its probability."""
         logits = logits.float()
-        has, unsure = (self._margins(logits) > 0).float(), self.uncertainty(logits)[:, None]
+        has, unsure = (self._margins(logits) >= 0).float(), self.uncertainty(logits)[:, None]
         found = torch.cat([logits.sigmoid(), has, unsure], 1).cpu().numpy()  # one transfer
         values = np.empty(len(logits), self.dtype)
         values["scores"], values["labels"] = found[:, : self.numbers], found[:, self.numbers : -1]
@@ -101,7 +101,7 @@ class SeveralLabels(OfClasses):
 
     def surprise(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Cross entropy of the teacher's decisions."""
-        wanted = (self._margins(teacher) > 0).to(student).expand_as(student)
+        wanted = (self._margins(teacher) >= 0).to(student).expand_as(student)
         each = functional.binary_cross_entropy_with_logits(
             self._margins(student), wanted, reduction="none"
         )
@@ -152,7 +152,7 @@ class SeveralLabels(OfClasses):
         rows = zip(self.names, labels.sum(0).tolist(), strict=True)
         counts = Counter({name: n for name, n in rows if n})
         if none := int((~labels.any(1)).sum()):
-            counts[_NONE] = none
+            counts[_NONE] += none
         return counts
 
     def write(self, answers: NDArray[Any], given: NDArray[np.bool_]) -> dict[str, pa.Array]:

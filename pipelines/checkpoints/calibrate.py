@@ -28,7 +28,7 @@ from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
-from fastbert.tasks.questions import Asked
+from fastbert.tasks.questions import Asked, Questions
 from fastbert.weights import load_checkpoint
 from fastbert.writable import check_folder
 from pipelines.checkpoints.settings import CalibrateSettings
@@ -50,6 +50,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     check_folder(settings.model)
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
     questions = model.questions
+    _check_names(settings, questions)
     compared = {asked.name: _criterion(settings, asked) for asked in questions}
     labelled = settings.max_accuracy_loss is not None
     columns = InputColumns(
@@ -149,6 +150,18 @@ def _criterion(settings: CalibrateSettings, asked: Asked) -> tuple[str, tuple[fl
             "are filtered by"
         )
     return ("cutoff", tuple(sorted({*cutoffs}))) if cutoffs else ("tolerance", tuple(tolerance))
+
+
+def _check_names(settings: CalibrateSettings, questions: Questions) -> None:
+    """Raises InputError for a tolerance or a cut-off of no question."""
+    names = [asked.name for asked in questions]
+    for text in (*settings.tolerance, *settings.cutoff):
+        if (name := text.rpartition("=")[0]) not in names:
+            begins = "a number alone" if names == [""] else f"NAME=number, of {', '.join(names)}"
+            raise InputError(
+                f"--tolerance or --cutoff is '{text}', which is of no question "
+                f"{f'called {name!r}' if name else 'by name'}; expected {begins}"
+            )
 
 
 def _numbers(option: str, values: Sequence[str], question: str) -> list[float]:

@@ -66,7 +66,7 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
         set_seed(settings.seed)
         model = teachers.model(questions, max_length=length)
     for own, question in zip(teachers.heads, questions, strict=True):
-        unsaid = settings.task == "auto" and own.config.problem_type is None
+        unsaid = settings.task == ("auto",) and own.config.problem_type is None
         if unsaid and question.kind == "single-label" and len(questions) == 1:
             doubt_one_label(answers)
     corpus, judges = _held_out(corpus, settings.seed)

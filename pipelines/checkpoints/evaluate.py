@@ -80,7 +80,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "device": device_name(device()),
         "precision": precision,
         "exit_depths": [each.depth for each in model.exits],
-        "full_depth_flops": int(cost.full_flops(tokens.lengths).sum()),
+        "full_depth_flops": int(cost.full_flops(tokens.costly).sum()),
     }
     by_question = {}
     for place, asked in enumerate(questions):

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from fastbert.configuration import asked_of, label_names
 from fastbert.errors import InputError
-from fastbert.exits.question import Kind, Question
+from fastbert.exits.question import PROBLEM_TYPES, Kind, Question
 from fastbert.inference.engine import Engine
 from fastbert.inference.precision import device
 from fastbert.inference.tokenizer import Tokenizer
@@ -29,6 +29,22 @@ _FIRST = 512
 #: Share of them with no label, or with several, above one half, from which on a classifier of one
 #: label looks like one of several.
 _ODD = 0.5
+
+
+def kinds_asked(task: Sequence[str], columns: Sequence[str]) -> list[Kind | None]:
+    """Of each column, what --task says of its question: a kind, for all, or NAME=KIND for one; None
+    for "auto". InputError for others."""
+    asked: dict[str, Kind | None] = dict.fromkeys(columns)
+    kinds: dict[str, Kind | None] = {kind: kind for kind in PROBLEM_TYPES}
+    for text in sorted(task, key=lambda text: "=" in text):  # those for all come first
+        name, _, kind = text.rpartition("=")
+        if kind not in {*kinds, "auto"} or (name and name not in asked):
+            raise InputError(
+                f"--task is '{text}', expected auto, {', '.join(kinds)}, or one of these behind "
+                f"NAME=, of {listed(list(columns))}"
+            )
+        asked |= dict.fromkeys([name] if name else columns, kinds.get(kind))
+    return [asked[name] for name in columns]
 
 
 def all_names(found: Sequence[Found]) -> list[str]:

@@ -22,10 +22,6 @@ _ONE_SHAPE = {
 }
 
 
-#: What may be asked, and "auto".
-TaskChoice = Literal["auto", "single-label", "several-labels", "score"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class NewCheckpoint(Settings):
     """What makes a checkpoint."""
@@ -37,11 +33,12 @@ class NewCheckpoint(Settings):
 class SelfDistillation(Texts, NewCheckpoint):
     """What makes a checkpoint by self-distillation."""
 
-    task: TaskChoice = setting(
+    task: tuple[str, ...] = setting(
         "What is asked. single-label: one class of several. several-labels: any number of them. "
         "score: a number. auto: of a classifier, what its configuration says; of labels, what "
-        "their column holds: strings or integers, lists of strings, floating-point numbers.",
-        "auto",
+        "their column holds: strings or integers, lists of strings, floating-point numbers. Of one "
+        "of several columns: NAME=score; may be repeated.",
+        ("auto",),
     )
     cutoff: tuple[str, ...] = setting(
         "Of several labels: the probability from which on a row has a label, for all, or as "
@@ -174,7 +171,7 @@ class DistilSettings(SelfDistillation):
         useless = {
             "--pair-column": self.pair_column,
             "--windows": self.windows,
-            "--task": self.task != "auto",
+            "--task": self.task != ("auto",),
             "--question": self.question,
             "more than one --teacher": len(self.teacher) > 1,
             "--cutoff": self.cutoff,

@@ -17,6 +17,8 @@ from fastbert.filesystem import redacted
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
+from fastbert.inference.tokens import Tokens
+from fastbert.inference.windows import in_windows
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tokenizer import check_room
 from fastbert.training.bag import occurring, teach_bag
@@ -47,10 +49,14 @@ def settle_length(
     if length is None and settings.recipe == "paper":
         length = min(PAPER_LENGTH, model.encoder.longest)
     if length is None:
-        length, share = fitting_length(tokenizer, texts, model.encoder.longest)
+        # Where only distances count, a backbone takes more, at a price that grows with the square.
+        longest = model.config.backbone_config().max_position_embeddings
+        longest = min(longest, model.encoder.longest)
+        length, share = fitting_length(tokenizer, texts, longest)
+        all_of = "takes" if longest == model.encoder.longest else "was made for"
         log.info(
             f"--max-length {length}, which holds {share:.1%} of the texts whole"
-            + (", is all that the backbone takes" if length == model.encoder.longest else "")
+            + (f", is all that the backbone {all_of}" if length == longest else "")
         )
     check_length(model, tokenizer, length, texts.pairs is not None)
     model.config.max_length = length
@@ -61,6 +67,7 @@ def settle_length(
         windows = Windows(most, settings.stride, settings.pool)
         model.config.windows = msgspec.structs.asdict(windows)
         _ = model.config.windowing  # which raises
+        in_windows(Tokens.of([[0]]), tokenizer, length, windows)  # and so does this
 
 
 def check_length(

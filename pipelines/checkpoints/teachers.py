@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastbert.encoders.adopt import Own, own_heads
 from fastbert.errors import InputError
-from fastbert.exits.question import Question
+from fastbert.exits.question import Question, check_names
 from fastbert.inference.tokenizer import PROBES
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import load_classifier
-from pipelines.checkpoints.questions import questions_for
+from pipelines.checkpoints.questions import kinds_asked, questions_for
 from pipelines.checkpoints.settings import DistilSettings
 from pipelines.input.columns import listed
 
@@ -45,7 +45,7 @@ class Teachers:
 def load_teachers(settings: DistilSettings) -> tuple[Teachers, PreTrainedTokenizerBase]:
     """Raises InputError as `load_classifier`, for classifiers whose backbones or tokenizers are not
     the same, and for questions without names of their own."""
-    kind = None if settings.task == "auto" else settings.task
+    (kind,) = kinds_asked(settings.task, ("",))
     loaded = [load_classifier(each, bool(settings.pair_column), kind) for each in settings.teacher]
     (first, tokenizer), *others = loaded
     for place, (other, its_tokenizer) in zip(settings.teacher[1:], others, strict=True):
@@ -67,12 +67,8 @@ def load_teachers(settings: DistilSettings) -> tuple[Teachers, PreTrainedTokeniz
             "pass a name for each, in this order, or none"
         )
     names = list(settings.question) or names
-    if len({*names}) < len(names):
-        raise InputError(
-            f"the questions would be called {listed(names)}, two of them alike; pass a --question "
-            "for each, a name for its columns"
-        )
     if len(heads) > 1:
+        check_names(names)
         log.info("one pass answers %d questions: %s", len(heads), listed(names))
         questions = [
             msgspec.structs.replace(question, name=name)

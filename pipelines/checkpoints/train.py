@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from fastbert.encoders.pretrained import locate_backbone
 from fastbert.errors import InputError
+from fastbert.exits.question import check_names
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tasks.questions import Questions
 from fastbert.tokenizer import check_tokenizer, load_tokenizer
@@ -19,7 +20,7 @@ from fastbert.training.trainer import Learnt, finetune
 from fastbert.weights import check_output
 from pipelines.checkpoints.held_out import halves, hold_out, unseen
 from pipelines.checkpoints.judge import judge
-from pipelines.checkpoints.questions import all_names, questions_from
+from pipelines.checkpoints.questions import all_names, kinds_asked, questions_from
 from pipelines.checkpoints.settings import TrainSettings
 from pipelines.checkpoints.students import (
     asked,
@@ -50,8 +51,8 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 def _train(settings: TrainSettings) -> dict[str, Any]:
     started = time.monotonic()
     columns = InputColumns(settings.text_column, settings.pair_column, labels=settings.label_column)
-    asked_for = None if settings.task == "auto" else settings.task
-    told = [Known(asked_for)] * len(columns.labels)
+    check_names(columns.labels if len(columns.labels) > 1 else [""])
+    told = [Known(kind) for kind in kinds_asked(settings.task, columns.labels)]
     examples, found = read_labelled(list(settings.train), columns, told)
     questions, labels = questions_from(examples, found, settings.cutoff), all_names(found)
     for each in found:

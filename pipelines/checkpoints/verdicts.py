@@ -34,6 +34,7 @@ class MeasuredVerdict:
     #: lower bound of what it is for all.
     gain: float
     gain_bound: float
+    several: bool  # labels a row
     never: list[str]  # labels that some rows have and full depth never gives
 
     @classmethod
@@ -54,6 +55,7 @@ class MeasuredVerdict:
             constant_quality=quality,
             gain=float(gains.mean()),
             gain_bound=float(gains.mean()) - _QUANTILE * spread,
+            several=task.question.kind == "several-labels",
             never=never,
         )
 
@@ -85,8 +87,9 @@ class MeasuredVerdict:
         if self.never:
             log.warning(
                 "%d labels that rows have are never given: %s; they have few rows, or look like "
-                "others; a lower --cutoff gives them sooner",
+                "others%s",
                 *(len(self.never), listed([repr(name) for name in self.never])),
+                "; a lower --cutoff gives them sooner" if self.several else "",
             )
         if not self.useful:
             log.warning(
@@ -110,7 +113,7 @@ class MeasuredVerdict:
 
 #: Of measures, for people.
 _NAMES = {
-    "accuracy": "all labels right",
+    "accuracy": "right",
     "micro_f1": "F1",
     "macro_f1": "F1 as a mean over labels",
     "r2": "R squared",

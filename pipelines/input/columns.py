@@ -63,7 +63,8 @@ class InputColumns:
                     f"columns cannot be told apart: {listed(found)}; choose with --carry"
                 )
         # SQL does not tell `Label` from `label`.
-        ours = {name for name in names if name.casefold() in self.added.names}
+        added = {name.casefold() for name in self.added.names}
+        ours = {name for name in names if name.casefold() in added}
         renamed = {name: f"input_{name}" if name in ours else name for name in names}
         if len(set(renamed.values())) < len(names):
             twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)

@@ -106,6 +106,8 @@ def read_labelled(
             f"column '{double[0]}' is named both as text and as class; name another one with "
             "--label-column or --text-column"
         )
+    if len({*columns.labels}) < len(columns.labels):
+        raise InputError(f"--label-column names a column twice: {', '.join(columns.labels)}")
     for each in known:
         check_distinct(each.names or [])
     columns = replace(columns, carry=columns.labels)

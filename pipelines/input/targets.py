@@ -32,20 +32,43 @@ class Targets:
         self._given: list[Any] = []
         #: Of chances: names that a struct gives its classes.
         self._fields: list[str] | None = None
-        self._chances = False
+        self._chances: bool | None = None  # not known yet
 
     def add(self, values: pa.ChunkedArray) -> None:
         """The next rows. Raises InputError for a type that is none of the kind; the message begins
         with "is of type", for the caller to say of what."""
         plain = _plain(values)
-        self._chances = _are_chances(plain.type)
-        if self._chances:
-            if types.is_struct(plain.type):
-                self._fields = [field.name for field in plain.type]
-            self._given += _chances(plain)
+        if types.is_null(plain.type):
+            self._given += [None] * len(plain)
+            return
+        chances = _are_chances(plain.type)
+        if self._chances not in (None, chances):
+            raise InputError(f"is of type {plain.type}, expected one as in the shards before")
+        self._chances = chances
+        if chances:
+            self._given += self._chances_of(plain)
             return
         kind = self.kind = self.kind or _kind_of(plain.type)
         self._given += _READ[kind](plain)
+
+    def _chances_of(self, values: pa.Array) -> list[list[float] | None]:
+        """A number for each class, of a struct in the order of the first one's fields."""
+        rows: list[Any] = values.to_pylist()
+        if types.is_struct(values.type):
+            fields = [field.name for field in values.type]
+            self._fields = self._fields or fields
+            if sorted(fields) != sorted({*self._fields}):
+                raise InputError(
+                    f"is of type {values.type}, expected a number for each of "
+                    f"{listed(self._fields)}, each once"
+                )
+            rows = [row and [row[name] for name in self._fields] for row in rows]
+        return [
+            [float(number) for number in row]
+            if row is not None and all(map(_finite, row))
+            else None
+            for row in rows
+        ]
 
     def finish(self, names: list[str] | None) -> tuple[list[str], list[Any]]:
         """The class names, those given or those found, sorted, and the targets of all rows. Raises
@@ -106,7 +129,12 @@ class Targets:
             )
         self.kind = self.kind or "single-label"
         if self.kind == "single-label":
-            chances /= np.maximum(chances.sum(1, keepdims=True), 1e-12)
+            if none := int((chances.sum(1) == 0).sum()):
+                raise InputError(
+                    f"{none:,} of {len(chances):,} rows have no label in column '{self.column}', "
+                    f"as all chances are 0; {_DROP}"
+                )
+            chances /= chances.sum(1, keepdims=True)
         return names, chances.astype(np.float32).tolist()
 
 
@@ -125,14 +153,23 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _are_chances(kind: pa.DataType) -> bool:
     if types.is_struct(kind):
-        return kind.num_fields > 0 and all(types.is_floating(field.type) for field in kind)
-    return _is_list(kind) and bool(types.is_floating(kind.value_type))
+        return kind.num_fields > 0 and all(_is_fraction(field.type) for field in kind)
+    return _is_list(kind) and _is_fraction(kind.value_type)
+
+
+def _is_fraction(kind: pa.DataType) -> bool:
+    return bool(types.is_floating(kind) or types.is_decimal(kind))
 
 
 def _kind_of(kind: pa.DataType) -> Kind:
     if _is_list(kind):
         return "several-labels"
-    return "score" if types.is_floating(kind) or types.is_decimal(kind) else "single-label"
+    return "score" if _is_fraction(kind) else "single-label"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    values = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(values) or types.is_large_string(values))
 
 
 def _lists(values: pa.Array) -> list[list[str] | None]:
@@ -147,6 +184,11 @@ def _lists(values: pa.Array) -> list[list[str] | None]:
         some = names[start : start + (length or 0)]
         start += length or 0
         known = dict.fromkeys(name for name in some if name is not None)
+        if len(known) < len(some) and not _is_text(values.type.value_type):
+            raise InputError(
+                f"is of type {values.type} and has a value twice in a row, as of 0 or 1 for each "
+                "class; cast it to lists of floating-point numbers, and pass --task several-labels"
+            )
         rows.append(None if length is None or None in some else [*known])
     return rows
 
@@ -155,14 +197,8 @@ def _numbers(values: pa.Array) -> list[float | None]:
     if not (types.is_integer(values.type) or types.is_floating(values.type)
             or types.is_decimal(values.type)):  # fmt: skip
         raise InputError(f"is of type {values.type}, expected numbers")
-    found = values.cast(pa.float64()).to_pylist()
+    found = values.cast(pa.float64(), safe=False).to_pylist()
     return [number if number is not None and math.isfinite(number) else None for number in found]
-
-
-def _chances(values: pa.Array) -> list[list[float] | None]:
-    rows: list[Any] = values.to_pylist()
-    some: Any = ([*row.values()] if isinstance(row, dict) else row for row in rows)
-    return [row if row is not None and all(map(_finite, row)) else None for row in some]
 
 
 def _finite(number: float | None) -> bool:

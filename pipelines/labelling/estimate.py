@@ -16,7 +16,7 @@ from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.texts import usable_texts
 from pipelines.input.unreadable import ShardError
 from pipelines.labelling.run import columns_of
-from pipelines.output.identity import Identity
+from pipelines.output.identity import Identity, questions_text
 from pipelines.output.storage import Storage
 
 #: Rows of a probe.
@@ -74,6 +74,7 @@ def _tells(run: dict[str, Any], identity: Identity) -> bool:
     same = all(
         run.get(k) == getattr(identity, k) for k in ("checkpoint", "criterion", "thresholds")
     )
+    same &= run.get("questions") == questions_text(identity)
     known = all(isinstance(run.get(k), int | float) and run[k] > 0 for k in numbers)
     return same and known and isinstance(run.get("startup_seconds"), int | float)
 

@@ -30,7 +30,7 @@ from pipelines.labelling.summary import RUNS, prices, startup, totals
 from pipelines.labelling.work import Failed
 from pipelines.output import last_run
 from pipelines.output.committed import Committed
-from pipelines.output.identity import Identity
+from pipelines.output.identity import Identity, questions_text
 from pipelines.output.ledger import Ledger
 from pipelines.output.lock import RunLock, check_held
 from pipelines.output.record import Record
@@ -182,6 +182,7 @@ class Job:
             "operating_point": self.point.name,
             "criterion": self.point.criterion,
             "thresholds": list(self.point.thresholds),
+            "questions": questions_text(self.identity),
             "shards": plan.shards,
             "passed_over": self.passed_over,
             "slices_up_to_date": len(plan.up_to_date),

@@ -18,7 +18,7 @@ from pipelines.input.shards import Shard
 from pipelines.input.slices import Slice, count_rows
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.output.committed import PATH, Committed
-from pipelines.output.identity import Identity
+from pipelines.output.identity import MAY_CHANGE, Identity
 from pipelines.output.record import Record, table_path
 from pipelines.output.retry import Patience
 from pipelines.output.sets import Mask, Sets, chosen
@@ -234,7 +234,9 @@ def _check_identity(recipe: dict[str, Any], identity: Identity) -> None:
     differences = identity.differences(recipe)
     if not differences:
         return
-    key, (before, now) = next(iter(differences.items()))
+    grave = (key for key in differences if key not in MAY_CHANGE)
+    key = next(grave, next(iter(differences)))
+    before, now = differences[key]
     ways = ["--relabel to label everything again", "or another --output"]
     if identity.goes_with(recipe):
         ways.insert(0, "--on-change new to label new and changed shards so, and leave the others")

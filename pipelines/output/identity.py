@@ -1,5 +1,6 @@
 """What the labels of a slice depend on, beside its shard: the `recipe` of its record."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from pipelines.output.schema import SCHEMA_VERSION
 
 #: What may differ from file to file of an output, where `--on-change new` allows it: which model
 #: answers, and where rows leave it. All else is about texts and columns, which files have alike.
-_MAY_CHANGE = {"checkpoint", "exit_depths", "questions", *WHERE}
+MAY_CHANGE = {"checkpoint", "exit_depths", "questions", *WHERE}
 #: What recipes of earlier releases do not say.
 _FORMERLY = {
     "truncated": False,
@@ -83,4 +84,9 @@ class Identity:
 
     def goes_with(self, recipe: dict[str, Any]) -> bool:
         """Whether files of a record's recipe may stand beside those of this identity."""
-        return self.differences(recipe).keys() <= _MAY_CHANGE
+        return self.differences(recipe).keys() <= MAY_CHANGE
+
+
+def questions_text(identity: Identity) -> str | None:
+    """Where rows leave for each of several questions, as JSON; None for one."""
+    return None if identity.questions is None else json.dumps(identity.questions, sort_keys=True)

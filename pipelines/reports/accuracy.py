@@ -14,7 +14,7 @@ from pipelines.reports.analytics import Analytics
 log = logging.getLogger(__name__)
 
 #: The labels of a row in one order, null for none.
-_LABELS = "list_sort({column}::varchar[])::varchar"
+_LABELS = "list_sort(list_distinct({column}::varchar[]))::varchar"
 
 
 def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def _of_labels(found: Analytics, kind: Kind, truth: str, column: str) -> pd.Data
 
 
 def _of_scores(found: Analytics, truth: str, column: str) -> pd.DataFrame:
-    known = f"try_cast({column} as double)"
+    known = f"nullif(try_cast({column} as double), 'nan'::double)"
     missing = found.query(f"""
         select count(*) as rows from rows where value is not null and {known} is null
     """)

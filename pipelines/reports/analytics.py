@@ -24,7 +24,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
-from fastbert.exits.question import ANSWERS, Kind, prefix
+from fastbert.exits.question import Kind, prefix
 from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
 from pipelines.output.history import STATISTICS, statistics
@@ -189,15 +189,9 @@ class Analytics:
 
     @cached_property
     def kinds(self) -> dict[str, Kind]:
-        """Of the questions that the rows answer, by name, by the columns they have."""
-        names = self.arrow("from rows limit 0").schema.names
-        found: dict[str, Kind] = {}
-        for name in names:
-            question = name.removesuffix("_exit_layer") if name != "exit_layer" else ""
-            for kind, answer in ANSWERS.items():
-                columns = {prefix(question) + each for each in (*answer.names, "uncertainty")}
-                if question != name and columns <= {*names}:
-                    found[question] = kind
+        """Of the questions that the rows answer, by name, as the last commit has them."""
+        recipe = Ledger(self.storage).committed(self._listing).recipe() or {}
+        found: dict[str, Kind] = recipe.get("kinds") or {"": "single-label"}
         return found
 
     def least_certain(self, rows: int) -> pd.DataFrame:

@@ -57,8 +57,8 @@ def _promise(recipes: pd.DataFrame) -> Iterator[str]:
     runs = int(last["audited_runs"])
     said = (
         f"Of {int(last['audited']):,} audited rows{f' of {runs:,} runs' * (runs > 1)}, "
-        f"{differ:.3g} % have another label than at full depth, so that of all rows {low:.3g} % to "
-        f"{high:.3g} % have (with 95 % confidence)"
+        f"{differ:.3g} % have another answer than at full depth, so that of all rows {low:.3g} % "
+        f"to {high:.3g} % have (with 95 % confidence)"
     )
     if not len(both):
         yield f"{said}."

@@ -177,7 +177,9 @@ AUDITED = f"""
            sum(audit_rows) over so_far as all_audited,
            sum(round(audit_agreement * audit_rows)) over so_far as all_agreed
     from runs where finished and audit_rows > 0 and audit_agreement is not null
-    window so_far as (partition by checkpoint, criterion, thresholds order by started_at, run_id)
+    window so_far as (
+        partition by checkpoint, criterion, thresholds, questions order by started_at, run_id
+    )
     order by started_at nulls first, run_id
 """
 
@@ -197,7 +199,8 @@ RECIPES = """
            count(*) filter (audited > 0) as audited_runs,
            coalesce(sum(audited), 0)::bigint as audited, coalesce(sum(agreed), 0)::bigint as agreed
     from runs left join sums using (run_id) where thresholds is not null
-    group by runs.checkpoint, criterion, thresholds order by last_used nulls first, checkpoint
+    group by runs.checkpoint, criterion, thresholds, questions
+    order by last_used nulls first, checkpoint
 """
 
 DRIFT = f"""

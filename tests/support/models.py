@@ -193,11 +193,12 @@ def save_checkpoint_of_questions(folder: Path) -> dict[str, Kind]:
         "grade": {"criterion": "cutoff", "within": [2.0], "temperatures": [1.0] * (LAYERS - 1)},
     }
     points = {
-        name: OperatingPoint(name, [0.9] * (LAYERS - 1), exit_depths=depths, **more)
+        name: OperatingPoint(name, [0.97] * (LAYERS - 1), exit_depths=depths, **more)
         for name, more in criteria.items()
     }
     point = OperatingPoint.of_questions("all", points)
     model.config.operating_points = {"all": point.settings()}
     model.config.default_operating_point = "all"
+    folder.mkdir(exist_ok=True)
     save_checkpoint(model, tiny_tokenizer(folder), str(folder))
     return {each.name: each.kind for each in asked}

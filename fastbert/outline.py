@@ -25,6 +25,7 @@ class Outline(msgspec.Struct, frozen=True):
     layers: int
     max_length: int
     exits: list[dict[str, Any]] | None = None
+    id2label: dict[str, str] | None = None
     questions: list[dict[str, Any]] | None = None
     problem_type: str | None = None
     teacher_activation: str | None = None
@@ -40,6 +41,12 @@ class Outline(msgspec.Struct, frozen=True):
         """As a `FastBertConfig` has it."""
         adopted = bool(self.adopted_heads or self.teacher_activation)
         return exits_of(self.exits, self.layers, adopted)
+
+    @property
+    def label_names(self) -> list[str]:
+        """As a `FastBertConfig` has it."""
+        names = self.id2label or {"0": "LABEL_0", "1": "LABEL_1"}
+        return [names[str(k)] for k in range(len(names))]
 
     @property
     def windowing(self) -> Windows | None:

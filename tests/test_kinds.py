@@ -16,7 +16,9 @@ from support.stages import InProcess
 
 import fastbert
 from fastbert.exits.question import Question
+from fastbert.tasks import task_of
 from fastbert.weights import load_model
+from pipelines.input.targets import Targets
 
 LEARN = ["--epochs", 10, "--learning-rate", 3e-3, "--distil-epochs", 4, "--batch-size", 16,
          "--max-length", 16]  # fmt: skip
@@ -304,6 +306,8 @@ TWO = (["a", "b"] * N)[:N]
         (pa.array(TWO), [], "single-label", ["a", "b"]),
         (pa.array(range(N)), ["--task", "score"], "score", ["label"]),
         (pa.array(np.arange(N) % 3 + 0.0), [], "score", ["label"]),
+        (pa.array(range(N)), ["--task", "label=score"], "score", ["label"]),
+        (pa.array([2**53 + 1 + k for k in range(N)]), ["--task", "score"], "score", ["label"]),
         (pa.array(np.arange(N) % 3 + 0.0), ["--task", "single-label"], "single-label",
          ["0", "1", "2"]),
         (pa.array([[name] for name in TWO]), [], "several-labels", ["a", "b"]),
@@ -334,6 +338,10 @@ def test_columns_decide(values, options, kind, names, tmp_path):
         (pa.array(TWO), ["--task", "score"], ["is of type string", "expected numbers"]),
         (pa.array(TWO), ["--task", "several-labels"], ["expected lists of strings"]),
         (pa.array(TWO), ["--cutoff", 0.3], ["goes with several labels"]),
+        (pa.array([[0, 1, 1], [1, 0, 0]] * N), [], ["has a value twice in a row", "cast it"]),
+        (pa.array([[0.0, 0.0], [1.0, 0.0]] * N), ["--task", "single-label"], ["all chances are 0"]),
+        (pa.array(TWO), ["--task", "odd"], ["--task is 'odd'"]),
+        (pa.array(TWO), ["--task", "labels=score"], ["--task is 'labels=score'", "of label"]),
     ],
 )
 def test_columns_that_tell_nothing(values, options, said, tmp_path):
@@ -355,3 +363,60 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"questions": questions}))
         with pytest.raises(fastbert.InputError, match=said.replace("[", "\\[")):
             fastbert.load(tmp_path / "model")
+
+
+# What shards say together.
+
+
+def shards_of(*columns: pa.Array) -> tuple[Targets, list[str], list]:
+    targets = Targets("label", None)
+    for values in columns:
+        targets.add(pa.chunked_array([values]))
+    names, found = targets.finish(None)
+    return targets, names, found
+
+
+def test_fields_have_names_not_places():
+    first = pa.array([{"b": 0.25, "a": 0.75}])
+    _, names, found = shards_of(first, pa.array([{"a": 1.0, "b": 0.0}]))
+    assert names == ["b", "a"]
+    assert found == [[0.25, 0.75], [0.0, 1.0]]
+    for other in ([{"a": 0.5, "c": 0.5}], [{"a": 0.5, "b": 0.25, "c": 0.25}]):
+        with pytest.raises(fastbert.InputError, match="expected a number for each of b, a"):
+            shards_of(first, pa.array(other))
+    with pytest.raises(fastbert.InputError, match="as in the shards before"):
+        shards_of(first, pa.array([["a"]]))
+
+
+def test_a_shard_without_values_says_nothing_of_the_type():
+    with pytest.raises(fastbert.InputError, match="2 of 3 rows have no label"):
+        shards_of(pa.nulls(2), pa.array([1.5]))
+
+
+def test_a_score_that_is_no_number_counts_as_the_mean():
+    task = task_of(Question("score"), ["x"])
+    known = task.truth(np.array([1.0, 2.0, 3.0]))
+    found = task.quality(task.truth(np.array([1.0, np.nan, 3.0])), known)
+    assert found == pytest.approx({"r2": 1.0, "mean_absolute_error": 0.0})
+
+
+def test_an_output_of_an_output_has_one_answer(tmp_path, monkeypatch):
+    """Its carried columns look like those of a question."""
+    save_tiny_models(tmp_path)
+    monkeypatch.setattr("pipelines.running.executor.Chosen", InProcess)
+    (tmp_path / "in").mkdir()
+    texts = random_texts(30, seed=1)
+    pq.write_table(pa.table({"text": texts, "truth": ["x"] * 30}), tmp_path / "in" / "a.parquet")
+    for source, output in (("in", "one"), ("one/table", "two")):
+        asked = ["--input", tmp_path / source, "--output", tmp_path / output,
+                 "--model", tmp_path / "model", "--speed", 0.5, "--carry", "text",
+                 "--carry", "truth"]  # fmt: skip
+        if output == "two":
+            asked += [part for name in ("label", "score", "exit_layer", "uncertainty")
+                      for part in ("--carry", name)]  # fmt: skip
+        assert invoke("label", *asked).exit_code == 0
+    report = invoke("report", "--output", tmp_path / "two", "--truth-column", "truth",
+                    "--least-certain", 3)  # fmt: skip
+    assert report.exit_code == 0, report.output
+    found = json.loads(report.stdout.splitlines()[-1])["least_certain"]
+    assert found[0].keys() == {"label", "score", "layer", "uncertainty", "shard", "row"}

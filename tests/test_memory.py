@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from support.engines import at, engine
+from support.engines import at, engine, soft
 from support.models import random_tokens, tiny_fastbert
 
 from fastbert.inference.engine import Engine
@@ -45,12 +45,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_budget_remembered(error):
     assert max(tried) <= 40
 
 
+@pytest.mark.parametrize(("kind", "rule"), [("scattered", at), ("bag", soft)])
 @pytest.mark.parametrize(("fails", "limit"), [("states", 140), ("gather", 100)])
-def test_a_pool_that_does_not_fit_is_halved_and_remembered(fails, limit, monkeypatch):
+def test_a_pool_that_does_not_fit_is_halved_and_remembered(fails, limit, kind, rule, monkeypatch):
     """Its hidden states, or those of the survivors that are gathered beside them."""
     tokens = random_tokens(np.arange(2, 22), seed=3)
     deep = np.arange(len(tokens)) % 4 == 0
-    small = engine("scattered", pool_tokens=10_000)
+    small = engine(kind, pool_tokens=10_000)
     tried = []
     if fails == "states":
         real = torch.empty
@@ -66,19 +67,19 @@ def test_a_pool_that_does_not_fit_is_halved_and_remembered(fails, limit, monkeyp
         gather = torch.Tensor.index_select
 
         def limited(self, dim, index):
-            tried.append(len(index))
-            if len(index) > limit:
+            tried.append(len(index) * (self.ndim == 2))
+            if self.ndim == 2 and len(index) > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return gather(self, dim, index)
 
         monkeypatch.setattr(torch.Tensor, "index_select", limited)
-    found = small.classify(tokens, at(0.6, small), deep)
+    found = small.classify(tokens, rule(0.6, small), deep)
     assert max(tried) > limit  # control: the limit was hit
     tried.clear()
-    small.classify(tokens, at(0.6, small), deep)
+    small.classify(tokens, rule(0.6, small), deep)
     assert max(tried) <= limit
     monkeypatch.undo()
-    expected = engine("scattered").classify(tokens, at(0.6, small), deep)
+    expected = engine(kind).classify(tokens, rule(0.6, small), deep)
     assert np.array_equal(found.exit, expected.exit)
     assert np.array_equal(found.answer["label"], expected.answer["label"])
     np.testing.assert_allclose(found.answer["score"], expected.answer["score"], atol=1e-9)

@@ -2,6 +2,7 @@
 has its last answer."""
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,15 @@ from transformers import pipeline
 
 import fastbert
 from fastbert.configuration import FastBertConfig
-from fastbert.exits.question import Question
+from fastbert.exits.question import Question, questions_of
 from fastbert.exits.rules import Threshold
 from fastbert.inference.cost import CostModel
 from fastbert.inference.decisions import row_exits
 from fastbert.inference.engine import Engine
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import load_model
+from pipelines.input.columns import InputColumns
+from pipelines.output.schema import output_schema
 
 TOPICS, TAGS = ["a", "b", "c", "d"], ["x", "y", "z"]
 ASKED = [
@@ -235,10 +238,14 @@ def test_a_promise_for_each_and_what_each_gets(trained, tmp_path, monkeypatch):
     refused(calibrated(folder), "question 'grade'", "--tolerance grade=D")
     refused(calibrated(folder, "--cutoff", "topic=3", "--cutoff", "grade=1"), "'topic': --cutoff")
     refused(calibrated(folder, "--cutoff", "grade=x"), "--cutoff is 'grade=x'")
+    for odd in ("gradd=1", "1"):
+        refused(calibrated(folder, "--cutoff", "grade=1", "--cutoff", odd), "of no question")
     result = calibrated(folder, "--cutoff", "grade=0.5")
     assert result.exit_code == 0, result.output
     point = json.loads(result.stdout.splitlines()[-1])["operating_point"]
     assert point["name"] == "max-disagreement-0.1"
+    again = json.loads(calibrated(folder, "--cutoff", "grade=0.5").stdout.splitlines()[-1])
+    assert again["operating_point"]["name"] == "max-disagreement-0.1"  # the same, not another one
     assert [*point["questions"]] == ["topic", "tags", "grade"]
     assert point["questions"]["grade"]["within"] == [0.5]
     assert all(each["promise"]["share"] == 0.1 for each in point["questions"].values())
@@ -326,6 +333,40 @@ def test_evaluation_of_each(trained):
             "answers 3 questions", "topic, tags, grade")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "names", [("a", "A"), ("a", "a_audit"), ("x", "x_label"), ("a", 'b"'), ("a", "a")]
+)
+def test_questions_whose_columns_could_not_be_told_apart(names, tmp_path):
+    texts = random_texts(8)
+    table = pa.table([texts, ["x", "y"] * 4, ["x", "y"] * 4], names=["text", *names])
+    pq.write_table(table, tmp_path / "a.parquet")
+    asked = [part for name in names for part in ("--label-column", name)]
+    said = {("a", 'b"'): "without quotes", ("a", "a"): ""}.get(names, "two columns of the output")
+    refused(invoke("train", "--train", tmp_path / "a.parquet", *asked, "--output", tmp_path / "m"),
+            said)  # fmt: skip
+    with pytest.raises(fastbert.InputError):
+        questions_of([{"name": name, "classes": 2} for name in names], None)
+
+
+def test_points_that_this_release_does_not_know_are_refused(trained, tmp_path):
+    folder, _ = trained
+    model = Path(shutil.copytree(folder / "model", tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    point = config["operating_points"][config["default_operating_point"]]
+    point["questions"]["topic"]["patience"] = 3
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(fastbert.InputError, match="'patience', which this release does not know"):
+        fastbert.load(model).point()
+
+
+def test_columns_are_told_apart_as_sql_does():
+    added = output_schema({"Topic": "single-label", "tone": "score"})
+    schema = pa.schema([("text", pa.string()), ("topic_LABEL", pa.string()), ("x", pa.int8())])
+    assert InputColumns(added=added).carried(schema) == {
+        "topic_LABEL": "input_topic_LABEL", "x": "x",
+    }  # fmt: skip
+
+
 # Classifiers on one backbone.
 
 
@@ -374,7 +415,7 @@ def test_classifiers_on_one_backbone_are_one_pass(teachers):
 
 def test_others_are_refused(teachers):
     refused(distilled(teachers, ["topics", "other"]), "the backbones of", "differ, as in")
-    refused(distilled(teachers, ["topics", "topics"]), "two of them alike", "--question")
+    refused(distilled(teachers, ["topics", "topics"]), "two columns of the output", "--question")
     refused(distilled(teachers, ["topics", "toxic"], "--question", "one"), "names 1 questions")
     path = teachers / "toxic" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": False}))

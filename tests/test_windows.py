@@ -67,6 +67,11 @@ def test_windows_are_those_of_hugging_face(tmp_path, stride, most, fast):
     ]
 
 
+def test_windows_are_as_fast_to_cut_as_texts(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path)
+    assert Tokenizer(tokenizer, Windows()).fast == Tokenizer(tokenizer).fast
+
+
 def test_some_rows_keep_their_windows(tmp_path):
     found = Tokenizer(tiny_tokenizer(tmp_path), Windows())(TEXTS, None, LENGTH)
     chosen = np.array([30, 4, 33, 4, 0])
@@ -223,6 +228,8 @@ def test_from_training_to_a_report(tmp_path, monkeypatch):
     refused(invoke(*learn, "--stride", 3), "go with --windows")
     refused(invoke(*learn, "--windows", "some"), "--windows is 'some'")
     refused(invoke(*learn, "--windows", "all", "--stride", 9), "stride of 9", "half")
+    refused(invoke(*learn, "--windows", 0), "0 at most")
+    refused(invoke(*learn, "--max-length", 4, "--windows", "all", "--stride", 2), "expected less")
     refused(invoke(*learn, "--windows", 2, "--pair-column", "text"), "single texts")
     result = invoke(*learn, "--windows", 3, "--stride", 2)
     assert result.exit_code in (0, 3), result.output
@@ -265,6 +272,10 @@ def test_from_training_to_a_report(tmp_path, monkeypatch):
     calibrated = invoke("calibrate", "--model", tmp_path / "model", "--corpus", tmp_path / "train",
                         "--max-disagreement", 0.3)  # fmt: skip
     assert calibrated.exit_code == 0, calibrated.output
+    judged = invoke("evaluate", "--model", tmp_path / "model", "--data", tmp_path / "in",
+                    "--no-timing")  # fmt: skip
+    judged = json.loads(judged.stdout.splitlines()[-1])
+    assert judged["full_depth_flops"] == judged["speeds"][0]["flops"]
     again = json.loads(invoke(*asked).stdout.splitlines()[-1])
     assert again["slices_labelled"] == 0
     assert POSITIONS > LENGTH

@@ -71,6 +71,9 @@ class Configuration(Protocol):
     def question_list(self) -> tuple[Question, ...]: ...
 
     @property
+    def label_names(self) -> list[str]: ...
+
+    @property
     def windowing(self) -> Windows | None: ...
 
 

@@ -32,9 +32,9 @@ def leave_before_layers(
 ) -> Mask:
     """Rows of these numbers (n,), each of one window, at an exit that reads tokens; which of them
     go on, bool (n,)."""
-    device = bag.tokens.device
-    logits = [torch.empty(0, bag.classifier.out_features, device=device)]
-    start = 0
+    if not len(rows):
+        return np.zeros(0, bool)
+    device, logits, start = bag.tokens.device, [], 0
     while start < len(rows):
         stop = start + batch_rows(tokens.lengths[start:], _TOKENS)
         begin, end = tokens.offsets[start], tokens.offsets[stop]

@@ -155,7 +155,8 @@ class Job:
             max_length=self.config.max_length,
             windows=self._windows(),
             truncated=begun_with or settings.truncated,
-            all_scores=self._all_scores(last),
+            all_scores=(all_scores := self._all_scores(last)),
+            classes=self.config.label_names if all_scores else None,
         )
 
     def _windows(self) -> dict[str, Any] | None:

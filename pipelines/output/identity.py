@@ -22,6 +22,7 @@ _FORMERLY = {
     "questions": None,
     "kinds": {"": "single-label"},
     "all_scores": False,
+    "classes": None,
     "windows": None,
 }
 
@@ -47,6 +48,7 @@ class Identity:
     windows: dict[str, Any] | None = None  # how longer texts are read
     truncated: bool = False  # whether there is a column that tells where a text was cut
     all_scores: bool = False  # and one of the probabilities of all classes
+    classes: list[str] | None = None  # which these are, of all questions
     schema_version: int = SCHEMA_VERSION
 
     @cached_property

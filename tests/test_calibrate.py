@@ -16,7 +16,7 @@ from fastbert.checkpoint import fingerprint, store_operating_point
 from fastbert.configuration import load_config
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
-from fastbert.inference.engine import Engine
+from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model, save_checkpoint
@@ -76,7 +76,8 @@ def test_a_promise_is_stored_and_true_of_the_rows(model, corpus):
     network, tokenizer = load_model(model), load_tokenizer(model)
     examples, _ = read_examples([str(corpus)], InputColumns())
     tokens = Tokenizer(tokenizer)(examples.texts, None, network.config.max_length)
-    found = Engine(network).classify(tokens, point.rule(), np.ones(len(tokens), bool))
+    engine = Engine(network, dtype=DTYPES[point.evidence.precision])
+    found = engine.classify(tokens, point.rule(), np.ones(len(tokens), bool))
     assert np.bincount(found.exit, minlength=LAYERS).tolist() == point.evidence.exits
     assert point.exit_depths == point.evidence.exit_depths == [1, 2, 3]
     assert (found.answer["label"] != found.deep["label"]).sum() <= point.evidence.broken

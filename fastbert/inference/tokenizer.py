@@ -46,8 +46,14 @@ class Tokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, windows: Windows | None = None) -> None:
         """With `windows` texts are not cut, but divided; pairs of texts are not."""
-        self.tokenizer, self.windows = tokenizer, windows
+        self.tokenizer = tokenizer
+        self.windows: Windows | None = None  # until both ways are known to agree
         self._wordpiece: Any = None
+        self._find_wordpiece()
+        self.windows = windows
+
+    def _find_wordpiece(self) -> None:
+        tokenizer = self.tokenizer
         if not isinstance(tokenizer, PreTrainedTokenizerFast) or not find_spec("nanotoken"):
             return
         from nanotoken import UnsupportedTokenizerError, WordPieceTokenizer
@@ -76,9 +82,6 @@ class Tokenizer:
         """Texts, or pairs of texts, to token ids with special tokens, as `tokens.tokenize`."""
         if self.windows is not None and pairs is None:
             return in_windows(self._bare(texts), self.tokenizer, max_length, self.windows)
-        return self._cut_to(texts, pairs, max_length)
-
-    def _cut_to(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Tokens:
         specials = self.tokenizer.num_special_tokens_to_add(pair=pairs is not None)
         if self._wordpiece is None or not texts or max_length < specials:
             return tokenize(self.tokenizer, texts, pairs, max_length)
@@ -116,7 +119,7 @@ class Tokenizer:
         """
         for pairs in (None, PROBES[::-1]):
             for max_length in _PROBE_LENGTHS:
-                found = self._cut_to(PROBES, pairs, max_length)
+                found = self(PROBES, pairs, max_length)
                 expected = tokenize(self.tokenizer, PROBES, pairs, max_length)
                 arrays = zip(vars(found).values(), vars(expected).values(), strict=True)
                 if not all(np.array_equal(a, b) for a, b in arrays):

@@ -187,14 +187,16 @@ def save_checkpoint_of_questions(folder: Path) -> dict[str, Kind]:
     torch.manual_seed(0)
     model = make_noisy(FastBertForSequenceClassification(config), 2)
     depths = list(range(1, LAYERS + 1))
-    criteria: dict[str, dict[str, Any]] = {
-        "animal": {"criterion": "entropy"},
-        "tags": {"criterion": "entropy"},
-        "grade": {"criterion": "cutoff", "within": [2.0], "temperatures": [1.0] * (LAYERS - 1)},
-    }
+    rules: dict[str, tuple[float, dict[str, Any]]] = {
+        "animal": (0.85, {"criterion": "entropy"}),
+        "tags": (0.99, {"criterion": "entropy"}),
+        "grade": (
+            0.5, {"criterion": "cutoff", "within": [2.0], "temperatures": [1.0] * (LAYERS - 1)}
+        ),
+    }  # fmt: skip
     points = {
-        name: OperatingPoint(name, [0.97] * (LAYERS - 1), exit_depths=depths, **more)
-        for name, more in criteria.items()
+        name: OperatingPoint(name, [most] * (LAYERS - 1), exit_depths=depths, **more)
+        for name, (most, more) in rules.items()
     }
     point = OperatingPoint.of_questions("all", points)
     model.config.operating_points = {"all": point.settings()}

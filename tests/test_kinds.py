@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from support.jobs import invoke, refused
 from support.labelling import table_of
 from support.models import save_tiny_models, tiny_classifier, tiny_tokenizer
@@ -157,6 +158,9 @@ def test_from_a_promise_to_a_report(trained, tmp_path, monkeypatch):
     assert labels <= known
     export = invoke("export", "--output", tmp_path / "out", "--delta", tmp_path / "delta")
     assert export.exit_code == 0, export.output
+    if all_scores:
+        exported = pa.schema(DeltaTable(str(tmp_path / "delta")).schema().to_arrow())
+        assert json.loads(exported.field("scores").metadata[b"classes"]) == names
 
 
 def test_evaluation_has_the_tasks_measures(trained):

@@ -62,7 +62,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     examples, _ = read_labelled(list(settings.corpus), columns, known, settings.rows, settings.seed)
     tokenize = Tokenizer(tokenizer, model.config.windowing)
     tokens = tokenize(examples.texts, examples.pairs, model.config.max_length)
-    tell_truncated(tokens.cut, len(tokens), model.config.max_length)
+    tell_truncated(tokens.cut, len(tokens), model.config.max_length, model.config.windowing)
     precision = resolve(settings.precision, device())
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
     with counting(len(tokens)) as counter:

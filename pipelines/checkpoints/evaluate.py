@@ -57,7 +57,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     engine = Engine(model, device(), DTYPES[precision])
     tokenize = Tokenizer(tokenizer, config.windowing)
     tokens = tokenize(examples.texts, examples.pairs, config.max_length)
-    tell_truncated(tokens.cut, len(tokens), config.max_length)
+    tell_truncated(tokens.cut, len(tokens), config.max_length, config.windowing)
     speeds = [0.0, *sorted(set(_speeds(settings, config)) - {0.0})]
     points = [OperatingPoint.of_speed(speed, config, settings.exits) for speed in speeds]
     points += stored

@@ -175,7 +175,7 @@ def save(
     the monotonic clock."""
     if is_first_worker():
         save_checkpoint(model, tokenizer, output)
-    tell_truncated(truncated, rows, model.config.max_length)
+    tell_truncated(truncated, rows, model.config.max_length, model.config.windowing)
     return {
         "output": redacted(output),
         "classes": model.config.label_names,

@@ -91,7 +91,8 @@ def fitting(columns: pa.Schema, table: pa.Schema) -> pa.Schema:
                 "table, which would lose values; export to another table"
             )
     # Lists without any element have no type of it: it is taken for a string.
-    new = [pa.field(name, _storable(kind, pa.string())) for name, kind in kinds.items()]
+    new = [columns.field(name) for name in kinds]
+    new = [field.with_type(_storable(field.type, pa.string())) for field in new]
     together = [*table, *new]
     times = Counter(field.name.casefold() for field in together)
     if twice := [field.name for field in together if times[field.name.casefold()] > 1]:
@@ -191,7 +192,18 @@ def _schema(storage: Storage, commit: Commit) -> pa.Schema:
     footer = storage.footer(commit.path)  # without, it is gone or damaged: all of it says which
     schema = footer.schema.to_arrow_schema() if footer else _read(storage, commit).schema
     names = _names(schema)
-    return pa.schema([(name, _storable(f.type)) for name, f in zip(names, schema, strict=True)])
+    return pa.schema(
+        [
+            field.with_name(name).with_type(_storable(field.type)).with_metadata(_classes(field))
+            for name, field in zip(names, schema, strict=True)
+        ]
+    )
+
+
+def _classes(field: pa.Field) -> dict[bytes, bytes] | None:
+    """Of a column's metadata, the names of the classes that it has numbers of."""
+    found = {key: value for key, value in (field.metadata or {}).items() if key == b"classes"}
+    return found or None
 
 
 def _names(schema: pa.Schema) -> list[str]:

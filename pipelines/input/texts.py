@@ -5,6 +5,7 @@ from itertools import compress
 
 import pyarrow as pa
 
+from fastbert.exits.windows import Windows
 from fastbert.inference.texts import unusable
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,12 @@ def _decode(raw: bytes | None) -> tuple[str | None, str | None]:
     return text, unusable(text)
 
 
-def tell_truncated(rows: int, of: int, max_length: int) -> None:
+def tell_truncated(rows: int, of: int, max_length: int, windows: Windows | None) -> None:
     """Say how many texts were cut, aloud where they are many."""
     if rows:
+        most = f"{windows.most} windows of " if windows else ""
         log.log(
             logging.WARNING if rows > _MANY_CUT * of else logging.INFO,
             f"{rows:,} of {of:,} texts ({rows / of:.1%}) are longer than the model's "
-            f"{max_length} tokens: what lies behind is not read",
+            f"{most}{max_length} tokens: what lies behind is not read",
         )

@@ -238,7 +238,7 @@ class Job:
                 "slices again",
                 found["model_errors"],
             )
-        tell_truncated(found["truncated_rows"], found["rows"], self.identity.max_length)
+        tell_truncated(found["truncated_rows"], found["rows"], self.identity.max_length, self.identity.windowing)
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         kept = pa.concat_tables([plan.up_to_date, plan.spared])

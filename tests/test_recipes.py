@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from support.jobs import invoke
 from support.labelling import settings
+from support.models import save_checkpoint_of_questions
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
 
@@ -72,6 +74,31 @@ def test_rows_and_audits_of_each_recipe(month):
         assert each["upper_percent"] == pytest.approx(100 * high, abs=1e-3)
     runs = analytics.open(str(month)).query("select run_id, checkpoint, thresholds from runs")
     assert runs["checkpoint"].notna().all()  # of the killed run, too
+
+
+def test_a_killed_run_of_several_questions_is_of_the_recipe_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "RunLock", lambda s, r: RunLock(s, r, settle=0))
+    save_checkpoint_of_questions(model := tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    closer = json.loads(json.dumps(config["operating_points"]["all"]))
+    closer["questions"]["grade"] |= {"criterion": "tolerance", "within": [1e-5]}
+    config["operating_points"]["closer"] = closer
+    farther = json.loads(json.dumps(closer))
+    farther["questions"]["grade"]["within"] = [0.5]
+    config["operating_points"]["farther"] = farther
+    (model / "config.json").write_text(json.dumps(config))
+    for night, (point, stage) in enumerate(
+        [("closer", InProcess()), ("closer", Killed()), ("farther", InProcess())]
+    ):
+        for part in range(3):
+            write_shard(tmp_path / "in" / f"{night}{part}.parquet", random_texts(9, seed=night))
+        run = settings(tmp_path / "in", tmp_path / "out", str(model), run_id=f"night-{night}",
+                       operating_point=point, on_change="new")  # fmt: skip
+        with suppress(KeyboardInterrupt):
+            label(run, stage)
+    found = recipes(analytics.open(str(tmp_path / "out")))
+    assert found["runs"].tolist() == [2, 1]
+    assert found["rows"].tolist() == [54, 27]
 
 
 def test_nights_add_up_within_a_recipe(month):

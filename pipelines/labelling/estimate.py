@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.operating_point import WHERE, OperatingPoint
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
@@ -71,9 +71,7 @@ def _parsed(text: bytes) -> dict[str, Any]:
 def _tells(run: dict[str, Any], identity: Identity) -> bool:
     """Whether a summary has what it takes, and is of this model and point."""
     numbers = ("rows", "device_seconds", "flops", "full_flops")
-    same = all(
-        run.get(k) == getattr(identity, k) for k in ("checkpoint", "criterion", "thresholds")
-    )
+    same = all(run.get(key) == getattr(identity, key) for key in ("checkpoint", *WHERE))
     same &= run.get("questions") == questions_text(identity)
     known = all(isinstance(run.get(k), int | float) and run[k] > 0 for k in numbers)
     return same and known and isinstance(run.get("startup_seconds"), int | float)

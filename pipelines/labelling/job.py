@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint
 from fastbert.errors import InputError
-from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.operating_point import WHERE, OperatingPoint
 from fastbert.filesystem import absolute, redacted
 from fastbert.outline import read_outline
 from fastbert.writable import check_file
@@ -181,8 +181,7 @@ class Job:
             "model": redacted(self.settings.model),
             "checkpoint": self.identity.checkpoint,
             "operating_point": self.point.name,
-            "criterion": self.point.criterion,
-            "thresholds": list(self.point.thresholds),
+            **{key: getattr(self.identity, key) for key in WHERE},
             "questions": questions_text(self.identity),
             "shards": plan.shards,
             "passed_over": self.passed_over,

@@ -42,6 +42,8 @@ RUNS = pa.schema(
         ("operating_point", _TEXT),
         ("criterion", _TEXT),
         ("thresholds", pa.list_(_NUMBER)),
+        ("temperatures", pa.list_(_NUMBER)),
+        ("within", pa.list_(_NUMBER)),
         ("questions", _TEXT),  # where several are asked: the same of each, as JSON
         ("shards", _INTEGER),
         ("passed_over", _INTEGER),  # files below the input that are no shards

@@ -91,4 +91,4 @@ class Identity:
 
 def questions_text(identity: Identity) -> str | None:
     """Where rows leave for each of several questions, as JSON; None for one."""
-    return None if identity.questions is None else json.dumps(identity.questions, sort_keys=True)
+    return None if identity.questions is None else json.dumps(identity.questions)

@@ -171,6 +171,9 @@ AUDITS = f"""
     order by started_at nulls first, run_id
 """
 
+#: What makes runs one recipe. Temperatures, which earlier runs do not say, go with thresholds.
+_RECIPE = "runs.checkpoint, criterion, thresholds, within, questions"
+
 #: Audited runs, and what all of their recipe have found until then.
 AUDITED = f"""
     select {_AUDIT},
@@ -178,13 +181,13 @@ AUDITED = f"""
            sum(round(audit_agreement * audit_rows)) over so_far as all_agreed
     from runs where finished and audit_rows > 0 and audit_agreement is not null
     window so_far as (
-        partition by checkpoint, criterion, thresholds, questions order by started_at, run_id
+        partition by {_RECIPE} order by started_at, run_id
     )
     order by started_at nulls first, run_id
 """
 
 #: Of each checkpoint at each point: what the table holds of it, and what all of its audits found.
-RECIPES = """
+RECIPES = f"""
     with sums as (
         select run_id, sum(rows) filter (current) as held, sum(audit_rows) as audited,
                sum(audit_agreements) as agreed
@@ -199,7 +202,7 @@ RECIPES = """
            count(*) filter (audited > 0) as audited_runs,
            coalesce(sum(audited), 0)::bigint as audited, coalesce(sum(agreed), 0)::bigint as agreed
     from runs left join sums using (run_id) where thresholds is not null
-    group by runs.checkpoint, criterion, thresholds, questions
+    group by {_RECIPE}
     order by last_used nulls first, checkpoint
 """
 

@@ -83,16 +83,19 @@ RECIPES = """
     select run_id, any_value(recipe) as recipe from commits group by run_id
 """
 
+_NUMBERS = ("thresholds", "temperatures", "within")
 #: Runs that are still at work, or were killed, have statistics at most.
 RUNS = f"""
     create or replace view runs as
-    select * replace (try_cast(started_at as timestamp) as started_at), true as finished
+    select * replace (try_cast(started_at as timestamp) as started_at,
+                      try_cast(questions as json)->>'$' as questions), true as finished
     from summaries
     union all by name
     select run_id, min(committed_at) as started_at, false as finished,
            any_value(recipe->>'checkpoint') as checkpoint,
            any_value(recipe->>'criterion') as criterion,
-           any_value((recipe->'thresholds')::double[]) as thresholds,
+           {", ".join(f"any_value((recipe->'{key}')::double[]) as {key}" for key in _NUMBERS)},
+           any_value(recipe->>'questions') as questions,
            count(*) as slices_labelled, sum(rows)::bigint as rows,
            sum(error_rows)::bigint as error_rows, sum(tokens)::bigint as tokens,
            sum(flops)::decimal(38, 0) as flops,

@@ -50,6 +50,7 @@ class Label:
     tokens: int | None  # after truncation
     error: str | None  # why there is no label
     truncated: bool | None  # whether the text was longer than these tokens
+    windows: int | None = None  # that the text was read as, where the model reads by windows
     scores: list[float] | None = None  # of all classes, if asked for
 
 
@@ -65,6 +66,7 @@ class Labels:
     tokens: int | None
     error: str | None
     truncated: bool | None
+    windows: int | None = None
     scores: list[float] | None = None
 
 
@@ -78,6 +80,7 @@ class Value:
     tokens: int | None
     error: str | None
     truncated: bool | None
+    windows: int | None = None
 
 
 _ANSWERS: dict[Kind, type[Label] | type[Labels] | type[Value]] = {
@@ -86,7 +89,7 @@ _ANSWERS: dict[Kind, type[Label] | type[Labels] | type[Value]] = {
     "score": Value,
 }
 #: What is told of a text, not of an answer.
-_OF_ROW = ("tokens", "error", "truncated")
+_OF_ROW = ("tokens", "error", "truncated", "windows")
 
 
 class Classifier:
@@ -197,6 +200,8 @@ class Classifier:
         found, lengths = [each.take(answered) for each in found], tokens.costly[answered]
         cost = CostModel(self.model).using(exits_used(rules))
         answers = columns(found, lengths, good, engine.questions, cost)
+        if self.model.config.windowing is None:
+            del answers["windows"]
         answers["error"] = pa.array(errors, pa.string())
         cut = np.zeros(len(first), bool)
         cut[rows] = tokens.truncated

@@ -128,6 +128,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
         model.backbone.load_state_dict(weights)
         return model
 
+    @torch.no_grad()
+    def begin(self, targets: torch.Tensor) -> None:
+        """Let the last exit, which has learnt nothing, know how frequent the targets of n rows are
+        (compare Lin et al. 2017, section 4.1)."""
+        last = self.heads[-1]
+        assert not isinstance(last, JointHead)
+        last.classifier.bias.copy_(self.questions.prior(targets))
+
     @property
     def task(self) -> Task:
         """Of a model that is asked one thing; ValueError for others."""

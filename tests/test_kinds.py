@@ -61,7 +61,7 @@ def trained(request, tmp_path_factory):
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     tiny_classifier().base_model.save_pretrained(folder / "backbone")
     tiny_tokenizer(folder).save_pretrained(folder / "backbone")
-    shard(folder / "train.parquet", kind, 800, 1)
+    shard(folder / "train.parquet", kind, 1200, 1)
     shard(folder / "corpus.parquet", kind, 1500, 2)
     result = invoke(
         "train", "--train", folder / "train.parquet", "--label-column", TRUTH[kind][0],

@@ -49,7 +49,9 @@ def test_three_lines(calibrated):
     assert found.exit_layer in (1, 2, 3)
     assert (found.tokens, found.error) == (5, None)
     table = model.label(["the red stone"] * 2, as_="arrow")
-    assert [row | {"scores": None} for row in table.to_pylist()] == [vars(found)] * 2
+    assert [row | {"scores": None, "windows": None} for row in table.to_pylist()] == [
+        vars(found)
+    ] * 2
     assert table.column_names == COLUMNS
     assert model.label([]) == []
     assert model.label([], as_="arrow").schema == table.schema

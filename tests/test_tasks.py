@@ -387,3 +387,34 @@ def test_points_break_no_more_than_they_say(kind, criterion, within):
     assert point.evidence.broken <= 0.3 * point.evidence.rows
     assert broken.mean() < 0.36
     assert (found.exit < len(tested.exits) - 1).any()
+
+
+@pytest.mark.parametrize("targets", [
+    torch.tensor([0, 2, 2, 2, 1, 2] * 50),
+    torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 1.0]] * 150),
+])  # fmt: skip
+def test_nothing_suits_all_rows_better_than_the_prior_of_one_label(targets):
+    check_prior(task_of(Question(), ["a", "b", "c"]), targets)
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_nothing_suits_all_rows_better_than_the_prior(kind):
+    generator = torch.Generator().manual_seed(3)
+    hot = torch.rand(600, 5, generator=generator) < torch.tensor([0.01, 0.2, 0.5, 0.9, 0.04])
+    targets = hot.float() if kind == "several-labels" else torch.rand(600, generator=generator) * 5
+    targets[7] = math.nan  # of which nothing is known
+    task = task_of(QUESTIONS[kind], list("abcde") if kind == "several-labels" else ["grade"])
+    check_prior(task, targets)
+
+
+def check_prior(task: Any, targets: torch.Tensor) -> None:
+    def of(logits: torch.Tensor) -> float:
+        return task.loss(logits.expand(len(targets), -1), targets).mean().item()
+
+    prior = task.prior(targets)
+    assert prior.shape == (task.numbers,)
+    for k in range(1 if task.question.kind == "score" else task.numbers):
+        for step in (-0.3, 0.3):
+            other = prior.clone()
+            other[k] += step
+            assert of(other) > of(prior)

@@ -267,6 +267,8 @@ def test_from_training_to_a_report(tmp_path, monkeypatch):
     cost = CostModel(library.model)
     assert table["flops"].to_pylist() == cost.row_flops(read.costly, found.exit).tolist()
     same = library.label(texts, speed=0, as_="arrow")
+    assert same["windows"].to_pylist() == counts
+    assert [each.windows for each in library.label(texts, speed=0)] == counts
     deep = Engine(library.model).classify(read, Threshold.of([0.0] * LAYERS))
     assert same["label"].to_pylist() == [names[k] for k in deep.answer["label"]]
     calibrated = invoke("calibrate", "--model", tmp_path / "model", "--corpus", tmp_path / "train",

@@ -12,7 +12,7 @@ import msgspec
 from fastbert.errors import InputError, explained
 from fastbert.exits.exit import PAPER_EXITS, Exit, chosen
 from fastbert.exits.question import Question
-from fastbert.exits.rules import CRITERIA_OF, PLAIN, TEMPERED, Threshold
+from fastbert.exits.rules import CRITERIA_OF, PLAIN, TEMPERED, WITHIN, Threshold
 from fastbert.exits.windows import Windows
 
 #: What a promise bounds: rows whose answer is not full depth's, or rows that full depth gets right
@@ -22,8 +22,6 @@ Harm = Literal["disagreement", "accuracy-loss"]
 
 #: What of a point says where rows leave.
 WHERE = ("criterion", "thresholds", "temperatures", "within")
-#: Criteria that go with numbers.
-WITHIN = ("tolerance", "cutoff")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 #: What an uncertainty may mean, by the kind of question, the one that `calibrate` takes by default
 #: first: `fastbert.tasks` computes them, with torch. For a score it says when two answers count as
-#: the same, too: `tolerance` and `cutoff` go with numbers, those that a point is `within`.
+#: the same, too.
 CRITERIA_OF = {
     "single-label": ("tempered-entropy", "entropy", "top-entropy", "max-probability", "margin"),
     "several-labels": ("tempered-entropy", "entropy"),
@@ -21,6 +21,8 @@ CRITERIA_OF = {
 }
 #: Those of the exits' answers so far, each softened by a temperature of its own.
 TEMPERED = {"tempered-entropy", "tolerance", "cutoff"}
+#: Those that go with numbers.
+WITHIN = {"tolerance", "cutoff"}
 #: What a single threshold for all exits is about, by the kind of question: the paper's for labels.
 PLAIN = {"single-label": "entropy", "several-labels": "entropy", "score": "spread"}
 

@@ -122,6 +122,10 @@ class Questions:
                 largest[:, asked.numbers.stop - 1] = mean[:, asked.numbers.stop - 1]
         return largest
 
+    def prior(self, targets: torch.Tensor) -> torch.Tensor:
+        """What to say of a row without a look at it, by the targets of n others: (N,)."""
+        return torch.cat([asked.task.prior(self.targets(asked, targets)) for asked in self])
+
     def shown(self, logits: torch.Tensor) -> torch.Tensor:
         """What Hugging Face's classifiers give: logits (..., N) to (..., classes)."""
         return torch.cat([asked.task.shown(logits[..., asked.numbers]) for asked in self], -1)

@@ -148,9 +148,10 @@ class Score:
         """The mean, which explains nothing of the variance."""
         return f"{answers['value'].mean():.4g}", 0.0
 
-    def blind(self, targets: torch.Tensor) -> torch.Tensor:
-        """By the mean."""
-        return self._standard(targets - targets.mean() + self.question.centre) ** 2
+    def prior(self, targets: torch.Tensor) -> torch.Tensor:
+        """The mean."""
+        mean = self._standard(targets[self.given(targets)].mean()).float()
+        return torch.stack([mean, mean.new_tensor(_NOT_OFF)])
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
         """Rows between two cut-offs, or else between two multiples of a power of ten."""

@@ -141,10 +141,11 @@ class SeveralLabels(OfClasses):
         names = [name for name, has in zip(self.names, kinds[best], strict=True) if has]
         return ", ".join(names) or _NONE, float(rows[best] / len(answers))
 
-    def blind(self, targets: torch.Tensor) -> torch.Tensor:
-        """By the share of the rows that has each label."""
-        shares = targets.mean(0).clamp(1e-6, 1 - 1e-6).logit()
-        return self.loss(shares.expand(len(targets), -1), targets)
+    def prior(self, targets: torch.Tensor) -> torch.Tensor:
+        """The share of the rows that has each label, as if one more had it, and one more did not:
+        most labels are rare, and long in learning that else."""
+        known = targets[self.given(targets)]
+        return ((known.sum(0) + 1) / (len(known) + 2)).logit()
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
         """Rows by label, each once for every label that it has."""

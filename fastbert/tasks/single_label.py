@@ -134,13 +134,12 @@ class SingleLabel(OfClasses):
         best = int(counts.argmax())
         return self.names[best], float(counts[best] / len(answers))
 
-    def blind(self, targets: torch.Tensor) -> torch.Tensor:
-        """By the shares of the labels."""
-        chances = targets
+    def prior(self, targets: torch.Tensor) -> torch.Tensor:
+        """The shares of the labels, as if each had one row more."""
+        chances = targets[self.given(targets)]
         if not targets.is_floating_point():
-            chances = functional.one_hot(targets.long(), self.numbers).float()
-        shares = chances.mean(0).clamp(min=1e-12).log()
-        return self.loss(shares.expand(len(targets), -1), targets)
+            chances = functional.one_hot(chances.long(), self.numbers).float()
+        return ((chances.sum(0) + 1) / (len(chances) + self.numbers)).log()
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
         """Rows by name of the label; names may repeat."""

@@ -82,8 +82,9 @@ class Task(Protocol):
         """Which answer suits these (n,) best if it is the same for all, and the first measure of
         its quality."""
 
-    def blind(self, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of each of n rows without a look at it, from how frequent targets are: (n,)."""
+    def prior(self, targets: torch.Tensor) -> torch.Tensor:
+        """What to say of a row without a look at it, from how frequent the targets of n others are:
+        logits (N,)."""
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
         """How many rows have each answer, by its name."""

@@ -27,8 +27,8 @@ from fastbert.inference.precision import device, resolve
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.training.examples import Examples
+from pipelines.checkpoints.measured import MeasuredVerdict
 from pipelines.checkpoints.verdict import CONFIDENCE, Verdict
-from pipelines.checkpoints.verdicts import MeasuredVerdict
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import set_seed
 
 from fastbert.encoders.pretrained import locate_backbone
@@ -77,6 +79,7 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
     model = FastBertForSequenceClassification.from_backbone(
         settings.backbone, labels, questions=questions
     )
+    model.begin(torch.as_tensor(np.asarray(examples.labels)))
     tokenizer = load_tokenizer(locate_backbone(settings.backbone))
     pairs, backbone = bool(settings.pair_column), model.config.backbone_config()
     settle_length(model, tokenizer, examples, settings)

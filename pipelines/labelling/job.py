@@ -237,7 +237,8 @@ class Job:
                 "slices again",
                 found["model_errors"],
             )
-        tell_truncated(found["truncated_rows"], found["rows"], self.identity.max_length, self.identity.windowing)
+        by = self.identity
+        tell_truncated(found["truncated_rows"], found["rows"], by.max_length, by.windowing)
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         kept = pa.concat_tables([plan.up_to_date, plan.spared])

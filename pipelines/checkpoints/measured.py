@@ -43,7 +43,8 @@ class MeasuredVerdict:
         task, truth = outputs.task, outputs.task.truth(targets)
         known = torch.from_numpy(np.asarray(targets, np.float32))
         constant, quality = task.constant(truth)
-        gains = task.blind(known) - task.loss(torch.from_numpy(outputs.logits[-1]), known)
+        blind = task.prior(known).expand(len(known), -1)
+        gains = task.loss(blind, known) - task.loss(torch.from_numpy(outputs.logits[-1]), known)
         gains = gains.nan_to_num(-1e9, -1e9, -1e9).double()
         spread = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
         given, there = task.count(outputs.answers[-1]), task.count(truth)

@@ -231,6 +231,10 @@ def test_from_training_to_a_report(tmp_path, monkeypatch):
     refused(invoke(*learn, "--windows", 0), "0 at most")
     refused(invoke(*learn, "--max-length", 4, "--windows", "all", "--stride", 2), "expected less")
     refused(invoke(*learn, "--windows", 2, "--pair-column", "text"), "single texts")
+    first = [*learn, "--windows", "all", "--pool", "first", "--epochs", 0.1]
+    assert invoke(*first, "--distil-epochs", 0.1).exit_code in (0, 3)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["windows"] == {"most": 1, "stride": 0, "pool": "mean"}
     result = invoke(*learn, "--windows", 3, "--stride", 2)
     assert result.exit_code in (0, 3), result.output
     config = json.loads((tmp_path / "model" / "config.json").read_text())

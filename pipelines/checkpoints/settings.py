@@ -58,8 +58,10 @@ class SelfDistillation(Texts, NewCheckpoint):
         None,
     )
     stride: NoLess = setting("With --windows, tokens that a window shares with the one before.", 0)
-    pool: Literal["mean", "max"] = setting(
-        "With --windows, what a text's answer is of those of its windows.", "mean"
+    pool: Literal["mean", "max", "first"] = setting(
+        "With --windows, what a text's answer is of those of its windows. first: of the first one "
+        "alone, and the others are not read.",
+        "mean",
     )
     recipe: Literal["auto", "paper"] = setting(
         "What is not given in epochs, rates and length. auto: chosen by rows, classes and "

@@ -64,7 +64,11 @@ def settle_length(
         if texts.pairs is not None:
             raise InputError("--windows divides single texts, not pairs; leave it out")
         most = None if settings.windows == "all" else int(settings.windows)
-        windows = Windows(most, settings.stride, settings.pool)
+        windows = (
+            Windows(1, settings.stride)
+            if settings.pool == "first"
+            else Windows(most, settings.stride, settings.pool)
+        )
         model.config.windows = msgspec.structs.asdict(windows)
         _ = model.config.windowing  # which raises
         in_windows(Tokens.of([[0]]), tokenizer, length, windows)  # and so does this

@@ -30,9 +30,8 @@ class MeasuredVerdict:
     measures: list[dict[str, float]]  # by exit
     constant: str  # the answer that suits the rows best, if it is the same for all
     constant_quality: float  # of that, by the first measure
-    #: How much less the model's loss is than without a look at the text: mean over rows, and the
-    #: lower bound of what it is for all.
-    gain: float
+    #: How much less the model's loss is than without a look at the text: a lower bound of the mean
+    #: over all rows.
     gain_bound: float
     several: bool  # labels a row
     never: list[str]  # labels that some rows have and full depth never gives
@@ -54,7 +53,6 @@ class MeasuredVerdict:
             measures=[task.quality(at, truth) for at in outputs.answers],
             constant=constant,
             constant_quality=quality,
-            gain=float(gains.mean()),
             gain_bound=float(gains.mean()) - _QUANTILE * spread,
             several=task.question.kind == "several-labels",
             never=never,

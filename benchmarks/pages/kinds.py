@@ -95,10 +95,11 @@ def _windows() -> str:
     results = load("windows")
     found = results["flops_speedup"]
     return f"""
-The windows of a text go through the layers together. On IMDb, with {results["windows_per_text"]:.1f} of
-them a text, that saves {found["together"]:.2f}x where {results["share"]:.0%} of the answers change; to
-read the first one to the end, and the others where it is not sure, saves {found["first_1"]:.2f}x, and
-to begin with two {found["first_2"]:.2f}x (without a proof, at the best thresholds for these rows).
+The windows of a text go through the layers together. On IMDb, {results["windows_per_text"]:.1f}
+of them a text, that saves {found["together"]:.2f}x where {results["share"]:.0%} of the answers
+change; to read the first one to the end, and the others where it is not sure, saves
+{found["first_1"]:.2f}x, and to begin with two {found["first_2"]:.2f}x (without a proof, at the best
+thresholds for these rows).
 
 ```
 {results["program"]}

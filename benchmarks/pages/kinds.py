@@ -71,6 +71,10 @@ those of all splits together; *on the clock*: the engine in float32 at the first
 On {"; ".join(sorted(machines))}.
 
 {table(names, rows)}
+
+Scores leave later than labels: near a cut-off only the last layers tell on which side a row lies,
+and to be as near as a tolerance asks for everywhere is more than to be on the same side. Where rows
+to calibrate on are few, as here, the proof takes its share, too.
 {_together(results)}{_windows()}{_options(results["sets"])}
 ```
 {results["program"]}

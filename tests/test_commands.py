@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics")),
-    *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration", "guide")),
 ]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 
@@ -51,6 +51,8 @@ def world(tmp_path_factory) -> Path:
         write(root / "corpus" / name / "0.parquet", [ticket(source) for _ in range(rows)])
     for name, rows in (("labelled", 256), ("articles", 700)):
         write(root / f"{name}.parquet", [ticket(source) for _ in range(rows)], "article", "topic")
+    long = [(" ".join([text] * 9), label) for text, label in map(ticket, [source] * 128)]
+    write(root / "reviews.parquet", long)
     (root / "corpus" / "labels").symlink_to(root / "labels")  # pages have the table there
     teacher = root / "my-org" / "roberta-topics"
     topics = AutoConfig.for_model("roberta", **SIZES, max_position_embeddings=514, num_labels=4)

@@ -23,6 +23,7 @@ from support.stages import a_run
 
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import InputError
+from fastbert.inference.tokenizer import Tokenizer
 from fastbert.tokenizer import load_tokenizer
 from jobs.options import command as command_of
 from pipelines.input.shards import find_shards
@@ -99,21 +100,23 @@ class PoisonedReader(SliceReader):
         return super().read(piece)
 
 
+class PoisonedTokenizer(Tokenizer):
+    """Dies of some words."""
+
+    def __call__(self, texts, *rest):
+        for word in READ_POISON:
+            if any(word in text for text in texts):
+                READ_POISON[word]()
+        return super().__call__(texts, *rest)
+
+
 class PoisonedReadTokenize(ReadTokenize):
-    """A tokenizer that dies of some words, on a reader that dies of one slice."""
+    """That tokenizer, on a reader that dies of one slice."""
 
     def __init__(self, run) -> None:
         super().__init__(run)
         self.rows = PoisonedReader(self.columns)
-        real = self.tokenize
-
-        def tokenize(texts, *rest):
-            for word in READ_POISON:
-                if any(word in text for text in texts):
-                    READ_POISON[word]()
-            return real(texts, *rest)
-
-        self.tokenize = tokenize
+        self.tokenize.__class__ = PoisonedTokenizer
 
 
 class PoisonedLabelling(Labelling):

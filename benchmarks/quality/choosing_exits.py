@@ -34,10 +34,9 @@ from fastbert.calibration.promises import (
     speedup,
 )
 from fastbert.exits.operating_point import Promise
-from fastbert.exits.rules import TEMPERED
 from fastbert.inference.cost import CostModel
 
-SHARE = 0.01
+SHARE, CRITERION = 0.01, "tempered-entropy"
 #: What heads are counted as, in times of their FLOPs.
 WEIGHTS = (1, 3)
 
@@ -57,7 +56,7 @@ def choose(learners: Sample) -> np.ndarray:
     """The exits that save most on these rows, bool (E,)."""
 
     def saves(exits: np.ndarray) -> float:
-        path = make_path(learners, TEMPERED, exits, learners)
+        path = make_path(learners, CRITERION, exits, learners)
         return speedup(learners, furthest(learners, path, math.floor(SHARE * len(learners))))
 
     exits = np.ones(len(learners.cost.exits), bool)
@@ -82,12 +81,12 @@ def compare(known: Sample, weight: int, splits: int) -> dict[str, Any]:
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(n)
         sample, rest = known.take(order[: n // 2]), known.take(order[n // 2 :])
-        proves = np.random.default_rng(seed).random(len(sample)) < proving((TEMPERED,))
+        proves = np.random.default_rng(seed).random(len(sample)) < proving((CRITERION,))
         chosen = choose(sample.take(~proves))
         used += chosen
         for name, exits in (("all", np.ones(len(chosen), bool)), ("chosen", chosen)):
             point = keep_promise(
-                sample, Promise(SHARE, CONFIDENCE, len(rest)), (TEMPERED,), exits, seed
+                sample, Promise(SHARE, CONFIDENCE, len(rest)), (CRITERION,), exits, seed
             )
             if point is not None:
                 spent[name].append(1 / speedup(rest, point.rule()))

@@ -51,7 +51,7 @@ def world(tmp_path_factory) -> Path:
         write(root / "corpus" / name / "0.parquet", [ticket(source) for _ in range(rows)])
     for name, rows in (("labelled", 256), ("articles", 700)):
         write(root / f"{name}.parquet", [ticket(source) for _ in range(rows)], "article", "topic")
-    long = [(" ".join([text] * 9), label) for text, label in map(ticket, [source] * 128)]
+    long = [(" ".join([text] * 9), label) for text, label in map(ticket, [source] * 64)]
     write(root / "reviews.parquet", long)
     (root / "corpus" / "labels").symlink_to(root / "labels")  # pages have the table there
     teacher = root / "my-org" / "roberta-topics"

@@ -159,7 +159,8 @@ def texts_without_poison(rows: int) -> list[str]:
 def test_poison_costs_its_own_rows_only(tmp_path, checkpoint, executor):
     """Every second slice kills in its own way; the job ends by itself, and the rest is labelled."""
     texts = texts_without_poison(ROWS)
-    poison = [*LABEL_POISON, *READ_POISON]
+    # Both executors have the same children: Ray's are to survive one death of each stage.
+    poison = [*LABEL_POISON, *READ_POISON] if executor is LocalExecutor else ["bridge", "quiet"]
     for k, word in enumerate(poison):
         texts[k * SLICE + 3] += f" {word}"
     write_shard(tmp_path / "in" / "a.parquet", texts)
@@ -188,9 +189,10 @@ def test_poison_costs_its_own_rows_only(tmp_path, checkpoint, executor):
             doing = "reading" if word in READ_POISON else "labelling"
             assert all(f"given up: {doing} its slice ended" in error for error in errors), word
     assert all(row["error"] is None for rows in slices.values() for row in rows)
-    assert summary["quarantined_slices"] == deaths == 4
-    assert summary["error_rows"] == 4 * SLICE + 1
-    assert summary["retries"] >= 4 * LIMIT
+    failed = "bread" in poison
+    assert summary["quarantined_slices"] == deaths == len(poison) - failed
+    assert summary["error_rows"] == deaths * SLICE + failed
+    assert summary["retries"] >= deaths * LIMIT
     assert summary["exit_code"] == 3
 
     # The next night nothing is tried again but what has no rows; on demand the rest is, too.
@@ -200,7 +202,7 @@ def test_poison_costs_its_own_rows_only(tmp_path, checkpoint, executor):
         settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, retry_quarantined=True),
         executor(),
     )
-    assert healed["rows"] == 5 * SLICE
+    assert healed["rows"] == (deaths + 1) * SLICE
     assert healed["error_rows"] == healed["exit_code"] == 0
 
 
@@ -322,7 +324,7 @@ def test_held_by_one_run(tmp_path, checkpoint):
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_stopped_by_sigterm(tmp_path, checkpoint, executor):
     """As schedulers stop a job: within 3 s, with all commits kept and the output free again."""
-    write_shard(tmp_path / "in" / "a.parquet", random_texts(1000))
+    write_shard(tmp_path / "in" / "a.parquet", random_texts(400))
     output = tmp_path / "out"
     command = label_command(tmp_path / "in", output, checkpoint, 0.5, "--executor", executor)
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -343,13 +345,13 @@ def test_stopped_by_sigterm(tmp_path, checkpoint, executor):
     assert driver.returncode == 1, said
     assert "Error: stopped by SIGTERM" in said
     done = len(storage.paths("table", ".parquet"))
-    assert 3 <= done < 100
+    assert 3 <= done < 40
     records = Ledger(storage).committed()
     assert not records.stray or len(records.stray) == 1
     again = subprocess.run(command, capture_output=True, text=True)
     summary = json.loads(again.stdout)
     assert summary["slices_up_to_date"] == len(records.commits)
-    assert [row["id"] for row in table_of(output).to_pylist()] == list(range(1000))
+    assert [row["id"] for row in table_of(output).to_pylist()] == list(range(400))
 
 
 class Dawdling(Labelling):

@@ -145,7 +145,7 @@ def test_words_remembered_are_bounded(tmp_path):
         words = [f"{number:08x}é" for number in range(turn << 17, (turn + 1) << 17)]
         tokenizer([" ".join(words)], None, 32)
         grown.append((process.memory_info().rss - before) >> 20)
-    assert grown[-1] < 260, grown
+    assert grown[-1] < 400, grown
     assert grown[-1] - grown[-5] < 24, grown
 
 

@@ -101,8 +101,8 @@ class LabelSettings(Inference):
         "Use these thresholds of the checkpoint, by name, instead of --speed.", None
     )
     carry: tuple[str, ...] = setting(
-        "Input column to copy to the output; may be repeated. Default: all but the text. A column "
-        "named like one of the output's own is copied as input_NAME.",
+        "Input column to copy to the output; may be repeated. Default: all except the text. A "
+        "column named like one of the output's own is copied as input_NAME.",
         (),
     )
     truncated: bool = setting(

@@ -47,7 +47,7 @@ def world(tmp_path_factory) -> Path:
     """A folder that has what the commands name."""
     root = tmp_path_factory.mktemp("world")
     source = random.Random(1)
-    for name, rows in (("train", 256), ("dev", 64), ("docs", 700), ("test", 64)):
+    for name, rows in (("train", 256), ("dev", 64), ("docs", 700), ("sample", 300), ("test", 64)):
         write(root / "corpus" / name / "0.parquet", [ticket(source) for _ in range(rows)])
     for name, rows in (("labelled", 256), ("articles", 700)):
         write(root / f"{name}.parquet", [ticket(source) for _ in range(rows)], "article", "topic")

@@ -143,10 +143,13 @@ def test_pickled_weights_are_refused_with_what_converts_them(tmp_path):
     torch.testing.assert_close(answers(tmp_path), expected, atol=1e-5, rtol=0)
 
 
-def test_several_heads_are_several_questions(tmp_path):
-    published = prompts(tmp_path, {"task_type": 3, "creativity_scope": 4, "reasoning": 2})
-    asked = [Question(name=name) for name in ("task_type", "creativity_scope", "reasoning")]
+def test_several_heads_are_several_questions(tmp_path, caplog):
+    """Except one that has one class, as NVIDIA's `no_label_reason`."""
+    sizes = {"task_type": 3, "creativity_scope": 4, "no_label_reason": 1, "reasoning": 2}
+    published = prompts(tmp_path, sizes)
+    asked = [Question(name=name) for name, size in sizes.items() if size > 1]
     classifier, _ = load_classifier(str(tmp_path))
+    assert "question 'no_label_reason' has one class, and is left out" in caplog.text
     heads = own_heads(classifier)
     assert [own.name for own in heads] == [each.name for each in asked]
     model = FastBertForSequenceClassification.from_heads(classifier.base_model, heads, asked)
@@ -158,8 +161,9 @@ def test_several_heads_are_several_questions(tmp_path):
         logits = again(input_ids=IDS, attention_mask=MASK).logits
         features = published.backbone(input_ids=IDS, attention_mask=MASK).last_hidden_state
     mean = (features * MASK[..., None]).sum(1) / MASK.sum(1, keepdim=True)
-    for k, each in enumerate(again.questions):
-        expected = getattr(published, f"head_{k}").fc(mean).softmax(-1)
+    for each in again.questions:
+        head = getattr(published, f"head_{[*sizes].index(each.name)}")
+        expected = head.fc(mean).softmax(-1)
         found = logits[:, each.numbers].softmax(-1)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     engine = Engine(again)

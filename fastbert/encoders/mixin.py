@@ -7,9 +7,11 @@ them, lie beside it. There are two layouts:
 * `fc_dropout`: a linear map `fc` on the first token of the backbone `model`, as the domain and
   quality classifiers have it;
 * `target_sizes`: one linear map `head_0.fc`, `head_1.fc` … for each question, on the mean of all
-  tokens of the backbone `backbone`, as the classifier of prompts has it.
+  tokens of the backbone `backbone`, as the classifier of prompts has it. One of its questions has
+  one class, which all texts get: it is left out.
 """
 
+import logging
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -19,6 +21,8 @@ from fastbert.encoders.pretrained import new_backbone, read_config
 from fastbert.errors import InputError, explained
 from fastbert.exits.heads import ClassifierHead
 from fastbert.exits.layout import HeadLayout
+
+log = logging.getLogger(__name__)
 
 
 class Mixin(PreTrainedModel):
@@ -35,10 +39,12 @@ class Mixin(PreTrainedModel):
         self.add_module(self.base_model_prefix, new_backbone(config, config._attn_implementation))
         self.heads = []
         for k, (question, names) in enumerate(questions.items()):
-            output = nn.Linear(config.hidden_size, len(names))
+            head = self._add_head(k, nn.Linear(config.hidden_size, len(names)))
+            if len(names) == 1 < len(questions):
+                log.warning("question '%s' has one class, and is left out", question)
+                continue
             own = PreTrainedConfig(id2label=dict(enumerate(names)))
-            name = question if len(questions) > 1 else ""
-            self.heads.append((name, own, self._add_head(k, output)))
+            self.heads.append((question if len(questions) > 1 else "", own, head))
         self.post_init()
 
     def _add_head(self, k: int, output: nn.Linear) -> ClassifierHead:

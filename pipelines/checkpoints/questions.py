@@ -39,10 +39,14 @@ def kinds_asked(task: Sequence[str], columns: Sequence[str]) -> list[Kind | None
     for text in sorted(task, key=lambda text: "=" in text):  # those for all come first
         name, _, kind = text.rpartition("=")
         if kind not in {*kinds, "auto"} or (name and name not in asked):
-            raise InputError(
-                f"--task is '{text}', expected auto, {', '.join(kinds)}, or one of these behind "
-                f"NAME=, of {listed(list(columns))}"
+            names = [name for name in columns if name]
+            others = (
+                f", or one of these behind NAME=, of {listed(names)}"
+                if names
+                else "; a classifier of another kind than the others says so by problem_type in "
+                "its config.json"
             )
+            raise InputError(f"--task is '{text}', expected auto, {', '.join(kinds)}{others}")
         asked |= dict.fromkeys([name] if name else columns, kinds.get(kind))
     return [asked[name] for name in columns]
 

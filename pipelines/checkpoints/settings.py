@@ -37,7 +37,7 @@ class SelfDistillation(Texts, NewCheckpoint):
         "What is asked. single-label: one class of several. several-labels: any number of them. "
         "score: a number. auto: of a classifier, what its configuration says; of labels, what "
         "their column holds: strings or integers, lists of strings, floating-point numbers. Of one "
-        "of several columns: NAME=score; may be repeated.",
+        "of several label columns: NAME=score; may be repeated.",
         ("auto",),
     )
     cutoff: tuple[str, ...] = setting(

@@ -20,7 +20,7 @@ from fastbert.exits.rules import NO_EXIT, Threshold
 from fastbert.inference.decisions import Predictions
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokens import Tokens
-from fastbert.packed.batching import Group
+from fastbert.packed.batching import Batch
 
 LENGTHS = st.lists(st.integers(2, 23), min_size=1, max_size=17)
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)
@@ -156,7 +156,7 @@ class RowsSeeEachOther(Engine):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options | {"batch_tokens": 10_000})
         real = self.encoder.layer
-        self.encoder.layer = lambda k, x, groups: real(k, x, [Group(slice(0, len(x)), 1, len(x))])
+        self.encoder.layer = lambda k, x, batch: real(k, x, Batch(np.array([len(x)])))
 
 
 class PositionsOfPadding(Engine):
@@ -166,7 +166,7 @@ class PositionsOfPadding(Engine):
         super().__init__(*arguments, **options)
         encoder = self.encoder
         first = 0 if encoder.padding is None else encoder.padding + 1
-        encoder._positions = lambda ids: encoder.positions[first : first + ids.shape[1]]
+        encoder._positions = lambda ids, batch: first + batch.places
 
 
 class OrderNotRestored(Engine):
@@ -207,7 +207,7 @@ class SurvivorsMixedUp(Engine):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         real = self.encoder.layer
-        self.encoder.layer = lambda k, x, groups: real(k, x.flip(0) if k == 2 else x, groups)
+        self.encoder.layer = lambda k, x, batch: real(k, x.flip(0) if k == 2 else x, batch)
 
 
 class PairsSpanRows(Engine):
@@ -306,9 +306,9 @@ def test_rows_with_the_same_tokens_are_computed_once():
     tested = engine("bert")
     real = tested.encoder.embed
 
-    def counting(ids, types, groups):
-        embedded.append(sum(group.rows for group in groups))
-        return real(ids, types, groups)
+    def counting(ids, types, batch):
+        embedded.append(batch.rows)
+        return real(ids, types, batch)
 
     tested.encoder.embed = counting
     found = tested.classify(once.take(again), at(0.6, tested), deep)

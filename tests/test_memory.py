@@ -21,11 +21,11 @@ def short_of_memory(engine: Engine, tokens: int, error: Exception = ON_GPU) -> l
     tried = []
     real = engine.encoder.layer
 
-    def layer(k, hidden, groups):
-        tried.append(groups[-1].tokens.stop)
+    def layer(k, hidden, batch):
+        tried.append(batch.tokens)
         if tried[-1] > tokens:
             raise error
-        return real(k, hidden, groups)
+        return real(k, hidden, batch)
 
     engine.encoder.layer = layer
     return tried

@@ -4,7 +4,7 @@ Embeddings of words, positions and types, normalised; then layers of attention a
 block, each added to its input and normalised after. Families differ in where they keep their
 weights, in how they count positions, and in the head of their classifier.
 
-Letters: M tokens of n rows of T tokens, H hidden size, I intermediate size, L layers.
+Letters: P tokens of a batch, T of a row, H hidden size, I intermediate size, L layers.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from fastbert.errors import check_settings
 from fastbert.exits.heads import ClassifierHead
 from fastbert.exits.layout import HeadLayout
 from fastbert.packed.attention import attend
-from fastbert.packed.batching import Group
+from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
 
@@ -99,15 +99,15 @@ class Layer:
         self.down = place.linear([down])
         self.block_norm = place.module(block_norm)
 
-    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        context = self.attend(self.mixed(hidden), groups)
+    def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        context = self.attend(self.mixed(hidden), batch)
         hidden = self.attention_norm(self.output(context).add_(hidden))
         out: torch.Tensor = self.block_norm(self.down(self.up(hidden)).add_(hidden))
         return out
 
-    def attend(self, mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+    def attend(self, mixed: torch.Tensor, batch: Batch) -> torch.Tensor:
         """As `packed.attention.attend`."""
-        return attend(mixed, groups, self.heads)
+        return attend(mixed, batch, self.heads)
 
 
 def _check(config: PreTrainedConfig, family: Family) -> None:
@@ -174,24 +174,23 @@ class Bert(Encoder):
         self.layers = [Layer(parts(each), self.heads, self.activation, place) for each in layers]
         return self
 
-    def embed(
-        self, ids: torch.Tensor, types: torch.Tensor | None, groups: list[Group]
-    ) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, types: torch.Tensor | None, batch: Batch) -> torch.Tensor:
         hidden = functional.embedding(ids, self.words)
-        for group in groups:
-            rows = hidden[group.tokens].view(group.rows, group.length, -1)
-            rows += self._positions(ids[group.tokens].view(group.rows, group.length))
+        hidden += functional.embedding(self._positions(ids, batch), self.positions)
         if types is not None and self.second is not None:
             hidden += functional.embedding(types, self.second)
         normed: torch.Tensor = self.norm(hidden)
         return normed if self.project is None else self.project(normed)
 
-    def _positions(self, ids: torch.Tensor) -> torch.Tensor:
-        """What ids (n, T) add to their words: (n, T, H), or (T, H) if it is the same for all."""
+    def _positions(self, ids: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The positions of ids (P,)."""
         if self.padding is None:
-            return self.positions[: ids.shape[1]]
+            return batch.places
         counted = ids != self.padding
-        return functional.embedding(counted.cumsum(1) * counted + self.padding, self.positions)
+        before = functional.pad(counted.cumsum(0), (1, 0))  # of each token, and of the end
+        own = before[1:] - before[batch.bounds.long()][batch.row]
+        own[batch.tokens :] = 0
+        return own * counted + self.padding
 
-    def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        return self.layers[k - 1](hidden, groups)
+    def layer(self, k: int, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.layers[k - 1](hidden, batch)

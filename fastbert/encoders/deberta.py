@@ -5,7 +5,7 @@ contents that look at contents, contents look at distances (c2p) and distances a
 Distances are put into buckets, finer near by and coarser far away, as of v2, which also has a
 convolution over neighbours beside its first layer.
 
-Letters: M tokens of n rows of T tokens, H hidden size, I intermediate size, S buckets of each
+Letters: P tokens of a batch, T of a row, H hidden size, I intermediate size, S buckets of each
 direction, W buckets that occur among T tokens.
 """
 
@@ -27,8 +27,8 @@ from fastbert.encoders.encoder import Encoder
 from fastbert.errors import check_settings
 from fastbert.exits.heads import ClassifierHead
 from fastbert.exits.layout import HeadLayout
-from fastbert.packed.attention import attend
-from fastbert.packed.batching import Group
+from fastbert.packed.attention import attend_by_length
+from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
 #: The parts of a layer, as BERT's `Layer` takes them.
@@ -116,8 +116,8 @@ class DisentangledLayer(Layer):
         table: torch.Tensor = projected.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
         return table.contiguous()
 
-    def attend(self, mixed: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        return attend(mixed, groups, self.heads, self._core)
+    def attend(self, mixed: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return attend_by_length(mixed, batch, self.heads, self._core)
 
     def _core(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         bias = None
@@ -227,14 +227,10 @@ class Deberta(Encoder):
             self.conv_norm = place.module(encoder.conv.LayerNorm)
         return self
 
-    def embed(
-        self, ids: torch.Tensor, types: torch.Tensor | None, groups: list[Group]
-    ) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, types: torch.Tensor | None, batch: Batch) -> torch.Tensor:
         hidden = functional.embedding(ids, self.words)
         if self.positions is not None:
-            for group in groups:
-                rows = hidden[group.tokens].view(group.rows, group.length, -1)
-                rows += self.positions[: group.length]
+            hidden += functional.embedding(batch.places, self.positions)
         if self.types is not None:
             hidden += self.types[0] if types is None else functional.embedding(types, self.types)
         if self.project is not None:
@@ -242,12 +238,12 @@ class Deberta(Encoder):
         normed: torch.Tensor = self.norm(hidden)
         return normed
 
-    def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        after = self.layers[k - 1](hidden, groups)
+    def layer(self, k: int, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        after = self.layers[k - 1](hidden, batch)
         if k > 1 or not self.convolved:
             return after
         mixed = torch.zeros_like(hidden)
-        for group in groups:
+        for group in batch.groups:
             rows = hidden[group.tokens].view(group.rows, group.length, -1)
             mixed[group.tokens] = self.conv(rows.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
         normed: torch.Tensor = self.conv_norm(after + ACT2FN[self.convolution](mixed))

@@ -1,6 +1,6 @@
 """What inference asks of an architecture.
 
-Letters: M tokens of n rows together, H hidden size, L layers.
+Letters: P tokens of a batch, those of no row with them, H hidden size, L layers.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastbert.exits.heads import ClassifierHead
-from fastbert.packed.batching import Group
+from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
 
@@ -55,21 +55,18 @@ class Encoder(ABC):
         """Take the weights, which stay the backbone's own; returns itself."""
 
     @abstractmethod
-    def embed(
-        self, ids: torch.Tensor, types: torch.Tensor | None, groups: list[Group]
-    ) -> torch.Tensor:
-        """Token ids (M,) and types (M,), or None for all 0, of rows in `groups` to (M, H).
+    def embed(self, ids: torch.Tensor, types: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+        """Token ids (P,) and types (P,), or None for all 0, to (P, H).
 
-        Here and below, tokens behind the last group are of no row; what becomes of them means
-        nothing.
+        Here and below, what becomes of tokens of no row means nothing.
         """
 
     @abstractmethod
-    def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """Layer k, 1 to L: hidden states (M, H) of rows in `groups` to the next ones (M, H)."""
+    def layer(self, k: int, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Layer k, 1 to L: hidden states (P, H) to the next ones (P, H)."""
 
     def readout(self, k: int, hidden: torch.Tensor) -> torch.Tensor:
-        """What a head at depth k reads: hidden states (M, H), by default as they are."""
+        """What a head at depth k reads: hidden states (P, H), by default as they are."""
         return hidden
 
     def trained_readout(

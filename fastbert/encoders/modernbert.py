@@ -4,7 +4,7 @@ Warner et al. 2024, "Smarter, Better, Faster, Longer: A Modern Bidirectional Enc
 Layers add to the hidden states what they make of normalised ones, so that what is read of them is
 normalised once more, by the norm behind the last layer. Most layers look only at tokens near by.
 
-Letters: M tokens of n rows of T tokens, H hidden size, D size of a head, I intermediate size.
+Letters: P tokens of a batch, T of a row, H hidden size, D size of a head, I intermediate size.
 """
 
 from typing import Any, Self
@@ -22,7 +22,7 @@ from fastbert.errors import check_settings
 from fastbert.exits.heads import ClassifierHead
 from fastbert.exits.layout import HeadLayout
 from fastbert.packed.attention import attend
-from fastbert.packed.batching import Group
+from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
 #: Kinds of layers, as Hugging Face calls them: whose tokens look at all others, or at near ones.
@@ -46,28 +46,22 @@ class Layer:
         self.up = place.linear([layer.mlp.Wi])
         self.down = place.linear([layer.mlp.Wo])
 
-    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        mixed = self.mixed(self.attention_norm(hidden))
-        hidden = self.output(attend(mixed, groups, self.heads, self._core)).add_(hidden)
+    def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        mixed = self._turned(self.mixed(self.attention_norm(hidden)), batch.places)
+        hidden = self.output(attend(mixed, batch, self.heads, self.window)).add_(hidden)
         up, gate = self.up(self.block_norm(hidden)).chunk(2, -1)
         after: torch.Tensor = self.down(self.activation(up) * gate).add_(hidden)
         return after
 
-    def _core(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        length, near = query.shape[2], None
-        if self.window is not None and length > self.window + 1:
-            near = torch.ones(length, length, dtype=torch.bool, device=query.device)
-            near = near.tril_(self.window).triu_(-self.window)
-        query, key = self._turned(query), self._turned(key)
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
-
-    def _turned(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(n, heads, T, D), each turned by the angles of its position; in float32 at least."""
-        length = vectors.shape[2]
+    def _turned(self, mixed: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values side by side (P, 3H), of tokens at these places (P,): queries and
+        keys turned by the angles of their places, in float32 at least; in place."""
+        vectors = mixed.view(len(mixed), 3, self.heads, -1)[:, :2]  # (P, 2, heads, D)
         first, second = vectors.chunk(2, -1)
         across = torch.cat([-second, first], -1)
-        turned: torch.Tensor = vectors * self.cos[:length] + across * self.sin[:length]
-        return turned.to(vectors.dtype)
+        cos, sin = (table[places][:, None, None] for table in (self.cos, self.sin))
+        vectors.copy_(vectors * cos + across * sin)
+        return mixed
 
 
 def _check(config: PreTrainedConfig) -> None:
@@ -142,14 +136,12 @@ class ModernBert(Encoder):
         self.final_norm = place.module(model.final_norm)
         return self
 
-    def embed(
-        self, ids: torch.Tensor, types: torch.Tensor | None, groups: list[Group]
-    ) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, types: torch.Tensor | None, batch: Batch) -> torch.Tensor:
         normed: torch.Tensor = self.norm(functional.embedding(ids, self.words))
         return normed
 
-    def layer(self, k: int, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        return self.layers[k - 1](hidden, groups)
+    def layer(self, k: int, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.layers[k - 1](hidden, batch)
 
     def readout(self, k: int, hidden: torch.Tensor) -> torch.Tensor:
         normed: torch.Tensor = self.final_norm(hidden)

@@ -1,7 +1,7 @@
 """The classifiers at the exits: the paper's branch, and the head of an adopted model.
 
 Letters: B batch, T tokens, H hidden size, D branch width, N numbers that a head gives; packed, n
-rows of M tokens together.
+rows of a batch of P tokens.
 """
 
 import math
@@ -16,7 +16,8 @@ from transformers.activations import ACT2FN
 
 from fastbert.exits.bag import Bag
 from fastbert.exits.layout import HeadLayout
-from fastbert.packed.batching import Group
+from fastbert.packed import ragged
+from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
 
@@ -58,13 +59,23 @@ class Branch(nn.Module):
 
     def pool(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Narrowed tokens (B, T, D) to what each head takes from them (B, heads, D)."""
-        query = self.query(x[:, 0]).unflatten(-1, (self.heads, -1))  # (B, heads, D / heads)
-        key = self.key.weight.unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
-        query = torch.einsum("bhe,hed->bhd", query, key) / math.sqrt(key.shape[1])
-        scores = query @ x.transpose(1, 2)  # (B, heads, T)
+        scores = self._query(x[:, 0]) @ x.transpose(1, 2)  # (B, heads, T)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
         return scores.softmax(-1) @ x
+
+    def _query(self, first: torch.Tensor) -> torch.Tensor:
+        """Of first tokens (B, D), what scores are products with: (B, heads, D)."""
+        query = self.query(first).unflatten(-1, (self.heads, -1))  # (B, heads, D / heads)
+        key = self.key.weight.unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
+        return torch.einsum("bhe,hed->bhd", query, key) / math.sqrt(key.shape[1])
+
+    def pool_ragged(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The same of packed rows, narrowed tokens (P, D) to (n, heads, D): one query per row."""
+        query = self._query(x.index_select(0, batch.bounds[:-1])) * math.sqrt(x.shape[1])
+        same = x[:, None].expand(-1, self.heads, -1)  # keys, and values
+        each = torch.arange(batch.rows + 1, dtype=torch.int32, device=x.device)
+        return ragged.attend(query, same, same, (each, 1), (batch.bounds, batch.longest))
 
     def answer(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, heads, D) to logits (B, N)."""
@@ -131,6 +142,13 @@ class PooledHead(nn.Module):
         """Rows without padding (n, T, H) to what is read of them (n, H)."""
         return rows.mean(1) if self.mean else rows[:, 0]
 
+    def pool_ragged(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The same of packed rows (P, H)."""
+        if not self.mean:
+            return x.index_select(0, batch.bounds[:-1])
+        mean = torch.segment_reduce(x[: batch.tokens].float(), "mean", offsets=batch.bounds.long())
+        return mean.to(x.dtype)
+
     def answer(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, H) to logits (B, N)."""
         if self.dense is not None:
@@ -181,12 +199,13 @@ class PackedHead:
         if not isinstance(head, JointHead):  # one number in bf16 has three digits
             self.head.classifier = place.exactly(head.classifier)
 
-    def __call__(self, hidden: torch.Tensor, groups: list[Group]) -> torch.Tensor:
-        """Hidden states (M, H) of n rows in `groups` to logits (n, N). Tokens behind the last group
-        are of no row."""
+    def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Hidden states (P, H) to logits (n, N)."""
         if isinstance(self.head, JointHead):
-            return torch.cat([part(hidden, groups) for part in self.parts], -1)
-        x = self.narrow(hidden) if isinstance(self.head, Branch) else hidden  # (M, D or H)
+            return torch.cat([part(hidden, batch) for part in self.parts], -1)
+        x = self.narrow(hidden) if isinstance(self.head, Branch) else hidden  # (P, D or H)
+        if batch.ragged and ragged.fits(x[:, None]):
+            return self.head.answer(self.head.pool_ragged(x, batch))
         pool = self.head.pool
-        pooled = [pool(x[g.tokens].view(g.rows, g.length, -1)) for g in groups]
+        pooled = [pool(x[g.tokens].view(g.rows, g.length, -1)) for g in batch.groups]
         return self.head.answer(torch.cat(pooled))

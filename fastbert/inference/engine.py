@@ -27,19 +27,16 @@ from fastbert.inference.memory import free_memory, out_of_memory
 from fastbert.inference.tokens import Tokens
 from fastbert.inference.windows import Pooled
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed.batching import Group, batch_rows, groups, longest_first
+from fastbert.packed import ragged
+from fastbert.packed.batching import ROUND, Batch, batch_rows, cut, longest_first
 from fastbert.packed.placement import Placement
 from fastbert.tasks.task import Task
 
-#: (hidden states of a pool, a batch's tokens, its groups) -> the batch's next hidden states
-Step = Callable[[torch.Tensor, slice, list[Group]], torch.Tensor]
+#: (hidden states of a pool, one of its batches) -> the batch's next hidden states
+Step = Callable[[torch.Tensor, Batch], torch.Tensor]
 #: Hears which share of the work is done, 0 to 1.
 Advance = Callable[[float], object]
 
-
-#: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
-#: has compiled for every number of tokens it meets; if they did not repeat, that fills the memory.
-_ROUND = 64
 
 #: Most tokens of a pool, and the share of the free memory that its hidden states may take.
 _POOL_TOKENS, _POOL_SHARE = 1 << 20, 0.25
@@ -70,6 +67,7 @@ class Engine:
         self.device = torch.device(device)
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
         place = Placement(self.device, self.dtype, dtype == torch.int8)
+        self.ragged = ragged.kernel(self.device, self.dtype) is not None
         self.questions, self.exits = model.questions, model.exits
         self.windows = model.config.windowing
         self.encoder = encoder_for(model.config.backbone_config()).load(model.backbone, place)
@@ -224,22 +222,24 @@ class Engine:
         ids = self._moved(tokens.ids)
         types = None if tokens.types is None else self._moved(tokens.types.astype(np.int32))
 
-        def layer(k: int, hidden: torch.Tensor, at: slice, parts: list[Group]) -> torch.Tensor:
+        def layer(k: int, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+            at = batch.span
             if k == 0:
-                return self.encoder.embed(ids[at], None if types is None else types[at], parts)
-            passed(parts[-1].tokens.stop)
-            return self.encoder.layer(k, hidden[at], parts)
+                return self.encoder.embed(ids[at], None if types is None else types[at], batch)
+            passed(batch.tokens)
+            return self.encoder.layer(k, hidden[at], batch)
 
-        shape = (len(tokens.ids) + _ROUND, self.encoder.width)
+        batches = self._cut(lengths)
+        shape = (len(tokens.ids) + ROUND, self.encoder.width)
         hidden = torch.empty(shape, dtype=self.dtype, device=self.device)
         hidden[len(tokens.ids) :] = 0  # of no row; all else is written before it is read
         depth = -1
         for exit in exits:
             target = self.exits[exit].depth
             for k in range(depth + 1, target):
-                self._batches(partial(layer, k), hidden, lengths)
+                self._batches(partial(layer, k), hidden, batches)
             step = partial(layer, target) if depth < target else _as_it_is
-            logits = self._batches(step, hidden, lengths, exit)
+            logits = self._batches(step, hidden, batches, exit)
             depth = target
             stays = decide(exit, rows, torch.cat(logits))
             passed(int(lengths[~stays].sum()) * (self.encoder.depth - depth))
@@ -248,41 +248,44 @@ class Engine:
             if not stays.all():
                 # Found here: on a GPU, a boolean mask would cost a synchronisation.
                 kept = np.flatnonzero(np.repeat(stays, lengths))
-                places = torch.from_numpy(np.append(kept, np.zeros(_ROUND, np.int64)))
+                places = torch.from_numpy(np.append(kept, np.zeros(ROUND, np.int64)))
                 hidden = hidden.index_select(0, places.to(self.device))
                 rows, lengths = rows[stays], lengths[stays]
+                batches = self._cut(lengths)
 
     def _moved(self, values: NDArray[np.int32]) -> torch.Tensor:
-        """A pool's tokens on the device, and `_ROUND` more of no row."""
-        return torch.from_numpy(np.append(values, values[:1].repeat(_ROUND))).to(self.device)
+        """A pool's tokens on the device, and `ROUND` more of no row."""
+        return torch.from_numpy(np.append(values, values[:1].repeat(ROUND))).to(self.device)
+
+    def _cut(self, lengths: NDArray[np.int64], begin: int = 0) -> list[Batch]:
+        return [*cut(lengths, self.batch_tokens, begin, self.device, self.ragged)]
 
     def _batches(
-        self, step: Step, hidden: torch.Tensor, lengths: NDArray[np.int64], exit: int | None = None
+        self, step: Step, hidden: torch.Tensor, batches: list[Batch], exit: int | None = None
     ) -> list[torch.Tensor]:
         """One step over the packed `hidden`, in place, batch by batch; the logits (n, N) of each
-        batch at an exit that lies behind it."""
-        logits = []
-        start = token = 0
-        while start < len(lengths):
-            count = batch_rows(lengths[start:], self.batch_tokens)
-            parts = groups(lengths[start : start + count])
-            own = parts[-1].tokens.stop
-            span = slice(token, token + -(-own // _ROUND) * _ROUND)
+        batch at an exit that lies behind it. Batches that do not fit the memory are cut again."""
+        logits: list[torch.Tensor] = []
+        done = 0
+        while done < len(batches):
+            batch = batches[done]
             try:
-                after = step(hidden, span, parts)
+                after = step(hidden, batch)
                 if exit is not None:
                     readout = self.encoder.readout(self.exits[exit].depth, after)
-                    logits.append(self.heads[exit](readout, parts))
+                    logits.append(self.heads[exit](readout, batch))
             except RuntimeError as error:
-                if count == 1 or not out_of_memory(error):
+                if batch.rows == 1 or not out_of_memory(error):
                     raise
                 self.batch_tokens //= 2  # for good: the next layer would fail again
+                left = np.concatenate([each.lengths for each in batches[done:]])
+                batches[done:] = self._cut(left, batch.own.start)
                 continue
-            hidden[token : token + own] = after[:own]
-            start, token = start + count, token + own
+            hidden[batch.own] = after[: batch.tokens]
+            done += 1
         return logits
 
 
-def _as_it_is(hidden: torch.Tensor, at: slice, parts: list[Group]) -> torch.Tensor:
+def _as_it_is(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The step between two exits at one depth."""
-    return hidden[at]
+    return hidden[batch.span]

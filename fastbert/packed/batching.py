@@ -1,12 +1,19 @@
-"""Cutting length-sorted rows into batches and groups: pure functions on lengths."""
+"""Cutting length-sorted rows into batches, and what computation needs to know of one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Lengths = NDArray[np.int64]
+
+#: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
+#: has compiled for every number of tokens it meets; if they did not repeat, that fills the memory.
+ROUND = 64
 
 
 def longest_first(lengths: Lengths) -> NDArray[np.int64]:
@@ -43,3 +50,79 @@ def groups(lengths: Lengths) -> list[Group]:
         found.append(Group(slice(token, end), stop - start, length))
         token = end
     return found
+
+
+class Batch:
+    """Rows that go through a layer together, one behind the other, longest first.
+
+    Letters: n rows of M tokens together; P with those behind them, which are of no row, and of which
+    nothing that is computed means anything.
+    """
+
+    def __init__(
+        self,
+        lengths: Lengths,
+        begin: int = 0,
+        device: torch.device | str = "cpu",
+        ragged: bool = False,
+    ) -> None:
+        """`begin` is the place of the first token among those of the pool. `ragged`: attention goes
+        over rows of any lengths at once (`packed.ragged`), not over groups of one length."""
+        self.lengths, self.device, self.ragged = lengths, torch.device(device), ragged
+        self.rows, self.tokens = len(lengths), int(lengths.sum())
+        self.own = slice(begin, begin + self.tokens)
+        #: With the tokens of no row: P.
+        self.span = slice(begin, begin + -(-self.tokens // ROUND) * ROUND)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the first row."""
+        return int(self.lengths[0])
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Its rows, by length."""
+        return groups(self.lengths)
+
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """Where rows begin, and the last one ends: int32 (n + 1,), on the device."""
+        ends = np.zeros(self.rows + 1, np.int32)
+        np.cumsum(self.lengths, out=ends[1:])
+        return torch.from_numpy(ends).to(self.device, non_blocking=True)
+
+    @cached_property
+    def row(self) -> torch.Tensor:
+        """Of each token, int64 (P,); n for those of none."""
+        counts = torch.cat([self.bounds.diff(), self.bounds.new_tensor([self.surplus])])
+        return torch.repeat_interleave(counts.long(), output_size=self.tokens + self.surplus)
+
+    @property
+    def surplus(self) -> int:
+        """Tokens of no row."""
+        return self.span.stop - self.own.stop
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Of each token in its row, from 0: int64 (P,); 0 for those of none."""
+        places = torch.arange(self.tokens + self.surplus, device=self.device)
+        places -= self.bounds.long()[self.row]
+        places[self.tokens :] = 0
+        return places
+
+
+def cut(
+    lengths: Lengths,
+    max_tokens: int,
+    begin: int = 0,
+    device: torch.device | str = "cpu",
+    ragged: bool = False,
+) -> Iterator[Batch]:
+    """Batches of at most so many tokens, or of one row, that cover rows, longest first; else as of
+    a `Batch`."""
+    start = 0
+    while start < len(lengths):
+        stop = start + batch_rows(lengths[start:], max_tokens)
+        batch = Batch(lengths[start:stop], begin, device, ragged)
+        start, begin = stop, batch.own.stop
+        yield batch

@@ -90,11 +90,16 @@ def check_every_row_is_answered_once(engine: Engine, tokens: Tokens, share: floa
 
     def counting_run(tokens, decide, *options):
         def counting_decide(exit, rows, logits):
-            stays = decide(exit, rows, logits)
-            answered[rows[~stays]] += 1
-            if exit == len(engine.exits) - 1:
-                answered[rows[stays]] += 1
-            return stays
+            later = decide(exit, rows, logits)
+
+            def counted():
+                stays = later()
+                answered[rows[~stays]] += 1
+                if exit == len(engine.exits) - 1:
+                    answered[rows[stays]] += 1
+                return stays
+
+            return counted
 
         real_run(tokens, counting_decide, *options)
 
@@ -183,9 +188,8 @@ class BatchLeavesTogether(Engine):
 
     def _run(self, tokens, decide, *options):
         def wait(exit, rows, logits):
-            if (decide(exit, rows, logits)).any():
-                return np.ones(len(rows), bool)
-            return np.zeros(len(rows), bool)
+            later = decide(exit, rows, logits)
+            return lambda: np.full(len(rows), later().any())
 
         super()._run(tokens, wait, *options)
 
@@ -196,7 +200,7 @@ class LastExitForgets(Engine):
     def _run(self, tokens, decide, *options):
         def forget(exit, rows, logits):
             last = exit == len(self.exits) - 1
-            return np.zeros(len(rows), bool) if last else decide(exit, rows, logits)
+            return (lambda: np.zeros(len(rows), bool)) if last else decide(exit, rows, logits)
 
         super()._run(tokens, forget, *options)
 

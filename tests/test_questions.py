@@ -139,8 +139,8 @@ class AllLeaveWithTheFirst(Engine):
 
     def _run(self, tokens, decide, *options):
         def soon(exit, rows, logits):
-            stays = decide(exit, rows, logits)
-            return stays & (decide.each[0].found.exit[rows] < 0)
+            later = decide(exit, rows, logits)
+            return lambda: later() & (decide.each[0].found.exit[rows] < 0)
 
         super()._run(tokens, soon if hasattr(decide, "each") else decide, *options)
 

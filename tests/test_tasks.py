@@ -26,6 +26,7 @@ from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.tasks import task_of
+from fastbert.tasks.task import answer
 
 CUTOFFS = [0.5, 0.3, 0.9, 0.5, 0.6]
 QUESTIONS = {
@@ -236,7 +237,8 @@ def test_control(kind, criterion, within, broken):
 
 
 def several(rows: list[list[float]]) -> Any:
-    return task_of(QUESTIONS["several-labels"], list("abcde")).answer(torch.tensor(rows)).values
+    task = task_of(QUESTIONS["several-labels"], list("abcde"))
+    return answer(task, torch.tensor(rows)).values
 
 
 def test_labels_are_written_the_likeliest_first():
@@ -296,7 +298,7 @@ def test_not_a_number_is_nobodys_answer():
     for kind, broken in [("several-labels", [math.nan, 9.0, 9.0, 9.0, 9.0]), *scores]:
         for criterion, within in RULES[kind]:
             task = task_of(QUESTIONS[kind], ["x"] * LABELS[kind]).by(criterion, within)
-            answers = task.answer(torch.tensor([broken]))
+            answers = answer(task, torch.tensor([broken]))
             assert not np.isfinite(answers.uncertainty[0]), (kind, criterion)
             if not math.isinf(broken[0]):
                 assert task.differs(answers.values, answers.values).all()

@@ -23,7 +23,7 @@ from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.finite import refuse_not_finite
 from fastbert.inference.tokens import Tokens
-from fastbert.tasks.task import Task
+from fastbert.tasks.task import Task, answer
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class ExitOutputs:
     @cached_property
     def answers(self) -> NDArray[Any]:
         """Each exit's: structured (E, n)."""
-        said = [self.task.answer(torch.from_numpy(at)) for at in self.logits]
+        said = [answer(self.task, torch.from_numpy(at)) for at in self.logits]
         return np.stack([answers.values for answers in said])
 
     @property

@@ -54,8 +54,8 @@ class Layer:
         return after
 
     def _turned(self, mixed: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Queries, keys and values side by side (P, 3H), of tokens at these places (P,): queries and
-        keys turned by the angles of their places, in float32 at least; in place."""
+        """Queries, keys and values side by side (P, 3H), of tokens at these places (P,), in place:
+        queries and keys turned by the angles of their places, in float32 at least."""
         vectors = mixed.view(len(mixed), 3, self.heads, -1)[:, :2]  # (P, 2, heads, D)
         first, second = vectors.chunk(2, -1)
         across = torch.cat([-second, first], -1)

@@ -1,6 +1,6 @@
 """Which rows leave where, and with which answer: what becomes of the logits of an exit.
 
-Letters: n rows, N numbers that a head gives of a row.
+Letters: n rows, N numbers that a head gives of a row, K numbers that an answer is made of.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastbert.exits.rules import NO_EXIT, Rule
+from fastbert.exits.rules import NO_EXIT, Answers, Rule
+from fastbert.packed.transfer import on_device, on_host
 from fastbert.tasks.questions import Asked, Questions
 from fastbert.tasks.task import Task
 
 Mask = NDArray[np.bool_]
-#: (exit, row numbers (n,), logits (n, N)) -> which rows go on, bool (n,)
-Decide = Callable[[int, NDArray[np.int64], torch.Tensor], Mask]
+#: What gives which rows go on, bool (n,), once the device has come so far.
+Later = Callable[[], Mask]
+#: (exit, row numbers (n,), logits (n, N)) -> which rows go on
+Decide = Callable[[int, NDArray[np.int64], torch.Tensor], Later]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,11 @@ class Predictions:
 
 
 class Decision:
-    """A rule at work on one question about n rows: keeps what it has found."""
+    """A rule at work on one question about n rows: keeps what it has found.
+
+    What goes over the device's numbers, and what goes over the host's, are apart, so that other
+    rows may go on while numbers travel.
+    """
 
     def __init__(
         self, rows: int, rule: Rule, asked: Asked, deep: Mask, device: torch.device
@@ -66,26 +73,40 @@ class Decision:
         #: The last exit that each row has come to: where memory did not suffice, it comes again.
         self.passed = np.full(rows, NO_EXIT, np.int8)
 
-    def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
-        rule, out = self.rule, self.found
+    def measure(
+        self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor
+    ) -> torch.Tensor | None:
+        """On the device, what rows of these numbers (n,) get for answers: float32 (K, n); None at
+        an exit that only other questions want."""
+        rule = self.rule
+        if exit not in rule.used:
+            return None
+        own = logits[:, self.numbers]
+        if rule.temperatures is not None:
+            at = on_device(rows, logits.device)
+            before = None if exit == rule.used[0] else self.heard[at]
+            own = rule.heard(exit, own.float(), before, self.task.soften)
+            new = self.passed[rows] < exit
+            if new.all():
+                self.heard[at] = own
+            elif new.any():
+                some = on_device(np.flatnonzero(new), logits.device)
+                self.heard[at[some]] = own[some]
+        return self.task.measure(own)
+
+    def settle(
+        self, exit: int, rows: NDArray[np.int64], measured: NDArray[np.float32] | None
+    ) -> Mask:
+        """On the host, which of the rows go on."""
         new = np.flatnonzero(self.passed[rows] < exit)
-        if exit in rule.used and len(new):  # else another question wants it
-            own = logits[:, self.numbers]
-            if len(new) < len(rows):
-                own = own[torch.from_numpy(new).to(own.device)]
-            self._answer(exit, rows[new], own)
+        if measured is not None and len(new):
+            self._answer(exit, rows[new], self.task.answers(measured[:, new]))
             self.passed[rows[new]] = exit
-        stays: Mask = (out.exit[rows] == NO_EXIT) | self.deep[rows]
+        stays: Mask = (self.found.exit[rows] == NO_EXIT) | self.deep[rows]
         return stays
 
-    def _answer(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> None:
+    def _answer(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> None:
         rule, out = self.rule, self.found
-        if rule.temperatures is not None:
-            at = torch.from_numpy(rows).to(logits.device)
-            before = None if exit == rule.used[0] else self.heard[at]
-            logits = rule.heard(exit, logits.float(), before, self.task.soften)
-            self.heard[at] = logits
-        answers = self.task.answer(logits)
         waiting = np.flatnonzero(out.exit[rows] == NO_EXIT)
         leaves = waiting[rule.decide(exit, rows[waiting], answers.take(waiting))]
         left = rows[leaves]
@@ -116,9 +137,23 @@ class Decisions:
             for rule, asked in zip(rules, questions, strict=True)
         ]
 
-    def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
-        stays: Mask = np.logical_or.reduce([decide(exit, rows, logits) for decide in self.each])
-        return stays
+    def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Later:
+        asked = [each.measure(exit, rows, logits) for each in self.each]
+        there = [measured for measured in asked if measured is not None]
+        sizes = [0 if measured is None else len(measured) for measured in asked]
+        numbers = on_host(torch.cat(there))  # for all questions at once
+
+        def settled() -> Mask:
+            parts = np.split(numbers(), np.cumsum(sizes)[:-1])
+            stays: Mask = np.logical_or.reduce(
+                [
+                    each.settle(exit, rows, part if size else None)
+                    for each, part, size in zip(self.each, parts, sizes, strict=True)
+                ]
+            )
+            return stays
+
+        return settled
 
     @property
     def found(self) -> list[Predictions]:

@@ -10,18 +10,19 @@ The engine knows token ids, not texts; it does no I/O.
 Letters: n rows, H hidden size, E exits, N numbers that a head gives of a row.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from fastbert.encoders import encoder_for
 from fastbert.exits.bag import Bag
 from fastbert.exits.heads import PackedHead
 from fastbert.exits.rules import Rule
-from fastbert.inference.decisions import Decide, Decisions, Mask, Predictions, exits_used
+from fastbert.inference.decisions import Decide, Decisions, Later, Mask, Predictions, exits_used
 from fastbert.inference.first_exit import leave_before_layers
 from fastbert.inference.memory import free_memory, out_of_memory
 from fastbert.inference.tokens import Tokens
@@ -30,6 +31,7 @@ from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import ragged
 from fastbert.packed.batching import ROUND, Batch, batch_rows, cut, longest_first
 from fastbert.packed.placement import Placement
+from fastbert.packed.transfer import on_device, on_host, places
 from fastbert.tasks.task import Task
 
 #: (hidden states of a pool, one of its batches) -> the batch's next hidden states
@@ -61,8 +63,9 @@ class Engine:
 
         `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
         `pool_tokens`: tokens that go layer by layer together, default 1,048,576, halved until their
-        hidden states take no more than a quarter of the memory that is free: `2 * H` numbers a
-        token while survivors are gathered. Both are halved, for good, when they do not fit.
+        hidden states take no more than a quarter of the memory that is free: `H` numbers a token of
+        each pool at work, and as many while survivors are gathered. Both are halved, for good, when
+        they do not fit.
         """
         self.device = torch.device(device)
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
@@ -79,6 +82,8 @@ class Engine:
                 self.bags[exit] = place.exactly(head)
             else:
                 self.heads[exit] = PackedHead(head, place)
+        #: Pools at work: while one waits for what is decided, a GPU goes on with the other.
+        self.pools = 2 if self.device.type == "cuda" else 1
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
         self.pool_tokens = pool_tokens or self._affordable()
 
@@ -86,7 +91,8 @@ class Engine:
         """Tokens of a pool that fits well into the memory that is free now. By halves, so that all
         machines with enough of it batch alike."""
         room = _POOL_SHARE * free_memory(self.device)
-        tokens, per_token = _POOL_TOKENS, 2 * self.encoder.width * self.dtype.itemsize
+        tokens = _POOL_TOKENS
+        per_token = (self.pools + 1) * self.encoder.width * self.dtype.itemsize
         while tokens > self.batch_tokens and tokens * per_token > room:
             tokens //= 2
         return max(tokens, self.batch_tokens)
@@ -151,9 +157,14 @@ class Engine:
         exits = range(len(self.exits)) if exits is None else exits
         out = np.zeros((len(exits), len(tokens), self.questions.numbers), np.float32)
 
-        def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
-            out[exits.index(exit), rows] = logits.float().cpu().numpy()
-            return np.ones(len(rows), bool)
+        def decide(exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Later:
+            numbers = on_host(logits.float())
+
+            def stays() -> Mask:
+                out[exits.index(exit), rows] = numbers()
+                return np.ones(len(rows), bool)
+
+            return stays
 
         self._run(tokens, decide, exits)
         return out
@@ -168,7 +179,7 @@ class Engine:
     ) -> None:
         """All rows through the network, pool by pool, to the last of some exits, rising; `decide`
         says at each who goes on."""
-        start = done = 0
+        done = 0
         whole = len(tokens.ids) * self.encoder.depth
         sizes = tokens.lengths
         tokens, texts = tokens.apart()
@@ -191,22 +202,29 @@ class Engine:
         # Texts with all their windows, which leave together.
         left = np.unique(texts[order])
         left = left[longest_first(sizes[left])]
-        while start < len(left):
-            some = left[start:]
-            some = some[: batch_rows(sizes[some], self.pool_tokens)]
-            rows = np.repeat(first[some] - np.cumsum(counts[some]) + counts[some], counts[some])
-            rows += np.arange(len(rows))
-            rows = rows[longest_first(tokens.lengths[rows])]
+        begun: list[tuple[Iterator[None], NDArray[np.int64]]] = []
+        while len(left) or begun:
+            while len(left) and len(begun) < self.pools:
+                some, left = np.split(left, [batch_rows(sizes[left], self.pool_tokens)])
+                rows = np.repeat(first[some] - np.cumsum(counts[some]) + counts[some], counts[some])
+                rows += np.arange(len(rows))
+                rows = rows[longest_first(tokens.lengths[rows])]
+                pool = self._pool(tokens.take(rows), rows, decide, exits, passed)
+                begun.append((pool, some))
+            pool, some = begun.pop(0)
             try:
-                self._pool(tokens.take(rows), rows, decide, exits, passed)
+                next(pool)
+            except StopIteration:
+                continue
             except RuntimeError as error:
                 if len(some) == 1 or not out_of_memory(error):
                     raise
                 # For good: the next pool would fail again. What was decided in this one stays.
                 tried = int(sizes[some].sum())
                 self.pool_tokens = max(1, min(self.pool_tokens, tried) // 2)
+                left = np.concatenate([some, left])
                 continue
-            start += len(some)
+            begun.append((pool, some))
 
     def _pool(
         self,
@@ -215,8 +233,9 @@ class Engine:
         decide: Decide,
         exits: list[int],
         passed: Callable[[int], None],
-    ) -> None:
-        """Some rows, longest first, layer by layer together; `passed` hears of each batch how many
+    ) -> Iterator[None]:
+        """Some rows, longest first, layer by layer together, to the next exit each time: then the
+        device has its work, and others may have theirs. `passed` hears of each batch how many
         layers its tokens have behind them, or need not pass."""
         lengths = tokens.lengths
         ids = self._moved(tokens.ids)
@@ -241,21 +260,23 @@ class Engine:
             step = partial(layer, target) if depth < target else _as_it_is
             logits = self._batches(step, hidden, batches, exit)
             depth = target
-            stays = decide(exit, rows, torch.cat(logits))
+            later = decide(exit, rows, torch.cat(logits))
+            yield
+            stays = later()
             passed(int(lengths[~stays].sum()) * (self.encoder.depth - depth))
             if not stays.any() or exit == exits[-1]:
                 return
             if not stays.all():
-                # Found here: on a GPU, a boolean mask would cost a synchronisation.
-                kept = np.flatnonzero(np.repeat(stays, lengths))
-                places = torch.from_numpy(np.append(kept, np.zeros(ROUND, np.int64)))
-                hidden = hidden.index_select(0, places.to(self.device))
+                # On a GPU, a boolean mask would cost a synchronisation.
+                starts = np.cumsum(lengths) - lengths
                 rows, lengths = rows[stays], lengths[stays]
+                kept = places(starts[stays], lengths, self.device)
+                hidden = hidden.index_select(0, functional.pad(kept, (0, ROUND)))
                 batches = self._cut(lengths)
 
     def _moved(self, values: NDArray[np.int32]) -> torch.Tensor:
         """A pool's tokens on the device, and `ROUND` more of no row."""
-        return torch.from_numpy(np.append(values, values[:1].repeat(ROUND))).to(self.device)
+        return on_device(np.append(values, values[:1].repeat(ROUND)), self.device)
 
     def _cut(self, lengths: NDArray[np.int64], begin: int = 0) -> list[Batch]:
         return [*cut(lengths, self.batch_tokens, begin, self.device, self.ragged)]

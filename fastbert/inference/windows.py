@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fastbert.errors import InputError
 from fastbert.exits.windows import Windows
-from fastbert.inference.decisions import Decide, Mask
+from fastbert.inference.decisions import Decide, Later, Mask
 from fastbert.inference.tokens import Tokens
+from fastbert.packed.transfer import on_device
 from fastbert.tasks.questions import Questions
 
 
@@ -77,9 +78,15 @@ class Pooled:
         """`texts`: of each window, by number (W,)."""
         self.decide, self.texts, self.questions, self.how = decide, texts, questions, how
 
-    def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Mask:
+    def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Later:
         texts, places = np.unique(self.texts[rows], return_inverse=True)
-        at = torch.from_numpy(places).to(logits.device)
-        pooled = self.questions.pooled(logits.float(), at, len(texts), self.how)
-        stays: Mask = self.decide(exit, texts, pooled)[places]
-        return stays
+        at = on_device(places, logits.device)
+        settled = self.decide(
+            exit, texts, self.questions.pooled(logits.float(), at, len(texts), self.how)
+        )
+
+        def spread() -> Mask:
+            stays: Mask = settled()[places]
+            return stays
+
+        return spread

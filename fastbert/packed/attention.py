@@ -16,8 +16,8 @@ Core = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 def attend(
     mixed: torch.Tensor, batch: Batch, heads: int, window: int | None = None
 ) -> torch.Tensor:
-    """Queries, keys and values side by side (P, 3H) to contexts (P, H). Everybody looks at everybody
-    in its row, or at those that are no further than `window` tokens away."""
+    """Queries, keys and values side by side (P, 3H) to contexts (P, H). Tokens look at all of their
+    row, or at those that are no further than `window` away."""
     query, key, value = mixed.view(len(mixed), 3, heads, -1).unbind(1)
     if batch.ragged and ragged.fits(query):
         rows = batch.bounds, batch.longest

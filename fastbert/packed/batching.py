@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastbert.packed.transfer import on_device
+
 Lengths = NDArray[np.int64]
 
 #: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
@@ -55,8 +57,8 @@ def groups(lengths: Lengths) -> list[Group]:
 class Batch:
     """Rows that go through a layer together, one behind the other, longest first.
 
-    Letters: n rows of M tokens together; P with those behind them, which are of no row, and of which
-    nothing that is computed means anything.
+    Letters: n rows; P tokens, with some behind those of the rows, which are of none: what is
+    computed of them means nothing.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Batch:
         """Where rows begin, and the last one ends: int32 (n + 1,), on the device."""
         ends = np.zeros(self.rows + 1, np.int32)
         np.cumsum(self.lengths, out=ends[1:])
-        return torch.from_numpy(ends).to(self.device, non_blocking=True)
+        return on_device(ends, self.device)
 
     @cached_property
     def row(self) -> torch.Tensor:

@@ -54,9 +54,9 @@ def attend(
     seen: tuple[torch.Tensor, int],
     window: int | None = None,
 ) -> torch.Tensor:
-    """Queries (Q, heads, D), keys and values (K, heads, D) to contexts (Q, heads, D), scores divided
-    by the square root of D. `looking` and `seen` are where rows begin among the queries and among
-    the keys, int32 (n + 1,), and the most tokens that one has of them."""
+    """Queries (Q, heads, D), keys and values (K, heads, D) to contexts (Q, heads, D); scores are
+    divided by the square root of D. `looking` and `seen` are where rows begin among the queries and
+    among the keys, int32 (n + 1,), and the most tokens that one has of them."""
     run = kernel(query.device, query.dtype)
     assert run is not None
     near = (-1, -1) if window is None else (window, window)

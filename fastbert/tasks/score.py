@@ -53,13 +53,16 @@ class Score:
         """Itself: it has one."""
         return self
 
-    def answer(self, logits: torch.Tensor) -> Answers:
+    def measure(self, logits: torch.Tensor) -> torch.Tensor:
         """The score, and how likely it is another one than full depth's."""
         logits = logits.float()
-        found = torch.stack([self.shown(logits)[:, 0], self.uncertainty(logits)]).cpu().numpy()
-        values = np.empty(len(logits), self.dtype)
-        values["value"] = found[0]
-        return Answers(values, found[1])
+        return torch.stack([self.shown(logits)[:, 0], self.uncertainty(logits)])
+
+    def answers(self, measured: NDArray[np.float32]) -> Answers:
+        """As in `Task`."""
+        values = np.empty(measured.shape[1], self.dtype)
+        values["value"] = measured[0]
+        return Answers(values, measured[1])
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
         """The chance that full depth's score is not the same, were it normally distributed around

@@ -54,14 +54,20 @@ class SeveralLabels(OfClasses):
         """How far above its cut-off each label lies, as a logit."""
         return logits - logits.new_tensor(self._cutoffs)
 
-    def answer(self, logits: torch.Tensor) -> Answers:
-        """Yes or no to each class, and its probability."""
+    def measure(self, logits: torch.Tensor) -> torch.Tensor:
+        """The probability of each class, yes or no to it, and how unsure that is."""
         logits = logits.float()
         has, unsure = (self._margins(logits) >= 0).float(), self.uncertainty(logits)[:, None]
-        found = torch.cat([logits.sigmoid(), has, unsure], 1).cpu().numpy()  # one transfer
-        values = np.empty(len(logits), self.dtype)
-        values["scores"], values["labels"] = found[:, : self.numbers], found[:, self.numbers : -1]
-        return Answers(values, found[:, -1].copy())
+        return torch.cat([logits.sigmoid(), has, unsure], 1).T
+
+    def answers(self, measured: NDArray[np.float32]) -> Answers:
+        """As in `Task`."""
+        values = np.empty(measured.shape[1], self.dtype)
+        values["scores"], values["labels"] = (
+            measured[: self.numbers].T,
+            measured[self.numbers : -1].T,
+        )
+        return Answers(values, measured[-1])
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
         """The entropy of the least sure of its decisions, divided by log 2."""

@@ -52,19 +52,20 @@ class SingleLabel(OfClasses):
         task.all_scores = True
         return task
 
-    def answer(self, logits: torch.Tensor) -> Answers:
-        """The likeliest class, its probability, and how unsure that is."""
+    def measure(self, logits: torch.Tensor) -> torch.Tensor:
+        """The likeliest class, its probability, how unsure that is; perhaps all probabilities."""
         log_p = logits.float().log_softmax(-1)
         best, label = log_p.max(-1)
-        columns = [label.float(), best.exp(), self._of(log_p)]
-        # One transfer, so one synchronisation.
-        found = torch.cat([torch.stack(columns), *([log_p.exp().T] if self.all_scores else [])])
-        on_host = found.cpu().numpy()
-        values = np.empty(len(logits), self.dtype)
-        values["label"], values["score"] = on_host[0], on_host[1]
+        columns = torch.stack([label.float(), best.exp(), self._of(log_p)])
+        return torch.cat([columns, log_p.exp().T]) if self.all_scores else columns
+
+    def answers(self, measured: NDArray[np.float32]) -> Answers:
+        """As in `Task`."""
+        values = np.empty(measured.shape[1], self.dtype)
+        values["label"], values["score"] = measured[0], measured[1]
         if self.all_scores:
-            values["scores"] = on_host[3:].T
-        return Answers(values, on_host[2])
+            values["scores"] = measured[3:].T
+        return Answers(values, measured[2])
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
         """By a criterion of `CRITERIA`."""

@@ -1,6 +1,6 @@
 """What every task can do.
 
-Letters: n rows, N numbers that a head gives of each.
+Letters: n rows, N numbers that a head gives of each, K numbers that an answer is made of.
 """
 
 from collections import Counter
@@ -41,8 +41,11 @@ class Task(Protocol):
     def with_scores(self) -> Self:
         """The same whose answers hold the probability of every class, too."""
 
-    def answer(self, logits: torch.Tensor) -> Answers:
-        """Logits (n, N) on any device to answers on the host, in one transfer."""
+    def measure(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (n, N), on any device, to all that answers are made of: float32 (K, n), there."""
+
+    def answers(self, measured: NDArray[np.float32]) -> Answers:
+        """What `measure` has given, on the host."""
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (..., N) to (...,), in [0, 1]: low where the head is sure."""
@@ -104,3 +107,8 @@ class Task(Protocol):
     def settle(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """Prepare the last exit's map, weight (N, H) and bias (N,), before it learns: what does not
         depend on the row, as the exit that others are compared with is not off."""
+
+
+def answer(task: Task, logits: torch.Tensor) -> Answers:
+    """Logits (n, N) on any device to answers on the host."""
+    return task.answers(task.measure(logits).cpu().numpy())

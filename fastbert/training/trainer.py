@@ -34,6 +34,7 @@ from fastbert.errors import FastBertError
 from fastbert.inference.precision import device, device_name, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
 from fastbert.tasks.questions import Questions
+from fastbert.tasks.task import answer
 from fastbert.training.examples import Examples
 from fastbert.training.losses import distillation_loss, joint_loss
 from fastbert.training.recipes import Recipe
@@ -232,7 +233,7 @@ def _judged(questions: Questions, prediction: EvalPrediction) -> dict[str, float
     certain = 0.0
     for asked in questions:
         task, own, known = asked.task, logits[:, asked.numbers], questions.targets(asked, truth)
-        quality = task.quality(task.answer(own).values, task.truth(known.numpy()))
+        quality = task.quality(answer(task, own).values, task.truth(known.numpy()))
         found |= {f"{asked.name} {name}".strip(): value for name, value in quality.items()}
         certain += task.certainty(own, known).nan_to_num(-1e9, -1e9, -1e9).mean().item()
     return found | {"certainty": certain}

@@ -5,6 +5,7 @@ with the very bug it is there for.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -407,3 +408,15 @@ def test_cuda_equals_the_reference(kind):
     heard = exit_outputs(here, TOKENS).heard(soft(1, here)).uncertainties[:-1]
     rule = soft(float(np.median(heard)) + 1e-4, here)
     assert np.array_equal(on_gpu.classify(TOKENS, rule).exit, here.classify(TOKENS, rule).exit)
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=30), pairs=st.booleans())
+def test_rows_are_told_apart_by_their_tokens(rows, pairs):
+    """Some of them empty, which the engine never gets."""
+    tokens = Tokens.of(rows)
+    if pairs:
+        tokens = replace(tokens, types=(tokens.ids % 2).astype(np.int8))
+    chosen, place = tokens.distinct()
+    kinds = [*dict.fromkeys(map(tuple, rows))]
+    assert [tuple(rows[row]) for row in chosen] == kinds
+    assert [kinds[k] for k in place] == [*map(tuple, rows)]

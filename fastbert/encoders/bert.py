@@ -94,16 +94,15 @@ class Layer:
         self.heads = heads
         self.mixed = place.linear([query, key, value])
         self.output = place.linear([output])
-        self.attention_norm = place.module(attention_norm)
+        self.attention_norm = place.add_norm(attention_norm)
         self.up = place.linear([up], activation)
         self.down = place.linear([down])
-        self.block_norm = place.module(block_norm)
+        self.block_norm = place.add_norm(block_norm)
 
     def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         context = self.attend(self.mixed(hidden), batch)
-        hidden = self.attention_norm(self.output(context).add_(hidden))
-        out: torch.Tensor = self.block_norm(self.down(self.up(hidden)).add_(hidden))
-        return out
+        hidden = self.attention_norm(self.output(context), hidden)
+        return self.block_norm(self.down(self.up(hidden)), hidden)
 
     def attend(self, mixed: torch.Tensor, batch: Batch) -> torch.Tensor:
         """As `packed.attention.attend`."""

@@ -1,11 +1,11 @@
 """Token ids of many texts without padding, as the tokenizer stage hands them to the engine."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -90,13 +90,13 @@ class Tokens:
 
     def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first row of each kind (m,), and for every row which of those it equals (n,)."""
-        ids, types = self.ids.data, self.ids[:0].data if self.types is None else self.types.data
-        spans = itertools.pairwise(self.offsets.tolist())
-        kinds: dict[bytes, int] = {}
-        place = np.array(
-            [kinds.setdefault(bytes(ids[a:b]) + bytes(types[a:b]), len(kinds)) for a, b in spans],
-            np.int64,
-        )
+        values: NDArray[Any] = np.ascontiguousarray(self.ids)
+        if self.types is not None:
+            values = values + (self.types.astype(np.int64) << 32)
+        edges = pa.py_buffer(self.offsets * values.itemsize)
+        buffers = [None, edges, pa.py_buffer(values)]
+        rows = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
+        place = rows.dictionary_encode().indices.to_numpy().astype(np.int64)
         return np.unique(place, return_index=True)[1], place
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from fastbert.packed import norm
 from fastbert.packed.linear import Map, prepared
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -38,3 +39,7 @@ class Placement:
     def linear(self, maps: list[nn.Linear], activation: str | None = None) -> Map:
         """`prepared` of linear maps side by side."""
         return prepared([self.module(each) for each in maps], activation, self.int8)
+
+    def add_norm(self, module: nn.LayerNorm) -> norm.AddNorm:
+        """`norm.add_norm` of a normalisation."""
+        return norm.add_norm(self.module(module))

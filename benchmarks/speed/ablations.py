@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from torch import nn
-from torch.nn import functional
 
 from benchmarks.speed.peers import additive_mask
 from benchmarks.support.measure import interleaved, machine, ratio
@@ -28,7 +27,7 @@ from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens, sample, tokenize
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import linear
-from fastbert.packed.batching import Group
+from fastbert.packed.batching import Batch
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 
@@ -37,9 +36,8 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
     """Hugging Face's own layers and heads over padded, masked batches."""
     engine = Engine(model)
 
-    def mask_of(parts: list[Group]) -> torch.Tensor:
-        lengths = np.repeat([g.length for g in parts], [g.rows for g in parts])
-        return torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
+    def mask_of(batch: Batch) -> torch.Tensor:
+        return torch.from_numpy(np.arange(batch.longest) < batch.lengths[:, None])
 
     def pad(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         wide = hidden.new_zeros(*mask.shape, hidden.shape[-1])
@@ -47,8 +45,8 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
         return wide
 
     def layer(block: nn.Module) -> Any:
-        def run(hidden: torch.Tensor, parts: list[Group]) -> torch.Tensor:
-            mask = mask_of(parts)
+        def run(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+            mask = mask_of(batch)
             bias = None if mask.all() else additive_mask(mask, hidden.dtype)
             after = hidden.clone()
             after[: mask.sum()] = block(pad(hidden, mask), bias)[mask]
@@ -57,8 +55,8 @@ def padded_layers(model: FastBertForSequenceClassification) -> Engine:
         return run
 
     def branch(head: nn.Module) -> Any:
-        def run(hidden: torch.Tensor, parts: list[Group]) -> torch.Tensor:
-            mask = mask_of(parts)
+        def run(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+            mask = mask_of(batch)
             return head(pad(hidden, mask), mask)
 
         return run
@@ -135,12 +133,10 @@ def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
     """Hugging Face's embedding module: three look-ups, two sums."""
     engine = Engine(model)
 
-    def embed(ids: torch.Tensor, types: Any, parts: list[Group]) -> torch.Tensor:
-        positions = torch.cat([torch.arange(g.length).repeat(g.rows) for g in parts])
-        positions = functional.pad(positions, (0, len(ids) - len(positions)))
+    def embed(ids: torch.Tensor, types: Any, batch: Batch) -> torch.Tensor:
         both = {
-            "token_type_ids": torch.zeros_like(positions)[None],
-            "position_ids": positions[None],
+            "token_type_ids": torch.zeros_like(batch.places)[None],
+            "position_ids": batch.places[None],
         }
         return model.backbone.embeddings(input_ids=ids[None], **both)[0]
 

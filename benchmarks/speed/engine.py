@@ -36,7 +36,7 @@ from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed.batching import Group, batch_rows, groups
+from fastbert.packed.batching import cut
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
 
@@ -44,16 +44,6 @@ from fastbert.weights import load_model
 SHARES = (0.005, 0.01, 0.02)
 SHARE = 0.01
 PRECISIONS = ("fp32", "bf16", "int8")
-
-
-def batches_of(lengths: np.ndarray, budget: int) -> list[list[Group]]:
-    """The engine's batches of rows, longest first."""
-    found, start = [], 0
-    while start < len(lengths):
-        count = batch_rows(lengths[start:], budget)
-        found.append(groups(lengths[start : start + count]))
-        start += count
-    return found
 
 
 def products_alone(model: FastBertForSequenceClassification, tokens: Tokens, budget: int) -> Any:
@@ -69,7 +59,7 @@ def products_alone(model: FastBertForSequenceClassification, tokens: Tokens, bud
     )
     shapes = [(hidden, 3 * hidden), (hidden, hidden), (hidden, inner), (inner, hidden)]
     lengths = -np.sort(-tokens.lengths)
-    batches = batches_of(lengths, budget)
+    batches = [batch.groups for batch in cut(lengths, budget)]
     inputs = {width: torch.randn(budget, width) for width in (hidden, inner)}
     weights = {shape: torch.randn(shape[1], shape[0]) for shape in shapes}
     reorder, multiply = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise

@@ -13,10 +13,8 @@ program itself where there is no GPU; its numbers mean nothing.
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import click
 import numpy as np
@@ -32,7 +30,6 @@ from fastbert.inference.engine import Engine
 from fastbert.inference.precision import device_name
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed.batching import Group
 
 SIZES = {
     "BERT-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12),
@@ -105,24 +102,6 @@ def plain_loop(model: FastBertForSequenceClassification, tokens: Tokens, width: 
     return torch.cat(found).cpu().numpy()
 
 
-def varlen(mixed: torch.Tensor, groups: list[Group], heads: int) -> torch.Tensor:
-    """`attend` by torch's variable-length kernel: one call per batch."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    lengths = np.repeat([g.length for g in groups], [g.rows for g in groups])
-    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    starts = torch.from_numpy(ends).to(mixed.device, non_blocking=True)
-    query, key, value = mixed.view(len(mixed), 3, heads, -1).unbind(1)
-    longest = int(lengths.max())
-    return varlen_attn(query, key, value, starts, starts, longest, longest).flatten(1)
-
-
-def with_varlen(run: Callable[[], Any]) -> Any:
-    """A run of the engine with `varlen` as its attention."""
-    with patch("fastbert.encoders.bert.attend", varlen):
-        return run()
-
-
 def correctness(device: str, size: str) -> dict[str, Any]:
     """The device against float32 on the CPU: label, exit, score."""
     tokens = random_rows(np.random.default_rng(1).integers(5, 120, 300))
@@ -160,11 +139,6 @@ def throughput(device: str, size: str, width: int, mixed: bool, rows: int, round
         "full depth": lambda: engine.full_depth(tokens),
         "two layers": lambda: engine.classify(tokens, rule),
     }
-    if device == "cuda":
-        runs |= {
-            f"{name}, varlen": partial(with_varlen, runs[name])
-            for name in ("full depth", "two layers")
-        }
     found = engine.classify(tokens, rule)
     seconds = interleaved({k: lambda r=r: finished(r, device) for k, r in runs.items()}, rounds)
     cost = CostModel(plain)
@@ -186,9 +160,6 @@ def throughput(device: str, size: str, width: int, mixed: bool, rows: int, round
         "two layers : official algorithm": ratio(seconds, "official algorithm", "two layers"),
         "realised_by_ideal": ratio(seconds, "full depth", "two layers") / speedup,
     }
-    if device == "cuda":
-        result["varlen : groups, full depth"] = ratio(seconds, "full depth", "full depth, varlen")
-        result["varlen : groups, two layers"] = ratio(seconds, "two layers", "two layers, varlen")
     return result
 
 

@@ -12,7 +12,7 @@ from fastbert.errors import InputError
 from pipelines.bounds import AlarmCode, Count, NotNegative, Positive, Share
 
 #: Of the model's numbers.
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "int8", "fp8"]
 #: What becomes of an output's labels where model or operating point have changed since.
 OnChange = Literal["refuse", "new", "relabel"]
 #: Bytes of a run's name: file systems allow 255 for those of its files.
@@ -76,7 +76,7 @@ class Inference(Texts):
     precision: Precision = setting(
         "Arithmetic. auto: the output's if it goes on, else the operating point's if there is one "
         "that the machine can do, else bf16 where the hardware multiplies it, else fp32. int8, on "
-        "CPUs, changes a few labels.",
+        "CPUs, and fp8, on GPUs from Hopper (H100) on, change a few labels.",
         "auto",
     )
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fastbert.packed import norm
+from fastbert.packed import fp8, norm
 from fastbert.packed.linear import prepared
 
 pytest.importorskip("triton", reason="its kernels are not tested where there is no Triton")
-from fastbert.packed.fused import add_norm  # noqa: E402
+from fastbert.packed.fused import add_norm, quantise  # noqa: E402
 
 
 @pytest.mark.parametrize("width", [24, 64, 97])
@@ -35,6 +35,31 @@ def test_control_other_norms_are_seen():
     torch.testing.assert_close(add_norm(x, x, weight, bias, 1e-5), expected)
     assert not torch.allclose(add_norm(x, x, weight, bias, 1.0), expected, atol=1e-3)
     assert not torch.allclose(add_norm(x, -x, weight, bias, 1e-5), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("width", [48, 97])
+def test_numbers_are_scaled_by_token(width, gelu):
+    """Before they are rounded: of that, Triton's interpreter loses the carry."""
+    x = torch.randn(5, width, generator=torch.Generator().manual_seed(width)).to(torch.bfloat16)
+    x[3] = 0
+    found, steps = quantise(x, gelu, torch.float32)
+    expected = functional.gelu(x.double()) if gelu else x.double()
+    torch.testing.assert_close(found.double() * steps, expected, atol=1e-6, rtol=1e-6)
+    largest = found.abs().amax(1)
+    torch.testing.assert_close(largest[:3], torch.full((3,), 448.0))
+    assert not largest[3] and (steps > 0).all()
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_rounded_numbers_are_the_plain_ones(gelu):
+    x = torch.randn(5, 97, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    (found, steps), (plain, own) = quantise(x, gelu), fp8.quantise(x, gelu)
+    torch.testing.assert_close(steps, own)
+    assert found.dtype == plain.dtype == fp8.DTYPE
+    same = found.float() == plain.float()
+    assert same.float().mean() > 0.95  # a carry again
+    assert same.sum(1).min() > 80
 
 
 def test_none_on_a_cpu():

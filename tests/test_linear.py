@@ -12,7 +12,7 @@ from support.models import random_tokens, tiny_fastbert
 from torch import nn
 
 from fastbert.inference.engine import DTYPES, Engine
-from fastbert.packed import linear
+from fastbert.packed import int8, linear
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,7 +44,7 @@ def test_a_rows_product_is_its_own(precision, bias):
     maps = [made(37, 19, bias), made(37, 8, bias, seed=1)]
     x = torch.randn(23, 37)
     expected = torch.cat([part(x) for part in maps], 1)
-    found = linear.prepared([part.to(dtype) for part in maps], int8=precision == "int8")
+    found = linear.prepared([part.to(dtype) for part in maps], factors=torch.int8 if precision == "int8" else None)
     near = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.05}[precision]
     torch.testing.assert_close(found(x.to(dtype)).float(), expected, atol=near, rtol=0)
     check_a_row_is_alone(found, x.to(dtype), {"bf16": 0.01}.get(precision, 1e-6))
@@ -72,7 +72,7 @@ def test_eight_bits_of_what_is_not_a_number():
     """A diverged model must stay visible, and a row of zeros is none."""
     x = torch.ones(4, 6)
     x[1, 2], x[2, 3], x[3] = float("nan"), float("inf"), 0
-    found = linear.prepared([made(6, 4)], int8=True)(x)
+    found = linear.prepared([made(6, 4)], factors=torch.int8)(x)
     assert found.isfinite().all(1).tolist() == [True, False, False, True]
     torch.testing.assert_close(found[3], made(6, 4).bias.detach())
 
@@ -83,7 +83,7 @@ def test_largest_products_do_not_overflow():
         rows = torch.tensor([[1.0], [-1.0]]).expand(2, inputs)
         both = nn.Linear(inputs, 2, bias=False)
         both.weight.data = rows.clone()
-        found = linear.prepared([both], int8=True)(rows)
+        found = linear.prepared([both], factors=torch.int8)(rows)
         expected = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * inputs
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
@@ -91,7 +91,7 @@ def test_largest_products_do_not_overflow():
 @torch.inference_mode()
 @pytest.mark.parametrize("levels", [None, 63])
 def test_where_eight_bits_have_no_instruction(monkeypatch, levels):
-    monkeypatch.setattr(linear, "_exact_levels", lambda *_: levels)
+    monkeypatch.setattr(int8, "_exact_levels", lambda *_: levels)
     test_a_rows_product_is_its_own("int8", True)
     test_largest_products_do_not_overflow()
 
@@ -100,11 +100,11 @@ def test_without_the_private_operator(monkeypatch):
     def missing(*_: object) -> None:
         raise AttributeError("no such operator")
 
-    linear._exact_levels.cache_clear()
-    monkeypatch.setattr(linear, "_integer_product", missing)
+    int8._exact_levels.cache_clear()
+    monkeypatch.setattr(int8, "_integer_product", missing)
     test_largest_products_do_not_overflow()
     monkeypatch.undo()
-    linear._exact_levels.cache_clear()
+    int8._exact_levels.cache_clear()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -58,5 +58,29 @@ def test_what_is_asked_for_is_used(machine):
     machine()
     assert precision.resolve("bf16", "cpu", "fp32") == "bf16"
     assert precision.resolve("int8", "cpu") == "int8"
-    with pytest.raises(InputError, match="use bf16"):
+    with pytest.raises(InputError, match="is for CPUs; use bf16"):
         precision.resolve("int8", "cuda")
+    assert precision.resolve("fp8", "cuda") == "fp8"  # of a cluster, seen from its head
+    with pytest.raises(InputError, match="is for GPUs from Hopper"):
+        precision.resolve("fp8", "cpu")
+
+
+@pytest.mark.parametrize(("gpu", "able"), [((8, 0), False), ((8, 9), False), ((9, 0), True)])
+def test_fp8_is_for_hopper_and_newer(machine, gpu, able):
+    machine(gpu=gpu)
+    assert precision.supports("fp8", "cuda") == able
+    assert precision.resolve("auto", "cuda", "fp8") == ("fp8" if able else "bf16")
+    if able:
+        precision.require("fp8", "cuda", emulated=False)
+        assert precision.resolve("fp8", "cuda") == "fp8"
+        return
+    with pytest.raises(InputError, match="leave other machines out"):
+        precision.require("fp8", "cuda", emulated=True)
+    with pytest.raises(InputError, match="Hopper"):
+        precision.resolve("fp8", "cuda")
+
+
+def test_int8_on_a_gpu_names_the_way_on(machine):
+    machine(gpu=(9, 0))
+    with pytest.raises(InputError, match="gpus-per-replica 0"):
+        precision.require("int8", "cuda", emulated=True)

@@ -95,14 +95,13 @@ class Layer:
         self.mixed = place.linear([query, key, value])
         self.output = place.linear([output])
         self.attention_norm = place.add_norm(attention_norm)
-        self.up = place.linear([up], activation)
-        self.down = place.linear([down])
+        self.block = place.block(up, activation, down)
         self.block_norm = place.add_norm(block_norm)
 
     def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         context = self.attend(self.mixed(hidden), batch)
         hidden = self.attention_norm(self.output(context), hidden)
-        return self.block_norm(self.down(self.up(hidden)), hidden)
+        return self.block_norm(self.block(hidden), hidden)
 
     def attend(self, mixed: torch.Tensor, batch: Batch) -> torch.Tensor:
         """As `packed.attention.attend`."""

@@ -44,7 +44,14 @@ Advance = Callable[[float], object]
 _POOL_TOKENS, _POOL_SHARE = 1 << 20, 0.25
 
 #: What the names of precisions mean.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+}
+#: The numbers of a model whose linear maps alone multiply 8-bit ones.
+_OTHERS = {torch.int8: torch.float32, torch.float8_e4m3fn: torch.bfloat16}
 
 
 class Engine:
@@ -58,8 +65,9 @@ class Engine:
         batch_tokens: int | None = None,
         pool_tokens: int | None = None,
     ) -> None:
-        """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs. The
-        model stays as it is; float32 weights on CPUs may be shared with it.
+        """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs, and
+        float8_e4m3fn for those in an otherwise bf16 one, on GPUs. The model stays as it is;
+        float32 weights on CPUs may be shared with it.
 
         `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
         `pool_tokens`: tokens that go layer by layer together, default 1,048,576, halved until their
@@ -68,8 +76,8 @@ class Engine:
         they do not fit.
         """
         self.device = torch.device(device)
-        self.dtype = torch.float32 if dtype == torch.int8 else dtype
-        place = Placement(self.device, self.dtype, dtype == torch.int8)
+        self.dtype = _OTHERS.get(dtype, dtype)
+        place = Placement(self.device, self.dtype, dtype if dtype in _OTHERS else None)
         self.ragged = ragged.kernel(self.device, self.dtype) is not None
         self.questions, self.exits = model.questions, model.exits
         self.windows = model.config.windowing

@@ -1,4 +1,4 @@
-"""A sum and its normalisation in one pass over memory, by Triton, which comes with torch on GPUs.
+"""What takes one pass over memory by Triton, which comes with torch on GPUs.
 
 Letters: P tokens, H hidden size.
 """
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import triton
 from triton import language as tl
+
+from fastbert.packed import fp8
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -42,3 +44,39 @@ def add_norm(
     block = triton.next_power_of_2(x.shape[1])
     _add_norm[(len(x),)](x, residual, weight, bias, out, x.shape[1], eps, block=block, num_warps=4)
     return out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _quantise(
+    x: Any,
+    out: Any,
+    steps: Any,
+    width: Any,
+    largest: Any,
+    least: Any,
+    gelu: tl.constexpr,
+    block: tl.constexpr,
+) -> None:
+    """One token: in float32, until it is rounded."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, block)
+    inside = column < width
+    numbers = tl.load(x + token * width + column, mask=inside, other=0).to(tl.float32)
+    if gelu:
+        numbers = 0.5 * numbers * (1 + tl.erf(numbers * 0.7071067811865476))
+    step = tl.maximum(tl.max(tl.abs(numbers), 0), least) / largest
+    tl.store(steps + token, step)
+    rounded = (numbers / step).to(out.dtype.element_ty)
+    tl.store(out + token * width + column, rounded, mask=inside)
+
+
+def quantise(
+    x: torch.Tensor, gelu: bool, dtype: torch.dtype = fp8.DTYPE
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`fp8.quantise` of (P, H), contiguous; the numbers in another type show them unrounded."""
+    out = torch.empty_like(x, dtype=dtype)
+    steps = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(x.shape[1])
+    numbers = x.shape[1], fp8.LARGEST, fp8.LEAST
+    _quantise[(len(x),)](x, out, steps, *numbers, gelu=gelu, block=block, num_warps=8)
+    return out, steps

@@ -9,40 +9,33 @@ directly, because a compiler on every worker is much to ask for.
 Letters: N tokens, K inputs, M outputs.
 """
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-#: (N, K) -> (N, M)
-Map = Callable[[torch.Tensor], torch.Tensor]
+from fastbert.packed import fp8, int8
+from fastbert.packed.int8 import Map
 
 #: Activations that oneDNN fuses, by their name in Hugging Face: (operation, algorithm).
 _FUSED = {"gelu": ("gelu", "none"), "relu": ("relu", ""), "tanh": ("tanh", "")}
 
-#: Rows of the products that are tried before 8-bit ones are trusted.
-_PROBES = 64
 
-
-def prepared(maps: list[nn.Linear], activation: str | None = None, int8: bool = False) -> Map:
+def prepared(
+    maps: list[nn.Linear], activation: str | None = None, factors: torch.dtype | None = None
+) -> Map:
     """One map that gives the outputs of `maps`, side by side, with `activation` applied to them.
 
-    With `int8` weights are quantised per output and inputs per token, so that a token's result does
-    not depend on the others; inputs and outputs stay float32. The linear maps need not be kept.
+    `factors`: what is multiplied, if not numbers of the maps' own type: `torch.int8` or
+    `torch.float8_e4m3fn`, where that pays. The linear maps need not be kept.
     """
-    weight = torch.cat([part.weight.detach() for part in maps])  # (M, K)
-    bias = torch.cat(
-        [
-            weight.new_zeros(len(part.weight)) if part.bias is None else part.bias.detach()
-            for part in maps
-        ]
-    )
-    if int8:
-        return _then(_quantised(weight, bias), activation)
+    weight, bias = _side_by_side(maps)
+    if factors == torch.int8:
+        return _then(int8.quantised(weight, bias), activation)
+    if factors == fp8.DTYPE and fp8.pays(weight):
+        return _then(fp8.scaled(weight, bias), activation)
     if activation == "gelu" and _applies_gelu(weight.device, weight.dtype):
         turned, multiply_gelu = weight.t(), torch.ops.aten._addmm_activation
         return lambda x: multiply_gelu(bias, x, turned, use_gelu=True)
@@ -53,6 +46,28 @@ def prepared(maps: list[nn.Linear], activation: str | None = None, int8: bool = 
     multiply = torch.ops.mkldnn._linear_pointwise
     unfused = None if activation in _FUSED else activation
     return _then(lambda x: multiply(x, packed, bias, operation, [], algorithm), unfused)
+
+
+def block(
+    up: nn.Linear, activation: str, down: nn.Linear, factors: torch.dtype | None = None
+) -> Map:
+    """`down` of the activation of `up`, else as `prepared`."""
+    last = _side_by_side([down])
+    if factors == fp8.DTYPE and activation == "gelu" and fp8.pays(last[0]):
+        first, second = prepared([up], None, factors), fp8.scaled(*last, gelu=True)
+    else:
+        first, second = prepared([up], activation, factors), prepared([down], None, factors)
+    return lambda x: second(first(x))
+
+
+def _side_by_side(maps: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Their weights (M, K), and biases (M,), zeros where there is none."""
+    weight = torch.cat([part.weight.detach() for part in maps])
+    biases = [
+        weight.new_zeros(len(part.weight)) if part.bias is None else part.bias.detach()
+        for part in maps
+    ]
+    return weight, torch.cat(biases)
 
 
 @cache
@@ -79,63 +94,6 @@ def _packed(weight: torch.Tensor) -> torch.Tensor | None:
     except RuntimeError:  # bf16 on a processor without AVX-512
         return None
     return packed
-
-
-def _quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
-    """x (N, K) -> (N, M) by 8-bit weights, and inputs of 2 * levels + 1 values a token."""
-    scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
-    rounded = (weight / scales[:, None]).round()  # (M, K), -127 to 127
-    levels = _exact_levels(*weight.shape)
-    if levels is None:
-        levels, product = 127, _float_product(rounded, scales, 127)
-    else:
-        product = _integer_product(rounded, scales, levels)
-
-    def multiply(x: torch.Tensor) -> torch.Tensor:
-        steps = (x.abs().amax(1, keepdim=True) / levels).clamp_min(1e-30)  # (N, 1)
-        # Shifted to be positive, and by a half to be rounded by the cut: 1 to 2 * levels + 1.
-        quantised = (x * steps.reciprocal()).add_(levels + 1.5).to(torch.uint8)
-        return torch.addcmul(bias, product(quantised), steps)
-
-    return multiply
-
-
-def _integer_product(rounded: torch.Tensor, scales: torch.Tensor, levels: int) -> Map:
-    """oneDNN's product of inputs shifted by `levels` + 1, uint8 (N, K), and 8-bit weights."""
-    packed = torch.ops.onednn.qlinear_prepack(rounded.to(torch.int8), None)
-    zeros = torch.zeros(len(rounded), dtype=torch.long)
-    multiply = torch.ops.onednn.qlinear_pointwise
-    output: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")  # unscaled, and nothing fused
-    return lambda x: multiply(x, 1.0, levels + 1, packed, scales, zeros, None, *output)
-
-
-def _float_product(rounded: torch.Tensor, scales: torch.Tensor, levels: int) -> Map:
-    """The same in float32, where whole numbers up to 2^24 are exact."""
-    return lambda x: functional.linear(x.float() - (levels + 1), rounded) * scales
-
-
-@cache
-def _exact_levels(outputs: int, inputs: int) -> int | None:
-    """How far inputs may go from 0 for products of this size to be exact here; None: no way.
-
-    Without VNNI processors add pairs of products in 16 bits, which saturate: there it is 63. Which
-    instructions oneDNN takes is its own affair, so the largest products are tried.
-    """
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-127, 128, (outputs, inputs), generator=generator).float()
-    weight[0], weight[-1] = 127, -127
-    for levels in (127, 63):
-        x = torch.randint(-levels, levels + 1, (_PROBES, inputs), generator=generator).float()
-        x[0], x[-1] = levels, -levels
-        shifted, ones = (x + levels + 1).to(torch.uint8), torch.ones(outputs)
-        expected = x.double() @ weight.double().T
-        try:
-            found = _integer_product(weight, ones, levels)(shifted)
-        except (AttributeError, RuntimeError):  # another torch, or one without oneDNN
-            return None
-        if torch.allclose(found.double(), expected, rtol=1e-6, atol=0):
-            return levels
-    return None
 
 
 def _then(first: Map, activation: str | None) -> Map:

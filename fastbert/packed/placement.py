@@ -8,21 +8,22 @@ import torch
 from torch import nn
 
 from fastbert.packed import norm
-from fastbert.packed.linear import Map, prepared
+from fastbert.packed.int8 import Map
+from fastbert.packed.linear import block, prepared
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A device and a type of numbers; with `int8`, linear maps multiply 8-bit integers.
+    """A device and a type of numbers, and what linear maps multiply there if not such numbers.
 
     What it is given is never changed, and tensors that are there already are shared.
     """
 
     device: torch.device
     dtype: torch.dtype
-    int8: bool = False
+    factors: torch.dtype | None = None
 
     def tensor(self, values: torch.Tensor) -> torch.Tensor:
         """A weight, without gradients."""
@@ -38,7 +39,11 @@ class Placement:
 
     def linear(self, maps: list[nn.Linear], activation: str | None = None) -> Map:
         """`prepared` of linear maps side by side."""
-        return prepared([self.module(each) for each in maps], activation, self.int8)
+        return prepared([self.module(each) for each in maps], activation, self.factors)
+
+    def block(self, up: nn.Linear, activation: str, down: nn.Linear) -> Map:
+        """`linear.block` of a feed-forward block."""
+        return block(self.module(up), activation, self.module(down), self.factors)
 
     def add_norm(self, module: nn.LayerNorm) -> norm.AddNorm:
         """`norm.add_norm` of a normalisation."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.models import tiny_fastbert
+from support.outputs import CLASSES, EXITS, cost_of_exits, random_outputs
 
 from fastbert.calibration.bounds import interval, upper_bound
 from fastbert.calibration.evaluation import ExitOutputs, outcome
@@ -27,27 +27,13 @@ from fastbert.exits.operating_point import Promise
 from fastbert.inference.cost import CostModel
 from fastbert.tasks.single_label import SingleLabel
 
-EXITS, CLASSES = 4, 7
 ALL = np.ones(EXITS, bool)
 ONE_PERCENT = Promise(0.01, 0.95)
 
 
 @pytest.fixture(scope="module")
 def cost() -> CostModel:
-    exits = [{"depth": 0}, {"depth": 1}, {"depth": 2}, {"depth": 3, "head": "adopted"}]
-    return CostModel(tiny_fastbert(exits=exits))
-
-
-def random_outputs(rows: int, seed: int) -> ExitOutputs:
-    """Exits that get surer and agree more with the last one, on rows of all difficulties."""
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(CLASSES, size=rows)
-    ease = rng.gamma(2.0, 1.5, rows)
-    logits = rng.normal(size=(EXITS, rows, CLASSES))
-    for exit in range(EXITS):
-        logits[exit, np.arange(rows), truth] += ease * (exit + 2)
-    task = SingleLabel([str(k) for k in range(CLASSES)])
-    return ExitOutputs(logits.astype(np.float32), rng.integers(3, 60, rows), task)
+    return cost_of_exits()
 
 
 @pytest.mark.parametrize("sample", [299, 300, 1001, 7600])

@@ -1,4 +1,4 @@
-"""8-bit floating-point products, which CPUs compute as well: near those of bf16, each token alone."""
+"""8-bit floating-point products, which CPUs compute, too: near bf16, and each token alone."""
 
 import numpy as np
 import pytest
@@ -50,9 +50,7 @@ def test_gelu_of_a_block_is_applied_before_the_way_down():
 @pytest.mark.parametrize("shape", [(256, 255), (264, 256), (256, 128), (24, 256)])
 def test_what_does_not_pay_is_multiplied_as_before(shape):
     one, x = made(*shape), rows(5, shape[0])
-    assert torch.equal(
-        linear.prepared([one], factors=fp8.DTYPE)(x), linear.prepared([one])(x)
-    )
+    assert torch.equal(linear.prepared([one], factors=fp8.DTYPE)(x), linear.prepared([one])(x))
 
 
 @torch.inference_mode()

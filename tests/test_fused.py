@@ -48,7 +48,8 @@ def test_numbers_are_scaled_by_token(width, gelu):
     torch.testing.assert_close(found.double() * steps, expected, atol=1e-6, rtol=1e-6)
     largest = found.abs().amax(1)
     torch.testing.assert_close(largest[:3], torch.full((3,), 448.0))
-    assert not largest[3] and (steps > 0).all()
+    assert not largest[3]
+    assert (steps > 0).all()
 
 
 @pytest.mark.parametrize("gelu", [False, True])

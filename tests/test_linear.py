@@ -44,7 +44,9 @@ def test_a_rows_product_is_its_own(precision, bias):
     maps = [made(37, 19, bias), made(37, 8, bias, seed=1)]
     x = torch.randn(23, 37)
     expected = torch.cat([part(x) for part in maps], 1)
-    found = linear.prepared([part.to(dtype) for part in maps], factors=torch.int8 if precision == "int8" else None)
+    found = linear.prepared(
+        [part.to(dtype) for part in maps], factors=torch.int8 if precision == "int8" else None
+    )
     near = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.05}[precision]
     torch.testing.assert_close(found(x.to(dtype)).float(), expected, atol=near, rtol=0)
     check_a_row_is_alone(found, x.to(dtype), {"bf16": 0.01}.get(precision, 1e-6))

@@ -12,11 +12,8 @@ more. The cost of heads is counted as their FLOPs, and as three times that, whic
 take on the clock.
 """
 
-import copy
 import json
-import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -24,65 +21,27 @@ import numpy as np
 
 from benchmarks.quality.promises import CONFIDENCE, load_outputs
 from benchmarks.support.measure import machine
+from fastbert.calibration.choosing import paying
 from fastbert.calibration.points import sample_of
-from fastbert.calibration.promises import (
-    Sample,
-    furthest,
-    keep_promise,
-    make_path,
-    proving,
-    speedup,
-)
+from fastbert.calibration.promises import Sample, divided, keep_promise, speedup
 from fastbert.exits.operating_point import Promise
-from fastbert.inference.cost import CostModel
 
 SHARE, CRITERION = 0.01, "tempered-entropy"
 #: What heads are counted as, in times of their FLOPs.
 WEIGHTS = (1, 3)
 
 
-def weighted(cost: CostModel, weight: int) -> CostModel:
-    """The same with heads that cost so many times as much."""
-    found = copy.copy(cost)
-    heads: Any = [
-        SimpleNamespace(flops=lambda lengths, head=head: weight * head.flops(lengths))
-        for head in cost.heads[:-1]
-    ]
-    found.heads = [*heads, cost.heads[-1]]
-    return found
-
-
-def choose(learners: Sample) -> np.ndarray:
-    """The exits that save most on these rows, bool (E,)."""
-
-    def saves(exits: np.ndarray) -> float:
-        path = make_path(learners, CRITERION, exits, learners)
-        return speedup(learners, furthest(learners, path, math.floor(SHARE * len(learners))))
-
-    exits = np.ones(len(learners.cost.exits), bool)
-    best = saves(exits)
-    while exits[:-1].sum() > 1:
-        fewer = [
-            np.where(np.arange(len(exits)) == k, False, exits) for k in np.flatnonzero(exits[:-1])
-        ]
-        found = [saves(each) for each in fewer]
-        if max(found) <= best:
-            break
-        best, exits = max(found), fewer[int(np.argmax(found))]
-    return exits
-
-
 def compare(known: Sample, weight: int, splits: int) -> dict[str, Any]:
     """Times fewer, as counted, with all exits and with chosen ones, over all splits together."""
-    cost = weighted(known.cost, weight)
-    known = Sample(known.outputs, cost, precision=known.precision)
+    cost = known.cost.weighing(weight)
+    known = Sample(known.outputs, cost, precision=known.precision, heads=weight)
     n, spent = len(known), {"all": list[float](), "chosen": list[float]()}
     used = np.zeros(len(cost.exits))
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(n)
         sample, rest = known.take(order[: n // 2]), known.take(order[n // 2 :])
-        proves = np.random.default_rng(seed).random(len(sample)) < proving((CRITERION,))
-        chosen = choose(sample.take(~proves))
+        learners, _ = divided(sample, (CRITERION,), seed)
+        chosen = paying(learners, CRITERION, SHARE, np.ones(len(cost.exits), bool))
         used += chosen
         for name, exits in (("all", np.ones(len(chosen), bool)), ("chosen", chosen)):
             point = keep_promise(

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbert.calibration.choosing import paying
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.promises import (
     Sample,
+    divided,
     furthest,
     keep_promise,
     make_path,
@@ -41,13 +43,15 @@ def sample_of(
     corpus: Iterable[str],
     precision: str,
     within: Sequence[float] = (),
+    heads: float | None = None,
 ) -> Sample:
     """What thresholds are chosen on, with the `truth` of n rows where harm is about it, and what
-    scores are to be `within`; InputError for a model with nowhere to leave early."""
+    scores are to be `within`; InputError for a model with nowhere to leave early. With what `heads`
+    cost on the clock, in times of their FLOPs, exits that do not pay are left out."""
     if len(outputs.logits) < 2:
         raise InputError("the checkpoint has one exit only, the last: nothing can be calibrated")
     where = ", ".join(map(redacted, corpus))
-    return Sample(outputs, cost, truth, where, precision, tuple(within))
+    return Sample(outputs, cost, truth, where, precision, tuple(within), heads)
 
 
 def promised_point(
@@ -66,6 +70,15 @@ def promised_point(
     known = CRITERIA_OF[sample.outputs.task.question.kind]
     criteria = known if criterion == "auto" else (criterion or known[0],)
     exits = np.ones(len(sample.cost.exits), bool) if exits is None else exits
+    if sample.heads is not None and proving(criteria) < 1:
+        learners, _ = divided(sample, criteria, seed)
+        possible, exits = exits, paying(learners, criteria[0], promise.share, exits)
+        left_out = np.flatnonzero(possible & ~exits)
+        out = ", ".join(str(sample.cost.exits[exit].depth) for exit in left_out)
+        log.info(
+            f"heads take {sample.heads:.1f} times as long as their FLOPs; "
+            + (f"the exits at depth {out} do not pay, and are left out" if out else "all exits pay")
+        )
     point = keep_promise(sample, promise, criteria, exits, seed)
     if point is None:
         share = proving(criteria)

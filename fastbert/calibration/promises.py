@@ -83,6 +83,8 @@ class Sample:
     corpus: str = ""  # that the rows come from
     precision: str = ""  # that the outputs were computed in
     within: tuple[float, ...] = ()  # of scores: the tolerance, or the cut-offs
+    #: What heads cost on the device's clock, in times of their FLOPs, where that was measured.
+    heads: float | None = None
 
     def __len__(self) -> int:
         return len(self.outputs.lengths)
@@ -195,6 +197,15 @@ def proving(criteria: Sequence[str]) -> float:
     return _LEARNING if criteria[0] in TEMPERED else 1.0
 
 
+def divided(sample: Sample, criteria: Sequence[str], seed: int) -> tuple[Sample, Sample]:
+    """The rows that choose and learn, and those that prove; the same ones if nothing is learned."""
+    share = proving(criteria)
+    if share == 1:
+        return sample, sample
+    proves = np.random.default_rng(seed).random(len(sample)) < share
+    return sample.take(~proves), sample.take(proves)
+
+
 def keep_promise(
     sample: Sample, promise: Promise, criteria: Sequence[str], exits: Array, seed: int = 0
 ) -> OperatingPoint | None:
@@ -204,10 +215,8 @@ def keep_promise(
     A share of the rows, drawn with `seed`, proves, and the others choose and learn: see `proving`.
     None if too few prove: see `rows_needed`.
     """
-    criterion, learners = criteria[0], sample
-    if (share := proving(criteria)) < 1:
-        proves = np.random.default_rng(seed).random(len(sample)) < share
-        learners, sample = sample.take(~proves), sample.take(proves)
+    criterion = criteria[0]
+    learners, sample = divided(sample, criteria, seed)
     allowed = allowed_failures(len(sample), promise)
     if allowed < 0:
         return None

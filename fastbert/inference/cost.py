@@ -31,11 +31,18 @@ class CostModel:
         cost."""
         self.exits, self.encoder, self.heads = model.exits, model.encoder, model.heads
         self.used = np.ones(len(self.heads), bool)
+        self.weight = 1.0
 
     def using(self, exits: NDArray[np.integer]) -> "CostModel":
         """The same where only some exits are computed, as `Rule.used` names them."""
         found = copy.copy(self)
         found.used = np.isin(np.arange(len(self.heads)), exits)
+        return found
+
+    def weighing(self, heads: float) -> "CostModel":
+        """The same where heads count so many times, as they may on a clock."""
+        found = copy.copy(self)
+        found.weight = heads
         return found
 
     def row_flops(self, lengths: Counts, exits: NDArray[np.integer]) -> Counts:
@@ -45,7 +52,7 @@ class CostModel:
             return self._of_windows(lengths, exits)
         lengths = lengths.astype(np.int64)
         layers = self._layers(lengths)
-        each = [head.flops(lengths) * on for head, on in zip(self.heads, self.used, strict=True)]
+        each = [self._head(k, lengths) * on for k, on in enumerate(self.used)]
         heads = np.cumsum(each, axis=0)
         by_exit = heads + [layers[k.depth] * (k.head != "bag") for k in self.exits]  # (E, n)
         flops: Counts = by_exit[exits, np.arange(len(lengths))]
@@ -56,7 +63,7 @@ class CostModel:
         if lengths.ndim == 2:
             return self._of_windows(lengths)
         lengths = lengths.astype(np.int64)
-        flops: Counts = self._layers(lengths)[-1] + self.heads[-1].flops(lengths)
+        flops: Counts = self._layers(lengths)[-1] + self._head(-1, lengths)
         return flops
 
     def speedup(self, lengths: Counts, exits: NDArray[np.integer]) -> float:
@@ -76,6 +83,10 @@ class CostModel:
         flops[there] = each
         total: Counts = flops.sum(1)
         return total
+
+    def _head(self, exit: int, lengths: Counts) -> Counts:
+        """That of an exit: (n,)."""
+        return (self.weight * self.heads[exit].flops(lengths)).astype(np.int64)
 
     def _layers(self, lengths: Counts) -> Counts:
         """Up to each depth: (L + 1, n)."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbert.calibration.choosing import heads_on_clock
 from fastbert.calibration.evaluation import question_outputs
 from fastbert.calibration.points import (
     faster_point,
@@ -68,13 +69,16 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     with counting(len(tokens)) as counter:
         engine = Engine(model, device(), DTYPES[precision])
         found = question_outputs(engine, tokens, counter.advance)
+    cost = CostModel(model)
+    # Named ones are chosen already, and on CPUs all pay.
+    measured = engine.device.type == "cuda" and settings.exits is None
+    heads = heads_on_clock(engine, cost, tokens) if measured else None
     targets = None if examples.labels is None else np.asarray(examples.labels)
     points, samples, wrong = {}, [], []
     for asked, outputs in zip(questions, found, strict=True):
         criterion, within = compared[asked.name]
         truth = None if targets is None else questions.targets(asked, targets)
-        cost = CostModel(model)
-        sample = sample_of(outputs, truth, cost, settings.corpus, precision, within)
+        sample = sample_of(outputs, truth, cost, settings.corpus, precision, within, heads)
         try:
             points[asked.name] = _point(sample, criterion, settings)
         except InputError as error:
@@ -192,7 +196,7 @@ def _harm(settings: CalibrateSettings) -> tuple[Harm, float]:
 
 def _point(sample: Sample, criterion: str, settings: CalibrateSettings) -> OperatingPoint:
     """What is asked for, as far as the sample proves it."""
-    exits = np.array(chosen(settings.exits, sample.cost.exits))
+    exits = np.array(chosen(settings.exits or "0-", sample.cost.exits))
     if settings.speedup is not None:
         return faster_point(sample, settings.speedup, settings.confidence, criterion, exits)
     harm, share = _harm(settings)

@@ -241,10 +241,11 @@ class CalibrateSettings(Inference, LabelledTexts):
     shape: Literal["auto", "uniform"] = setting(
         "One threshold for all layers, the only shape there is.", "uniform", gone=_ONE_SHAPE
     )
-    exits: str = setting(
+    exits: str | None = setting(
         "The exits that may be used, by the layers before them: 0 is the one before the first "
-        "layer, 1- stands for all others, 0,2-4 for some.",
-        "0-",
+        "layer, 1- stands for all others, 0- for all, 0,2-4 for some. Default: all; on a GPU "
+        "those that pay by its clock.",
+        None,
     )
     rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
     name: str | None = setting(

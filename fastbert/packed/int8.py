@@ -21,7 +21,7 @@ _PROBES = 64
 
 
 def quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
-    """The map with this weight (M, K) and bias (M,); a token's inputs have 2 * levels + 1 values."""
+    """The map with this weight (M, K) and bias (M,); inputs take 2 * levels + 1 values."""
     scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
     rounded = (weight / scales[:, None]).round()  # (M, K), -127 to 127
     levels = _exact_levels(*weight.shape)

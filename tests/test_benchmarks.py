@@ -12,6 +12,9 @@ from click.testing import CliRunner
 from support import ROOT
 from support.shards import random_texts
 
+from benchmarks.pages.gpu import section
+from benchmarks.speed import gpu_corpus
+
 #: Packages of peers, which only those install who compare with them.
 PEERS = ("onnxruntime", "onnxruntime.quantization")
 
@@ -55,13 +58,28 @@ def test_the_engine_without_one_of_its_ideas_gives_the_same_labels(checkpoint, t
     assert all(ratio > 0 for ratio in found["ratio"].values())
 
 
-def test_the_program_for_gpus_runs_without_one(tmp_path):
+def test_the_program_for_gpus_runs_without_one(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_corpus, "_CALIBRATING", 400)
+    monkeypatch.setattr(gpu_corpus, "_PROMISE", 0.5)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    texts = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"text": random_texts(600, seed=1)}), texts)
     small = ("--device", "cpu", "--tiny", "--rows", 64, "--rounds", 1)
-    found = run("speed.gpu", tmp_path, *small)
-    assert found["correctness"]["tiny"]["fp32"]["same_label"] == 1
+    found = run("speed.gpu", tmp_path, *small, "--model", checkpoint, "--texts", texts)
+    assert len(found["throughput"]) == 3
     for result in found["throughput"]:
-        assert 1 < result["mean_layers"] < 3
+        assert 1 <= result["mean_layers"] < 3
         assert result["flops_speedup"] > 1
+    assert found["answers"]["fp32"]["same_label"] == 1
+    assert found["company"]["alone"]["same_label"] > 0.9
+    assert sum(found["labelling"]["exits"]) == 200
+    assert found["feeding"]["rows_per_second_of_one"] > 0
+    monkeypatch.setattr("benchmarks.pages.gpu.RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.pages.gpu.load", lambda name: found)
+    (tmp_path / "gpu.json").touch()
+    page = section()
+    assert page.count("missed") + page.count(": met") >= 6
+    assert f"{found['labelling']['rows_per_second']['at 1 %']:,} rows/s" in page
 
 
 def test_a_huge_row_group_is_read_slice_by_slice(tmp_path):

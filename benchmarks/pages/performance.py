@@ -1,7 +1,7 @@
 """The page docs/benchmarks.md, from the JSON files in benchmarks/results; `tables` writes it. Its
 sections about the engine are here, those about the job in `nights.py`."""
 
-from benchmarks import RESULTS
+from benchmarks.pages import gpu
 from benchmarks.pages.markdown import judged, load, table, where
 from benchmarks.pages.nights import (
     chaos_section,
@@ -255,39 +255,6 @@ than 0.05 from 1 is noise on this machine: ideas that small were kept where they
 """
 
 
-def gpu_section() -> str:
-    """The GPU's numbers, once there are some."""
-    if not (RESULTS / "gpu.json").exists():
-        return """## On a GPU
-
-Not measured: no GPU could be had. `benchmarks/speed/gpu.py` runs there, without Ray, and is tried on CPU only:
-
-```
-python -m benchmarks.speed.gpu --output benchmarks/results/gpu.json
-```
-
-It compares CUDA with the CPU (labels, exit layers, scores), and BERT-base and MiniLM at 128 and 512 tokens with a plain padded loop, the
-official algorithm, the device's matrix peak and the FLOPs. Nothing in this project claims a GPU figure before that.
-"""
-    found = load("gpu")
-    rows = [
-        [r["model"], r["tokens"], f"{r['rows_per_second']['two layers']:,.0f}"]
-        + [f"{r['share_of_peak']['full depth']:.2f}", f"{r['realised_by_ideal']:.2f}"]
-        + [f"{r['two layers : plain loop']:.1f}", f"{r['two layers : official algorithm']:.1f}"]
-        for r in found["throughput"]
-    ]
-    names = [
-        "model",
-        "tokens",
-        "rows/s at two layers",
-        "full depth by peak",
-        "clock by FLOPs",
-        ": plain loop",
-        ": official",
-    ]
-    return f"## On a GPU\n\n{found['device']}.\n\n{table(names, rows)}\n"
-
-
 def versions_section() -> str:
     """This release's code against the last one's."""
     found = load("versions")
@@ -319,7 +286,7 @@ def performance_page() -> str:
         tokenizing_section,
         pipeline_section,
         ideas_section,
-        gpu_section,
+        gpu.section,
         chaos_section,
         versions_section,
         reporting_section,

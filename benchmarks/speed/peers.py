@@ -30,6 +30,20 @@ def padded(tokens: Tokens, rows: np.ndarray, width: int) -> tuple[np.ndarray, np
     return ids, mask
 
 
+@torch.inference_mode()
+def padded_loop(
+    model: FastBertForSequenceClassification, tokens: Tokens, width: int, batch: int = 256
+) -> np.ndarray:
+    """What people write: batches in input order, padded to `width`, full depth. Labels (n,)."""
+    found = []
+    for start in range(0, len(tokens), batch):
+        rows = np.arange(start, min(start + batch, len(tokens)))
+        ids, mask = (torch.from_numpy(x).to(model.device) for x in padded(tokens, rows, width))
+        found.append(model(ids, mask).logits.argmax(-1))
+    labels: np.ndarray = torch.cat(found).cpu().numpy()
+    return labels
+
+
 def in_batches(forward: Forward, tokens: Tokens, batch: int = 32) -> np.ndarray:
     """Full depth, rows sorted by length, batches padded to their longest: logits (n, N)."""
     order = np.argsort(-tokens.lengths, kind="stable")

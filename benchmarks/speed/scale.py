@@ -273,11 +273,6 @@ def overhead(work: Path, slices: tuple[int, ...], rounds: int) -> dict[str, Any]
     return {
         "sizes": sizes,
         "per slice, largest size : smallest": round(per_slice[-1] / per_slice[0], 3),
-        # Were nothing of the overhead hidden behind the device.
-        "rows_per_slice_for_2_percent": {
-            f"{rate} rows/s": round(per_slice[-1] / 1e3 / 0.02 * rate)
-            for rate in (1_000, 5_000, 10_000, 20_000, 50_000)
-        },
     }
 
 

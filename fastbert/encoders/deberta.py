@@ -27,6 +27,7 @@ from fastbert.encoders.encoder import Encoder
 from fastbert.errors import check_settings
 from fastbert.exits.heads import ClassifierHead
 from fastbert.exits.layout import HeadLayout
+from fastbert.packed import disentangled
 from fastbert.packed.attention import attend_by_length
 from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
@@ -52,7 +53,7 @@ class Distances:
     """Where the distance between two tokens stands in a table of 2S relative positions."""
 
     def __init__(self, config: PreTrainedConfig, longest: int) -> None:
-        limit, buckets = _limits(config)
+        limit, buckets = self.limit, self.number = _limits(config)
         self.span = buckets or limit  # S
         # Where Hugging Face makes a model that it will load, tensors have no numbers by default.
         far = torch.arange(longest, device="cpu")
@@ -100,24 +101,34 @@ class DisentangledLayer(Layer):
         parts = attrgetter(*_PARTS)(layer)
         super().__init__(parts, encoder.heads, encoder.activation, place)
         self.distances, self.scale = encoder.distances, encoder.scale
-        own = layer.attention.self
-        #: For each distance and head, (heads, H / heads, 2S): what queries look at, and what looks
-        #: at keys.
-        self.keys = self.queries = None
+        keys = queries = None
+        own, shared = layer.attention.self, encoder.shared
         if "c2p" in encoder.kinds:
-            project = own.key_proj if encoder.shared else own.pos_key_proj
-            self.keys = self._table(project, encoder, place)
+            keys = self._table(own.key_proj if shared else own.pos_key_proj, encoder, place)
         if "p2c" in encoder.kinds:
-            project = own.query_proj if encoder.shared else own.pos_query_proj
-            self.queries = self._table(project, encoder, place)
+            queries = self._table(own.query_proj if shared else own.pos_query_proj, encoder, place)
+        self.in_one_call = _goes_in_one_call(encoder, place)
+        #: For each distance and head: what queries look at, and what looks at keys. In one call
+        #: for all rows (1, heads, 2S, H / heads), else (heads, H / heads, 2S) and scaled.
+        self.keys, self.queries = (
+            None if table is None else self._laid_out(table) for table in (keys, queries)
+        )
 
     def _table(self, project: nn.Linear, encoder: "Deberta", place: Placement) -> torch.Tensor:
-        projected = place.module(project)(encoder.relative) * self.scale
-        table: torch.Tensor = projected.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
-        return table.contiguous()
+        """(2S, heads, H / heads)."""
+        projected: torch.Tensor = place.module(project)(encoder.relative)
+        return projected.unflatten(-1, (self.heads, -1))
+
+    def _laid_out(self, table: torch.Tensor) -> torch.Tensor:
+        if self.in_one_call:
+            return table.transpose(0, 1)[None].contiguous()
+        return (table * self.scale).permute(1, 2, 0).contiguous()
 
     def attend(self, mixed: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return attend_by_length(mixed, batch, self.heads, self._core)
+        if not self.in_one_call or self.distances is None:
+            return attend_by_length(mixed, batch, self.heads, self._core)
+        tables, limits = (self.keys, self.queries), (self.distances.limit, self.distances.number)
+        return disentangled.attend(mixed, batch, self.heads, tables, self.scale, *limits)
 
     def _core(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         bias = None
@@ -132,6 +143,12 @@ class DisentangledLayer(Layer):
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, scale=self.scale
         )
+
+
+def _goes_in_one_call(encoder: "Deberta", place: Placement) -> bool:
+    """Whether rows of any lengths go through attention together."""
+    there = disentangled.kernel(place.device, place.dtype) is not None
+    return there and bool(encoder.kinds) and disentangled.fits(encoder.width // encoder.heads)
 
 
 def _check(config: PreTrainedConfig) -> None:

@@ -1,0 +1,68 @@
+"""DeBERTa's attention over rows of any lengths in one call, by flashdeberta where it is installed.
+
+Letters: n rows, P tokens, those of no row with them; D size of a head, S buckets of distances in
+each direction.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from fastbert.packed.batching import Batch
+
+#: As flashdeberta's function over packed rows.
+Kernel = Callable[..., torch.Tensor]
+
+#: Sizes of a head that its tiles take.
+_SIZES = (16, 32, 64, 128)
+
+
+@cache
+def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """The one that works there with such numbers, tried once; None if there is none."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return None
+    some = torch.ones(3, 1, 64, dtype=dtype, device=device)
+    table = torch.ones(1, 1, 4, 64, dtype=dtype, device=device)
+    bounds = torch.tensor([0, 1, 3], dtype=torch.int32, device=device)
+    try:
+        from flashdeberta.ops.flash_attention_varlen import (
+            flash_attention_with_disentangled_varlen as attention,
+        )
+
+        found = attention(some, some, some, table, table, bounds, bounds, 2, 2, False, 1.0, 2, 4)
+    except Exception:  # not installed, another release, or a card that it does not know
+        return None
+    run: Kernel = attention
+    return run if torch.allclose(found, some) else None
+
+
+def fits(size: int) -> bool:
+    """Whether it takes heads of this size."""
+    return size in _SIZES
+
+
+def attend(
+    mixed: torch.Tensor,
+    batch: Batch,
+    heads: int,
+    tables: tuple[torch.Tensor | None, torch.Tensor | None],
+    scale: float,
+    limit: int,
+    buckets: int,
+) -> torch.Tensor:
+    """Queries, keys and values side by side (P, 3H) to contexts (P, H).
+
+    `tables` are what queries look at, and what looks at keys, for each distance, (1, heads, 2S, D)
+    or None; sums of products are multiplied by `scale`. Distances below `limit` are put into so
+    many `buckets` in each direction, or, for 0, into one each.
+    """
+    run = kernel(mixed.device, mixed.dtype)
+    assert run is not None
+    query, key, value = mixed.view(len(mixed), 3, heads, -1).unbind(1)
+    rows, longest = batch.bounds, batch.longest
+    found = run(
+        query, key, value, *tables, rows, rows, longest, longest, False, scale, buckets, limit
+    )
+    return found.flatten(1)

@@ -48,48 +48,43 @@ class CostModel:
     def row_flops(self, lengths: Counts, exits: NDArray[np.integer]) -> Counts:
         """Rows of `lengths` (n,) that left at exits (n,), by index: int64 (n,). Rows of several
         windows have lengths (n, W), 0 where there is no window, and cost what these do."""
+        each = _up_to(lengths)
+        layers = self._layers(each)
+        heads = np.cumsum([self._head(k, each) * on for k, on in enumerate(self.used)], axis=0)
+        by_exit = heads + [layers[k.depth] * (k.head != "bag") for k in self.exits]
+        by_exit[:, 0] = 0
         if lengths.ndim == 2:
-            return self._of_windows(lengths, exits)
-        lengths = lengths.astype(np.int64)
-        layers = self._layers(lengths)
-        each = [self._head(k, lengths) * on for k, on in enumerate(self.used)]
-        heads = np.cumsum(each, axis=0)
-        by_exit = heads + [layers[k.depth] * (k.head != "bag") for k in self.exits]  # (E, n)
-        flops: Counts = by_exit[exits, np.arange(len(lengths))]
-        return flops
+            exits = exits[:, None]
+        return _of_rows(by_exit[exits, lengths])
 
     def full_flops(self, lengths: Counts) -> Counts:
         """The full model with its last head only, what early exit is compared with: int64 (n,)."""
-        if lengths.ndim == 2:
-            return self._of_windows(lengths)
-        lengths = lengths.astype(np.int64)
-        flops: Counts = self._layers(lengths)[-1] + self._head(-1, lengths)
-        return flops
+        each = _up_to(lengths)
+        whole = self._layers(each)[-1] + self._head(-1, each)
+        whole[0] = 0
+        return _of_rows(whole[lengths])
 
     def speedup(self, lengths: Counts, exits: NDArray[np.integer]) -> float:
         """Times fewer FLOPs than the full model, over all rows together."""
         full, early = self.full_flops(lengths), self.row_flops(lengths, exits)
         return float(full.sum() / early.sum())
 
-    def _of_windows(self, lengths: Counts, exits: NDArray[np.integer] | None = None) -> Counts:
-        """The sum over windows, of lengths (n, W), at full depth if there are no exits (n,)."""
-        there = lengths > 0
-        own = lengths[there]
-        if exits is None:
-            each = self.full_flops(own)
-        else:
-            each = self.row_flops(own, np.repeat(exits, there.sum(1)))
-        flops = np.zeros_like(lengths, np.int64)
-        flops[there] = each
-        total: Counts = flops.sum(1)
-        return total
-
     def _head(self, exit: int, lengths: Counts) -> Counts:
-        """That of an exit: (n,)."""
+        """That of an exit, for rows of these lengths (n,)."""
         return (self.weight * self.heads[exit].flops(lengths)).astype(np.int64)
 
     def _layers(self, lengths: Counts) -> Counts:
-        """Up to each depth: (L + 1, n)."""
+        """Up to each depth, the same: (L + 1, n)."""
         parts = [self.encoder.flops(k, lengths) for k in range(self.encoder.depth + 1)]
         flops: Counts = np.cumsum(parts, axis=0)
         return flops
+
+
+def _up_to(lengths: Counts) -> Counts:
+    """All lengths that occur, and those between: they are few, however many the rows."""
+    return np.arange(int(lengths.max(initial=0)) + 1)
+
+
+def _of_rows(flops: Counts) -> Counts:
+    """Of rows, or of the windows of each."""
+    return flops if flops.ndim == 1 else flops.sum(1)

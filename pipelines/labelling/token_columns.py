@@ -12,7 +12,8 @@ from pipelines.labelling.work import IDS, TYPES, WINDOWS
 def tokens_of(table: pa.Table, good: NDArray[np.bool_]) -> Tokens:
     """The token columns of the rows that are `good`, bool (N,)."""
     there = [name for name in (IDS, TYPES, WINDOWS) if name in table.column_names]
-    some = table.select(there).filter(pa.array(good))
+    some = table.select(there)
+    some = some if good.all() else some.filter(pa.array(good))
     columns = {name: some[name].combine_chunks() for name in there}
     types = np.asarray(columns[TYPES].flatten()) if TYPES in columns else None
     windows = counts = None

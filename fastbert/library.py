@@ -121,6 +121,7 @@ class Classifier:
         self.model, tokenizer = load_checkpoint(folder)
         self.precision = precision
         self.device = device or arithmetic.device()
+        arithmetic.resolve(precision, self.device)  # refused here, not at the first text
         self._tokenizer = Tokenizer(tokenizer, self.model.config.windowing)
         self._fits_pairs = False  # not known yet
         self._engines: dict[str, Engine] = {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support.models import BRANCH, VOCABULARY, random_tokens
-from test_linear import check_a_row_is_alone
+from support.same import check_a_row_is_alone
 from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.models import random_tokens, tiny_fastbert
+from support.same import check_a_row_is_alone
 from torch import nn
 
 from fastbert.inference.engine import DTYPES, Engine
@@ -25,15 +26,6 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.05}
 def made(inputs: int, outputs: int, bias: bool = True, seed: int = 0) -> nn.Linear:
     torch.manual_seed(seed)
     return nn.Linear(inputs, outputs, bias=bias)
-
-
-def check_a_row_is_alone(found, x: torch.Tensor, tolerance: float) -> None:
-    """`found` is a map; neighbours a thousand times as large must not matter."""
-    loud = torch.cat([x, 1000 * x])
-    expected = found(x)
-    assert (found(loud)[: len(x)] - expected).abs().max() <= tolerance
-    for i in (0, len(x) // 2, len(x) - 1):
-        assert (found(x[i : i + 1]) - expected[i]).abs().max() <= tolerance
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens, sample, tokenize
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed import linear
+from fastbert.packed import batching, linear
 from fastbert.packed.batching import Batch
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
@@ -194,7 +194,7 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
             engines["all"].classify(half, rule)
 
     def any_size() -> None:
-        with patch("fastbert.inference.engine._ROUND", 1):
+        with patch("fastbert.inference.engine.ROUND", 1), patch(f"{batching.__name__}.ROUND", 1):
             engines["all"].classify(tokens, rule)
 
     runs["sizes of batches repeat"] = any_size

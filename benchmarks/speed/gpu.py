@@ -28,6 +28,7 @@ import click
 import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.utils import is_flash_attn_2_available
 
 from benchmarks.speed.gpu_corpus import corpus
 from benchmarks.speed.peers import official, padded_loop
@@ -39,6 +40,7 @@ from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device_name, supports
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.packed.batching import longest_first
 
 #: Layers that rows are to take on average, of all.
 _SHARE_OF_DEPTH = 1 / 6
@@ -114,10 +116,15 @@ def throughput(
     rule = rule_for(engine, tokens)
     runs: dict[str, Callable[[], Any]] = {
         "padded loop": lambda: padded_loop(plain, tokens, width),
+        "padded loop, sorted": lambda: padded_loop(plain, tokens.take(longest_first(lengths))),
         "official algorithm": lambda: official(plain, few, rule.thresholds, width),
         "full depth": lambda: engine.full_depth(tokens),
         "early": lambda: engine.classify(tokens, rule),
     }
+    if is_flash_attn_2_available():
+        flash = copy.deepcopy(plain)
+        flash.backbone.set_attn_implementation("flash_attention_2")
+        runs["padded loop, flash attention"] = lambda: padded_loop(flash, tokens, width)
     if supports("fp8", device):
         eighth = Engine(model, device, DTYPES["fp8"])
         runs["full depth fp8"] = lambda: eighth.full_depth(tokens)
@@ -146,6 +153,7 @@ def throughput(
         },
         "realised_by_ideal": round(ratio(seconds, "full depth", "early") / speedup, 4),
         "early : padded loop": ratio(seconds, "padded loop", "early"),
+        "early : padded loop, sorted": ratio(seconds, "padded loop, sorted", "early"),
         "early : official algorithm": ratio(seconds, "official algorithm", "early"),
     } | (
         {

@@ -32,13 +32,18 @@ def padded(tokens: Tokens, rows: np.ndarray, width: int) -> tuple[np.ndarray, np
 
 @torch.inference_mode()
 def padded_loop(
-    model: FastBertForSequenceClassification, tokens: Tokens, width: int, batch: int = 256
+    model: FastBertForSequenceClassification,
+    tokens: Tokens,
+    width: int | None = None,
+    batch: int = 256,
 ) -> np.ndarray:
-    """What people write: batches in input order, padded to `width`, full depth. Labels (n,)."""
+    """What people write: batches in the order of the rows, padded to `width` or to their longest,
+    full depth. Labels (n,)."""
     found = []
     for start in range(0, len(tokens), batch):
         rows = np.arange(start, min(start + batch, len(tokens)))
-        ids, mask = (torch.from_numpy(x).to(model.device) for x in padded(tokens, rows, width))
+        most = width or int(tokens.lengths[rows].max())
+        ids, mask = (torch.from_numpy(x).to(model.device) for x in padded(tokens, rows, most))
         found.append(model(ids, mask).logits.argmax(-1))
     labels: np.ndarray = torch.cat(found).cpu().numpy()
     return labels

@@ -57,7 +57,7 @@ def resolve(asked: str, device: str, proven: str | None = None) -> str:
     Raises InputError for 8 bits that the device does not multiply.
     """
     if asked in _ONLY_FOR and not supports(asked, device):
-        raise InputError(f"--precision {asked} is for {_ONLY_FOR[asked]}; use bf16 here")
+        raise InputError(f"precision {asked} is for {_ONLY_FOR[asked]}; use bf16 here")
     if asked != "auto":
         return asked
     if proven is not None and supports(proven, device):

@@ -8,7 +8,7 @@ Letters: N tokens, K inputs, M outputs.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -62,8 +62,9 @@ def _kernel(device: torch.device) -> Quantise | None:
         return None
     x = torch.linspace(-3, 3, 48, device=device).view(2, 24).to(torch.bfloat16)
     try:
-        from fastbert.packed.fused import quantise as fused
+        from fastbert.packed.fused import quantise as in_one_pass
 
+        fused = partial(in_one_pass, dtype=DTYPE, largest=LARGEST, least=LEAST)
         rounded, steps = fused(x, True)
     except Exception:  # no Triton, no compiler, or a card that it does not know
         return None

@@ -9,8 +9,6 @@ import torch
 import triton
 from triton import language as tl
 
-from fastbert.packed import fp8
-
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_norm(
@@ -71,12 +69,13 @@ def _quantise(
 
 
 def quantise(
-    x: torch.Tensor, gelu: bool, dtype: torch.dtype = fp8.DTYPE
+    x: torch.Tensor, gelu: bool, dtype: torch.dtype, largest: float, least: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`fp8.quantise` of (P, H), contiguous; the numbers in another type show them unrounded."""
+    """x, or its GELU, (P, H), contiguous, by a step for each token, and these steps (P, 1), at
+    which its largest number, taken to be `least` at least, is the `largest` one."""
     out = torch.empty_like(x, dtype=dtype)
     steps = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(x.shape[1])
-    numbers = x.shape[1], fp8.LARGEST, fp8.LEAST
+    numbers = x.shape[1], largest, least
     _quantise[(len(x),)](x, out, steps, *numbers, gelu=gelu, block=block, num_warps=8)
     return out, steps

@@ -5,7 +5,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
-os.environ["TRITON_INTERPRET"] = "1"  # is read when Triton is imported, which torch may do
+# Read when Triton is imported, which torch may do. On a GPU: TRITON_INTERPRET=0 pytest -m gpu
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch

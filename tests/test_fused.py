@@ -1,7 +1,12 @@
 """Kernels for GPUs, on a CPU by Triton's interpreter (conftest.py), against float64."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from support import ROOT
 from torch.nn import functional
 
 from fastbert.packed import fp8, norm
@@ -64,6 +69,30 @@ def test_rounded_numbers_are_the_plain_ones(gelu):
     same = found.float() == plain.float()
     assert same.float().mean() > 0.95  # a carry again
     assert same.sum(1).min() > 80
+
+
+def test_a_card_would_compile_them():
+    """The interpreter runs what Triton's compiler refuses: as far as it comes without a card."""
+    program = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import triton
+from fastbert.packed.fused import _add_norm, _quantise
+
+half = dict.fromkeys(("x", "residual", "weight", "bias", "out"), "*bf16")
+steps = {"x": "*bf16", "out": "*fp8e4nv", "steps": "*fp32"}
+numbers = {"width": "i32", "largest": "fp32", "least": "fp32"}
+for kernel, signature, constants in (
+    (_add_norm, half | {"width": "i32", "eps": "fp32"}, {"block": 1024}),
+    (_quantise, steps | numbers, {"gelu": True, "block": 4096}),
+):
+    signature |= dict.fromkeys(constants, "constexpr")
+    triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_none_on_a_cpu():

@@ -1,6 +1,7 @@
 """The engine where memory is short: batches and pools are halved, and nothing else changes."""
 
 from types import SimpleNamespace
+from weakref import ref
 
 import numpy as np
 import psutil
@@ -9,6 +10,7 @@ import torch
 from support.engines import at, engine, soft
 from support.models import random_tokens, tiny_fastbert
 
+from fastbert.inference import decisions
 from fastbert.inference.engine import Engine
 
 TOKENS = random_tokens([5, 9, 2, 17, 9, 11, 4, 9, 20, 3], seed=4)
@@ -87,6 +89,49 @@ def test_a_pool_that_does_not_fit_is_halved_and_remembered(fails, limit, kind, r
     assert np.array_equal(found.audited, deep)
 
 
+@pytest.mark.parametrize(("rows", "budget", "limit"), [(20, 100, 200), (2, 9, 140)])
+def test_a_pool_that_fits_alone_waits_for_the_other(rows, budget, limit, monkeypatch):
+    """Two are at work, as on a GPU, and their states do not fit together; of one row, too."""
+    tokens = random_tokens(np.full(rows, 9), seed=3)
+    small, alive = engine("bert", pool_tokens=budget, batch_tokens=9), []
+    small.pools, real = 2, torch.empty
+
+    def limited(shape, **options):
+        taken = sum(len(each()) for each in alive if each() is not None)
+        if taken and taken + shape[0] > limit:
+            raise ON_GPU
+        found = real(shape, **options)
+        alive.append(ref(found))
+        return found
+
+    monkeypatch.setattr(torch, "empty", limited)
+    found = small.classify(tokens, at(0.6, small))
+    monkeypatch.undo()
+    expected = engine("bert").classify(tokens, at(0.6, small))
+    assert np.array_equal(found.exit, expected.exit)
+    np.testing.assert_allclose(found.answer["score"], expected.answer["score"], atol=1e-9)
+    assert small.pools == 1
+    assert small.pool_tokens == budget
+
+
+def test_what_was_heard_before_memory_was_short_is_not_heard_twice(monkeypatch):
+    tokens, short = random_tokens(np.arange(2, 22), seed=3), engine("bag")
+    expected = short.classify(tokens, soft(0.6, short))
+    real, calls = decisions.on_host, []
+
+    def limited(numbers):
+        calls.append(len(calls))
+        if calls[-1] == 1:
+            raise ON_GPU
+        return real(numbers)
+
+    monkeypatch.setattr(decisions, "on_host", limited)
+    found = engine("bag").classify(tokens, soft(0.6, short))
+    assert len(calls) > 3
+    assert np.array_equal(found.exit, expected.exit)
+    np.testing.assert_allclose(found.uncertainty, expected.uncertainty, atol=1e-7)
+
+
 def test_a_pool_is_no_larger_than_the_free_memory_allows(monkeypatch, tmp_path):
     width = tiny_fastbert().encoder.width
     monkeypatch.setattr("fastbert.inference.memory.CGROUP", tmp_path)
@@ -114,9 +159,9 @@ def test_sizes_of_batches_repeat():
     watched = engine("bert", batch_tokens=300, pool_tokens=10_000)
     real = watched.encoder.layer
 
-    def counting(k, hidden, groups):
+    def counting(k, hidden, batch):
         sizes.add(len(hidden))
-        return real(k, hidden, groups)
+        return real(k, hidden, batch)
 
     watched.encoder.layer = counting
     for seed in range(20):

@@ -21,7 +21,13 @@ LENGTHS = st.lists(st.integers(2, 23), min_size=1, max_size=12)
 
 
 def loop(query, key, value, looking, seen, most_looking, most_seen, window_size=(-1, -1)):
-    """As `torch.nn.attention.varlen.varlen_attn`, row by row."""
+    """As `torch.nn.attention.varlen.varlen_attn`, row by row, and as particular."""
+    assert type(most_looking) is type(most_seen) is int
+    for bounds, tokens in ((looking, query), (seen, key), (seen, value)):
+        assert bounds.dtype == torch.int32
+        assert bounds.is_contiguous()
+        assert bounds[-1] <= len(tokens)
+        assert tokens.stride(-1) == 1
     found = torch.full_like(query, math.nan)
     for a, b, c, d in zip(looking, looking[1:], seen, seen[1:], strict=False):
         assert b - a <= most_looking

@@ -204,7 +204,7 @@ class PackedHead:
         if isinstance(self.head, JointHead):
             return torch.cat([part(hidden, batch) for part in self.parts], -1)
         x = self.narrow(hidden) if isinstance(self.head, Branch) else hidden  # (P, D or H)
-        if batch.ragged and ragged.fits(x[:, None]):
+        if batch.ragged and (not isinstance(self.head, Branch) or ragged.fits(x[:, None])):
             return self.head.answer(self.head.pool_ragged(x, batch))
         pool = self.head.pool
         pooled = [pool(x[g.tokens].view(g.rows, g.length, -1)) for g in batch.groups]

@@ -70,7 +70,9 @@ class Decision:
         self.task = asked.task.by(rule.criterion, rule.within)
         self.found = Predictions.none(rows, self.task)
         self.heard = torch.zeros(rows, self.task.numbers, device=device)
-        #: The last exit that each row has come to: where memory did not suffice, it comes again.
+        #: The last exit that is in `heard`, and the last one that each row has come to: where
+        #: memory did not suffice, it comes again.
+        self.heard_at = np.full(rows, NO_EXIT, np.int8)
         self.passed = np.full(rows, NO_EXIT, np.int8)
 
     def measure(
@@ -86,12 +88,11 @@ class Decision:
             at = on_device(rows, logits.device)
             before = None if exit == rule.used[0] else self.heard[at]
             own = rule.heard(exit, own.float(), before, self.task.soften)
-            new = self.passed[rows] < exit
-            if new.all():
-                self.heard[at] = own
-            elif new.any():
-                some = on_device(np.flatnonzero(new), logits.device)
-                self.heard[at[some]] = own[some]
+            new = self.heard_at[rows] < exit
+            if not new.all():
+                own = torch.where(on_device(new, logits.device)[:, None], own, self.heard[at])
+            self.heard[at] = own
+            self.heard_at[rows] = exit
         return self.task.measure(own)
 
     def settle(

@@ -76,6 +76,8 @@ class Engine:
         they do not fit.
         """
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())  # as tensors have it
         self.dtype = _OTHERS.get(dtype, dtype)
         place = Placement(self.device, self.dtype, dtype if dtype in _OTHERS else None)
         self.ragged = ragged.kernel(self.device, self.dtype) is not None
@@ -210,10 +212,13 @@ class Engine:
         # Texts with all their windows, which leave together.
         left = np.unique(texts[order])
         left = left[longest_first(sizes[left])]
+        # As many pools as there may be at work.
+        share = max(self.batch_tokens, -(-int(sizes[left].sum()) // self.pools))
         begun: list[tuple[Iterator[None], NDArray[np.int64]]] = []
         while len(left) or begun:
             while len(left) and len(begun) < self.pools:
-                some, left = np.split(left, [batch_rows(sizes[left], self.pool_tokens)])
+                most = min(self.pool_tokens, share)
+                some, left = np.split(left, [batch_rows(sizes[left], most)])
                 rows = np.repeat(first[some] - np.cumsum(counts[some]) + counts[some], counts[some])
                 rows += np.arange(len(rows))
                 rows = rows[longest_first(tokens.lengths[rows])]
@@ -225,12 +230,15 @@ class Engine:
             except StopIteration:
                 continue
             except RuntimeError as error:
-                if len(some) == 1 or not out_of_memory(error):
+                if not out_of_memory(error) or (len(some) == 1 and not begun):
                     raise
                 # For good: the next pool would fail again. What was decided in this one stays.
-                tried = int(sizes[some].sum())
-                self.pool_tokens = max(1, min(self.pool_tokens, tried) // 2)
                 left = np.concatenate([some, left])
+                if begun:
+                    self.pools = 1  # the others have memory that they will give back
+                else:
+                    tried = int(sizes[some].sum())
+                    self.pool_tokens = max(1, min(self.pool_tokens, tried) // 2)
                 continue
             begun.append((pool, some))
 
@@ -265,7 +273,7 @@ class Engine:
             target = self.exits[exit].depth
             for k in range(depth + 1, target):
                 self._batches(partial(layer, k), hidden, batches)
-            step = partial(layer, target) if depth < target else _as_it_is
+            step = partial(layer, target) if depth < target else None
             logits = self._batches(step, hidden, batches, exit)
             depth = target
             later = decide(exit, rows, torch.cat(logits))
@@ -290,31 +298,33 @@ class Engine:
         return [*cut(lengths, self.batch_tokens, begin, self.device, self.ragged)]
 
     def _batches(
-        self, step: Step, hidden: torch.Tensor, batches: list[Batch], exit: int | None = None
+        self,
+        step: Step | None,
+        hidden: torch.Tensor,
+        batches: list[Batch],
+        exit: int | None = None,
     ) -> list[torch.Tensor]:
-        """One step over the packed `hidden`, in place, batch by batch; the logits (n, N) of each
-        batch at an exit that lies behind it. Batches that do not fit the memory are cut again."""
+        """One step over the packed `hidden`, in place, batch by batch, or none; the logits (n, N)
+        of each batch at an exit that lies behind it. Batches that do not fit the memory are cut
+        again."""
         logits: list[torch.Tensor] = []
         done = 0
         while done < len(batches):
             batch = batches[done]
             try:
-                after = step(hidden, batch)
+                after = step(hidden, batch) if step else hidden[batch.span]
                 if exit is not None:
                     readout = self.encoder.readout(self.exits[exit].depth, after)
                     logits.append(self.heads[exit](readout, batch))
             except RuntimeError as error:
                 if batch.rows == 1 or not out_of_memory(error):
                     raise
-                self.batch_tokens //= 2  # for good: the next layer would fail again
+                # For good: the next layer would fail again.
+                self.batch_tokens = min(self.batch_tokens, batch.tokens) // 2
                 left = np.concatenate([each.lengths for each in batches[done:]])
                 batches[done:] = self._cut(left, batch.own.start)
                 continue
-            hidden[batch.own] = after[: batch.tokens]
+            if step:
+                hidden[batch.own] = after[: batch.tokens]
             done += 1
         return logits
-
-
-def _as_it_is(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The step between two exits at one depth."""
-    return hidden[batch.span]

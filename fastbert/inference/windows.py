@@ -79,11 +79,11 @@ class Pooled:
         self.decide, self.texts, self.questions, self.how = decide, texts, questions, how
 
     def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Later:
-        texts, places = np.unique(self.texts[rows], return_inverse=True)
-        at = on_device(places, logits.device)
-        settled = self.decide(
-            exit, texts, self.questions.pooled(logits.float(), at, len(texts), self.how)
-        )
+        texts, places, counts = np.unique(self.texts[rows], return_inverse=True, return_counts=True)
+        order = on_device(np.argsort(places, kind="stable"), logits.device)
+        bounds = on_device(np.append(0, np.cumsum(counts)), logits.device)
+        pooled = self.questions.pooled(logits.float()[order], bounds, self.how)
+        settled = self.decide(exit, texts, pooled)
 
         def spread() -> Mask:
             stays: Mask = settled()[places]

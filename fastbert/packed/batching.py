@@ -96,8 +96,8 @@ class Batch:
     @cached_property
     def row(self) -> torch.Tensor:
         """Of each token, int64 (P,); n for those of none."""
-        counts = torch.cat([self.bounds.diff(), self.bounds.new_tensor([self.surplus])])
-        return torch.repeat_interleave(counts.long(), output_size=self.tokens + self.surplus)
+        counts = on_device(np.append(self.lengths, self.surplus), self.device)
+        return torch.repeat_interleave(counts, output_size=self.tokens + self.surplus)
 
     @property
     def surplus(self) -> int:

@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from fastbert.packed.batching import Batch
+from fastbert.packed.trial import agreed, tried
 
 #: As flashdeberta's function over packed rows.
 Kernel = Callable[..., torch.Tensor]
@@ -26,16 +27,17 @@ def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
     some = torch.ones(3, 1, 64, dtype=dtype, device=device)
     table = torch.ones(1, 1, 4, 64, dtype=dtype, device=device)
     bounds = torch.tensor([0, 1, 3], dtype=torch.int32, device=device)
-    try:
+    what = "flashdeberta's attention"
+    with tried(what):
         from flashdeberta.ops.flash_attention_varlen import (
             flash_attention_with_disentangled_varlen as attention,
         )
 
-        found = attention(some, some, some, table, table, bounds, bounds, 2, 2, False, 1.0, 2, 4)
-    except Exception:  # not installed, another release, or a card that it does not know
-        return None
-    run: Kernel = attention
-    return run if torch.allclose(found, some) else None
+        run: Kernel = attention
+        found = run(some, some, some, table, table, bounds, bounds, 2, 2, False, 1.0, 2, 4)
+        if agreed(what, torch.allclose(found, some)):
+            return run
+    return None
 
 
 def fits(size: int) -> bool:

@@ -3,24 +3,14 @@
 Letters: P tokens, H hidden size.
 """
 
-from typing import Any
-
 import torch
 import triton
 from triton import language as tl
 
 
+# The compiler takes no annotations except its own.
 @triton.jit  # type: ignore[untyped-decorator]
-def _add_norm(
-    x: Any,
-    residual: Any,
-    weight: Any,
-    bias: Any,
-    out: Any,
-    width: Any,
-    eps: Any,
-    block: tl.constexpr,
-) -> None:
+def _add_norm(x, residual, weight, bias, out, width, eps, block: tl.constexpr):  # type: ignore[no-untyped-def]
     """One token: in float32, whatever the numbers' type."""
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, block)
@@ -45,16 +35,9 @@ def add_norm(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _quantise(
-    x: Any,
-    out: Any,
-    steps: Any,
-    width: Any,
-    largest: Any,
-    least: Any,
-    gelu: tl.constexpr,
-    block: tl.constexpr,
-) -> None:
+def _quantise(  # type: ignore[no-untyped-def]
+    x, out, steps, width, largest, least, gelu: tl.constexpr, block: tl.constexpr
+):
     """One token: in float32, until it is rounded."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, block)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fastbert.packed.trial import agreed, tried
+
 #: (x, residual), both (P, H), to LayerNorm(x + residual), which may overwrite x
 AddNorm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: `fused.add_norm`
@@ -31,12 +33,12 @@ def kernel(device: torch.device, dtype: torch.dtype) -> Fused | None:
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return None
     x = torch.linspace(-1, 1, 3 * 24, device=device).view(3, 24).to(dtype)
-    weight, bias = x[0], x[1]
-    try:
+    weight, bias, what = x[0], x[1], "Triton's kernel for sums and their normalisation"
+    with tried(what):
         from fastbert.packed.fused import add_norm as fused
 
         found = fused(x, x, weight, bias, 1e-5)
-    except Exception:  # no Triton, no compiler, or a card that it does not know
-        return None
-    plain = functional.layer_norm((x + x).float(), (24,), weight.float(), bias.float(), 1e-5)
-    return fused if torch.allclose(found.float(), plain, atol=0.05) else None
+        plain = functional.layer_norm((x + x).float(), (24,), weight.float(), bias.float(), 1e-5)
+        if agreed(what, torch.allclose(found.float(), plain, atol=0.05)):
+            return fused
+    return None

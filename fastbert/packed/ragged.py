@@ -3,11 +3,14 @@
 Letters: n rows, of which Q tokens look and K are looked at; D size of a head.
 """
 
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
-from typing import Any
 
 import torch
+
+from fastbert.packed.trial import agreed, tried
 
 #: As torch's `varlen_attn`.
 Kernel = Callable[..., torch.Tensor]
@@ -21,23 +24,38 @@ def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
     """The one that works there with such numbers, tried once; None if there is none."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return None
-    try:
+    what = "torch's attention over rows of any lengths"
+    with tried(what):
         from torch.nn.attention.varlen import varlen_attn as attention
-    except ImportError:  # of torch before 2.10
-        return None
-    some = torch.ones(3, 1, 64, dtype=dtype, device=device)
-    bounds = torch.tensor([0, 1, 3], dtype=torch.int32, device=device)
-    # In one split a row's sums do not depend on its neighbours; not every torch and backend has it.
-    tries: list[dict[str, Any]] = [{"num_splits": 1}, {}]
-    for options in tries:
-        run: Any = partial(attention, **options)
-        try:
-            if torch.allclose(run(some, some, some, bounds, bounds, 2, 2), some):
-                found: Kernel = run
-                return found
-        except (RuntimeError, TypeError):
-            continue
+
+        run: Kernel = partial(attention, num_splits=1)
+        # In one split a row's sums do not depend on its neighbours; torch 2.11, and some backends,
+        # cannot be asked for it.
+        with suppress(RuntimeError, TypeError):
+            if agreed(what, _attends(run, device, dtype)):
+                return run
+        if agreed(what, _attends(attention, device, dtype)):
+            found: Kernel = attention
+            return found
     return None
+
+
+def _attends(run: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether it gives what is expected of it, with a window, and of keys that all heads share."""
+    query, key = torch.randn(2, 5, 2, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    query, key = query.to(device), key[:, :1].to(device).expand(-1, 2, -1)
+    bounds = torch.tensor([0, 1, 5], dtype=torch.int32, device=device)
+    same = True
+    for window in (-1, 1):
+        found = run(query, key, key, bounds, bounds, 4, 4, window_size=(window, window))
+        for row in (slice(0, 1), slice(1, 5)):
+            scores = torch.einsum("qhd,khd->hqk", query[row].float(), key[row].float()) / 8
+            apart = torch.arange(row.stop - row.start, device=device)
+            far = (apart[:, None] - apart).abs() > (window if window > 0 else 4)
+            weights = scores.masked_fill(far, -math.inf).softmax(-1)
+            expected = torch.einsum("hqk,khd->qhd", weights, key[row].float())
+            same &= bool(torch.allclose(found[row].float(), expected, atol=0.05))
+    return same
 
 
 def fits(query: torch.Tensor) -> bool:

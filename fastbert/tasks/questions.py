@@ -105,18 +105,13 @@ class Questions:
             found.append(loss(asked.task, *own, *known))
         return torch.stack(found).sum(0)
 
-    def pooled(
-        self, logits: torch.Tensor, places: torch.Tensor, rows: int, how: str
-    ) -> torch.Tensor:
-        """What windows (W, N) say of so many rows, to which they belong by `places` (W,): their
-        mean or their largest number, (rows, N)."""
-        total = logits.new_zeros(rows, logits.shape[1]).index_add_(0, places, logits)
-        mean = total / torch.bincount(places, minlength=rows)[:, None]
+    def pooled(self, logits: torch.Tensor, bounds: torch.Tensor, how: str) -> torch.Tensor:
+        """What windows (W, N) say of the n rows that they belong to, which begin and end at
+        `bounds` (n + 1,): their mean or their largest number, (n, N)."""
+        mean = torch.segment_reduce(logits, "mean", offsets=bounds)
         if how == "mean":
             return mean
-        index = places[:, None].expand_as(logits)
-        least = logits.new_full((rows, logits.shape[1]), -math.inf)
-        largest = least.scatter_reduce(0, index, logits, "amax")
+        largest = torch.segment_reduce(logits, "max", offsets=bounds)
         for asked in self:
             if asked.task.question.kind == "score":  # how far off it is has no largest
                 largest[:, asked.numbers.stop - 1] = mean[:, asked.numbers.stop - 1]

@@ -73,7 +73,8 @@ class Score:
         if self.criterion == "tolerance":
             unsure = torch.special.erfc(float(self.within[0]) / (spread * math.sqrt(2)))
         elif self.criterion == "cutoff":
-            far = (value[..., None] - torch.from_numpy(self.within).to(value)).abs().amin(-1)
+            cutoffs = torch.from_numpy(self.within).to(value, non_blocking=True)
+            far = (value[..., None] - cutoffs).abs().amin(-1)
             unsure = torch.special.erfc(far / (spread * math.sqrt(2)))
         else:
             unsure = spread / (1 + spread)
@@ -82,7 +83,9 @@ class Score:
 
     def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """So many times as far off."""
-        return logits + logits.new_tensor([0.0, math.log(temperature)])
+        softer = logits.clone()
+        softer[..., 1] += math.log(temperature)
+        return softer
 
     def _standard(self, targets: torch.Tensor) -> torch.Tensor:
         return (targets - self.question.centre) / self.question.scale

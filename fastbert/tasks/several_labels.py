@@ -37,7 +37,7 @@ class SeveralLabels(OfClasses):
         self.dtype = np.dtype([("labels", bool, n), ("scores", np.float32, n)])
         self.all_scores = False
         cutoffs = self.question.cutoffs or [0.5] * len(names)
-        self._cutoffs = [math.log(each / (1 - each)) for each in cutoffs]  # as logits
+        self._cutoffs = torch.tensor(cutoffs, dtype=torch.float64, device="cpu").logit()
         self._names = pa.array(names, pa.string())
 
     def by(self, criterion: str, within: Sequence[float] = ()) -> Self:
@@ -52,7 +52,7 @@ class SeveralLabels(OfClasses):
 
     def _margins(self, logits: torch.Tensor) -> torch.Tensor:
         """How far above its cut-off each label lies, as a logit."""
-        return logits - logits.new_tensor(self._cutoffs)
+        return logits - self._cutoffs.to(logits, non_blocking=True)
 
     def measure(self, logits: torch.Tensor) -> torch.Tensor:
         """The probability of each class, yes or no to it, and how unsure that is."""
@@ -79,7 +79,7 @@ class SeveralLabels(OfClasses):
 
     def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """Nearer to the cut-offs."""
-        return self._margins(logits) / temperature + logits.new_tensor(self._cutoffs)
+        return self._margins(logits) / temperature + self._cutoffs.to(logits, non_blocking=True)
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Binary cross entropy, summed over classes."""

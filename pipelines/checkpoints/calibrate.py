@@ -71,7 +71,8 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         found = question_outputs(engine, tokens, counter.advance)
     cost = CostModel(model)
     # Named ones are chosen already, and on CPUs all pay.
-    measured = engine.device.type == "cuda" and settings.exits is None
+    measured = engine.device.type == "cuda" and settings.exits is None and settings.speedup is None
+    measured &= len(model.exits) > 1
     heads = heads_on_clock(engine, cost, tokens) if measured else None
     targets = None if examples.labels is None else np.asarray(examples.labels)
     points, samples, wrong = {}, [], []

@@ -7,11 +7,12 @@ import pytest
 from support.models import random_tokens
 from support.outputs import EXITS, cost_of_exits, random_outputs
 
-from fastbert.calibration import choosing
+from fastbert.calibration import choosing, points
 from fastbert.calibration.choosing import heads_on_clock, paying
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.calibration.points import promised_point
 from fastbert.calibration.promises import Sample, divided
+from fastbert.errors import InputError
 from fastbert.exits.operating_point import Promise
 from fastbert.inference.cost import CostModel
 
@@ -60,9 +61,8 @@ def test_only_named_exits_are_chosen_from(sample):
     assert paying(sample, CRITERION, 0.01, named).tolist() == [True, False, False, True]
 
 
-def test_rows_that_prove_do_not_choose(sample):
+def test_rows_that_prove_do_not_choose(sample, monkeypatch):
     """Else the proof would be of thresholds that it has helped to find."""
-    point = promised_point(sample, ONE_PERCENT, seed=3)
     proves = np.setdiff1d(
         np.arange(len(sample)), divided(numbered(sample), (CRITERION,), 3)[0].outputs.lengths
     )
@@ -71,10 +71,15 @@ def test_rows_that_prove_do_not_choose(sample):
     other = Sample(
         ExitOutputs(worse, sample.outputs.lengths, sample.outputs.task), sample.cost, heads=1.0
     )
-    learners = divided(other, (CRITERION,), 3)[0]
-    used = np.array([*(threshold > 0 for threshold in point.thresholds), True])
-    assert not used[1]
-    assert np.array_equal(used, paying(learners, CRITERION, 0.01, ALL))
+    chosen = []
+    monkeypatch.setattr(points, "keep_promise", lambda *given: chosen.append(given[3]))
+    for each in (sample, other):
+        with pytest.raises(InputError):
+            promised_point(each, ONE_PERCENT, seed=3)
+    assert np.array_equal(*chosen)
+    assert not chosen[0][1]
+    # Control: they would choose otherwise.
+    assert not np.array_equal(chosen[0], paying(other.take(proves), CRITERION, 0.01, ALL))
 
 
 def numbered(sample: Sample) -> Sample:

@@ -398,18 +398,6 @@ def test_low_precision_agrees_where_answers_are_clear(precision):
     assert np.array_equal(full.argmax(-1)[clear], half.argmax(-1)[clear])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("kind", KINDS)
-def test_cuda_equals_the_reference(kind):
-    here = engine(kind)
-    on_gpu = Engine(here.model, "cuda", batch_tokens=50, pool_tokens=130)
-    np.testing.assert_allclose(on_gpu.exit_logits(TOKENS), here.exit_logits(TOKENS), atol=1e-3)
-    heard = exit_outputs(here, TOKENS).heard(soft(1, here)).uncertainties[:-1]
-    rule = soft(float(np.median(heard)) + 1e-4, here)
-    assert np.array_equal(on_gpu.classify(TOKENS, rule).exit, here.classify(TOKENS, rule).exit)
-
-
 @given(rows=st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=30), pairs=st.booleans())
 def test_rows_are_told_apart_by_their_tokens(rows, pairs):
     """Some of them empty, which the engine never gets."""

@@ -33,10 +33,13 @@ def section() -> str:
     parts = [
         f"## On a GPU\n\n{found['device']}, torch {found['machine']['torch']}. BERT-base, bf16.\n",
         f"```\n{found['program']}\n```\n",
-        _throughput(found["throughput"]),
+        _throughput([run for run in found["throughput"] if "failed" not in run]),
     ]
-    if "labelling" in found:
+    sections = ("answers", "company", "labelling", "feeding")
+    if all("failed" not in found.get(name, {"failed": ""}) for name in sections):
         parts += [_answers(found), _labelling(found)]
+    off = [name for name, works in found["kernels"].items() if not works]
+    parts.append(f"Kernels that did not work there: {', '.join(off) or 'none'}.\n")
     return "\n".join(parts)
 
 

@@ -10,17 +10,20 @@ full depth in bf16 reaches 0.60 of the card's measured peak at 128 tokens, 0.58 
     python -m benchmarks.speed.gpu --model models/ag_news --texts ag_news/train.parquet \\
         --output benchmarks/results/gpu.json
 
-Takes some 5 minutes on one card, and writes what it has as it goes on. Needs torch and
-transformers, neither Ray nor DuckDB. `--model` is a checkpoint with an exit before the first layer,
-`--texts` what it is for, at least 20,000; without them only BERT-base is measured, with random
-weights of the real size: the clock does not care, and thresholds are chosen from the model's own
-uncertainties. `--device cpu --tiny` tries the program itself; its numbers mean nothing.
+Takes some 5 minutes on one card, and writes what it has as it goes on; what fails is named, and the
+rest goes on. Needs what the library needs, neither Ray nor DuckDB. `--model` is a checkpoint with
+an exit before the first layer, `--texts` what it is for, at least 20,000; without them only
+BERT-base is measured, with random weights of the real size: the clock does not care, and thresholds
+are chosen from the model's own uncertainties. `--device cpu --tiny` tries the program itself; its
+numbers mean nothing.
 """
 
 import copy
 import json
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device_name, supports
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.packed import disentangled, fp8, linear, norm, ragged
 from fastbert.packed.batching import longest_first
 
 #: Layers that rows are to take on average, of all.
@@ -165,6 +169,29 @@ def throughput(
     )
 
 
+def kernels(device: str) -> dict[str, bool]:
+    """Which of those for cards work here."""
+    place = Engine(made(device, tiny=True), device, torch.bfloat16).device
+    half = torch.bfloat16
+    return {
+        "attention over rows of any lengths": ragged.kernel(place, half) is not None,
+        "in one split": isinstance(ragged.kernel(place, half), partial),
+        "sums and their normalisation": norm.kernel(place, half) is not None,
+        "products with GELU": linear._applies_gelu(place, half),
+        "8-bit numbers": fp8._kernel(place) is not None,
+        "flashdeberta": disentangled.kernel(place, half) is not None,
+    }
+
+
+def attempted(run: Callable[[], Any]) -> Any:
+    """What it finds, or why it fails: the other sections go on."""
+    try:
+        return run()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
 @click.command()
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(exists=True, path_type=Path))
@@ -190,6 +217,7 @@ def main(
         "--texts ag_news/train.parquet --output benchmarks/results/gpu.json",
         "machine": machine(),
         "device": device_name(device),
+        "kernels": kernels(device),
         "throughput": [],
     }
     started = time.monotonic()
@@ -202,12 +230,13 @@ def main(
     random = made(device, tiny)
     mixed = np.random.default_rng(2).integers(8, 129, rows)
     for lengths in (np.full(rows, 128), mixed, np.full(rows // 4, 512)):
-        result["throughput"].append(throughput(device, random, lengths, rounds))
+        run = partial(throughput, device, random, lengths, rounds)
+        result["throughput"].append(attempted(run))
         keep(last=result["throughput"][-1])
     del result["last"]
     if model and texts:
-        for name, found in corpus(model, texts, device, rounds):
-            keep(**{name: found})
+        for name, section in corpus(model, texts, device, rounds):
+            keep(**{name: attempted(section)})
 
 
 if __name__ == "__main__":

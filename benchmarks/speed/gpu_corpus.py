@@ -5,7 +5,7 @@ depend on their company, and how fast a corpus is labelled and fed.
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.support.measure import interleaved, ratio
+from fastbert.calibration.choosing import heads_on_clock
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.calibration.points import promised_point, sample_of
+from fastbert.configuration import load_config
 from fastbert.exits.operating_point import Promise
 from fastbert.exits.rules import Rule
 from fastbert.inference.cost import CostModel
@@ -37,26 +39,36 @@ _PROMISE = 0.01
 _SLICE = 131_072
 
 
-def corpus(folder: Path, texts: Path, device: str, rounds: int) -> Iterator[tuple[str, Any]]:
-    """What is measured, by name, as it is there."""
+#: A section's name, and what measures it.
+Section = tuple[str, Callable[[], Any]]
+
+
+def corpus(folder: Path, texts: Path, device: str, rounds: int) -> Iterator[Section]:
+    """What is to be measured."""
     words = pq.read_table(texts, columns=["text"])["text"].to_pylist()
-    yield "feeding", feeding(folder, words)
+    yield "feeding", lambda: feeding(folder, words)
     model = load_model(folder)
     tokens = Tokenizer(load_tokenizer(folder))(words, None, model.config.max_length)
     order = np.random.default_rng(0).permutation(len(tokens))
     learns, rest = order[:_CALIBRATING], order[_CALIBRATING:]
     compared = rest[:_COMPARED]
     rule = calibrated(model, Engine(model), tokens.take(learns), "fp32")
-    yield "answers", answers(model, device, tokens.take(compared), rule)
-    yield "company", company(model, device, tokens.take(compared), rule)
-    yield "labelling", labelling(model, device, tokens.take(learns), tokens.take(rest), rounds)
+    yield "answers", lambda: answers(model, device, tokens.take(compared), rule)
+    yield "company", lambda: company(model, device, tokens.take(compared), rule)
+    parts = tokens.take(learns), tokens.take(rest)
+    yield "labelling", lambda: labelling(model, device, *parts, rounds)
 
 
 def calibrated(
-    model: FastBertForSequenceClassification, engine: Engine, tokens: Tokens, precision: str
+    model: FastBertForSequenceClassification,
+    engine: Engine,
+    tokens: Tokens,
+    precision: str,
+    heads: float | None = None,
 ) -> Rule:
-    """Where at most so many labels change."""
-    sample = sample_of(exit_outputs(engine, tokens), None, CostModel(model), (), precision)
+    """Where at most so many labels change, by exits that pay if `heads` cost so much."""
+    outputs = exit_outputs(engine, tokens)
+    sample = sample_of(outputs, None, CostModel(model), (), precision, heads=heads)
     return promised_point(sample, Promise(_PROMISE, 0.95)).rule()
 
 
@@ -68,7 +80,7 @@ def same(found: Predictions, expected: Predictions) -> dict[str, float]:
     return {
         "same_label": round(float(label.mean()), 5),
         "same_exit": round(float((found.exit == expected.exit).mean()), 5),
-        "largest_score_difference": float(gaps[there].max()),
+        "largest_score_difference": float(gaps[there].max(initial=0)),
         "bitwise": round(float((found.answer == expected.answer).mean()), 5),
     }
 
@@ -138,7 +150,8 @@ def labelling(
 ) -> dict[str, Any]:
     """Rows a second at the 1 % point that the device's own bf16 is calibrated to."""
     engine = Engine(model, device, torch.bfloat16)
-    rule = calibrated(model, engine, learning, "bf16")
+    heads = heads_on_clock(engine, CostModel(model), learning)
+    rule = calibrated(model, engine, learning, "bf16", heads)
     slice_ = tokens.take(np.arange(min(_SLICE, len(tokens))))
     runs = {
         "full depth": lambda: engine.full_depth(slice_),
@@ -149,6 +162,8 @@ def labelling(
     cost = CostModel(model).using(np.array(rule.used))
     return {
         "rows": len(slice_),
+        "heads_on_the_clock": round(heads, 2),
+        "exits_in_use": rule.used.tolist(),
         "mean_tokens": round(float(slice_.lengths.mean()), 1),
         "exits": np.bincount(found.exit, minlength=len(engine.exits)).tolist(),
         "flops_speedup": round(cost.speedup(slice_.lengths, found.exit), 3),
@@ -162,43 +177,46 @@ def host_share(engine: Engine, tokens: Tokens, rule: Rule, seconds: float) -> fl
     """The share of a run's `seconds` in which the card does nothing; None without one."""
     if engine.device.type != "cuda":
         return None
+    # None, too, where the profiler may not look at the card.
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         engine.classify(tokens, rule)
     busy = sum(each.self_device_time_total for each in profile.key_averages()) / 1e6
-    return round(1 - busy / seconds, 4)
+    return round(1 - busy / seconds, 4) if busy else None
 
 
-_tokenize: Any = None
+_work: Any = None  # of a process that tokenizes: its texts, and what does it
 
 
-def _prepare(folder: Path, length: int) -> None:
-    global _tokenize
+def _prepare(folder: Path, length: int, texts: list[str], all_here: Any) -> None:
+    global _work
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     torch.set_num_threads(1)
     tokenizer = Tokenizer(load_tokenizer(folder))
-    _tokenize = lambda texts: len(tokenizer(texts, None, length))  # noqa: E731
+    tokenizer(texts, None, length)  # words become known
+    _work = tokenizer, texts, length
+    all_here.wait()
 
 
-def _timed(texts: list[str]) -> int:
-    count: int = _tokenize(texts)
-    return count
+def _seconds(times: int) -> float:
+    tokenizer, texts, length = _work
+    started = time.perf_counter()
+    for _ in range(times):
+        tokenizer(texts, None, length)
+    return time.perf_counter() - started
 
 
 def feeding(folder: Path, texts: list[str]) -> dict[str, Any]:
-    """Rows a second that one core tokenizes, and all of them at once."""
-    cores = os.cpu_count() or 1
-    part = texts[: max(1, len(texts) // 4)]
-    length = load_model(folder).config.max_length
-    with multiprocessing.get_context("spawn").Pool(cores, _prepare, (folder, length)) as pool:
-        pool.map(_timed, [part] * cores, chunksize=1)  # words become known
-        started = time.perf_counter()
-        pool.map(_timed, [part], chunksize=1)
-        one = time.perf_counter() - started
-        started = time.perf_counter()
-        pool.map(_timed, [part] * 4 * cores, chunksize=1)
-        every = time.perf_counter() - started
+    """Rows a second that one core tokenizes, alone and with all others at work."""
+    cores, times = os.cpu_count() or 1, 4
+    part, length = texts[: max(1, len(texts) // 4)], load_config(folder).max_length
+    spawn = multiprocessing.get_context("spawn")
+    given = (folder, length, part, spawn.Barrier(cores))
+    with spawn.Pool(cores, _prepare, given) as pool:
+        one = pool.apply(_seconds, (times,))
+        every = max(pool.map(_seconds, [times] * cores, chunksize=1))
     return {
         "cores": cores,
         "nanotoken": Tokenizer(load_tokenizer(folder)).fast,
-        "rows_per_second_of_one": round(len(part) / one),
-        "rows_per_second_of_all": round(4 * cores * len(part) / every),
+        "rows_per_second_of_one": round(times * len(part) / one),
+        "rows_per_second_of_all": round(cores * times * len(part) / every),
     }

@@ -243,8 +243,8 @@ class CalibrateSettings(Inference, LabelledTexts):
     )
     exits: str | None = setting(
         "The exits that may be used, by the layers before them: 0 is the one before the first "
-        "layer, 1- stands for all others, 0- for all, 0,2-4 for some. Default: all; on a GPU "
-        "those that pay by its clock.",
+        "layer, 1- stands for all others, 0- for all, 0,2-4 for some. Default: all; on a GPU, "
+        "of a promise, those that pay by its clock.",
         None,
     )
     rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)

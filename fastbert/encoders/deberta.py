@@ -116,8 +116,9 @@ class DisentangledLayer(Layer):
 
     def _table(self, project: nn.Linear, encoder: "Deberta", place: Placement) -> torch.Tensor:
         """(2S, heads, H / heads)."""
-        projected: torch.Tensor = place.module(project)(encoder.relative)
-        return projected.unflatten(-1, (self.heads, -1))
+        projected = place.module(project)(encoder.relative)
+        table: torch.Tensor = projected.unflatten(-1, (self.heads, -1))
+        return table
 
     def _laid_out(self, table: torch.Tensor) -> torch.Tensor:
         if self.in_one_call:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
+from typing import Any
 
 import torch
 
@@ -26,8 +27,9 @@ def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
         return None
     what = "torch's attention over rows of any lengths"
     with tried(what):
-        from torch.nn.attention.varlen import varlen_attn as attention
+        from torch.nn.attention.varlen import varlen_attn
 
+        attention: Any = varlen_attn
         run: Kernel = partial(attention, num_splits=1)
         # In one split a row's sums do not depend on its neighbours; torch 2.11, and some backends,
         # cannot be asked for it.

@@ -123,6 +123,29 @@ python -m benchmarks.speed.tokenizing --data ag_news=ag_news --data imdb=imdb --
 """
 
 
+def feeding_section() -> str:
+    """Readers, and a replica's host side."""
+    found = load("feeding")
+    speeds = found["rows_per_second"]
+    rows = [
+        [what, *(f"{speeds[f'{stage} {what}']:,}" for stage in ("read", "answer"))]
+        + [judged(speeds[f"{stage} {what}"], least) for stage, least in found["targets"].items()]
+        for what in ("plain", "bag", "windows")
+    ]
+    return f"""## Beside the model
+
+One core, rows of AG News a second, {found["rows"]:,} in a slice, on {where(found["machine"])}: a reader, from Parquet to the tokens that travel, with the bag, which answers
+there, or with windows of {found["window"]} tokens; and a replica without its layers, from the bytes that come to those that go. Targets are what both reached
+before, without bag and windows; the bag's own work is in its row. {found["rows_that_travel"]["bag"]:,} rows of the bag's {found["rows"]:,} travel to the replica with tokens.
+
+```
+{found["program"]}
+```
+
+{table(["", "read and tokenize", "answer", "target", "target"], rows)}
+"""
+
+
 def ideas_section() -> str:
     """What each optimisation was expected to bring, and brought."""
     found = load("ablations")
@@ -284,6 +307,7 @@ def performance_page() -> str:
     sections = (
         engine_section,
         tokenizing_section,
+        feeding_section,
         pipeline_section,
         ideas_section,
         gpu.section,

@@ -128,15 +128,13 @@ def main(folder: Path, data: Path, output: Path, work: Path, rows: int, rounds: 
         "--data ag_news/train.parquet --output benchmarks/results/feeding.json",
         "machine": machine("pyarrow", "nanotoken"),
         "rows": rows,
-        "rows_that_travel_with_tokens": {
+        "window": LENGTH,
+        "rows_that_travel": {
             name: int((work.table["\0ids"].combine_chunks().value_lengths().to_numpy() > 0).sum())
             for name, work in there.items()
         },
         "rows_per_second": speeds,
-        "by_the_target": {
-            name: round(speed / (READING if name.startswith("read") else ANSWERING), 3)
-            for name, speed in speeds.items()
-        },
+        "targets": {"read": READING, "answer": ANSWERING},
     }
     print(json.dumps(result))
     output.write_text(json.dumps(result, indent=1) + "\n")

@@ -86,16 +86,19 @@ class ReadTokenize:
         """Carried columns, token ids and errors of some rows."""
         decoded = [decode(table[name]) for name in self.columns.texts]
         texts = [some for some, _ in decoded]  # by column
-        reasons = zip(*(errors for _, errors in decoded), strict=True)
-        errors = [next(filter(None, of_row), given_up) for of_row in reasons]
+        errors = [given_up] * len(table)
+        if given_up or any(any(of_column) for _, of_column in decoded):
+            reasons = zip(*(of_column for _, of_column in decoded), strict=True)
+            errors = [next(filter(None, of_row), given_up) for of_row in reasons]
 
         def run(rows: Rows) -> Tokens:
-            chosen = [[column[i] for i in rows] for column in texts]
+            every = len(rows) == len(table)
+            chosen = [column if every else [column[i] for i in rows] for column in texts]
             pairs = chosen[1] if len(chosen) > 1 else None
             return self.tokenize(chosen[0], pairs, self.max_length)
 
         good = np.array([i for i, error in enumerate(errors) if error is None], np.int64)
-        sizes = np.array([[len(text) for text in column] for column in texts], np.int64).sum(0)
+        sizes = np.sum([np.fromiter(map(len, column), np.int64) for column in texts], 0)
         found = []
         for rows in _portions(good, sizes[good]):
             some, failed = isolate(run, rows, self.check)

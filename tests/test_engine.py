@@ -5,7 +5,6 @@ with the very bug it is there for.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -335,12 +334,6 @@ def test_what_is_heard_on_the_way_is_what_was_done(kind):
         assert len({*told}) >= 8 * (1 if threshold else tested.encoder.depth)  # by five rows
 
 
-def test_types_tell_rows_apart():
-    tokens = random_tokens([6, 6], seed=1, pairs=True)
-    same_ids = Tokens(np.tile(tokens.ids[:6], 2), tokens.offsets, tokens.types)
-    assert len(same_ids.distinct()[0]) == 2
-
-
 @pytest.mark.parametrize("precision", DTYPES)
 def test_the_callers_model_stays_as_it_is(precision):
     mine = tiny_fastbert().train()
@@ -396,15 +389,3 @@ def test_low_precision_agrees_where_answers_are_clear(precision):
     clear = top[:, -1] - top[:, -2] > 0.5
     assert clear.sum() >= 10
     assert np.array_equal(full.argmax(-1)[clear], half.argmax(-1)[clear])
-
-
-@given(rows=st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=30), pairs=st.booleans())
-def test_rows_are_told_apart_by_their_tokens(rows, pairs):
-    """Some of them empty, which the engine never gets."""
-    tokens = Tokens.of(rows)
-    if pairs:
-        tokens = replace(tokens, types=(tokens.ids % 2).astype(np.int8))
-    chosen, place = tokens.distinct()
-    kinds = [*dict.fromkeys(map(tuple, rows))]
-    assert [tuple(rows[row]) for row in chosen] == kinds
-    assert [kinds[k] for k in place] == [*map(tuple, rows)]

@@ -127,7 +127,9 @@ def main(folder: Path, data: Path, output: Path, work: Path, rows: int, rounds: 
         "program": "python -m benchmarks.speed.feeding --model models/ag_news "
         "--data ag_news/train.parquet --output benchmarks/results/feeding.json",
         "machine": machine("pyarrow", "nanotoken"),
+        "checkpoint": fingerprint(folder),
         "rows": rows,
+        "rounds": rounds,
         "window": LENGTH,
         "rows_that_travel": {
             name: int((work.table["\0ids"].combine_chunks().value_lengths().to_numpy() > 0).sum())

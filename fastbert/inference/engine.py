@@ -147,7 +147,7 @@ class Engine:
         chosen, place = tokens.distinct()
         deep_once = np.zeros(len(chosen), bool)
         deep_once[place[deep]] = True
-        once = tokens if len(chosen) == len(tokens) else tokens.take(chosen)
+        once = tokens.take(chosen)
         decisions = Decisions(len(once), rules, self.questions, deep_once, self.device)
         self._run(once, decisions, exits_used(rules), advance)
         found = [each.take(place) for each in decisions.found]

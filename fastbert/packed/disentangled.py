@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from fastbert.packed.batching import Batch
-from fastbert.packed.trial import agreed, tried
+from fastbert.packed.trial import agreed, for_gpus, tried
 
 #: As flashdeberta's function over packed rows.
 Kernel = Callable[..., torch.Tensor]
@@ -22,7 +22,7 @@ _SIZES = (16, 32, 64, 128)
 @cache
 def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
     """The one that works there with such numbers, tried once; None if there is none."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    if not for_gpus(device, dtype):
         return None
     some = torch.ones(3, 1, 64, dtype=dtype, device=device)
     table = torch.ones(1, 1, 4, 64, dtype=dtype, device=device)

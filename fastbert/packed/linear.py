@@ -18,7 +18,7 @@ from transformers.activations import ACT2FN
 
 from fastbert.packed import fp8, int8
 from fastbert.packed.int8 import Map
-from fastbert.packed.trial import agreed, tried
+from fastbert.packed.trial import agreed, for_gpus, tried
 
 #: Activations that oneDNN fuses, by their name in Hugging Face: (operation, algorithm).
 _FUSED = {"gelu": ("gelu", "none"), "relu": ("relu", ""), "tanh": ("tanh", "")}
@@ -74,7 +74,7 @@ def _side_by_side(maps: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor]:
 @cache
 def _applies_gelu(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether products there apply it, tried once; in float32 its approximation would be seen."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    if not for_gpus(device, dtype):
         return False
     x = torch.linspace(-3, 3, 64, device=device).to(dtype)
     same, none = torch.eye(64, dtype=dtype, device=device), torch.zeros_like(x)

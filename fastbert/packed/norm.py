@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fastbert.packed.trial import agreed, tried
+from fastbert.packed.trial import agreed, for_gpus, tried
 
 #: (x, residual), both (P, H), to LayerNorm(x + residual), which may overwrite x
 AddNorm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -30,7 +30,7 @@ def add_norm(norm: nn.LayerNorm) -> AddNorm:
 @cache
 def kernel(device: torch.device, dtype: torch.dtype) -> Fused | None:
     """One pass over memory, where that works there, tried once; None elsewhere."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    if not for_gpus(device, dtype):
         return None
     x = torch.linspace(-1, 1, 3 * 24, device=device).view(3, 24).to(dtype)
     weight, bias, what = x[0], x[1], "Triton's kernel for sums and their normalisation"

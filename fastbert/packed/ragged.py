@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fastbert.packed.trial import agreed, tried
+from fastbert.packed.trial import agreed, for_gpus, tried
 
 #: As torch's `varlen_attn`.
 Kernel = Callable[..., torch.Tensor]
@@ -23,7 +23,7 @@ _LARGEST, _MULTIPLE = 256, 8
 @cache
 def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
     """The one that works there with such numbers, tried once; None if there is none."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    if not for_gpus(device, dtype):
         return None
     what = "torch's attention over rows of any lengths"
     with tried(what):

@@ -4,7 +4,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 log = logging.getLogger(__name__)
+
+
+def for_gpus(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels for GPUs are made for such numbers there: for those of 16 bits."""
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
 
 
 @contextmanager

@@ -70,10 +70,10 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         engine = Engine(model, device(), DTYPES[precision])
         found = question_outputs(engine, tokens, counter.advance)
     cost = CostModel(model)
-    # Named ones are chosen already, and on CPUs all pay.
-    measured = engine.device.type == "cuda" and settings.exits is None and settings.speedup is None
-    measured &= len(model.exits) > 1
-    heads = heads_on_clock(engine, cost, tokens) if measured else None
+    # Named exits are chosen already, and on CPUs all pay.
+    choosing = len(model.exits) > 1 and settings.exits is None and settings.speedup is None
+    on_gpu = engine.device.type == "cuda"
+    heads = heads_on_clock(engine, cost, tokens) if choosing and on_gpu else None
     targets = None if examples.labels is None else np.asarray(examples.labels)
     points, samples, wrong = {}, [], []
     for asked, outputs in zip(questions, found, strict=True):

@@ -144,7 +144,7 @@ class Classify:
         for some. `advance` hears how many are done, about."""
 
         def run(rows: Rows) -> list[Predictions]:
-            some = tokens if len(rows) == len(tokens) else tokens.take(rows)
+            some = tokens.take(rows)
             heard = lambda share: advance(share * len(rows))  # noqa: E731
             return self.engine.answer(some, self.rules, audited[rows], heard)
 

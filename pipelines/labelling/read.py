@@ -87,7 +87,7 @@ class ReadTokenize:
         decoded = [decode(table[name]) for name in self.columns.texts]
         texts = [some for some, _ in decoded]  # by column
         errors = [given_up] * len(table)
-        if given_up or any(any(of_column) for _, of_column in decoded):
+        if any(any(of_column) for _, of_column in decoded):
             reasons = zip(*(of_column for _, of_column in decoded), strict=True)
             errors = [next(filter(None, of_row), given_up) for of_row in reasons]
 

@@ -28,7 +28,7 @@ from fastbert.errors import check_settings
 from fastbert.exits.heads import ClassifierHead
 from fastbert.exits.layout import HeadLayout
 from fastbert.packed import disentangled
-from fastbert.packed.attention import attend_by_length
+from fastbert.packed.attention import attend_by_length, attention
 from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
@@ -141,9 +141,7 @@ class DisentangledLayer(Layer):
             if self.queries is not None:
                 found = (key @ self.queries[..., needed]).gather(-1, index.transpose(2, 3))
                 bias = found.transpose(2, 3) if bias is None else bias + found.transpose(2, 3)
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, scale=self.scale
-        )
+        return attention(query, key, value, bias, self.scale)
 
 
 def _goes_in_one_call(encoder: "Deberta", place: Placement) -> bool:

@@ -29,6 +29,7 @@ from fastbert.inference.tokens import Tokens
 from fastbert.inference.windows import Pooled
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import ragged
+from fastbert.packed.allocator import keep_memory
 from fastbert.packed.batching import ROUND, Batch, batch_rows, cut, longest_first
 from fastbert.packed.placement import Placement
 from fastbert.packed.transfer import on_device, on_host, places
@@ -78,6 +79,8 @@ class Engine:
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())  # as tensors have it
+        if self.device.type == "cpu":
+            keep_memory()
         self.dtype = _OTHERS.get(dtype, dtype)
         place = Placement(self.device, self.dtype, dtype if dtype in _OTHERS else None)
         self.ragged = ragged.kernel(self.device, self.dtype) is not None

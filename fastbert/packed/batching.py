@@ -39,6 +39,12 @@ class Group:
     rows: int
     length: int  # tokens of each
 
+    def cut(self, rows: int) -> "Iterator[Group]":
+        """Groups of at most so many of the rows."""
+        for first in range(0, self.rows, rows):
+            few, start = min(rows, self.rows - first), self.tokens.start + first * self.length
+            yield Group(slice(start, start + few * self.length), few, self.length)
+
 
 def groups(lengths: Lengths) -> list[Group]:
     """The runs of equal numbers in `lengths`, their tokens counted from 0."""

@@ -12,7 +12,8 @@ PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=
 # Two processes of tests, and their children, share the cores: threads that wait are not to keep one busy.
 export OMP_WAIT_POLICY := PASSIVE
 # Tests whose numbers depend on the processor's instructions, once more as on one without AVX-512.
-NUMERIC := tests/test_engine.py tests/test_linear.py tests/test_training.py tests/test_uncertainty.py
+NUMERIC := tests/test_attention.py tests/test_engine.py tests/test_linear.py tests/test_ranges.py tests/test_training.py \
+    tests/test_uncertainty.py
 OLD_PROCESSOR := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 DEMO_TRAINING := --epochs 2 --distil-epochs 3
 

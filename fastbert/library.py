@@ -124,7 +124,7 @@ class Classifier:
         arithmetic.resolve(precision, self.device)  # refused here, not at the first text
         self._tokenizer = Tokenizer(tokenizer, self.model.config.windowing)
         self._fits_pairs = False  # not known yet
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[tuple[str, str | None], Engine] = {}
         self._point: OperatingPoint | None = None
         if operating_point is not None or speed is not None:
             self._point = self.point(operating_point, speed)
@@ -215,9 +215,11 @@ class Classifier:
     def _engine(self, point: OperatingPoint) -> Engine:
         """In the precision that was asked for, or that suits the point."""
         precision = arithmetic.resolve(self.precision, self.device, point.proven_in)
-        if precision not in self._engines:
-            self._engines[precision] = Engine(self.model, self.device, DTYPES[precision])
-        return self._engines[precision]
+        key = precision, point.name if precision == "int8" and point.ranges else None
+        if key not in self._engines:
+            dtype = DTYPES[precision]
+            self._engines[key] = Engine(self.model, self.device, dtype, ranges=point.ranges)
+        return self._engines[key]
 
 
 load = Classifier

@@ -83,9 +83,9 @@ def test_largest_products_do_not_overflow():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("levels", [None, 63])
-def test_where_eight_bits_have_no_instruction(monkeypatch, levels):
-    monkeypatch.setattr(int8, "_exact_levels", lambda *_: levels)
+@pytest.mark.parametrize("top", [None, 127])
+def test_where_eight_bits_have_no_instruction(monkeypatch, top):
+    monkeypatch.setattr(int8, "_exact_top", lambda *_: top)
     test_a_rows_product_is_its_own("int8", True)
     test_largest_products_do_not_overflow()
 
@@ -94,11 +94,11 @@ def test_without_the_private_operator(monkeypatch):
     def missing(*_: object) -> None:
         raise AttributeError("no such operator")
 
-    int8._exact_levels.cache_clear()
-    monkeypatch.setattr(int8, "_integer_product", missing)
+    int8._exact_top.cache_clear()
+    monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", missing)
     test_largest_products_do_not_overflow()
     monkeypatch.undo()
-    int8._exact_levels.cache_clear()
+    int8._exact_top.cache_clear()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

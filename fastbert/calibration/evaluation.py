@@ -130,10 +130,13 @@ def exit_logits(
 
 
 def question_outputs(
-    engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
+    engine: Engine,
+    tokens: Tokens,
+    advance: Callable[[int], object] = lambda rows: None,
+    exits: Sequence[int] | None = None,
 ) -> list[ExitOutputs]:
-    """What all exits say to each question; else as `exit_logits`."""
-    logits = exit_logits(engine, tokens, advance)
+    """What exits say to each question; else as `exit_logits`."""
+    logits = exit_logits(engine, tokens, advance, exits)
     return [
         ExitOutputs(logits[..., asked.numbers], tokens.costly, asked.task)
         for asked in engine.questions

@@ -44,14 +44,16 @@ def sample_of(
     precision: str,
     within: Sequence[float] = (),
     heads: float | None = None,
+    reference: NDArray[Any] | None = None,
 ) -> Sample:
     """What thresholds are chosen on, with the `truth` of n rows where harm is about it, and what
     scores are to be `within`; InputError for a model with nowhere to leave early. With what `heads`
-    cost on the clock, in times of their FLOPs, exits that do not pay are left out."""
+    cost on the clock, in times of their FLOPs, exits that do not pay are left out. `reference`:
+    answers (n,) that are compared with, where not full depth's own."""
     if len(outputs.logits) < 2:
         raise InputError("the checkpoint has one exit only, the last: nothing can be calibrated")
     where = ", ".join(map(redacted, corpus))
-    return Sample(outputs, cost, truth, where, precision, tuple(within), heads)
+    return Sample(outputs, cost, truth, where, precision, tuple(within), heads, reference)
 
 
 def promised_point(
@@ -126,7 +128,10 @@ def _limit(sample: Sample, point: OperatingPoint, exits: NDArray[np.bool_]) -> s
             f"limited by the {rows} rows that prove it: with many times as many like these, some "
             f"{possible:.1f}x would be proven; pass more texts to fastbert calibrate"
         )
-    harmed = "  ".join(f"{share:.1%}" for share in sample.by(point).fails[:-1].mean(1))
+    fails = sample.by(point).fails.mean(1)
+    harmed = "  ".join(f"{share:.1%}" for share in fails[:-1])
+    if promise.against:
+        harmed += f", and full depth in {sample.precision} alone {fails[-1]:.2%},"
     more = [f"{endless(k * promise.share):.1f}x for {k * promise.share:g}" for k in (2, 5)
             if k * promise.share < 1]  # fmt: skip
     return (
@@ -159,12 +164,13 @@ def faster_point(
 
 def _changed(point: OperatingPoint) -> str:
     """What happens to rows that break a promise about full depth's answers."""
+    against = f" in {point.promise.against}" if point.promise and point.promise.against else ""
     if point.criterion == "tolerance" and point.within:
-        return f"get a score more than {point.within[0]:g} from full depth's"
+        return f"get a score more than {point.within[0]:g} from full depth's{against}"
     if point.criterion == "cutoff" and point.within:
         sides = ", ".join(f"{each:g}" for each in point.within)
-        return f"fall on another side of {sides} than at full depth"
-    return "get another label than at full depth"
+        return f"fall on another side of {sides} than at full depth{against}"
+    return f"get another label than at full depth{against}"
 
 
 def store_point(

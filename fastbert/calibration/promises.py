@@ -85,6 +85,8 @@ class Sample:
     within: tuple[float, ...] = ()  # of scores: the tolerance, or the cut-offs
     #: What heads cost on the device's clock, in times of their FLOPs, where that was measured.
     heads: float | None = None
+    #: Answers (n,) that the exits' are compared with, where not full depth's own.
+    reference: Array | None = None
 
     def __len__(self) -> int:
         return len(self.outputs.lengths)
@@ -93,12 +95,15 @@ class Sample:
     def fails(self) -> Array:
         """Where a row's answer would do harm, bool (E, n): where it is not full depth's, or, with
         the truth, where it is wrong and full depth's is right. Where full depth's is not a number,
-        every answer does."""
-        outputs = self.outputs
-        fails = outputs.differs(outputs.answers[-1])
+        every answer does. With a `reference`, full depth's answers are these, and may be others
+        than the last exit's."""
+        outputs, task = self.outputs, self.outputs.task
+        right = outputs.answers[-1] if self.reference is None else self.reference
+        fails = outputs.differs(right)
         if self.truth is not None:
-            wrong = outputs.differs(outputs.task.truth(self.truth))
-            fails = wrong & ~wrong[-1] | fails[-1]
+            truth = task.truth(self.truth)
+            nothing = task.differs(right, right)  # where it is not a number
+            fails = outputs.differs(truth) & ~task.differs(right, truth) | nothing
         return fails
 
     def by(self, point: OperatingPoint) -> "Sample":
@@ -107,8 +112,10 @@ class Sample:
 
     def take(self, rows: Array) -> "Sample":
         """Some of the rows, by number or mask."""
-        truth = None if self.truth is None else self.truth[rows]
-        return replace(self, outputs=self.outputs.take(rows), truth=truth)
+        truth, reference = (
+            None if each is None else each[rows] for each in (self.truth, self.reference)
+        )
+        return replace(self, outputs=self.outputs.take(rows), truth=truth, reference=reference)
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def breaking_steps(sample: Sample, path: Path) -> Array:
 
     Failures between two steps count, too: steps lie where the sample's uncertainties do, so the
     proof is about all thresholds there are. Rows that fail at full depth, where the answer is not a
-    number, fail from the first step on.
+    number or not the reference's, fail from the first step on.
     """
     heard = path.heard(sample)
     fails, uncertainties = heard.fails, heard.outputs.uncertainties

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -87,15 +88,21 @@ class Layer:
     """One transformer layer, prepared for inference."""
 
     def __init__(
-        self, parts: tuple[Any, ...], heads: int, activation: str, place: Placement
+        self,
+        parts: tuple[Any, ...],
+        heads: int,
+        activation: str,
+        place: Placement,
+        norm: nn.Module | None,
     ) -> None:
-        """`parts` as in `Family.parts`; the activation is the block's."""
+        """`parts` as in `Family.parts`; the activation is the block's, `norm` what hidden states
+        have gone through last."""
         query, key, value, output, attention_norm, up, down, block_norm = parts
         self.heads = heads
-        self.mixed = place.linear([query, key, value])
+        self.mixed = place.linear([query, key, value], norm=norm, inner=True)
         self.output = place.linear([output])
         self.attention_norm = place.add_norm(attention_norm)
-        self.block = place.block(up, activation, down)
+        self.block = place.block(up, activation, down, attention_norm)
         self.block_norm = place.add_norm(block_norm)
 
     def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -169,7 +176,12 @@ class Bert(Encoder):
         self.project = None if project is None else place.module(project)
         parts = attrgetter(*self.family.parts)
         layers = attrgetter(self.family.layers)(backbone)
-        self.layers = [Layer(parts(each), self.heads, self.activation, place) for each in layers]
+        norms = [embeddings.LayerNorm if project is None else None]
+        norms += [parts(each)[-1] for each in layers]
+        self.layers = [
+            Layer(parts(each), self.heads, self.activation, place, norm)
+            for each, norm in zip(layers, norms, strict=False)
+        ]
         return self
 
     def embed(self, ids: torch.Tensor, types: torch.Tensor | None, batch: Batch) -> torch.Tensor:

@@ -97,9 +97,11 @@ def _bucketed(distance: torch.Tensor, middle: int, limit: int) -> torch.Tensor:
 class DisentangledLayer(Layer):
     """One transformer layer with disentangled attention: BERT's, with a bias on its scores."""
 
-    def __init__(self, layer: Any, encoder: "Deberta", place: Placement) -> None:
+    def __init__(
+        self, layer: Any, encoder: "Deberta", place: Placement, norm: nn.Module | None
+    ) -> None:
         parts = attrgetter(*_PARTS)(layer)
-        super().__init__(parts, encoder.heads, encoder.activation, place)
+        super().__init__(parts, encoder.heads, encoder.activation, place, norm)
         self.distances, self.scale = encoder.distances, encoder.scale
         keys = queries = None
         own, shared = layer.attention.self, encoder.shared
@@ -118,7 +120,7 @@ class DisentangledLayer(Layer):
         """(2S, heads, H / heads)."""
         projected = place.module(project)(encoder.relative)
         table: torch.Tensor = projected.unflatten(-1, (self.heads, -1))
-        return table
+        return table.to(place.inner)
 
     def _laid_out(self, table: torch.Tensor) -> torch.Tensor:
         if self.in_one_call:
@@ -237,7 +239,13 @@ class Deberta(Encoder):
         if self.distances:
             self.distances.moved = self.distances.places.to(place.device)
             self.relative = place.tensor(encoder.get_rel_embedding()[: 2 * self.distances.span])
-        self.layers = [DisentangledLayer(layer, self, place) for layer in encoder.layer]
+        norms = [embeddings.LayerNorm, *(attrgetter(_PARTS[-1])(each) for each in encoder.layer)]
+        if self.convolved:
+            norms[1] = encoder.conv.LayerNorm
+        self.layers = [
+            DisentangledLayer(layer, self, place, norm)
+            for layer, norm in zip(encoder.layer, norms, strict=False)
+        ]
         if self.convolved:
             self.conv = place.module(encoder.conv.conv)
             self.conv_norm = place.module(encoder.conv.LayerNorm)

@@ -40,10 +40,10 @@ class Layer:
         self.cos, self.sin = encoder.rotations[kind]
         self.activation = ACT2FN[encoder.activation]
         self.attention_norm = place.module(layer.attn_norm)  # of the first layer, does nothing
-        self.mixed = place.linear([layer.attn.Wqkv])
+        self.mixed = place.linear([layer.attn.Wqkv], norm=layer.attn_norm, inner=True)
         self.output = place.linear([layer.attn.Wo])
         self.block_norm = place.module(layer.mlp_norm)
-        self.up = place.linear([layer.mlp.Wi])
+        self.up = place.linear([layer.mlp.Wi], norm=layer.mlp_norm, inner=True)
         self.down = place.linear([layer.mlp.Wo])
 
     def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:

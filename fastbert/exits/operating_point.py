@@ -33,6 +33,8 @@ class Promise:
     confidence: float
     rows: int | None = None
     harm: Harm = "disagreement"
+    #: The precision of the full depth that answers are compared with; None: the point's own.
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ class OperatingPoint:
     exit_depths: list[int] | None = None  # of all exits; None, in older checkpoints: 1 to L
     temperatures: list[float] | None = None  # E - 1, of tempered criteria
     within: list[float] | None = None  # of a score: its tolerance, or its cut-offs
-    #: Of several questions, by name; then there is nothing else in the point itself.
+    #: Of several questions, by name; then there is nothing but `ranges` in the point itself.
     questions: "dict[str, OperatingPoint] | None" = None
+    #: What 8-bit linear maps keep their inputs to, by name: least and most. None: a scale for each
+    #: token.
+    ranges: dict[str, tuple[float, float]] | None = None
 
     @classmethod
     def asked(
@@ -202,7 +207,7 @@ class OperatingPoint:
         points = {  # in the order of the questions: config.json sorts them
             each.name: self.questions[each.name]._fitting_one(exits, each) for each in questions
         }
-        return self.of_questions(self.name, points)
+        return replace(self.of_questions(self.name, points), ranges=self.ranges)
 
     def _fitting_one(self, exits: Sequence[Exit], question: Question) -> "OperatingPoint":
         if self.criterion not in (known := CRITERIA_OF[question.kind]):
@@ -233,7 +238,7 @@ class OperatingPoint:
         """The same where an exit is put before all others, which it does not use."""
         if self.questions:
             each = {name: point.with_bag() for name, point in self.questions.items()}
-            return self.of_questions(self.name, each)
+            return replace(self.of_questions(self.name, each), ranges=self.ranges)
         evidence = self.evidence
         if evidence:
             depths = evidence.exit_depths or list(range(1, len(evidence.exits) + 1))

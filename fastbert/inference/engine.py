@@ -10,12 +10,13 @@ The engine knows token ids, not texts; it does no I/O.
 Letters: n rows, H hidden size, E exits, N numbers that a head gives of a row.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from fastbert.encoders import encoder_for
@@ -23,8 +24,10 @@ from fastbert.exits.bag import Bag
 from fastbert.exits.heads import PackedHead
 from fastbert.exits.rules import Rule
 from fastbert.inference.decisions import Decide, Decisions, Later, Mask, Predictions, exits_used
+from fastbert.inference.finite import refuse_weights
 from fastbert.inference.first_exit import leave_before_layers
 from fastbert.inference.memory import free_memory, out_of_memory
+from fastbert.inference.precision import supports
 from fastbert.inference.tokens import Tokens
 from fastbert.inference.windows import Pooled
 from fastbert.model import FastBertForSequenceClassification
@@ -32,6 +35,7 @@ from fastbert.packed import ragged
 from fastbert.packed.allocator import keep_memory
 from fastbert.packed.batching import ROUND, Batch, batch_rows, cut, longest_first
 from fastbert.packed.placement import Placement
+from fastbert.packed.ranges import FixedPlacement, Range
 from fastbert.packed.transfer import on_device, on_host, places
 from fastbert.tasks.task import Task
 
@@ -55,6 +59,15 @@ DTYPES = {
 _OTHERS = {torch.int8: torch.float32, torch.float8_e4m3fn: torch.bfloat16}
 
 
+def names_of(model: FastBertForSequenceClassification) -> dict[nn.Module, str]:
+    """What ranges of inputs are stored under: the backbone's own names, and heads by their depth,
+    which an exit that is put before all others does not change."""
+    names = {module: f"backbone.{name}" for name, module in model.backbone.named_modules()}
+    for exit, head in zip(model.exits, model.heads, strict=True):
+        names |= {module: f"exits.{exit.depth}.{name}" for name, module in head.named_modules()}
+    return names
+
+
 class Engine:
     """A model on a device, ready to classify."""
 
@@ -65,10 +78,15 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         batch_tokens: int | None = None,
         pool_tokens: int | None = None,
+        ranges: Mapping[str, Range] | None = None,
     ) -> None:
         """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs, and
         float8_e4m3fn for those in an otherwise bf16 one, on GPUs. The model stays as it is;
         float32 weights on CPUs may be shared with it.
+
+        `ranges`: of the inputs of linear maps by name, as `measure_ranges` finds them. With int8
+        they are kept to, which is faster, and attention computes with bf16 where the processor
+        multiplies it. InputError for weights that are not numbers, which 8 bits would hide.
 
         `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
         `pool_tokens`: tokens that go layer by layer together, default 1,048,576, halved until their
@@ -82,7 +100,7 @@ class Engine:
         if self.device.type == "cpu":
             keep_memory()
         self.dtype = _OTHERS.get(dtype, dtype)
-        place = Placement(self.device, self.dtype, dtype if dtype in _OTHERS else None)
+        place = self._placement(model, dtype, ranges)
         self.ragged = ragged.kernel(self.device, self.dtype) is not None
         self.questions, self.exits = model.questions, model.exits
         self.windows = model.config.windowing
@@ -99,6 +117,20 @@ class Engine:
         self.pools = 2 if self.device.type == "cuda" else 1
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
         self.pool_tokens = pool_tokens or self._affordable()
+
+    def _placement(
+        self,
+        model: FastBertForSequenceClassification,
+        dtype: torch.dtype,
+        ranges: Mapping[str, Range] | None,
+    ) -> Placement:
+        if dtype != torch.int8 or ranges is None:
+            return Placement(self.device, self.dtype, dtype if dtype in _OTHERS else None)
+        refuse_weights(model)
+        within = torch.bfloat16 if supports("bf16", "cpu") else self.dtype
+        return FixedPlacement(
+            self.device, self.dtype, names=names_of(model), ranges=ranges, within=within
+        )
 
     def _affordable(self) -> int:
         """Tokens of a pool that fits well into the memory that is free now. By halves, so that all

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from fastbert.packed import ragged
-from fastbert.packed.batching import Batch, Group
+from fastbert.packed.batching import Batch
 
 #: Scores of a chunk, for each thread.
 _SCORES = 1 << 18
@@ -80,7 +80,7 @@ def attention(
         scores = torch.baddbmm(added, query[:, some], key.mT, beta=by, alpha=scale)
         parts.append(torch.bmm(scores.softmax(-1, exact).to(value.dtype), value))
     contexts = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-    return contexts.unflatten(0, (rows, heads))
+    return contexts.view(rows, heads, length, size)
 
 
 def _at_once(scores: int) -> int:

@@ -1,14 +1,13 @@
-"""Linear maps of 8-bit whole numbers, on CPUs.
+"""Linear maps of 8-bit whole numbers, on CPUs: weights are quantised per output, inputs per token.
 
-Weights are quantised per output and inputs per token, so that a token's result does not depend on
-the others; inputs and outputs stay float32.
+A scale for each token means that its result does not depend on the others; inputs and outputs stay
+float32. Where the ranges of inputs have been measured, `packed.ranges` is faster.
 
 Letters: N tokens, K inputs, M outputs.
 """
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -20,58 +19,86 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 _PROBES = 64
 
 
+class Weight:
+    """A weight (M, K) as whole numbers from -127 to 127, for products with inputs from 0 to `top`.
+
+    They are oneDNN's where these are exact, else float32's, where whole numbers up to 2^24 are.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
+        self.rounded = (weight / self.scales[:, None]).round()
+        top = _exact_top(*weight.shape)
+        self.exact, self.top = top is not None, top or 255
+        if self.exact:
+            self.packed = torch.ops.onednn.qlinear_prepack(self.rounded.to(torch.int8), None)
+            self.zeros = torch.zeros(len(weight), dtype=torch.long)
+            del self.rounded
+
+    def product(
+        self,
+        x: torch.Tensor,
+        zero: int,
+        step: float = 1.0,
+        bias: torch.Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        activation: tuple[str, str] | None = None,
+        result: tuple[float, int] = (1.0, 0),
+    ) -> torch.Tensor:
+        """(N, M) from uint8 (N, K), which stand for `step` times their distance from `zero`.
+
+        Only where products are `exact` has it an `activation`, oneDNN's operation and algorithm,
+        and, for the `dtype` uint8, `result`: the step and the zero of what it gives.
+        """
+        operation, algorithm = activation or ("none", "")
+        if self.exact:
+            return torch.ops.onednn.qlinear_pointwise(  # type: ignore[no-any-return]
+                *(x, step, zero, self.packed, self.scales, self.zeros, bias),
+                *(*result, dtype, operation, [], algorithm),
+            )
+        found = functional.linear(x.float() - zero, self.rounded) * (self.scales * step)
+        return (found if bias is None else found + bias).to(dtype)
+
+
 def quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
-    """The map with this weight (M, K) and bias (M,); inputs take 2 * levels + 1 values."""
-    scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
-    rounded = (weight / scales[:, None]).round()  # (M, K), -127 to 127
-    levels = _exact_levels(*weight.shape)
-    if levels is None:
-        levels, product = 127, _float_product(rounded, scales, 127)
-    else:
-        product = _integer_product(rounded, scales, levels)
+    """The map with this weight (M, K) and bias (M,)."""
+    factors = Weight(weight)
+    levels = factors.top // 2
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         steps = (x.abs().amax(1, keepdim=True) / levels).clamp_min(1e-30)  # (N, 1)
         # Shifted to be positive, and by a half to be rounded by the cut: 1 to 2 * levels + 1.
         quantised = (x * steps.reciprocal()).add_(levels + 1.5).to(torch.uint8)
-        return torch.addcmul(bias, product(quantised), steps)
+        return torch.addcmul(bias, factors.product(quantised, levels + 1), steps)
 
     return multiply
 
 
-def _integer_product(rounded: torch.Tensor, scales: torch.Tensor, levels: int) -> Map:
-    """oneDNN's product of inputs shifted by `levels` + 1, uint8 (N, K), and 8-bit weights."""
-    packed = torch.ops.onednn.qlinear_prepack(rounded.to(torch.int8), None)
-    zeros = torch.zeros(len(rounded), dtype=torch.long)
-    multiply = torch.ops.onednn.qlinear_pointwise
-    output: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")  # unscaled, and nothing fused
-    return lambda x: multiply(x, 1.0, levels + 1, packed, scales, zeros, None, *output)
-
-
-def _float_product(rounded: torch.Tensor, scales: torch.Tensor, levels: int) -> Map:
-    """The same in float32, where whole numbers up to 2^24 are exact."""
-    return lambda x: functional.linear(x.float() - (levels + 1), rounded) * scales
-
-
 @cache
-def _exact_levels(outputs: int, inputs: int) -> int | None:
-    """How far inputs may go from 0 for products of this size to be exact here; None: no way.
+def _exact_top(outputs: int, inputs: int) -> int | None:
+    """How large inputs may be for products of this size to be exact here; None: no way.
 
-    Without VNNI processors add pairs of products in 16 bits, which saturate: there it is 63. Which
+    Without VNNI processors add pairs of products in 16 bits, which saturate: there it is 127. Which
     instructions oneDNN takes is its own affair, so the largest products are tried.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (outputs, inputs), generator=generator).float()
     weight[0], weight[-1] = 127, -127
-    for levels in (127, 63):
-        x = torch.randint(-levels, levels + 1, (_PROBES, inputs), generator=generator).float()
-        x[0], x[-1] = levels, -levels
-        shifted, ones = (x + levels + 1).to(torch.uint8), torch.ones(outputs)
-        expected = x.double() @ weight.double().T
+    packed = zeros = None
+    for top in (255, 127):
+        x = torch.randint(0, top + 1, (_PROBES, inputs), generator=generator)
+        x[0], x[1] = top, 0
+        zero = top // 2 + 1
+        expected = (x.double() - zero) @ weight.double().T
         try:
-            found = _integer_product(weight, ones, levels)(shifted)
+            packed = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
+            zeros = torch.zeros(outputs, dtype=torch.long)
+            found = torch.ops.onednn.qlinear_pointwise(
+                *(x.to(torch.uint8), 1.0, zero, packed, torch.ones(outputs), zeros, None),
+                *(1.0, 0, torch.float32, "none", [], ""),
+            )
         except (AttributeError, RuntimeError):  # another torch, or one without oneDNN
             return None
         if torch.allclose(found.double(), expected, rtol=1e-6, atol=0):
-            return levels
+            return top
     return None

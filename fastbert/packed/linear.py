@@ -21,7 +21,7 @@ from fastbert.packed.int8 import Map
 from fastbert.packed.trial import agreed, for_gpus, tried
 
 #: Activations that oneDNN fuses, by their name in Hugging Face: (operation, algorithm).
-_FUSED = {"gelu": ("gelu", "none"), "relu": ("relu", ""), "tanh": ("tanh", "")}
+FUSED = {"gelu": ("gelu", "none"), "relu": ("relu", ""), "tanh": ("tanh", "")}
 
 
 def prepared(
@@ -32,7 +32,7 @@ def prepared(
     `factors`: what is multiplied, if not numbers of the maps' own type: `torch.int8` or
     `torch.float8_e4m3fn`, where that pays. The linear maps need not be kept.
     """
-    weight, bias = _side_by_side(maps)
+    weight, bias = side_by_side(maps)
     if factors == torch.int8:
         return _then(int8.quantised(weight, bias), activation)
     if factors == fp8.DTYPE and fp8.pays(weight):
@@ -43,9 +43,9 @@ def prepared(
     packed = _packed(weight)
     if packed is None:
         return _then(lambda x: functional.linear(x, weight, bias), activation)
-    operation, algorithm = _FUSED.get(activation or "", ("none", ""))
+    operation, algorithm = FUSED.get(activation or "", ("none", ""))
     multiply = torch.ops.mkldnn._linear_pointwise
-    unfused = None if activation in _FUSED else activation
+    unfused = None if activation in FUSED else activation
     return _then(lambda x: multiply(x, packed, bias, operation, [], algorithm), unfused)
 
 
@@ -53,7 +53,7 @@ def block(
     up: nn.Linear, activation: str, down: nn.Linear, factors: torch.dtype | None = None
 ) -> Map:
     """`down` of the activation of `up`, else as `prepared`."""
-    last = _side_by_side([down])
+    last = side_by_side([down])
     if factors == fp8.DTYPE and activation == "gelu" and fp8.pays(last[0]):
         first, second = prepared([up], None, factors), fp8.scaled(*last, gelu=True)
     else:
@@ -61,8 +61,8 @@ def block(
     return lambda x: second(first(x))
 
 
-def _side_by_side(maps: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Their weights (M, K), and biases (M,), zeros where there is none."""
+def side_by_side(maps: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (M, K), and biases (M,), zeros where there is none, of maps of the same inputs."""
     weight = torch.cat([part.weight.detach() for part in maps])
     biases = [
         weight.new_zeros(len(part.weight)) if part.bias is None else part.bias.detach()

@@ -37,12 +37,26 @@ class Placement:
         """The same, in float32 whatever the type of numbers."""
         return copy.deepcopy(module).eval().requires_grad_(False).to(self.device)
 
-    def linear(self, maps: list[nn.Linear], activation: str | None = None) -> Map:
-        """`prepared` of linear maps side by side."""
+    @property
+    def inner(self) -> torch.dtype:
+        """The numbers within a layer: what attention computes with."""
+        return self.dtype
+
+    def linear(
+        self,
+        maps: list[nn.Linear],
+        activation: str | None = None,
+        norm: nn.Module | None = None,
+        inner: bool = False,
+    ) -> Map:
+        """`prepared` of linear maps side by side. `norm`: what their inputs have just gone through;
+        `inner`: their outputs stay within a layer."""
         return prepared([self.module(each) for each in maps], activation, self.factors)
 
-    def block(self, up: nn.Linear, activation: str, down: nn.Linear) -> Map:
-        """`linear.block` of a feed-forward block."""
+    def block(
+        self, up: nn.Linear, activation: str, down: nn.Linear, norm: nn.Module | None = None
+    ) -> Map:
+        """`linear.block` of a feed-forward block; else as of linear maps."""
         return block(self.module(up), activation, self.module(down), self.factors)
 
     def add_norm(self, module: nn.LayerNorm) -> norm.AddNorm:

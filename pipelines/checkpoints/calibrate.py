@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fastbert.calibration.points import (
     together,
 )
 from fastbert.calibration.promises import Sample
+from fastbert.calibration.ranges import measure_ranges, measuring
 from fastbert.checkpoint import fetch_checkpoint
 from fastbert.errors import InputError
 from fastbert.exits.exit import chosen
@@ -65,21 +66,35 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     tokens = tokenize(examples.texts, examples.pairs, model.config.max_length)
     tell_truncated(tokens.cut, len(tokens), model.config.max_length, model.config.windowing)
     precision = resolve(settings.precision, device())
+    targets, ranges = None if examples.labels is None else np.asarray(examples.labels), None
+    if precision == "int8":
+        few = measuring(len(tokens), settings.seed)
+        log.info("ranges for 8 bits, of %d rows that do not prove", few.sum())
+        ranges = measure_ranges(model, tokens.take(np.flatnonzero(few)))
+        tokens = tokens.take(np.flatnonzero(~few))
+        targets = None if targets is None else targets[~few]
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
-    with counting(len(tokens)) as counter:
-        engine = Engine(model, device(), DTYPES[precision])
+    against = settings.against if settings.against != precision else "own"
+    with counting(len(tokens) * (2 if against == "fp32" else 1)) as counter:
+        engine = Engine(model, device(), DTYPES[precision], ranges=ranges)
         found = question_outputs(engine, tokens, counter.advance)
+        exact = None
+        if against == "fp32":
+            last = [len(model.exits) - 1]
+            exact = question_outputs(Engine(model, device()), tokens, counter.advance, last)
     cost = CostModel(model)
     # Named exits are chosen already, and on CPUs all pay.
     choosing = len(model.exits) > 1 and settings.exits is None and settings.speedup is None
     on_gpu = engine.device.type == "cuda"
     heads = heads_on_clock(engine, cost, tokens) if choosing and on_gpu else None
-    targets = None if examples.labels is None else np.asarray(examples.labels)
     points, samples, wrong = {}, [], []
-    for asked, outputs in zip(questions, found, strict=True):
+    for place, (asked, outputs) in enumerate(zip(questions, found, strict=True)):
         criterion, within = compared[asked.name]
         truth = None if targets is None else questions.targets(asked, targets)
-        sample = sample_of(outputs, truth, cost, settings.corpus, precision, within, heads)
+        reference = exact[place].answers[0] if exact else None
+        sample = sample_of(
+            *(outputs, truth, cost, settings.corpus, precision, within, heads, reference)
+        )
         try:
             points[asked.name] = _point(sample, criterion, settings)
         except InputError as error:
@@ -88,7 +103,8 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         right = None if truth is None else outputs.task.truth(truth)
         wrong.append(None if right is None else float(outputs.differs(right)[-1].mean()))
     name = settings.name or _name(points, settings)
-    point, before = store_point(together(points, name), settings.model, settings.default)
+    point = replace(together(points, name), ranges=ranges)
+    point, before = store_point(point, settings.model, settings.default)
     tell_points(point, samples, wrong)
     shown = redacted(settings.model)
     option = "" if settings.default else f" --operating-point {point.name}"
@@ -201,5 +217,6 @@ def _point(sample: Sample, criterion: str, settings: CalibrateSettings) -> Opera
     if settings.speedup is not None:
         return faster_point(sample, settings.speedup, settings.confidence, criterion, exits)
     harm, share = _harm(settings)
-    promise = Promise(share, settings.confidence, settings.promise_rows, harm)
+    against = settings.against if settings.against not in ("own", sample.precision) else None
+    promise = Promise(share, settings.confidence, settings.promise_rows, harm, against)
     return promised_point(sample, promise, criterion, exits, settings.seed)

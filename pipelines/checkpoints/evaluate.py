@@ -52,9 +52,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     examples, _ = read_labelled(list(settings.data), columns, known)
     targets = None if examples.labels is None else np.asarray(examples.labels)
     stored = stored_points(config)
-    proven = (p.proven_in for p in stored if p.name == config.default_operating_point)
-    precision = resolve(settings.precision, device(), next(proven, None))
-    engine = Engine(model, device(), DTYPES[precision])
+    default = next((p for p in stored if p.name == config.default_operating_point), None)
+    precision = resolve(settings.precision, device(), default.proven_in if default else None)
+    ranges = default.ranges if default else None
+    engine = Engine(model, device(), DTYPES[precision], ranges=ranges)
     tokenize = Tokenizer(tokenizer, config.windowing)
     tokens = tokenize(examples.texts, examples.pairs, config.max_length)
     tell_truncated(tokens.cut, len(tokens), config.max_length, config.windowing)

@@ -231,6 +231,11 @@ class CalibrateSettings(Inference, LabelledTexts):
     promise_rows: Many | None = setting(
         "How many rows the promise is about. Default: all that could ever come.", None
     )
+    against: Literal["own", "fp32"] = setting(
+        "The full depth that answers are compared with: that of the point's own precision, or "
+        "fp32's, so that a promise is also about what the precision changes.",
+        "own",
+    )
     criterion: Criterion = setting(
         "What a threshold is compared with. tempered-entropy: the entropy of what the exits have "
         "said so far, each as sure as it is right. The others look at one exit alone. auto takes "

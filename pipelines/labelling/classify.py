@@ -67,7 +67,7 @@ class Classify:
         self.device = device_name(device)
         with blamed_on_machine("the model cannot be made ready", self.device):
             model = load_model(checkpoint)
-            self.engine = Engine(model, device, DTYPES[run.precision])
+            self.engine = Engine(model, device, DTYPES[run.precision], ranges=run.ranges)
             if run.identity.all_scores:
                 self.engine.questions = self.engine.questions.with_scores()
         self.run = run

@@ -85,7 +85,8 @@ def by_probe(
     started = time.monotonic()
     columns = columns_of(identity)
     model, tokenizer = load_checkpoint(checkpoint, identity.pair_column is not None)
-    engine = Engine(model, device(), DTYPES[resolve(asked, device(), point.proven_in)])
+    dtype = DTYPES[resolve(asked, device(), point.proven_in)]
+    engine = Engine(model, device(), dtype, ranges=point.ranges)
     texts: list[list[str]] = [[] for _ in columns.texts]
     with suppress(ShardError), closing(SliceReader(columns)) as reader:
         for table in (table for piece in todo for table in reader.read(piece)):

@@ -300,6 +300,7 @@ class Job:
             audit_rate=self.settings.audit_rate,
             precision=precision,
             emulated=asked == precision,
+            ranges=self.point.ranges,
             answer_early=resources.answer_early and self._begins_with_tokens(),
             lock=lock.token,
         )

@@ -1,6 +1,6 @@
 """The parcels that travel with a run: what its stages know, and what they get of the machine."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,8 @@ class Run:
     precision: str
     #: The user asked for this precision: a device may emulate it.
     emulated: bool = False
+    #: The operating point's, for 8-bit linear maps.
+    ranges: Mapping[str, tuple[float, float]] | None = None
     #: Readers answer the rows that leave before the first layer.
     answer_early: bool = False
     #: The run's token in the output's lock; without, the lock is not looked at.

@@ -1,0 +1,52 @@
+"""Ranges of what linear maps are given, measured on texts, for 8-bit products that keep to them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastbert.errors import InputError
+from fastbert.inference.engine import Engine, names_of
+from fastbert.inference.tokens import Tokens
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.packed.placement import Placement
+from fastbert.packed.ranges import MeasuringPlacement, Range
+
+#: Rows to measure on, and the most of a sample that these may be.
+_ROWS, _SHARE = 300, 0.1
+
+
+class _Measuring(Engine):
+    """An engine in float32 on the CPU that notes ranges."""
+
+    ranges: dict[str, Range]
+
+    def _placement(self, model: FastBertForSequenceClassification, *_: Any) -> Placement:
+        self.ranges = {}
+        names = names_of(model)
+        return MeasuringPlacement(self.device, torch.float32, names=names, ranges=self.ranges)
+
+
+def measuring(rows: int, seed: int) -> NDArray[np.bool_]:
+    """Which of so many rows ranges are measured on: they prove nothing, for what is proven depends
+    on them: (n,)."""
+    few = min(_ROWS, int(rows * _SHARE))
+    return np.random.default_rng([seed, rows]).permutation(rows) < few
+
+
+def measure_ranges(model: FastBertForSequenceClassification, tokens: Tokens) -> dict[str, Range]:
+    """Of the inputs of all linear maps of layers and heads, at all exits, over these rows.
+
+    Raises InputError where they are not finite.
+    """
+    engine = _Measuring(model)
+    engine.exit_logits(tokens)
+    for name, span in engine.ranges.items():
+        if not all(map(math.isfinite, span)):
+            raise InputError(
+                f"the inputs of {name} are not finite numbers; the model is of no use: train, "
+                "distil or convert it again"
+            )
+    return engine.ranges

@@ -15,6 +15,8 @@ from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.packed import int8
+from fastbert.packed.input_range import Range
+from fastbert.packed.measuring import Seen
 from fastbert.packed.ranges import Fixed, sizes_behind
 
 TOKENS = random_tokens(np.arange(2, 30), seed=3)
@@ -35,8 +37,8 @@ def test_answers_are_near_float32s(family):
     full, ranges = chances(Engine(model)), measure_ranges(model, TOKENS)
     far = (chances(fixed(model, ranges)) - full).abs().mean()
     assert 0 < far < 0.03
-    halved = {name: (least / 4, most / 4) for name, (least, most) in ranges.items()}
-    assert (chances(fixed(model, halved)) - full).abs().mean() > 2 * far  # control
+    narrow = {name: Range(span.least / 4, span.most / 4) for name, span in ranges.items()}
+    assert (chances(fixed(model, narrow)) - full).abs().mean() > 2 * far  # control
 
 
 def test_ranges_are_those_of_what_modules_are_given():
@@ -60,8 +62,12 @@ def test_ranges_are_those_of_what_modules_are_given():
     assert len(found) == 4 * LAYERS + LAYERS - 1  # and the exits' but the adopted one
     for name in seen.keys() & found.keys():
         given = torch.cat([each.flatten(0, 1) for each in seen[name]])
-        least, most = (given / sizes_behind(norms.get(name), given.shape[1])).aminmax()
-        assert found[name] == pytest.approx((least.item(), most.item()), rel=1e-3, abs=1e-4), name
+        given = given / sizes_behind(norms.get(name), given.shape[1])
+        assert all(given.abs().amax(0)[found[name].apart] > 2 * given.abs().amax() / 9)
+        given[:, found[name].apart] = 0
+        least, most = given.aminmax()
+        expected = pytest.approx((least.item(), most.item()), rel=1e-3, abs=1e-4)
+        assert (found[name].least, found[name].most) == expected, name
 
 
 def made(inputs: int, outputs: int, seed: int) -> nn.Linear:
@@ -77,9 +83,14 @@ def test_what_a_product_hands_on_is_what_the_next_would_quantise(monkeypatch, to
         monkeypatch.setattr(int8, "_exact_top", lambda *_: top)
     x, norm = 3 * torch.randn(23, 37), nn.LayerNorm(37)
     norm.weight.data = torch.rand(37) + 0.1
-    up = Fixed([made(37, 48, 0)], norm, (-0.5, 0.6))
-    down = Fixed([made(48, 19, 1)], None, (-0.2, 1.5))
+    up = Fixed([made(37, 48, 0)], norm, Range(-0.5, 0.6))
+    down = Fixed([made(48, 19, 1)], None, Range(-0.2, 1.5))
     given = up.quantised(x)
+    stands_for = (given.float() - up.zero) * up.step * sizes_behind(norm, 37)
+    inside = (x > stands_for.amin(0)) & (x < stands_for.amax(0))
+    wrong = ((stands_for - x) / (up.step * sizes_behind(norm, 37)))[inside]
+    assert wrong.abs().max() < 0.51
+    assert wrong.mean().abs() < 0.05
     found = down.weight.top, up.inputs_of(down, given, activation)
     expected = down.quantised(up.outputs(given, torch.float32, activation))
     assert found[1].max() <= found[0]
@@ -90,6 +101,41 @@ def test_what_a_product_hands_on_is_what_the_next_would_quantise(monkeypatch, to
     mapped = up.outputs(given, torch.float32)
     torch.testing.assert_close(mapped, made(37, 48, 0)(inside), atol=0.05, rtol=0)
     check_a_row_is_alone(lambda x: up.outputs(up.quantised(x), torch.float32), x, 1e-6)
+
+
+@torch.inference_mode()
+def test_inputs_that_are_many_times_as_large_are_multiplied_apart():
+    torch.manual_seed(0)
+    x = torch.randn(200, 48)
+    x[:, 7] *= 30
+    x[:, 40] *= 1.5
+    seen = Seen(None, 48, apart=True)
+    seen.add(x[:120])
+    seen.add(x[120:])
+    span = seen.range()
+    assert span.apart == [7]
+    assert max(-span.least, span.most) == x[:, [*range(7), *range(8, 48)]].abs().max()
+    together = Seen(None, 48, apart=False)
+    together.add(x)
+    assert together.range() == Range(x.min().item(), x.max().item())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_what_is_apart_is_exact(family):
+    """The rest is as near as if there were nothing apart."""
+    model, name = tiny_fastbert(family), "backbone.encoder.layer.1.output.dense"
+    parts = dict(model.named_modules())
+    if family == "modernbert":
+        name = "backbone.layers.1.mlp.Wo"
+    up = name.replace("output.dense", "intermediate.dense").replace("Wo", "Wi")
+    parts[up].weight[5] *= -200  # an input of the way down that is large
+    ranges, full = measure_ranges(model, TOKENS), chances(Engine(model))
+    assert ranges[name].apart == [5]
+    far = (chances(fixed(model, ranges)) - full).abs().mean()
+    most = max(ranges[name].most, 200 * ranges[name].most)
+    one = ranges | {name: Range(-most, most)}
+    assert (chances(fixed(model, one)) - full).abs().mean() > 1.5 * far  # control
 
 
 def test_a_rows_logits_are_its_own():

@@ -11,8 +11,10 @@ from fastbert.errors import InputError
 from fastbert.inference.engine import Engine, names_of
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
+from fastbert.packed.batching import Batch
+from fastbert.packed.input_range import Range
+from fastbert.packed.measuring import MeasuringPlacement, Seen
 from fastbert.packed.placement import Placement
-from fastbert.packed.ranges import MeasuringPlacement, Range
 
 #: Rows to measure on, and the most of a sample that these may be.
 _ROWS, _SHARE = 300, 0.1
@@ -21,12 +23,18 @@ _ROWS, _SHARE = 300, 0.1
 class _Measuring(Engine):
     """An engine in float32 on the CPU that notes ranges."""
 
-    ranges: dict[str, Range]
+    seen: dict[str, Seen]
 
     def _placement(self, model: FastBertForSequenceClassification, *_: Any) -> Placement:
-        self.ranges = {}
+        self.seen = {}
         names = names_of(model)
-        return MeasuringPlacement(self.device, torch.float32, names=names, ranges=self.ranges)
+        return MeasuringPlacement(self.device, torch.float32, names=names, seen=self.seen)
+
+    def _cut(self, lengths: NDArray[np.int64], begin: int = 0) -> list[Batch]:
+        batches = super()._cut(lengths, begin)
+        for batch in batches:
+            batch.span = batch.own  # tokens of no row say nothing
+        return batches
 
 
 def measuring(rows: int, seed: int) -> NDArray[np.bool_]:
@@ -43,10 +51,11 @@ def measure_ranges(model: FastBertForSequenceClassification, tokens: Tokens) -> 
     """
     engine = _Measuring(model)
     engine.exit_logits(tokens)
-    for name, span in engine.ranges.items():
-        if not all(map(math.isfinite, span)):
+    ranges = {name: seen.range() for name, seen in engine.seen.items()}
+    for name, span in ranges.items():
+        if not math.isfinite(span.least + span.most):
             raise InputError(
                 f"the inputs of {name} are not finite numbers; the model is of no use: train, "
                 "distil or convert it again"
             )
-    return engine.ranges
+    return ranges

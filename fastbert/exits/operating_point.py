@@ -14,6 +14,7 @@ from fastbert.exits.exit import PAPER_EXITS, Exit, chosen
 from fastbert.exits.question import Question
 from fastbert.exits.rules import CRITERIA_OF, PLAIN, TEMPERED, WITHIN, Threshold
 from fastbert.exits.windows import Windows
+from fastbert.packed.input_range import Range
 
 #: What a promise bounds: rows whose answer is not full depth's, or rows that full depth gets right
 #: and early exit wrong.
@@ -91,9 +92,8 @@ class OperatingPoint:
     within: list[float] | None = None  # of a score: its tolerance, or its cut-offs
     #: Of several questions, by name; then there is nothing but `ranges` in the point itself.
     questions: "dict[str, OperatingPoint] | None" = None
-    #: What 8-bit linear maps keep their inputs to, by name: least and most. None: a scale for each
-    #: token.
-    ranges: dict[str, tuple[float, float]] | None = None
+    #: What 8-bit linear maps keep their inputs to, by name. None: a scale for each token.
+    ranges: dict[str, Range] | None = None
 
     @classmethod
     def asked(

@@ -34,8 +34,9 @@ from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import ragged
 from fastbert.packed.allocator import keep_memory
 from fastbert.packed.batching import ROUND, Batch, batch_rows, cut, longest_first
+from fastbert.packed.input_range import Range
 from fastbert.packed.placement import Placement
-from fastbert.packed.ranges import FixedPlacement, Range
+from fastbert.packed.ranges import FixedPlacement
 from fastbert.packed.transfer import on_device, on_host, places
 from fastbert.tasks.task import Task
 

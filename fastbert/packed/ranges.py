@@ -4,27 +4,30 @@ With a scale that is known beforehand, oneDNN's product does all: it adds the bi
 activation and gives the whole numbers that the next map takes. Inputs outside their range are cut
 to it.
 
-One range does for all K inputs of a map. Those that come from a normalisation differ in size as its
-weights do, so they are divided first by the size that these let expect, and the map's weight is
-multiplied: what SmoothQuant (Xiao et al. 2023) does by measured sizes.
+One range does for all K inputs of a map, so they should be of one size:
+
+* Those behind a normalisation differ as its weights do. They are divided by the size that these let
+  expect, and the map's weight is multiplied: what SmoothQuant (Xiao et al. 2023) does by measured
+  sizes.
+* A few that are many times as large as all others are multiplied apart, in float32: LLM.int8
+  (Dettmers et al. 2022). In MiniLM one of 1,536 inputs of a way down is four times as large.
 
 Letters: N tokens, K inputs, M outputs.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from fastbert.errors import InputError
+from fastbert.packed.input_range import Range
 from fastbert.packed.int8 import Map, Weight
 from fastbert.packed.linear import FUSED, side_by_side
 from fastbert.packed.placement import Placement
-
-#: Least and most of a map's inputs, by their sizes.
-Range = tuple[float, float]
 
 #: So many standard deviations of a normalised number count as its size.
 _DEVIATIONS = 6
@@ -45,9 +48,13 @@ class Fixed:
 
     def __init__(self, maps: list[nn.Linear], norm: nn.Module | None, span: Range) -> None:
         weight, self.bias = side_by_side(maps)
+        self.apart = span.apart
+        self.beside = weight[:, span.apart].t().contiguous()
+        weight = weight.clone()
+        weight[:, span.apart] = 0
         sizes = sizes_behind(norm, weight.shape[1])
         self.weight = Weight(weight * sizes)
-        least, most = min(span[0], 0.0), max(span[1], 0.0)
+        least, most = min(span.least, 0.0), max(span.most, 0.0)
         self.step = max((most - least) / self.weight.top, 1e-12)
         self.zero = round(-least / self.step)
         self.factor = 1 / (self.step * sizes)
@@ -61,10 +68,15 @@ class Fixed:
     def outputs(
         self, x: torch.Tensor, dtype: torch.dtype, activation: str | None = None
     ) -> torch.Tensor:
-        """Whole numbers (N, K) to outputs (N, M), with an `activation` applied."""
+        """Whole numbers (N, K) to outputs (N, M), with an `activation` applied; without those of
+        inputs apart."""
         fused = self._fused(activation)
         found = self.weight.product(x, self.zero, self.step, self.bias, dtype, fused)
         return found if activation is None or fused else ACT2FN[activation](found)
+
+    def with_apart(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Outputs (N, M) in float32 and what inputs apart (N, k), in float32, add, in place."""
+        return outputs.addmm_(x, self.beside) if self.apart else outputs
 
     def inputs_of(self, other: "Fixed", x: torch.Tensor, activation: str) -> torch.Tensor:
         """Whole numbers (N, K) to those, (N, M), that another map takes."""
@@ -101,16 +113,24 @@ class FixedPlacement(Placement):
         inner: bool = False,
     ) -> Map:
         fixed, dtype = self._fixed(maps, norm), self.inner if inner else self.dtype
-        return lambda x: fixed.outputs(fixed.quantised(x), dtype, activation)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            found = fixed.outputs(fixed.quantised(x), dtype, activation)
+            return fixed.with_apart(found, x[:, fixed.apart].to(dtype))
+
+        return run
 
     def block(
         self, up: nn.Linear, activation: str, down: nn.Linear, norm: nn.Module | None = None
     ) -> Map:
         first, second = self._fixed([up], norm), self._fixed([down], None)
+        weight, bias = side_by_side([up])
+        weight, bias, function = weight[second.apart], bias[second.apart], ACT2FN[activation]
 
         def run(x: torch.Tensor) -> torch.Tensor:
             inputs = first.inputs_of(second, first.quantised(x), activation)
-            return second.outputs(inputs, self.dtype)
+            found = second.outputs(inputs, self.dtype)
+            return second.with_apart(found, function(functional.linear(x, weight, bias)))
 
         return run
 
@@ -122,35 +142,3 @@ class FixedPlacement(Placement):
                 "fastbert calibrate --precision int8"
             )
         return Fixed(maps, norm, self.ranges[name])
-
-
-@dataclass(frozen=True)
-class MeasuringPlacement(Placement):
-    """Any, which notes the `ranges` of what linear maps are given."""
-
-    names: Mapping[nn.Module, str] = field(kw_only=True)
-    ranges: MutableMapping[str, Range] = field(kw_only=True)
-
-    def linear(
-        self,
-        maps: list[nn.Linear],
-        activation: str | None = None,
-        norm: nn.Module | None = None,
-        inner: bool = False,
-    ) -> Map:
-        name, sizes = self.names[maps[0]], sizes_behind(norm, maps[0].in_features)
-        run = super().linear(maps, activation, norm, inner)
-
-        def measure(x: torch.Tensor) -> torch.Tensor:
-            least, most = (each.item() for each in (x / sizes).aminmax())
-            before = self.ranges.get(name, (least, most))
-            self.ranges[name] = min(before[0], least), max(before[1], most)
-            return run(x)
-
-        return measure
-
-    def block(
-        self, up: nn.Linear, activation: str, down: nn.Linear, norm: nn.Module | None = None
-    ) -> Map:
-        first, second = self.linear([up], activation, norm), self.linear([down])
-        return lambda x: second(first(x))

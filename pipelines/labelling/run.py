@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from fastbert.packed.input_range import Range
 from pipelines.input.columns import InputColumns
 from pipelines.input.slices import Slice
 from pipelines.labelling.work import Outcome
@@ -44,7 +45,7 @@ class Run:
     #: The user asked for this precision: a device may emulate it.
     emulated: bool = False
     #: The operating point's, for 8-bit linear maps.
-    ranges: Mapping[str, tuple[float, float]] | None = None
+    ranges: Mapping[str, Range] | None = None
     #: Readers answer the rows that leave before the first layer.
     answer_early: bool = False
     #: The run's token in the output's lock; without, the lock is not looked at.

@@ -11,7 +11,9 @@ from support.jobs import invoke, refused
 from support.models import LAYERS, tiny_fastbert, tiny_tokenizer
 from support.shards import random_texts, write_shard
 
+import fastbert
 from fastbert.calibration.evaluation import exit_outputs
+from fastbert.calibration.ranges import measure_ranges
 from fastbert.checkpoint import fingerprint, store_operating_point
 from fastbert.configuration import load_config
 from fastbert.errors import InputError
@@ -185,6 +187,44 @@ def test_points_that_cannot_be_used(model, point, message):
     store_operating_point(str(model), "bad", point)
     with pytest.raises(InputError, match=message):
         OperatingPoint.of_checkpoint(load_config(model), "bad")
+
+
+@pytest.mark.integration
+def test_eight_bits_keep_to_the_ranges_of_their_point(model, corpus, tmp_path):
+    """The job, the library and the engine by itself give the same."""
+    asked = ["--precision", "int8", "--max-disagreement", 0.9, "--against", "fp32"]
+    point = point_of(calibrate(model, corpus, *asked), model)
+    assert point.ranges is not None
+    assert point.promise.against == "fp32"
+    assert point.evidence.rows == pytest.approx(0.9 * 0.9 * ROWS, rel=0.05)
+    output = tmp_path / "out"
+    arguments = ["--input", corpus, "--output", output, "--model", model, "--audit-rate", 1]
+    result = invoke("label", *arguments)
+    assert result.exit_code == 0, result.output
+    given = pq.read_table(output / "table")["label"].drop_null().to_pylist()
+    texts = [each for each in pq.read_table(corpus)["text"].to_pylist() if each]
+    network = load_model(model)
+    tokens = Tokenizer(load_tokenizer(model))(texts, None, network.config.max_length)
+
+    def labels(engine: Engine) -> list[str]:
+        found = engine.classify(tokens, point.rule()).answer["label"]
+        return [network.config.label_names[each] for each in found]
+
+    own = labels(Engine(network, dtype=DTYPES["int8"], ranges=point.ranges))
+    assert own != labels(Engine(network, dtype=DTYPES["int8"]))  # control: a scale for each token
+    assert given == own
+    assert [each.label for each in fastbert.load(model).label(texts)] == own
+
+
+def test_full_depth_that_changes_too_much_is_refused(model, corpus, monkeypatch):
+    """Eight bits of ranges that are far too narrow."""
+    narrow = lambda model, tokens: {  # noqa: E731
+        name: replace(span, least=span.least / 50, most=span.most / 50)
+        for name, span in measure_ranges(model, tokens).items()
+    }
+    monkeypatch.setattr("pipelines.checkpoints.calibrate.measure_ranges", narrow)
+    asked = ["--precision", "int8", "--max-disagreement", 0.05]
+    refused(calibrate(model, corpus, *asked, "--against", "fp32"), "full depth in int8 alone")
 
 
 @pytest.mark.integration

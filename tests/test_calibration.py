@@ -174,6 +174,32 @@ def test_promises_are_kept_on_the_rest(criteria, exits, cost):
     assert np.mean(speedups) > 1.3
 
 
+@pytest.mark.parametrize("own", [0.0, 0.01, 0.05])
+def test_promises_against_another_full_depth(cost, own):
+    """Which answers otherwise than full depth's own in a share of the rows."""
+    corpus = random_outputs(6000, seed=8)
+    reference = corpus.answers[-1].copy()
+    other = np.random.default_rng(1).random(6000) < own
+    reference["label"][other] = (reference["label"][other] + 1) % CLASSES
+    against, promise = Sample(corpus, cost, reference=reference), Promise(0.02, 0.9, 4000)
+    broken, trials, speedups = 0, 60, []
+    for seed in range(trials):
+        order = np.random.default_rng(seed).permutation(6000)
+        sample, rest = order[:2000], order[2000:]
+        point = keep_promise(against.take(sample), promise, ("entropy",), ALL, seed)
+        assert point is not None
+        left = corpus.take(rest).exits(point.rule())
+        answers = corpus.answers[left, rest]
+        broken += corpus.task.differs(answers, reference[rest]).mean() > promise.share
+        speedups.append(point.evidence.flops_speedup)
+        assert speedups[-1] == 1 or point.evidence.broken >= other[sample].sum()
+    if own > promise.share:  # nothing is promised, which the caller refuses
+        assert speedups == [1.0] * trials
+        return
+    assert broken / trials <= 0.1 + 3 * (0.09 / trials) ** 0.5
+    assert np.mean(speedups) > 1.1
+
+
 def test_without_a_bound_the_promise_would_not_hold(cost):
     """What the proof is for: the point that just keeps it on the sample breaks it on the rest."""
     corpus = random_outputs(6000, seed=8)

@@ -147,6 +147,14 @@ class FastBertForSequenceClassification(PreTrainedModel):
         heads: Any = self.branches
         return list(heads)
 
+    def names(self) -> dict[nn.Module, str]:
+        """What ranges of inputs are stored under: the backbone's own names, and heads by their
+        depth, which an exit that is put before all others does not change."""
+        names = {module: f"backbone.{name}" for name, module in self.backbone.named_modules()}
+        for exit, head in zip(self.exits, self.heads, strict=True):
+            names |= {module: f"exits.{exit.depth}.{name}" for name, module in head.named_modules()}
+        return names
+
     def _new_head(self, exit: Exit) -> Head:
         config, width = self.config, self.encoder.width
         if exit.task == "label" and exit.head == "branch":

@@ -148,7 +148,7 @@ def test_precision(calibrated, monkeypatch, precision, supported, asked, expecte
     monkeypatch.setattr(library.arithmetic, "supports", lambda name, device: name in supported)
     model = fastbert.load(calibrated, precision=precision)
     model.label(["the red"], **asked)
-    assert list(model._engines) == [expected]
+    assert list(model._engines) == [(expected, None)]
 
 
 def wrong(match: str, call, *arguments, **options) -> None:

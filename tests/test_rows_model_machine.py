@@ -382,7 +382,7 @@ def test_readers_that_fail_on_known_texts_end_the_run(start, unread, checkpoint,
 
 
 def test_a_model_that_cannot_be_made_ready_is_one_error(checkpoint, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise torch.OutOfMemoryError("too\nlittle")
 
     monkeypatch.setattr(Engine, "__init__", fail)

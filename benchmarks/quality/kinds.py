@@ -86,7 +86,7 @@ SETS = {
     "imdb_whole": DataSet(("label",), _ONE_PERCENT, {"max_length": 512}, 5_000),
 }
 #: Sets that are another one's rows.
-_FOLDERS = {
+FOLDERS = {
     **dict.fromkeys(("clinc150_domain", "clinc150_intent"), "clinc150_two"),
     **dict.fromkeys(("imdb_windows", "imdb_whole"), "imdb"),
 }
@@ -111,7 +111,7 @@ def run_set(
 ) -> dict[str, Any]:
     """Train if need be, and measure; of several questions, each of them, and all together."""
     asked_of = SETS[name]
-    place = data / _FOLDERS.get(name, name)
+    place = data / FOLDERS.get(name, name)
     files = {split: place / f"{split}.parquet" for split in ("train", "test", "dev")}
     if asked_of.rows:
         files = {split: draw(path, asked_of.rows, folder) for split, path in files.items()}
@@ -189,7 +189,7 @@ def passes(data: Path, work: Path, sets: dict[str, Any]) -> dict[str, float]:
     runs = []
     for name in _PASSES:
         model, tokenizer = load_model(work / name / "model"), load_tokenizer(work / name / "model")
-        texts, _ = read_labelled([str(data / _FOLDERS.get(name, name) / "test.parquet")],
+        texts, _ = read_labelled([str(data / FOLDERS.get(name, name) / "test.parquet")],
                                  InputColumns("text"), [])  # fmt: skip
         tokens = Tokenizer(tokenizer)(texts.texts, None, model.config.max_length)
         point = msgspec.convert(sets[name]["point"] | {"name": name}, OperatingPoint)

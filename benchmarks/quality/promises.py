@@ -61,11 +61,12 @@ def cover(
     splits: int,
     within: tuple[float, ...] = (),
     truth: np.ndarray | None = None,
+    reference: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """How often promises about the rest of the rows were broken, and what they were worth; of
     scores, promises that they are `within` a tolerance or cut-offs. With the truth also how good
-    the answers were."""
-    known = sample_of(outputs, None, cost, (), "fp32", within)
+    the answers were. `reference`: answers that full depth should give, where not its own."""
+    known = sample_of(outputs, None, cost, (), "fp32", within, reference=reference)
     used = np.array(chosen(exits, cost.exits))
     n = len(known)
     broken, disagreements, speedups, qualities = 0, [], [], []
@@ -80,6 +81,11 @@ def cover(
         found = outcome(outputs.take(rest), cost, point.rule(), of_rest)
         qualities.append(found.quality)
         changed = round((1 - found.agreement) * len(rest))  # rows: their share is never exact
+        if reference is not None:
+            others, rule = outputs.take(rest), point.rule()
+            answers = others.heard(rule).answers[others.exits(rule), np.arange(len(rest))]
+            task = others.by(rule.criterion, rule.within).task
+            changed = int(task.differs(answers, reference[rest]).sum())
         broken += changed > share * len(rest)
         disagreements.append(changed / len(rest))
         speedups.append(found.flops_speedup)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastbert.errors import InputError
-from fastbert.inference.engine import Engine, names_of
+from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed.batching import Batch
@@ -27,8 +27,7 @@ class _Measuring(Engine):
 
     def _placement(self, model: FastBertForSequenceClassification, *_: Any) -> Placement:
         self.seen = {}
-        names = names_of(model)
-        return MeasuringPlacement(self.device, torch.float32, names=names, seen=self.seen)
+        return MeasuringPlacement(self.device, torch.float32, names=model.names(), seen=self.seen)
 
     def _cut(self, lengths: NDArray[np.int64], begin: int = 0) -> list[Batch]:
         batches = super()._cut(lengths, begin)

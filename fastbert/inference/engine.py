@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional
 
 from fastbert.encoders import encoder_for
@@ -26,7 +25,7 @@ from fastbert.exits.rules import Rule
 from fastbert.inference.decisions import Decide, Decisions, Later, Mask, Predictions, exits_used
 from fastbert.inference.finite import refuse_weights
 from fastbert.inference.first_exit import leave_before_layers
-from fastbert.inference.memory import free_memory, out_of_memory
+from fastbert.inference.memory import affordable, out_of_memory
 from fastbert.inference.precision import supports
 from fastbert.inference.tokens import Tokens
 from fastbert.inference.windows import Pooled
@@ -46,9 +45,6 @@ Step = Callable[[torch.Tensor, Batch], torch.Tensor]
 Advance = Callable[[float], object]
 
 
-#: Most tokens of a pool, and the share of the free memory that its hidden states may take.
-_POOL_TOKENS, _POOL_SHARE = 1 << 20, 0.25
-
 #: What the names of precisions mean.
 DTYPES = {
     "fp32": torch.float32,
@@ -58,15 +54,6 @@ DTYPES = {
 }
 #: The numbers of a model whose linear maps alone multiply 8-bit ones.
 _OTHERS = {torch.int8: torch.float32, torch.float8_e4m3fn: torch.bfloat16}
-
-
-def names_of(model: FastBertForSequenceClassification) -> dict[nn.Module, str]:
-    """What ranges of inputs are stored under: the backbone's own names, and heads by their depth,
-    which an exit that is put before all others does not change."""
-    names = {module: f"backbone.{name}" for name, module in model.backbone.named_modules()}
-    for exit, head in zip(model.exits, model.heads, strict=True):
-        names |= {module: f"exits.{exit.depth}.{name}" for name, module in head.named_modules()}
-    return names
 
 
 class Engine:
@@ -117,7 +104,8 @@ class Engine:
         #: Pools at work: while one waits for what is decided, a GPU goes on with the other.
         self.pools = 2 if self.device.type == "cuda" else 1
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
-        self.pool_tokens = pool_tokens or self._affordable()
+        per_token = (self.pools + 1) * self.encoder.width * self.dtype.itemsize
+        self.pool_tokens = pool_tokens or affordable(self.device, per_token, self.batch_tokens)
 
     def _placement(
         self,
@@ -130,18 +118,8 @@ class Engine:
         refuse_weights(model)
         within = torch.bfloat16 if supports("bf16", "cpu") else self.dtype
         return FixedPlacement(
-            self.device, self.dtype, names=names_of(model), ranges=ranges, within=within
+            self.device, self.dtype, names=model.names(), ranges=ranges, within=within
         )
-
-    def _affordable(self) -> int:
-        """Tokens of a pool that fits well into the memory that is free now. By halves, so that all
-        machines with enough of it batch alike."""
-        room = _POOL_SHARE * free_memory(self.device)
-        tokens = _POOL_TOKENS
-        per_token = (self.pools + 1) * self.encoder.width * self.dtype.itemsize
-        while tokens > self.batch_tokens and tokens * per_token > room:
-            tokens //= 2
-        return max(tokens, self.batch_tokens)
 
     @property
     def task(self) -> Task:

@@ -7,6 +7,8 @@ import torch
 
 #: Where Linux shows the limit of a container's memory, and what it uses of that (version 2).
 CGROUP = Path("/sys/fs/cgroup")
+#: Most tokens of a pool, and the share of the free memory that its hidden states may take.
+_POOL_TOKENS, _POOL_SHARE = 1 << 20, 0.25
 
 
 def free_memory(device: torch.device) -> int:
@@ -20,6 +22,15 @@ def free_memory(device: torch.device) -> int:
         return max(0, min(free, int(limit) - int(used)))
     except (OSError, ValueError):  # no such limit
         return int(free)
+
+
+def affordable(device: torch.device, per_token: int, least: int) -> int:
+    """Tokens of a pool that fits well into the memory that is free now, of so many bytes each; at
+    least so many. By halves, so that all machines with enough of it batch alike."""
+    room, tokens = _POOL_SHARE * free_memory(device), _POOL_TOKENS
+    while tokens > least and tokens * per_token > room:
+        tokens //= 2
+    return max(tokens, least)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -88,8 +88,7 @@ class Job:
         self.checkpoint = fetch_checkpoint(settings.model)
         self.config = read_outline(self.checkpoint)
         self.asked = asked_point(settings, self.config)
-        #: Known when there is a plan, as they may depend on what the output holds. The second is
-        #: what a slice's labels depend on, beside the shard and the precision (`_prepare`).
+        #: Known when there is a plan, as they may depend on what the output holds.
         self.point: OperatingPoint
         self.identity: Identity
         self.ledger = Ledger(Storage(settings.output))

@@ -26,7 +26,8 @@ def judged(found: float, target: float, most: bool = False) -> str:
 
 def where(machine: dict[str, Any]) -> str:
     """One line about the machine."""
+    known = {name: value for name, value in machine.items() if value is not None}
     versions = ", ".join(
-        f"{name} {value}" for name, value in machine.items() if name not in ("processor", "cores")
+        f"{name} {value}" for name, value in known.items() if name not in ("processor", "cores")
     )
     return f"{machine['cores']} CPU cores ({machine['processor']}), {versions}"

@@ -8,7 +8,11 @@ Hypothesis: each idea that was kept makes the engine faster, on the same rows at
 `ratio` is the time without the idea by the time with all of them: above 1 the idea pays.
 """
 
+import ctypes
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,15 +22,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.speed.peers import additive_mask
 from benchmarks.support.measure import interleaved, machine, ratio
+from fastbert.checkpoint import fingerprint
 from fastbert.exits.heads import Branch
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens, sample, tokenize
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import batching, linear
+from fastbert.packed.allocator import keep_memory
 from fastbert.packed.batching import Batch
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
@@ -105,8 +112,38 @@ def sums_fused(model: FastBertForSequenceClassification) -> Engine:
 
     for packed, layer in layers_of(engine, model):
         packed.output = fused(layer.attention.output.dense)
-        packed.down = fused(layer.output.dense)
+        up = linear.prepared([layer.intermediate.dense], engine.encoder.activation)
+        down = fused(layer.output.dense)
+        packed.block = lambda x, up=up, down=down: down(up(x))
     return engine
+
+
+def torchs_attention(model: FastBertForSequenceClassification) -> Engine:
+    """All rows of one length at once, by torch's own."""
+    engine = Engine(model)
+
+    def attend(mixed: torch.Tensor, batch: Batch, heads: int) -> torch.Tensor:
+        contexts = mixed.new_zeros(len(mixed), mixed.shape[1] // 3)
+        for group in batch.groups:
+            split = mixed[group.tokens].view(group.rows, group.length, 3, heads, -1)
+            found = functional.scaled_dot_product_attention(*split.permute(2, 0, 3, 1, 4))
+            contexts[group.tokens] = found.transpose(1, 2).flatten(2).flatten(0, 1)
+        return contexts
+
+    for packed in engine.encoder.layers:
+        packed.attend = partial(attend, heads=packed.heads)
+    return engine
+
+
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """What glibc does by itself once large blocks have been freed: blocks of over 32 MB are given
+    back, and the heap's end beyond 64 MB."""
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(-3, 1 << 25)
+    mallopt(-1, 1 << 26)
+    yield
+    keep_memory.__wrapped__()
 
 
 def keys_and_values_of_all(model: FastBertForSequenceClassification) -> Engine:
@@ -147,6 +184,7 @@ def embeddings_apart(model: FastBertForSequenceClassification) -> Engine:
 VARIANTS = {
     "packed rows: no padding, no masks": padded_layers,
     "oneDNN linear maps, activations fused": torchs_linear_maps,
+    "attention in chunks that stay in the cache": torchs_attention,
     "one product for queries, keys and values": three_projections,
     "residual sums apart from the products": sums_fused,
     "branch reads tokens without keys and values": keys_and_values_of_all,
@@ -197,6 +235,11 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
         with patch("fastbert.inference.engine.ROUND", 1), patch(f"{batching.__name__}.ROUND", 1):
             engines["all"].classify(tokens, rule)
 
+    def without_its_memory() -> None:
+        with memory_given_back():
+            engines["all"].classify(tokens, rule)
+
+    runs["memory kept from layer to layer"] = without_its_memory
     runs["sizes of batches repeat"] = any_size
     runs["equal rows once: the search, on rows without duplicates"] = without_search
     runs["20 % duplicates"] = lambda: engines["all"].classify(half, rule)
@@ -212,6 +255,7 @@ def main(folder: Path, data: Path, speed: float, output: Path, rows: int, rounds
         f"--data ag_news/{data.name} "
         f"--speed {speed:g} --output benchmarks/results/ablations.json",
         "machine": machine(),
+        "checkpoint": fingerprint(folder)[:12],
         "threads": torch.get_num_threads(),
         "rows": len(tokens),
         "rounds": rounds,

@@ -1,7 +1,6 @@
 """Peers of the engine: the official FastBERT algorithm, padding, ONNX Runtime and OpenVINO.
 
-ONNX Runtime, OpenVINO and NNCF are the benchmark's own needs: `pip install onnx onnxscript
-onnxruntime openvino nncf`.
+ONNX Runtime, OpenVINO and NNCF are the benchmark's own needs, the extra `peers`.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -9,17 +10,31 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import ROOT
+
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Processor, cores, Python and the versions of torch, transformers and `packages`."""
+    """Processor, cores, Python, the versions of torch, transformers and `packages`, and the commit
+    that is checked out, None outside of git."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    } | {package: version(package) for package in ("torch", "transformers", *packages)}
+    return (
+        {
+            "processor": names[0] if names else platform.processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        }
+        | {package: version(package) for package in ("torch", "transformers", *packages)}
+        | commit()
+    )
+
+
+def commit() -> dict[str, str | None]:
+    """What is checked out, "-dirty" with changes."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True)
+    return {"commit": done.stdout.strip() or None}
 
 
 def interleaved(

@@ -1,5 +1,7 @@
 """Alarms: as seldom false as they say, and there when something is wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,18 @@ def test_a_broken_promise_raises_the_alarm():
     low, high = found["audit_interval"]
     assert low < 0.96 < high < 0.99
     assert found["promised_agreement"] == 0.99
+
+
+@pytest.mark.parametrize(("criterion", "alarms"), [("entropy", 1), ("tolerance", 0)])
+def test_a_promise_about_another_full_depth_is_not_confirmed(criterion, alarms):
+    """Rows that do not have the run's own are broken, too, if answers are equal or not; two that
+    are within a tolerance of a third one may be further apart."""
+    known = point()
+    promise = replace(known.promise, against="fp32")
+    asked = replace(known, promise=promise, criterion=criterion)
+    found = audit(asked, [10_000, 0, 0], audited=1000, agreements=960)
+    assert len(found["alarms"]) == alarms
+    assert "promised_agreement" not in found
 
 
 def test_a_promise_that_is_just_kept_hardly_ever_raises_it():

@@ -216,6 +216,22 @@ def test_eight_bits_keep_to_the_ranges_of_their_point(model, corpus, tmp_path):
     assert [each.label for each in fastbert.load(model).label(texts)] == own
 
 
+def test_ranges_that_cannot_be(model, corpus):
+    asked = ["--precision", "int8", "--max-disagreement", 0.9]
+    point = point_of(calibrate(model, corpus, *asked), model)
+    name = next(iter(point.ranges))
+    for wrong in ({"least": float("nan")}, {"least": 2.0, "most": 1.0}, {"apart": [-1]}):
+        ranges = point.ranges | {name: replace(point.ranges[name], **wrong)}
+        store_operating_point(str(model), "bad", replace(point, ranges=ranges).settings())
+        with pytest.raises(InputError, match=f"cannot be used: .*its range for {name} is"):
+            OperatingPoint.of_checkpoint(load_config(model), None)
+    plain = point_of(calibrate(model, corpus, "--max-disagreement", 0.9), model)
+    assert "ranges" not in plain.settings()
+    of_two = OperatingPoint.of_questions("both", {"a": plain, "b": plain})
+    again = replace(of_two, ranges=point.ranges).with_bag()
+    assert again.ranges == point.ranges
+
+
 def test_full_depth_that_changes_too_much_is_refused(model, corpus, monkeypatch):
     """Eight bits of ranges that are far too narrow."""
     narrow = lambda model, tokens: {  # noqa: E731
@@ -225,6 +241,8 @@ def test_full_depth_that_changes_too_much_is_refused(model, corpus, monkeypatch)
     monkeypatch.setattr("pipelines.checkpoints.calibrate.measure_ranges", narrow)
     asked = ["--precision", "int8", "--max-disagreement", 0.05]
     refused(calibrate(model, corpus, *asked, "--against", "fp32"), "full depth in int8 alone")
+    asked = ["--speedup", 2, "--against", "fp32"]
+    refused(calibrate(model, corpus, *asked), "--against goes with a promise")
 
 
 @pytest.mark.integration

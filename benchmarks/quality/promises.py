@@ -75,8 +75,8 @@ def cover(
         sample, rest = order[: n // 2], order[n // 2 :]
         promise = Promise(share, CONFIDENCE, len(rest))
         point = keep_promise(known.take(sample), promise, criteria, used, seed)
-        if point is None:
-            continue  # too few rows: nothing is promised
+        if point is None or (point.evidence and point.evidence.flops_speedup <= 1):
+            continue  # too few rows, or nothing faster than full depth: nothing is promised
         of_rest = None if truth is None else truth[rest]
         found = outcome(outputs.take(rest), cost, point.rule(), of_rest)
         qualities.append(found.quality)

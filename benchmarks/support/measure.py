@@ -2,9 +2,11 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -31,10 +33,13 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def commit() -> dict[str, str | None]:
-    """What is checked out, "-dirty" with changes."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True)
-    return {"commit": done.stdout.strip() or None}
+    """What is checked out, "-dirty" with changes to other files than results."""
+    if shutil.which("git") is None:
+        return {"commit": None}
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    found = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+    changes = git(["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"]).stdout
+    return {"commit": found + "-dirty" * bool(changes) if found else None}
 
 
 def interleaved(

@@ -39,7 +39,7 @@ class _Measuring(Engine):
 def measuring(rows: int, seed: int) -> NDArray[np.bool_]:
     """Which of so many rows ranges are measured on: they prove nothing, for what is proven depends
     on them: (n,)."""
-    few = min(_ROWS, int(rows * _SHARE))
+    few = min(_ROWS, math.ceil(rows * _SHARE))
     return np.random.default_rng([seed, rows]).permutation(rows) < few
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
@@ -34,13 +35,16 @@ _ANGLES = ("default", "linear", "llama3", "yarn")
 class Layer:
     """One transformer layer, prepared for inference."""
 
-    def __init__(self, layer: Any, encoder: "ModernBert", kind: str, place: Placement) -> None:
+    def __init__(
+        self, layer: Any, encoder: "ModernBert", kind: str, place: Placement, norm: nn.Module
+    ) -> None:
+        """`norm`: what attention's inputs have gone through last."""
         self.heads = encoder.heads
         self.window = encoder.window if kind == _LOCAL else None
         self.cos, self.sin = encoder.rotations[kind]
         self.activation = ACT2FN[encoder.activation]
         self.attention_norm = place.module(layer.attn_norm)  # of the first layer, does nothing
-        self.mixed = place.linear([layer.attn.Wqkv], norm=layer.attn_norm, inner=True)
+        self.mixed = place.linear([layer.attn.Wqkv], norm=norm, inner=True)
         self.output = place.linear([layer.attn.Wo])
         self.block_norm = place.module(layer.mlp_norm)
         self.up = place.linear([layer.mlp.Wi], norm=layer.mlp_norm, inner=True)
@@ -129,9 +133,11 @@ class ModernBert(Encoder):
             )
             for kind in {*self.kinds}
         }
+        # The first layer has no norm of its own.
+        norms = [model.embeddings.norm, *(layer.attn_norm for layer in model.layers[1:])]
         self.layers = [
-            Layer(layer, self, kind, place)
-            for layer, kind in zip(model.layers, self.kinds, strict=True)
+            Layer(layer, self, kind, place, norm)
+            for layer, kind, norm in zip(model.layers, self.kinds, norms, strict=True)
         ]
         self.final_norm = place.module(model.final_norm)
         return self

@@ -199,6 +199,9 @@ class OperatingPoint:
     def _fitting(self, exits: Sequence[Exit], questions: Sequence[Question]) -> "OperatingPoint":
         """Itself, with its depths; ValueError where it is not a point on these exits, for such
         questions."""
+        for name, span in (self.ranges or {}).items():
+            if not -math.inf < span.least <= span.most < math.inf or min(span.apart, default=0) < 0:
+                raise ValueError(f"its range for {name} is {span}")
         names = [each.name for each in questions]
         if self.questions is None and names == [""]:
             return self._fitting_one(exits, questions[0])
@@ -264,4 +267,6 @@ class OperatingPoint:
         """As a checkpoint's config.json holds it, under its name."""
         values = asdict(self)
         del values["name"]
+        if self.ranges is None:  # earlier releases do not know them
+            del values["ranges"]
         return values

@@ -23,7 +23,6 @@ from fastbert.exits.bag import Bag
 from fastbert.exits.heads import PackedHead
 from fastbert.exits.rules import Rule
 from fastbert.inference.decisions import Decide, Decisions, Later, Mask, Predictions, exits_used
-from fastbert.inference.finite import refuse_weights
 from fastbert.inference.first_exit import leave_before_layers
 from fastbert.inference.memory import affordable, out_of_memory
 from fastbert.inference.precision import supports
@@ -70,11 +69,12 @@ class Engine:
     ) -> None:
         """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs, and
         float8_e4m3fn for those in an otherwise bf16 one, on GPUs. The model stays as it is;
-        float32 weights on CPUs may be shared with it.
+        float32 weights on CPUs may be shared with it. On CPUs glibc is told to keep memory
+        (`packed.allocator`).
 
         `ranges`: of the inputs of linear maps by name, as `measure_ranges` finds them. With int8
         they are kept to, which is faster, and attention computes with bf16 where the processor
-        multiplies it. InputError for weights that are not numbers, which 8 bits would hide.
+        multiplies it. InputError for one that is missing, and for weights that are not finite.
 
         `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
         `pool_tokens`: tokens that go layer by layer together, default 1,048,576, halved until their
@@ -115,7 +115,6 @@ class Engine:
     ) -> Placement:
         if dtype != torch.int8 or ranges is None:
             return Placement(self.device, self.dtype, dtype if dtype in _OTHERS else None)
-        refuse_weights(model)
         within = torch.bfloat16 if supports("bf16", "cpu") else self.dtype
         return FixedPlacement(
             self.device, self.dtype, names=model.names(), ranges=ranges, within=within

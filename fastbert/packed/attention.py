@@ -9,7 +9,7 @@ Letters: P tokens of a batch; n rows of T tokens each; H hidden size, D size of 
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch.nn import functional
@@ -62,7 +62,8 @@ def attention(
     bias: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """As `torch.nn.functional.scaled_dot_product_attention`; softmax is in float32 at least."""
+    """As `torch.nn.functional.scaled_dot_product_attention`. On CPUs scores are numbers of the same
+    type as queries, rounded in bf16, and softmax is in float32 at least."""
     rows, heads, length, size = query.shape
     long = query.dtype == torch.float32 and length >= _LONG
     if long or query.device.type != "cpu":
@@ -93,6 +94,12 @@ def _core(
 ) -> torch.Tensor:
     length, near = query.shape[2], None
     if window is not None and length > window + 1:
-        far = torch.full((length, length), -math.inf, dtype=query.dtype, device=query.device)
-        near = far.triu(window + 1) + far.tril(-window - 1)
+        near = _near(length, window, query.dtype, query.device)
     return attention(query, key, value, near)
+
+
+@lru_cache(maxsize=1)  # chunks of one length follow each other
+def _near(length: int, window: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What keeps tokens from looking further than a window: (T, T)."""
+    far = torch.full((length, length), -math.inf, dtype=dtype, device=device)
+    return far.triu(window + 1) + far.tril(-window - 1)

@@ -25,10 +25,11 @@ class Weight:
     They are oneDNN's where these are exact, else float32's, where whole numbers up to 2^24 are.
     """
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, top: int | None = None) -> None:
+        """`top`: without being tried."""
         self.scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
         self.rounded = (weight / self.scales[:, None]).round()
-        top = _exact_top(*weight.shape)
+        top = top or _exact_top(*weight.shape)
         self.exact, self.top = top is not None, top or 255
         if self.exact:
             self.packed = torch.ops.onednn.qlinear_prepack(self.rounded.to(torch.int8), None)
@@ -79,26 +80,33 @@ def _exact_top(outputs: int, inputs: int) -> int | None:
     """How large inputs may be for products of this size to be exact here; None: no way.
 
     Without VNNI processors add pairs of products in 16 bits, which saturate: there it is 127. Which
-    instructions oneDNN takes is its own affair, so the largest products are tried.
+    instructions oneDNN takes is its own affair, so the largest products are tried, and all that is
+    done with them.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (outputs, inputs), generator=generator).float()
-    weight[0], weight[-1] = 127, -127
-    packed = zeros = None
+    weight[0], weight[-1], weight[1:-1, 0] = 127, -127, 127  # so that all scales are 1
+    bias = torch.linspace(-1, 1, outputs)
     for top in (255, 127):
         x = torch.randint(0, top + 1, (_PROBES, inputs), generator=generator)
         x[0], x[1] = top, 0
         zero = top // 2 + 1
         expected = (x.double() - zero) @ weight.double().T
+        step = 4 / expected.abs().max().item()
+        mapped = (expected * step).float() + bias
         try:
-            packed = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
-            zeros = torch.zeros(outputs, dtype=torch.long)
-            found = torch.ops.onednn.qlinear_pointwise(
-                *(x.to(torch.uint8), 1.0, zero, packed, torch.ones(outputs), zeros, None),
-                *(1.0, 0, torch.float32, "none", [], ""),
-            )
+            tried = Weight(weight, top)
+            given, gelu = x.to(torch.uint8), ("gelu", "none")
+            exact = tried.product(given, zero)
+            small = tried.product(given, zero, step, bias, torch.bfloat16)
+            whole = tried.product(given, zero, step, bias, torch.uint8, gelu, (0.02, 9))
         except (AttributeError, RuntimeError):  # another torch, or one without oneDNN
             return None
-        if torch.allclose(found.double(), expected, rtol=1e-6, atol=0):
+        handed_on = (functional.gelu(mapped) / 0.02 + 9).round().clamp(0, 255)
+        if (
+            torch.allclose(exact.double(), expected, rtol=1e-6, atol=0)
+            and torch.allclose(small.float(), mapped, rtol=0.01, atol=0.01)
+            and (whole.float() - handed_on).abs().max() <= 1
+        ):
             return top
     return None

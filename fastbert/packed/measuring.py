@@ -28,12 +28,15 @@ class Seen:
         self.most = -self.least
 
     def add(self, x: torch.Tensor) -> None:
-        """More inputs (N, K)."""
+        """More inputs (N, K); tokens with numbers that are not finite say nothing."""
+        x = x[x.sum(1).isfinite()]
+        if not len(x):
+            return
         least, most = (x / self.sizes).aminmax(dim=0)
         self.least, self.most = self.least.minimum(least), self.most.maximum(most)
 
     def range(self) -> Range:
-        """That of all but the few inputs that are large."""
+        """That of all but the few inputs that are large; infinite where nothing was seen."""
         sizes = self.most.maximum(-self.least)
         usual = sizes.sort(descending=True).values[min(_FEW, len(sizes) - 1)]
         large = (sizes > _LARGE * usual) & self.apart

@@ -9,7 +9,7 @@ One range does for all K inputs of a map, so they should be of one size:
 * Those behind a normalisation differ as its weights do. They are divided by the size that these let
   expect, and the map's weight is multiplied: what SmoothQuant (Xiao et al. 2023) does by measured
   sizes.
-* A few that are many times as large as all others are multiplied apart, in float32: LLM.int8
+* A few that are more than twice as large as all others are multiplied apart, in float32: LLM.int8
   (Dettmers et al. 2022). In MiniLM one of 1,536 inputs of a way down is four times as large.
 
 Letters: N tokens, K inputs, M outputs.
@@ -49,6 +49,7 @@ class Fixed:
     def __init__(self, maps: list[nn.Linear], norm: nn.Module | None, span: Range) -> None:
         weight, self.bias = side_by_side(maps)
         self.apart = span.apart
+        #: What inputs apart (N, k) are multiplied by.
         self.beside = weight[:, span.apart].t().contiguous()
         weight = weight.clone()
         weight[:, span.apart] = 0
@@ -73,10 +74,6 @@ class Fixed:
         fused = self._fused(activation)
         found = self.weight.product(x, self.zero, self.step, self.bias, dtype, fused)
         return found if activation is None or fused else ACT2FN[activation](found)
-
-    def with_apart(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (N, M) in float32 and what inputs apart (N, k), in float32, add, in place."""
-        return outputs.addmm_(x, self.beside) if self.apart else outputs
 
     def inputs_of(self, other: "Fixed", x: torch.Tensor, activation: str) -> torch.Tensor:
         """Whole numbers (N, K) to those, (N, M), that another map takes."""
@@ -116,7 +113,11 @@ class FixedPlacement(Placement):
 
         def run(x: torch.Tensor) -> torch.Tensor:
             found = fixed.outputs(fixed.quantised(x), dtype, activation)
-            return fixed.with_apart(found, x[:, fixed.apart].to(dtype))
+            if fixed.apart:
+                found.addmm_(x[:, fixed.apart].to(dtype), fixed.beside)
+            # No whole number stands for what is none, and attention would spread what it became.
+            sums = x.sum(1, keepdim=True, dtype=torch.float32)
+            return found if sums.isfinite().all() else found + (sums * 0).to(dtype)
 
         return run
 
@@ -130,7 +131,9 @@ class FixedPlacement(Placement):
         def run(x: torch.Tensor) -> torch.Tensor:
             inputs = first.inputs_of(second, first.quantised(x), activation)
             found = second.outputs(inputs, self.dtype)
-            return second.with_apart(found, function(functional.linear(x, weight, bias)))
+            if not second.apart:
+                return found
+            return found.addmm_(function(functional.linear(x, weight, bias)), second.beside)
 
         return run
 
@@ -140,5 +143,10 @@ class FixedPlacement(Placement):
             raise InputError(
                 f"the operating point has no range for the inputs of {name}; make it again with "
                 "fastbert calibrate --precision int8"
+            )
+        if not all(each.weight.isfinite().all() for each in maps):
+            raise InputError(
+                f"the weights of {name} are not finite numbers, which 8 bits would hide; train, "
+                "distil or convert the model again"
             )
         return Fixed(maps, norm, self.ranges[name])

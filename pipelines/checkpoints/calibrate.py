@@ -69,19 +69,20 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     targets, ranges = None if examples.labels is None else np.asarray(examples.labels), None
     if precision == "int8":
         few = measuring(len(tokens), settings.seed)
-        log.info("ranges for 8 bits, of %d rows that do not prove", few.sum())
+        log.info("measuring input ranges on %d rows, which prove nothing", few.sum())
         ranges = measure_ranges(model, tokens.take(np.flatnonzero(few)))
         tokens = tokens.take(np.flatnonzero(~few))
         targets = None if targets is None else targets[~few]
     log.info("all layers of %d rows, %d tokens", len(tokens), int(tokens.lengths.sum()))
-    against = settings.against if settings.against != precision else "own"
-    with counting(len(tokens) * (2 if against == "fp32" else 1)) as counter:
+    against = settings.against if settings.against not in ("own", precision) else None
+    with counting(len(tokens) * (2 if against else 1)) as counter:
         engine = Engine(model, device(), DTYPES[precision], ranges=ranges)
         found = question_outputs(engine, tokens, counter.advance)
         exact = None
-        if against == "fp32":
+        if against:
             last = [len(model.exits) - 1]
-            exact = question_outputs(Engine(model, device()), tokens, counter.advance, last)
+            full = Engine(model, device(), DTYPES[against])
+            exact = question_outputs(full, tokens, counter.advance, last)
     cost = CostModel(model)
     # Named exits are chosen already, and on CPUs all pay.
     choosing = len(model.exits) > 1 and settings.exits is None and settings.speedup is None
@@ -96,7 +97,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
             *(outputs, truth, cost, settings.corpus, precision, within, heads, reference)
         )
         try:
-            points[asked.name] = _point(sample, criterion, settings)
+            points[asked.name] = _point(sample, criterion, settings, against)
         except InputError as error:
             raise InputError(_of(asked.name, str(error))) from error
         samples.append(sample)
@@ -111,7 +112,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     log.info("next: fastbert label --model %s%s, and --audit-rate", shown, option)
     return {
         "model": shown,
-        "operating_point": asdict(point),
+        "operating_point": asdict(replace(point, ranges=None)),
         "default_operating_point": point.name if settings.default else before,
         "default_before": before,
     }
@@ -211,12 +212,13 @@ def _harm(settings: CalibrateSettings) -> tuple[Harm, float]:
     return harm, share
 
 
-def _point(sample: Sample, criterion: str, settings: CalibrateSettings) -> OperatingPoint:
+def _point(
+    sample: Sample, criterion: str, settings: CalibrateSettings, against: str | None
+) -> OperatingPoint:
     """What is asked for, as far as the sample proves it."""
     exits = np.array(chosen(settings.exits or "0-", sample.cost.exits))
     if settings.speedup is not None:
         return faster_point(sample, settings.speedup, settings.confidence, criterion, exits)
     harm, share = _harm(settings)
-    against = settings.against if settings.against not in ("own", sample.precision) else None
     promise = Promise(share, settings.confidence, settings.promise_rows, harm, against)
     return promised_point(sample, promise, criterion, exits, settings.seed)

@@ -56,6 +56,12 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     precision = resolve(settings.precision, device(), default.proven_in if default else None)
     ranges = default.ranges if default else None
     engine = Engine(model, device(), DTYPES[precision], ranges=ranges)
+    others = [p.name for p in stored if p.ranges != ranges] if precision == "int8" else []
+    if others:
+        log.warning(
+            "int8 keeps inputs to the ranges that '%s' has; %s would be used with others",
+            *(default.name if default else "no point", ", ".join(others)),
+        )
     tokenize = Tokenizer(tokenizer, config.windowing)
     tokens = tokenize(examples.texts, examples.pairs, config.max_length)
     tell_truncated(tokens.cut, len(tokens), config.max_length, config.windowing)

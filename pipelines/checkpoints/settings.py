@@ -272,6 +272,8 @@ class CalibrateSettings(Inference, LabelledTexts):
                 "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
                 "the point is for"
             )
+        if self.speedup is not None and self.against != "own":
+            raise InputError("--against goes with a promise, --speedup makes none")
         if self.speedup is not None and self.criterion == "auto":
             raise InputError("--speedup wants a --criterion")
 

@@ -43,8 +43,13 @@ def audit(
     }
     alarms = []
     promise, evidence = point.promise, point.evidence
-    if promise and promise.harm == "disagreement":
-        found["promised_agreement"] = 1 - promise.share
+    # Audits are about the run's own full depth. Rows that do not have its answer are broken under a
+    # promise about another one, too, except under a tolerance: both may be off by that.
+    against = promise and promise.against
+    tolerant = point.criterion == "tolerance"
+    if promise and promise.harm == "disagreement" and not (against and tolerant):
+        if not against:
+            found["promised_agreement"] = 1 - promise.share
         broken = audited - agreements
         if audited and scipy.stats.binom.sf(broken - 1, audited, promise.share) < FALSE_ALARM:
             alarms.append(

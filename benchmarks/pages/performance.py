@@ -158,7 +158,7 @@ def ideas_section() -> str:
     ratios = found["ratio"]
 
     def brought(name: str) -> str:
-        return f"{ratios[name]:.2f}x"
+        return f"{ratios[name]:.2f}x" if name in ratios else FOLLOW_UP
 
     engine = load("engine")["ratios"]
     rows = [

@@ -32,7 +32,7 @@ from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens, sample, tokenize
 from fastbert.model import FastBertForSequenceClassification
-from fastbert.packed import allocator, batching, linear
+from fastbert.packed import batching, linear, process
 from fastbert.packed.batching import Batch
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
@@ -139,10 +139,10 @@ def memory_given_back() -> Iterator[None]:
     """What glibc does by itself once large blocks have been freed: blocks of over 32 MB are given
     back, and the heap's end beyond 64 MB."""
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(allocator.MMAP_THRESHOLD, 1 << 25)
-    mallopt(allocator.TRIM_THRESHOLD, 1 << 26)
+    mallopt(process.MMAP_THRESHOLD, 1 << 25)
+    mallopt(process.TRIM_THRESHOLD, 1 << 26)
     yield
-    allocator.keep_memory.__wrapped__()
+    process.prepare_process.__wrapped__()
 
 
 def keys_and_values_of_all(model: FastBertForSequenceClassification) -> Engine:

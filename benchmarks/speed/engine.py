@@ -15,7 +15,14 @@ for int8 are measured; the clock sees the others.
 The official algorithm, which has the paper's exits only, is compared at the highest speed, in steps
 of 0.01, at which at most 1 % of these get another label than at full depth, the engine at the
 proven point.
+
+All contenders run in one process. oneDNN may remember as many products as all of them need, as it
+would in a process for each.
 """
+
+import os
+
+os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16384"  # before the imports
 
 import json
 import tempfile

@@ -30,10 +30,10 @@ from fastbert.inference.tokens import Tokens
 from fastbert.inference.windows import Pooled
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.packed import ragged
-from fastbert.packed.allocator import keep_memory
 from fastbert.packed.batching import ROUND, Batch, batch_rows, cut, longest_first
 from fastbert.packed.input_range import Range
 from fastbert.packed.placement import Placement
+from fastbert.packed.process import prepare_process
 from fastbert.packed.ranges import FixedPlacement
 from fastbert.packed.transfer import on_device, on_host, places
 from fastbert.tasks.task import Task
@@ -70,7 +70,7 @@ class Engine:
         """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs, and
         float8_e4m3fn for those in an otherwise bf16 one, on GPUs. The model stays as it is;
         float32 weights on CPUs may be shared with it. On CPUs glibc is told to keep memory
-        (`packed.allocator`).
+        (`packed.process`).
 
         `ranges`: of the inputs of linear maps by name, as `measure_ranges` finds them. With int8
         they are kept to, which is faster, and attention computes with bf16 where the processor
@@ -86,7 +86,7 @@ class Engine:
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())  # as tensors have it
         if self.device.type == "cpu":
-            keep_memory()
+            prepare_process()
         self.dtype = _OTHERS.get(dtype, dtype)
         place = self._placement(model, dtype, ranges)
         self.ragged = ragged.kernel(self.device, self.dtype) is not None

@@ -40,10 +40,14 @@ class Group:
     length: int  # tokens of each
 
     def cut(self, rows: int) -> "Iterator[Group]":
-        """Groups of at most so many of the rows."""
-        for first in range(0, self.rows, rows):
-            few, start = min(rows, self.rows - first), self.tokens.start + first * self.length
+        """Groups of at most so many of the rows: of a power of 2, and what is left of powers of 4,
+        so that their sizes repeat."""
+        start, left, few = self.tokens.start, self.rows, 1 << (rows.bit_length() - 1)
+        while left:
+            if few > left:
+                few = 4 ** ((left.bit_length() - 1) // 2)
             yield Group(slice(start, start + few * self.length), few, self.length)
+            start, left = start + few * self.length, left - few
 
 
 def groups(lengths: Lengths) -> list[Group]:

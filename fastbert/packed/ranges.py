@@ -116,8 +116,9 @@ class FixedPlacement(Placement):
             if fixed.apart:
                 found.addmm_(x[:, fixed.apart].to(dtype), fixed.beside)
             # No whole number stands for what is none, and attention would spread what it became.
-            sums = x.sum(1, keepdim=True, dtype=torch.float32)
-            return found if sums.isfinite().all() else found + (sums * 0).to(dtype)
+            if x.sum(dtype=torch.float32).isfinite():
+                return found
+            return found + (x.sum(1, keepdim=True, dtype=torch.float32) * 0).to(dtype)
 
         return run
 

@@ -40,12 +40,10 @@ class Group:
     length: int  # tokens of each
 
     def cut(self, rows: int) -> "Iterator[Group]":
-        """Groups of at most so many of the rows: of a power of 2, and what is left of powers of 4,
-        so that their sizes repeat."""
+        """Groups of at most so many of the rows, of powers of 2, so that sizes repeat."""
         start, left, few = self.tokens.start, self.rows, 1 << (rows.bit_length() - 1)
         while left:
-            if few > left:
-                few = 4 ** ((left.bit_length() - 1) // 2)
+            few = min(few, 1 << (left.bit_length() - 1))
             yield Group(slice(start, start + few * self.length), few, self.length)
             start, left = start + few * self.length, left - few
 

@@ -77,15 +77,10 @@ def cover(
         point = keep_promise(known.take(sample), promise, criteria, used, seed)
         if point is None or (point.evidence and point.evidence.flops_speedup <= 1):
             continue  # too few rows, or nothing faster than full depth: nothing is promised
-        of_rest = None if truth is None else truth[rest]
-        found = outcome(outputs.take(rest), cost, point.rule(), of_rest)
+        of_rest = (None if each is None else each[rest] for each in (truth, reference))
+        found = outcome(outputs.take(rest), cost, point.rule(), *of_rest)
         qualities.append(found.quality)
         changed = round((1 - found.agreement) * len(rest))  # rows: their share is never exact
-        if reference is not None:
-            others, rule = outputs.take(rest), point.rule()
-            answers = others.heard(rule).answers[others.exits(rule), np.arange(len(rest))]
-            task = others.by(rule.criterion, rule.within).task
-            changed = int(task.differs(answers, reference[rest]).sum())
         broken += changed > share * len(rest)
         disagreements.append(changed / len(rest))
         speedups.append(found.flops_speedup)

@@ -42,7 +42,7 @@ from support.shards import random_texts
 from transformers import AutoTokenizer
 
 from benchmarks import ROOT
-from benchmarks.support.measure import machine
+from benchmarks.support.measure import commit, machine
 from fastbert.calibration.evaluation import exit_outputs
 from fastbert.checkpoint import store_operating_point
 from fastbert.encoders.pretrained import DEFAULT_BACKBONE, locate_backbone
@@ -88,8 +88,7 @@ class Version:
 
     def __init__(self, checkout: Path, model: Path, engine_data: Path, work: Path) -> None:
         self.checkout, self.model, self.work = checkout, model, work
-        git = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude", "*"]
-        self.name = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        self.name = commit(checkout)
         known = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self.environment = known | {"PYTHONPATH": str(checkout)}
         command = [sys.executable, "-P", str(WORKER), str(model), str(engine_data)]

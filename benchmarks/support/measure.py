@@ -28,18 +28,18 @@ def machine(*packages: str) -> dict[str, Any]:
             "python": platform.python_version(),
         }
         | {package: version(package) for package in ("torch", "transformers", *packages)}
-        | commit()
+        | {"commit": commit()}
     )
 
 
-def commit() -> dict[str, str | None]:
+def commit(checkout: Path = ROOT) -> str | None:
     """What is checked out, "-dirty" with changes to other files than results."""
     if shutil.which("git") is None:
-        return {"commit": None}
-    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+        return None
+    git = partial(subprocess.run, cwd=checkout, capture_output=True, text=True)
     found = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
     changes = git(["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"]).stdout
-    return {"commit": found + "-dirty" * bool(changes) if found else None}
+    return found + "-dirty" * bool(changes) if found else None
 
 
 def interleaved(

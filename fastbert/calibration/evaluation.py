@@ -152,16 +152,22 @@ def exit_outputs(
 
 
 def outcome(
-    outputs: ExitOutputs, cost: CostModel, rule: Rule, truth: NDArray[Any] | None = None
+    outputs: ExitOutputs,
+    cost: CostModel,
+    rule: Rule,
+    truth: NDArray[Any] | None = None,
+    reference: NDArray[Any] | None = None,
 ) -> Outcome:
-    """What a rule does; `truth` are the targets of n rows, for single labels class indices."""
+    """What a rule does; `truth` are the targets of n rows, for single labels class indices, and
+    `reference` answers (n,) that it is to agree with, where not full depth's own."""
     outputs, cost = outputs.heard(rule), cost.using(rule.used)
     exits = replay(rule, outputs.answers, outputs.uncertainties)
     answers, task = outputs.answers[exits, np.arange(len(exits))], outputs.task
     depths = np.array([each.depth for each in cost.exits])
+    right = outputs.answers[-1] if reference is None else reference
     return Outcome(
         quality={} if truth is None else task.quality(answers, task.truth(truth)),
-        agreement=float(1 - task.differs(answers, outputs.answers[-1]).mean()),
+        agreement=float(1 - task.differs(answers, right).mean()),
         mean_layers=float(depths[exits].mean()),
         exits=np.bincount(exits, minlength=len(depths)).tolist(),
         flops=int(cost.row_flops(outputs.lengths, exits).sum()),

@@ -45,8 +45,8 @@ def attend_by_length(mixed: torch.Tensor, batch: Batch, heads: int, core: Core) 
     contexts[batch.tokens :] = 0  # of no row
     in_cache = mixed.device.type == "cpu"
     for group in batch.groups:
-        rows = _at_once(heads * group.length**2) if in_cache else group.rows
-        for part in group.cut(rows):
+        scores = heads * group.length**2
+        for part in group.cut(_at_once(scores)) if in_cache else [group]:
             split = mixed[part.tokens].view(part.rows, part.length, 3, heads, -1)
             split = split.permute(2, 0, 3, 1, 4)
             context = core(*(split.contiguous() if in_cache else split))

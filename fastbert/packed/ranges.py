@@ -51,10 +51,10 @@ class Fixed:
         self.apart = span.apart
         #: What inputs apart (N, k) are multiplied by.
         self.beside = weight[:, span.apart].t().contiguous()
-        weight = weight.clone()
-        weight[:, span.apart] = 0
         sizes = sizes_behind(norm, weight.shape[1])
-        self.weight = Weight(weight * sizes)
+        kept = sizes.clone()
+        kept[span.apart] = 0
+        self.weight = Weight(weight * kept)
         least, most = min(span.least, 0.0), max(span.most, 0.0)
         self.step = max((most - least) / self.weight.top, 1e-12)
         self.zero = round(-least / self.step)

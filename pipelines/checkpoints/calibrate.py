@@ -94,7 +94,14 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         truth = None if targets is None else questions.targets(asked, targets)
         reference = exact[place].answers[0] if exact else None
         sample = sample_of(
-            *(outputs, truth, cost, settings.corpus, precision, within, heads, reference)
+            outputs,
+            truth,
+            cost,
+            settings.corpus,
+            precision,
+            within=within,
+            heads=heads,
+            reference=reference,
         )
         try:
             points[asked.name] = _point(sample, criterion, settings, against)

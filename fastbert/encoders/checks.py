@@ -1,11 +1,18 @@
-"""Sizes that no encoder can have, whatever its family."""
+"""Sizes and weights that no encoder can have, whatever its family."""
 
+import math
 from collections.abc import Iterable
 
+import torch
+from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from fastbert.errors import check_settings
+from fastbert.errors import InputError, check_settings
+
+
+#: float16's largest number. Of weights below it no layer makes numbers that are not finite.
+_LARGEST = torch.finfo(torch.float16).max
 
 
 def check_shape(
@@ -30,3 +37,25 @@ def check_shape(
         (epsilon, small, 0 < small < 1, "a number above 0 and below 1"),
         ("pad_token_id", padding, padded, f"a number from 0 to {limit - 1}"),
     ])  # fmt: skip
+
+
+def beyond(model: nn.Module, limit: float = math.inf) -> str | None:
+    """The name of a tensor that holds NaN, or a number as far from 0 as `limit`, if there is one."""
+    for name, tensor in model.state_dict().items():
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not (torch.stack(tensor.aminmax()).abs() < limit).all()
+        ):
+            return name
+    return None
+
+
+def check_reach(model: nn.Module) -> None:
+    """Raises InputError for weights of which layers may make numbers that are not finite: 8-bit
+    whole numbers hide these."""
+    if name := beyond(model, _LARGEST):
+        raise InputError(
+            f"'{name}' holds NaN or numbers from {_LARGEST:,.0f} on, which 8 bits would hide; "
+            "train, distil or convert the model again, or use another precision"
+        )

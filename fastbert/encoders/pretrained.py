@@ -20,6 +20,7 @@ from transformers.utils.hub import cached_file, has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from fastbert.encoders import encoder_for
+from fastbert.encoders.checks import beyond
 from fastbert.errors import InputError, explained
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -155,7 +156,7 @@ def load_weights(
             f"the weights in {source} do not fit its config.json: the tensor {', '.join(first)}"
             f"{f', and {more} more do not fit' if more else ''}; {again}, with save_pretrained"
         )
-    if name := not_finite(model):
+    if name := beyond(model):
         raise InputError(
             f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
             "after a training that diverged; train again, or pass an earlier state"
@@ -192,18 +193,6 @@ def _check_pickled(source: str | Path, auto: Any) -> None:
         f"the weights in {source} are .bin files, expected safetensors; if you trust whoever made "
         f'them, convert them, python -c "{command}", and pass {new}'
     )
-
-
-def not_finite(model: nn.Module) -> str | None:
-    """The name of a tensor that holds NaN or infinity, if there is one."""
-    for name, tensor in model.state_dict().items():
-        if (
-            tensor.is_floating_point()
-            and tensor.numel()
-            and not torch.stack(tensor.aminmax()).isfinite().all()
-        ):
-            return name
-    return None
 
 
 def _check_pointers(source: str | Path) -> None:

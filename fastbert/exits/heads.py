@@ -59,7 +59,26 @@ class Branch(nn.Module):
 
     def pool(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Narrowed tokens (B, T, D) to what each head takes from them (B, heads, D)."""
-        scores = self._query(x[:, 0]) @ x.transpose(1, 2)  # (B, heads, T)
+        return self._read(self._query(x[:, 0]), x, mask)
+
+    def pool_packed(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The same of packed rows, narrowed tokens (P, D) to (n, heads, D): one query per row."""
+        query = self._query(x.index_select(0, batch.bounds[:-1]))
+        if batch.ragged and ragged.fits(x[:, None]):
+            same = x[:, None].expand(-1, self.heads, -1)  # keys, and values
+            each = torch.arange(batch.rows + 1, dtype=torch.int32, device=x.device)
+            spans = (each, 1), (batch.bounds, batch.longest)
+            return ragged.attend(query * math.sqrt(x.shape[1]), same, same, *spans)
+        queries = query.split([group.rows for group in batch.groups])
+        groups = zip(queries, batch.groups, strict=True)
+        return torch.cat([self._read(some, group.of(x)) for some, group in groups])
+
+    @staticmethod
+    def _read(
+        query: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What queries (B, heads, D) find in tokens (B, T, D): (B, heads, D)."""
+        scores = query @ x.transpose(1, 2)  # (B, heads, T)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
         return scores.softmax(-1) @ x
@@ -69,13 +88,6 @@ class Branch(nn.Module):
         query = self.query(first).unflatten(-1, (self.heads, -1))  # (B, heads, D / heads)
         key = self.key.weight.unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
         return torch.einsum("bhe,hed->bhd", query, key) / math.sqrt(key.shape[1])
-
-    def pool_ragged(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The same of packed rows, narrowed tokens (P, D) to (n, heads, D): one query per row."""
-        query = self._query(x.index_select(0, batch.bounds[:-1])) * math.sqrt(x.shape[1])
-        same = x[:, None].expand(-1, self.heads, -1)  # keys, and values
-        each = torch.arange(batch.rows + 1, dtype=torch.int32, device=x.device)
-        return ragged.attend(query, same, same, (each, 1), (batch.bounds, batch.longest))
 
     def answer(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, heads, D) to logits (B, N)."""
@@ -142,8 +154,8 @@ class PooledHead(nn.Module):
         """Rows without padding (n, T, H) to what is read of them (n, H)."""
         return rows.mean(1) if self.mean else rows[:, 0]
 
-    def pool_ragged(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The same of packed rows (P, H)."""
+    def pool_packed(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The same of packed rows, tokens (P, H)."""
         if not self.mean:
             return x.index_select(0, batch.bounds[:-1])
         mean = torch.segment_reduce(x[: batch.tokens].float(), "mean", offsets=batch.bounds.long())
@@ -204,8 +216,4 @@ class PackedHead:
         if isinstance(self.head, JointHead):
             return torch.cat([part(hidden, batch) for part in self.parts], -1)
         x = self.narrow(hidden) if isinstance(self.head, Branch) else hidden  # (P, D or H)
-        if batch.ragged and (not isinstance(self.head, Branch) or ragged.fits(x[:, None])):
-            return self.head.answer(self.head.pool_ragged(x, batch))
-        pool = self.head.pool
-        pooled = [pool(x[g.tokens].view(g.rows, g.length, -1)) for g in batch.groups]
-        return self.head.answer(torch.cat(pooled))
+        return self.head.answer(self.head.pool_packed(x, batch))

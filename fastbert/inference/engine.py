@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from fastbert.encoders import encoder_for
+from fastbert.encoders.checks import check_reach
 from fastbert.exits.bag import Bag
 from fastbert.exits.heads import PackedHead
 from fastbert.exits.rules import Rule
@@ -42,7 +43,6 @@ from fastbert.tasks.task import Task
 Step = Callable[[torch.Tensor, Batch], torch.Tensor]
 #: Hears which share of the work is done, 0 to 1.
 Advance = Callable[[float], object]
-
 
 #: What the names of precisions mean.
 DTYPES = {
@@ -74,7 +74,7 @@ class Engine:
 
         `ranges`: of the inputs of linear maps by name, as `measure_ranges` finds them. With int8
         they are kept to, which is faster, and attention computes with bf16 where the processor
-        multiplies it. InputError for one that is missing, and for weights that are not finite.
+        multiplies it. InputError for one that is missing, and as `check_reach`.
 
         `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
         `pool_tokens`: tokens that go layer by layer together, default 1,048,576, halved until their
@@ -115,6 +115,7 @@ class Engine:
     ) -> Placement:
         if dtype != torch.int8 or ranges is None:
             return Placement(self.device, self.dtype, dtype if dtype in _OTHERS else None)
+        check_reach(model)
         within = torch.bfloat16 if supports("bf16", "cpu") else self.dtype
         return FixedPlacement(
             self.device, self.dtype, names=model.names(), ranges=ranges, within=within

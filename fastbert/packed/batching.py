@@ -39,11 +39,17 @@ class Group:
     rows: int
     length: int  # tokens of each
 
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Their part of packed tokens (P, .): (rows, length, .)."""
+        return x[self.tokens].view(self.rows, self.length, -1)
+
     def cut(self, rows: int) -> "Iterator[Group]":
-        """Groups of at most so many of the rows, of powers of 2, so that sizes repeat."""
-        start, left, few = self.tokens.start, self.rows, 1 << (rows.bit_length() - 1)
+        """Groups of at most so many of the rows, of powers of 2 or half as many more, so that sizes
+        repeat."""
+        start, left = self.tokens.start, self.rows
         while left:
-            few = min(few, 1 << (left.bit_length() - 1))
+            few = 1 << (min(rows, left).bit_length() - 1)
+            few += few // 2 * (few + few // 2 <= min(rows, left))
             yield Group(slice(start, start + few * self.length), few, self.length)
             start, left = start + few * self.length, left - few
 

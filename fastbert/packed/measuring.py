@@ -28,10 +28,7 @@ class Seen:
         self.most = -self.least
 
     def add(self, x: torch.Tensor) -> None:
-        """More inputs (N, K); tokens with numbers that are not finite say nothing."""
-        x = x[x.sum(1).isfinite()]
-        if not len(x):
-            return
+        """More inputs (N, K)."""
         least, most = (x / self.sizes).aminmax(dim=0)
         self.least, self.most = self.least.minimum(least), self.most.maximum(most)
 

@@ -25,7 +25,7 @@ from transformers.activations import ACT2FN
 
 from fastbert.errors import InputError
 from fastbert.packed.input_range import Range
-from fastbert.packed.int8 import Map, Weight
+from fastbert.packed.int8 import Map, Weight, cut
 from fastbert.packed.linear import FUSED, side_by_side
 from fastbert.packed.placement import Placement
 
@@ -64,7 +64,7 @@ class Fixed:
     def quantised(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs (N, K) as whole numbers, uint8."""
         found = torch.addcmul(self.shift, x, self.factor).clamp_(0, self.weight.top)
-        return found.to(torch.uint8)
+        return cut(found)
 
     def outputs(
         self, x: torch.Tensor, dtype: torch.dtype, activation: str | None = None
@@ -113,12 +113,9 @@ class FixedPlacement(Placement):
 
         def run(x: torch.Tensor) -> torch.Tensor:
             found = fixed.outputs(fixed.quantised(x), dtype, activation)
-            if fixed.apart:
-                found.addmm_(x[:, fixed.apart].to(dtype), fixed.beside)
-            # No whole number stands for what is none, and attention would spread what it became.
-            if x.sum(dtype=torch.float32).isfinite():
+            if not fixed.apart:
                 return found
-            return found + (x.sum(1, keepdim=True, dtype=torch.float32) * 0).to(dtype)
+            return found.addmm_(x[:, fixed.apart].to(dtype), fixed.beside)
 
         return run
 
@@ -144,10 +141,5 @@ class FixedPlacement(Placement):
             raise InputError(
                 f"the operating point has no range for the inputs of {name}; make it again with "
                 "fastbert calibrate --precision int8"
-            )
-        if not all(each.weight.isfinite().all() for each in maps):
-            raise InputError(
-                f"the weights of {name} are not finite numbers, which 8 bits would hide; train, "
-                "distil or convert the model again"
             )
         return Fixed(maps, norm, self.ranges[name])

@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.training_args import ParallelMode
 
-from fastbert.encoders.pretrained import not_finite
+from fastbert.encoders.checks import beyond
 from fastbert.errors import FastBertError
 from fastbert.inference.precision import device, device_name, supports
 from fastbert.model import FastBertForSequenceClassification, FastBertOutput
@@ -323,7 +323,7 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
     """Raises FastBertError where weights, or what they make of some rows, are not finite: no loss
     has come after the last update."""
     model: Any = trainer.model
-    if name := not_finite(model):
+    if name := beyond(model):
         raise _diverged(step, f"weights of {name} are not finite after the last step")
     rows: Any = trainer.train_dataset
     some = [rows[row] for row in range(min(len(rows), trainer.args.train_batch_size))]

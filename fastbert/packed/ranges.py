@@ -9,13 +9,14 @@ One range does for all K inputs of a map, so they should be of one size:
 * Those behind a normalisation differ as its weights do. They are divided by the size that these let
   expect, and the map's weight is multiplied: what SmoothQuant (Xiao et al. 2023) does by measured
   sizes.
-* A few that are more than twice as large as all others are multiplied apart, in float32: LLM.int8
-  (Dettmers et al. 2022). In MiniLM one of 1,536 inputs of a way down is four times as large.
+* A few may be more than twice as large as all others. What they have beyond the range is multiplied
+  apart, in float32: LLM.int8 (Dettmers et al. 2022). In MiniLM one of 1,536 inputs of a way down is
+  four times as large, in one token of each row.
 
 Letters: N tokens, K inputs, M outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -43,21 +44,25 @@ def sizes_behind(norm: nn.Module | None, inputs: int) -> torch.Tensor:
     return sizes.clamp_min(1e-6)
 
 
+#: Some of the tokens (n,), to the inputs apart that they have, float32: (n, k).
+Exact = Callable[[torch.Tensor], torch.Tensor]
+
+
 class Fixed:
     """A linear map whose inputs keep to a range."""
 
     def __init__(self, maps: list[nn.Linear], norm: nn.Module | None, span: Range) -> None:
         weight, self.bias = side_by_side(maps)
-        self.apart = span.apart
-        #: What inputs apart (N, k) are multiplied by.
-        self.beside = weight[:, span.apart].t().contiguous()
         sizes = sizes_behind(norm, weight.shape[1])
-        kept = sizes.clone()
-        kept[span.apart] = 0
-        self.weight = Weight(weight * kept)
+        self.weight = Weight(weight * sizes)
         least, most = min(span.least, 0.0), max(span.most, 0.0)
         self.step = max((most - least) / self.weight.top, 1e-12)
         self.zero = round(-least / self.step)
+        #: The inputs apart (k,), where their range ends, and what they are multiplied by, (k, M).
+        self.apart = torch.tensor(span.apart, dtype=torch.long)
+        levels = torch.tensor([[-self.zero], [self.weight.top - self.zero]])
+        self.ends = levels * self.step * sizes[self.apart]  # (2, k)
+        self.beside = weight[:, self.apart].t().contiguous()
         self.factor = 1 / (self.step * sizes)
         self.shift = torch.full_like(sizes, self.zero + 0.5)  # a half: it is rounded by the cut
 
@@ -69,11 +74,20 @@ class Fixed:
     def outputs(
         self, x: torch.Tensor, dtype: torch.dtype, activation: str | None = None
     ) -> torch.Tensor:
-        """Whole numbers (N, K) to outputs (N, M), with an `activation` applied; without those of
-        inputs apart."""
+        """Whole numbers (N, K) to outputs (N, M), with an `activation` applied."""
         fused = self._fused(activation)
         found = self.weight.product(x, self.zero, self.step, self.bias, dtype, fused)
         return found if activation is None or fused else ACT2FN[activation](found)
+
+    def beyond(self, x: torch.Tensor, exact: Exact, outputs: torch.Tensor) -> torch.Tensor:
+        """The outputs of whole numbers (N, K), in place, with what inputs apart, which `exact`
+        gives, have beyond the ends of the range."""
+        if len(self.apart):
+            known = x.index_select(1, self.apart)
+            tokens = ((known == 0) | (known == self.weight.top)).any(1).nonzero().flatten()
+            inputs = exact(tokens)
+            outputs.index_add_(0, tokens, (inputs - inputs.clamp(*self.ends)) @ self.beside)
+        return outputs
 
     def inputs_of(self, other: "Fixed", x: torch.Tensor, activation: str) -> torch.Tensor:
         """Whole numbers (N, K) to those, (N, M), that another map takes."""
@@ -112,10 +126,9 @@ class FixedPlacement(Placement):
         fixed, dtype = self._fixed(maps, norm), self.inner if inner else self.dtype
 
         def run(x: torch.Tensor) -> torch.Tensor:
-            found = fixed.outputs(fixed.quantised(x), dtype, activation)
-            if not fixed.apart:
-                return found
-            return found.addmm_(x[:, fixed.apart].to(dtype), fixed.beside)
+            inputs = fixed.quantised(x)
+            found = fixed.outputs(inputs, dtype, activation)
+            return fixed.beyond(inputs, lambda tokens: x[tokens][:, fixed.apart].float(), found)
 
         return run
 
@@ -127,11 +140,11 @@ class FixedPlacement(Placement):
         weight, bias, function = weight[second.apart], bias[second.apart], ACT2FN[activation]
 
         def run(x: torch.Tensor) -> torch.Tensor:
+            def exact(tokens: torch.Tensor) -> torch.Tensor:
+                return function(functional.linear(x[tokens], weight, bias))
+
             inputs = first.inputs_of(second, first.quantised(x), activation)
-            found = second.outputs(inputs, self.dtype)
-            if not second.apart:
-                return found
-            return found.addmm_(function(functional.linear(x, weight, bias)), second.beside)
+            return second.beyond(inputs, exact, second.outputs(inputs, self.dtype))
 
         return run
 

@@ -19,6 +19,7 @@ import click
 import pyarrow.parquet as pq
 
 from benchmarks.support.measure import machine
+from fastbert.checkpoint import fingerprint
 from pipelines.checkpoints.evaluate import evaluate
 from pipelines.checkpoints.settings import EvaluateSettings, TrainSettings
 from pipelines.checkpoints.train import train
@@ -53,6 +54,7 @@ def main(data: Path, work: Path, output: Path, retrain: bool) -> None:
         "program": "python -m benchmarks.quality.ag_news --data ag_news --work models/ag_news "
         "--output benchmarks/results/ag_news.json --retrain",
         "machine": machine("ray"),
+        "checkpoint": fingerprint(work)[:12],
         "train_rows": pq.read_metadata(data / "train.parquet").num_rows,
     } | {k: v for k, v in found.items() if k != "model"}
     output.write_text(json.dumps(result, indent=1) + "\n")

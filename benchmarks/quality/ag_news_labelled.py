@@ -20,6 +20,8 @@ from support.object_store import ObjectStore
 from support.ray_head import running_head
 
 from benchmarks.quality.check_against_reference import compare
+from benchmarks.support.measure import machine
+from fastbert.checkpoint import fingerprint
 
 SHARDS, SPEED = 8, 0.5
 
@@ -64,7 +66,10 @@ def main(data: Path, model: Path, work: Path, output: Path) -> None:
         "ray job submit --working-dir . -- python jobs/label.py --input ag_news_shards "
         f"--model models/ag_news --output labels --speed {SPEED}"
     )
-    result = {"command": command, "speed": SPEED, "runs": runs}
+    result = {
+        **{"command": command, "machine": machine("ray", "pyarrow")},
+        **{"checkpoint": fingerprint(model)[:12], "speed": SPEED, "runs": runs},
+    }
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 

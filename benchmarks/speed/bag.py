@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.support.measure import interleaved, machine
+from fastbert.checkpoint import fingerprint
 from fastbert.exits.bag import Bag
 from fastbert.exits.rules import Threshold
 from fastbert.inference.first_exit import FirstExit
@@ -76,6 +77,7 @@ def main(folder: Path, data: Path, output: Path, rounds: int) -> None:
         "program": "python -m benchmarks.speed.bag --model models/ag_news "
         "--data ag_news/train.parquet --output benchmarks/results/bag.json",
         "machine": machine(),
+        "checkpoint": fingerprint(folder)[:12],
         "tokens": TOKENS,
         "rows": SLICE,
         "rounds": rounds,

@@ -219,11 +219,13 @@ def main(
         fast = f"engine {name}"
         for peer in ("transformers.pipeline", "transformers.pipeline bf16"):
             ratios[f"{fast} : {peer}"] = ratio(seconds, peer, f"{fast} with tokenizing")
-        for peer in (*sessions, "official algorithm", "engine at the paper's exits", "engine fp32"):
+        own = ["engine fp32"] if name != "fp32" else []
+        for peer in (*sessions, "official algorithm", "engine at the paper's exits", *own):
             ratios[f"{fast} : {peer}"] = ratio(seconds, peer, fast)
         full = f"full depth {name}"
         ratios[f"{fast} : {full}"] = ratio(seconds, full, fast)
-        for peer in (f"OpenVINO {name}", "full depth fp32", "products alone"):
+        own = ["full depth fp32"] if name != "fp32" else []
+        for peer in (f"OpenVINO {name}", "products alone", *own):
             ratios[f"{full} : {peer}"] = ratio(seconds, peer, full)
     print(ratios, flush=True)
 

@@ -127,7 +127,7 @@ def main(folder: Path, data: Path, output: Path, work: Path, rows: int, rounds: 
         "program": "python -m benchmarks.speed.feeding --model models/ag_news "
         "--data ag_news/train.parquet --output benchmarks/results/feeding.json",
         "machine": machine("pyarrow", "nanotoken"),
-        "checkpoint": fingerprint(folder),
+        "checkpoint": fingerprint(folder)[:12],
         "rows": rows,
         "rounds": rounds,
         "window": LENGTH,

@@ -226,6 +226,7 @@ def main(
         f"--recipe-rows {recipe_rows} --rounds {rounds} --work work "
         "--output benchmarks/results/job.json",
         "machine": machine("ray", "pyarrow"),
+        "checkpoint": fingerprint(model)[:12],
         "replica_threads": threads,
         "job : engine with tokenizing": compare("engine with tokenizing"),
         "job : job on Ray": compare("job on Ray"),

@@ -10,8 +10,7 @@ from transformers.activations import ACT2FN
 
 from fastbert.errors import InputError, check_settings
 
-
-#: float16's largest number. Of weights below it no layer makes numbers that are not finite.
+#: float16's largest number: no model that is of use has weights beyond.
 _LARGEST = torch.finfo(torch.float16).max
 
 
@@ -40,7 +39,7 @@ def check_shape(
 
 
 def beyond(model: nn.Module, limit: float = math.inf) -> str | None:
-    """The name of a tensor that holds NaN, or a number as far from 0 as `limit`, if there is one."""
+    """The name of a tensor with NaN, or with a number as far from 0 as `limit`, if there is one."""
     for name, tensor in model.state_dict().items():
         if (
             tensor.is_floating_point()
@@ -52,8 +51,8 @@ def beyond(model: nn.Module, limit: float = math.inf) -> str | None:
 
 
 def check_reach(model: nn.Module) -> None:
-    """Raises InputError for weights of which layers may make numbers that are not finite: 8-bit
-    whole numbers hide these."""
+    """Raises InputError for weights that are not finite, or so large that sums of them may not be:
+    8-bit whole numbers would hide that."""
     if name := beyond(model, _LARGEST):
         raise InputError(
             f"'{name}' holds NaN or numbers from {_LARGEST:,.0f} on, which 8 bits would hide; "

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import get_local_safetensors_metadata
-from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.hub import cached_file, has_file

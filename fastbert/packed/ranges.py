@@ -141,7 +141,8 @@ class FixedPlacement(Placement):
 
         def run(x: torch.Tensor) -> torch.Tensor:
             def exact(tokens: torch.Tensor) -> torch.Tensor:
-                return function(functional.linear(x[tokens], weight, bias))
+                found: torch.Tensor = function(functional.linear(x[tokens], weight, bias))
+                return found
 
             inputs = first.inputs_of(second, first.quantised(x), activation)
             return second.beyond(inputs, exact, second.outputs(inputs, self.dtype))

@@ -1,6 +1,7 @@
 """Benchmarks run in quiet, once in a while; here they only show that they still could."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from support import ROOT
 from support.shards import random_texts
 
+from benchmarks import RESULTS
 from benchmarks.pages.gpu import section
 from benchmarks.speed import gpu_corpus
 
@@ -42,6 +44,29 @@ def test_every_benchmark_finds_what_it_imports():
     command = [sys.executable, "-c", IMPORT_ALL]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == {}
+
+
+#: Results for which no checkpoint was needed, and what they are of instead.
+WITHOUT_CHECKPOINT = {"tokenizing": "tokenizer", "scale": "options"}
+
+
+def test_results_name_their_commit_and_checkpoint_or_say_why_they_are_older():
+    for path in sorted(RESULTS.rglob("*.json")):
+        found = json.loads(path.read_text())
+        known = {key: value for part in parts(found) for key, value in part.items()}
+        if kept := found.get("kept"):
+            assert len(kept["commit"]) == 12 and len(kept["why"]) > 20, path.name
+            continue
+        assert re.fullmatch("[0-9a-f]{12}", known.get("commit") or ""), path.name  # no "-dirty"
+        assert known.get(WITHOUT_CHECKPOINT.get(path.stem, "checkpoint")), path.name
+
+
+def parts(found):
+    """It and all dictionaries in it."""
+    if isinstance(found, dict):
+        yield found
+        for each in found.values():
+            yield from parts(each)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 sections about the engine are here, those about the job in `nights.py`."""
 
 from benchmarks.pages import gpu
+from benchmarks.pages.kept import kept_section
 from benchmarks.pages.markdown import judged, load, table, where
 from benchmarks.pages.nights import (
     chaos_section,
@@ -335,6 +336,7 @@ def performance_page() -> str:
         month_section,
         start_section,
         history_section,
+        kept_section,
     )
     head = "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `python -m benchmarks.pages.tables`. Machines are shared and drift: all numbers are ratios of runs taken in turns.\n\n"
     return head + "\n".join(section() for section in sections)

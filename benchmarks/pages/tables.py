@@ -9,6 +9,7 @@ import sys
 
 from benchmarks import ROOT
 from benchmarks.pages import figures, paper_results
+from benchmarks.pages.against import against_section
 from benchmarks.pages.defaults import defaults_section
 from benchmarks.pages.kinds import kinds_section
 from benchmarks.pages.markdown import load
@@ -87,6 +88,8 @@ Generated, figures included, from the JSON files in `benchmarks/results/` by `py
 {defaults_section()}
 
 {kinds_section()}
+
+{against_section()}
 
 ## AG News, speed by speed
 

@@ -57,14 +57,15 @@ def main(data: Path, model: Path, work: Path, output: Path) -> None:
         ):
             source, checkpoint, target = place.split()
             job = head.submit(
-                "--input", source, "--model", checkpoint, "--output", target, "--speed", SPEED
+                *("--input", source, "--model", checkpoint, "--output", target),
+                *("--speed", SPEED, "--precision", "fp32"),
             )
             print(job.stdout[-3000:], job.stderr[-2000:], file=sys.stderr)
             job.check_returncode()
         runs = compare(f"{work}/in", outputs, str(model), SPEED)
     command = (
         "ray job submit --working-dir . -- python jobs/label.py --input ag_news_shards "
-        f"--model models/ag_news --output labels --speed {SPEED}"
+        f"--model models/ag_news --output labels --speed {SPEED} --precision fp32"
     )
     result = {
         **{"command": command, "machine": machine("ray", "pyarrow")},

@@ -1,9 +1,9 @@
 """Do labelled outputs equal the slow reference, row for row?
 
 Hypothesis: whatever batching, re-batching, Ray and the file system do, every label and exit layer
-of `jobs/label.py` equals an implementation that takes one row at a time, unbatched, through
-Hugging Face's own forward pass (tests/support/reference.py), and every score does to 1e-5. Rows
-with an uncertainty within 1e-5 of the threshold are counted apart: there the last bit decides.
+of `jobs/label.py` in float32 equals an implementation that takes one row at a time, unbatched,
+through Hugging Face's own forward pass (tests/support/reference.py), and every score does to 1e-5.
+Rows with an uncertainty within 1e-5 of the threshold are counted apart: the last bit decides.
 
     python -m benchmarks.quality.check_against_reference --input IN --output OUT \\
         --model DIR --speed 0.5
@@ -44,7 +44,8 @@ def compare(source: str, outputs: list[str], model: str, speed: float) -> list[d
     network, tokenizer = load_model(folder), load_tokenizer(folder)
     names = network.config.label_names
     depths = [each.depth for each in network.exits]
-    thresholds = np.full(len(depths) - 1, speed)
+    # The paper's speed knows no exit before the first layer.
+    thresholds = np.array([speed if depth else 0.0 for depth in depths[:-1]])
     results = [
         {"output": output.partition("://")[0] if "://" in output else "local folder"}
         | {"shards": 0, "rows": 0, "on_the_threshold": 0, "different": 0}

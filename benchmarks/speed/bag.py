@@ -53,7 +53,7 @@ def main(folder: Path, data: Path, output: Path, rounds: int) -> None:
     texts = pq.read_table(data)["text"].to_pylist()
     tokens = Tokenizer(load_tokenizer(folder))(texts, None, model.config.max_length)
     rule = Threshold.of([0.5] + [0.0] * (len(model.exits) - 2))
-    first, slice_ = FirstExit(folder, rule), of_one_length(tokens, SLICE)
+    first, slice_ = FirstExit(folder, [rule]), of_one_length(tokens, SLICE)
     plain = copy.copy(first)
     plain.bag = copy.deepcopy(first.bag)
     plain.bag.pairs, plain.bag._found = plain.bag.pairs[:0], None
@@ -72,7 +72,7 @@ def main(folder: Path, data: Path, output: Path, rounds: int) -> None:
     with torch.inference_mode():
         wanted = first.bag.answer(torch.from_numpy(tokens.ids), starts).clone()
     started = time.perf_counter()
-    teach_bag(new, words, tokens, wanted.clone())
+    teach_bag(new, model.questions, words, tokens, wanted.clone())
     result = {
         "program": "python -m benchmarks.speed.bag --model models/ag_news "
         "--data ag_news/train.parquet --output benchmarks/results/bag.json",

@@ -48,8 +48,9 @@ class Group:
         repeat."""
         start, left = self.tokens.start, self.rows
         while left:
-            few = 1 << (min(rows, left).bit_length() - 1)
-            few += few // 2 * (few + few // 2 <= min(rows, left))
+            most = min(rows, left)
+            power = 1 << (most.bit_length() - 1)
+            few = power * 3 // 2 if power * 3 // 2 <= most else power
             yield Group(slice(start, start + few * self.length), few, self.length)
             start, left = start + few * self.length, left - few
 

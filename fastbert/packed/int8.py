@@ -69,7 +69,7 @@ def quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
     def multiply(x: torch.Tensor) -> torch.Tensor:
         steps = (x.abs().amax(1, keepdim=True) / levels).clamp_min(1e-30)  # (N, 1)
         # Shifted to be positive, and by a half to be rounded by the cut: 1 to 2 * levels + 1.
-        quantised = cut(x.mul(steps.reciprocal()).add_(levels + 1.5))
+        quantised = cut((x * steps.reciprocal()).add_(levels + 1.5))
         return torch.addcmul(bias, factors.product(quantised, levels + 1), steps)
 
     return multiply

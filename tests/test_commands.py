@@ -23,6 +23,7 @@ pytestmark = pytest.mark.integration
 
 #: In the order in which one makes what the next one needs.
 PAGES = [
+    ROOT / "docs" / "start.md",
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics")),
     *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration", "guide")),
@@ -33,8 +34,8 @@ SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num
 def redacted(page: Path) -> list[list[str]]:
     """The jobs of a page as words; what is submitted to a cluster is `test_submit.py`'s."""
     text = page.read_text().replace("\\\n", " ")
-    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    lines = [line for language, block in blocks for line in block.splitlines() if not language]
     return [
         shlex.split(line, comments=True)
         for line in lines

@@ -23,7 +23,7 @@ def test_commands_and_options_exist(path):
     text = path.read_text().replace("\\\n", " ")
     commands = re.findall(r"(?:python jobs/|fastbert )(\w+)(?:\.py)?((?: [^\n`]*)?)", text)
     commands = [(job, arguments) for job, arguments in commands if job in main.commands]
-    if path == ROOT / "README.md":
+    if path == ROOT / "docs" / "start.md":
         assert {job for job, _ in commands} == set(main.commands)
     for job, arguments in commands:
         known = {name for p in main.commands[job].params for name in (*p.opts, *p.secondary_opts)}

@@ -217,11 +217,12 @@ def test_importing_the_name_imports_nothing():
     assert "load" in dir(fastbert)
 
 
-def test_the_lines_of_the_readme_run(calibrated, tmp_path, monkeypatch):
+def test_the_lines_of_the_documentation_run(calibrated, tmp_path, monkeypatch):
     shutil.copytree(calibrated, tmp_path / "models" / "news")
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page.split("## As a library")[1], re.DOTALL)
+    root = Path(__file__).resolve().parents[1]
+    pages = [(root / name).read_text() for name in ("README.md", "docs/start.md")]
+    blocks = re.findall(r"```python\n(.*?)```", "".join(pages), re.DOTALL)
     lines = list(itertools.chain.from_iterable(block.splitlines() for block in blocks))
     assert any("fastbert.load" in line for line in lines)
     assert any("pipeline(" in line for line in lines)

@@ -141,7 +141,7 @@ Accuracy in per cent and, in brackets, how many times fewer FLOPs than the same 
 saved, and the second column says whether the rows are the paper's own. English sets have all-MiniLM-L6-v2 (22 M parameters).
 For Chinese, where no pre-trained weights could be had, a BERT of 10 M parameters stands in; all it has seen before is {stand_in["epochs"]:g} epochs
 of masked language modelling (loss {losses[0]:.1f} to {losses[-1]:.1f}) on the {stand_in["texts"]:,} training texts of {len(stand_in["sets"])} of these sets, and it knows far less than
-the paper's. For whoever has the weights, the same with BERT-base is one command: `python -m benchmarks.quality.paper --data DATA
+the paper's. With the weights of BERT-base, the same is one command: `python -m benchmarks.quality.paper --data DATA
 --work WORK --output OUTPUT --backbone bert-base-uncased` (or `bert-base-chinese`, with `--sets`).
 
 {paper_results.table_two(found, promises)}

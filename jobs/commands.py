@@ -45,7 +45,7 @@ COMMANDS = {
         """Give an existing Hugging Face classifier early exits, without any labels.
 
         The classifier itself is not changed: at full depth the checkpoint answers as it does. How
-        often each exit agrees with it is told, on texts that are held out.
+        often each exit agrees with it is reported, on texts that are held out.
 
         Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, but the exits have learnt
         nothing.

@@ -5,6 +5,7 @@ the branch as the paper draws it, with attention between all tokens.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -27,13 +28,18 @@ class Answer:
     uncertainty: float
 
 
+@lru_cache(maxsize=1)
+def known_features(bag: Bag) -> dict[int | tuple[int, int], int]:
+    """The place of each token and pair that it knows among its numbers."""
+    known = [*bag.tokens.tolist(), *map(tuple, bag.pairs.tolist())]
+    return {each: place for place, each in enumerate(known, 1)}
+
+
 def bag_logits(bag: Bag, ids: list[int]) -> torch.Tensor:
     """Token ids (T,) to (N,)."""
-    known = [*bag.tokens.tolist(), *map(tuple, bag.pairs.tolist())]
-    numbers = dict(zip(known, bag.numbers.weight[1:], strict=True))
-    features = [*ids, *pairwise(ids)]
-    nothing = torch.zeros_like(bag.numbers.weight[0])
-    x = torch.stack([numbers.get(each, nothing) for each in features]).sum(0) / len(ids)
+    known, features = known_features(bag), [*ids, *pairwise(ids)]
+    places = [known[each] for each in features if each in known]
+    x = bag.numbers.weight[places].sum(0) / len(ids)
     return bag.classifier(torch.relu(bag.dense(x)))
 
 

@@ -35,5 +35,5 @@ def peers_table(found: dict[str, Any]) -> str:
 
     rows = [[name, *map(cell, runs)] for name, runs in _SHOWN.items()]
     return table(
-        ["rows a second (equal labels)", "fp32: 32 bits", "bf16: 16 bits", "int8: 8 bits"], rows
+        ["texts a second (same labels)", "fp32: 32 bits", "bf16: 16 bits", "int8: 8 bits"], rows
     )

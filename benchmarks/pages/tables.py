@@ -258,16 +258,16 @@ def headline() -> str:
     )
     made, broken = (sum(each[key] for each in ours.values()) for key in ("promises", "broken"))
     corpora = sum(bool(each["promises"]) for each in ours.values())
-    return f"""Rows labelled in a second on {machine["cores"]} CPU cores ({machine["processor"]}): AG News, texts of news in 4 topics, by MiniLM, a network of 6 layers, in
-numbers of 32, 16 and 8 bits. "This engine" promises that at most {100 * clock["promised"]:g} % of the labels change. In brackets: how many labels are those of the
-whole network in 32 bits ([how it was measured](docs/benchmarks.md)).
+    return f"""Texts labelled in a second on {machine["cores"]} CPU cores ({machine["processor"]}), with numbers of 32, 16 and 8 bits: AG News, news in 4 topics, by MiniLM, a network of 6 layers.
+The last two lines keep to a limit of {100 * clock["promised"]:g} %. In brackets: how many labels are the same as the whole network's in 32 bits. *Tokenizing* is what cuts a
+text into the numbers that a network reads ([how it was measured](docs/benchmarks.md)).
 
 {peers_table(clock)}
 
-In 8 bits that is {ratios["engine int8 : OpenVINO int8"]:.1f} times as many rows as OpenVINO in 8 bits and, with tokenizing, {ratios["engine int8 : transformers.pipeline"]:.0f} times as many as `transformers.pipeline`. Of
-{made:,} such promises on {corpora} corpora {100 * broken / made:.1f} % were broken; with 95 % confidence, 5 % may be. On GPUs it has not been measured yet.
+In 8 bits that is {ratios["engine int8 : OpenVINO int8"]:.1f} times as many texts as OpenVINO in 8 bits and, with tokenizing, {ratios["engine int8 : transformers.pipeline"]:.0f} times as many as `transformers.pipeline` in 32 bits. Calibrated {made:,} times
+on {corpora} corpora, {100 * broken / made:.1f} % of the settings went over their limit; with 95 % confidence, 5 % may. On GPUs it has not been measured yet.
 
-How much is saved depends on the corpus. How many times less arithmetic at 1 % ([all results](docs/results.md)): {others}.
+How much is saved depends on the corpus. How many times less arithmetic it takes at 1 % ([all results](docs/results.md)): {others}.
 **It does not pay** where labels are a matter of opinion, or depend on more than words: with emotions, stars and pairs of texts, about
 half of the work remains.
 """

@@ -68,8 +68,11 @@ def main(data: Path, model: Path, work: Path, output: Path) -> None:
         f"--model models/ag_news --output labels --speed {SPEED} --precision fp32"
     )
     result = {
-        **{"command": command, "machine": machine("ray", "pyarrow")},
-        **{"checkpoint": fingerprint(model)[:12], "speed": SPEED, "runs": runs},
+        "command": command,
+        "machine": machine("ray", "pyarrow"),
+        "checkpoint": fingerprint(model)[:12],
+        "speed": SPEED,
+        "runs": runs,
     }
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

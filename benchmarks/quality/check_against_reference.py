@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from support.reference import all_exits, answer
 
 from fastbert.checkpoint import fetch_checkpoint
+from fastbert.exits.operating_point import OperatingPoint
 from fastbert.inference.tokens import tokenize
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model
@@ -44,8 +45,7 @@ def compare(source: str, outputs: list[str], model: str, speed: float) -> list[d
     network, tokenizer = load_model(folder), load_tokenizer(folder)
     names = network.config.label_names
     depths = [each.depth for each in network.exits]
-    # The paper's speed knows no exit before the first layer.
-    thresholds = np.array([speed if depth else 0.0 for depth in depths[:-1]])
+    thresholds = np.array(OperatingPoint.of_speed(speed, network.config).thresholds)
     results = [
         {"output": output.partition("://")[0] if "://" in output else "local folder"}
         | {"shards": 0, "rows": 0, "on_the_threshold": 0, "different": 0}

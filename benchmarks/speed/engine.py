@@ -219,14 +219,14 @@ def main(
         fast = f"engine {name}"
         for peer in ("transformers.pipeline", "transformers.pipeline bf16"):
             ratios[f"{fast} : {peer}"] = ratio(seconds, peer, f"{fast} with tokenizing")
-        own = ["engine fp32"] if name != "fp32" else []
-        for peer in (*sessions, "official algorithm", "engine at the paper's exits", *own):
-            ratios[f"{fast} : {peer}"] = ratio(seconds, peer, fast)
+        for peer in (*sessions, "official algorithm", "engine at the paper's exits", "engine fp32"):
+            if peer != fast:
+                ratios[f"{fast} : {peer}"] = ratio(seconds, peer, fast)
         full = f"full depth {name}"
         ratios[f"{fast} : {full}"] = ratio(seconds, full, fast)
-        own = ["full depth fp32"] if name != "fp32" else []
-        for peer in (f"OpenVINO {name}", "products alone", *own):
-            ratios[f"{full} : {peer}"] = ratio(seconds, peer, full)
+        for peer in (f"OpenVINO {name}", "products alone", "full depth fp32"):
+            if peer != full:
+                ratios[f"{full} : {peer}"] = ratio(seconds, peer, full)
     print(ratios, flush=True)
 
     late, engine = tokens.take(rest), engines["fp32"]

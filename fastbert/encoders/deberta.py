@@ -268,7 +268,7 @@ class Deberta(Encoder):
             return after
         mixed = torch.zeros_like(hidden)
         for group in batch.groups:
-            rows = hidden[group.tokens].view(group.rows, group.length, -1)
-            mixed[group.tokens] = self.conv(rows.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
+            convolved = self.conv(group.of(hidden).transpose(1, 2))
+            group.of(mixed).copy_(convolved.transpose(1, 2))
         normed: torch.Tensor = self.conv_norm(after + ACT2FN[self.convolution](mixed))
         return normed

@@ -33,6 +33,9 @@ from fastbert.packed.placement import Placement
 #: So many standard deviations of a normalised number count as its size.
 _DEVIATIONS = 6
 
+#: Some of the tokens (n,), to the inputs apart that they have, float32: (n, k).
+Exact = Callable[[torch.Tensor], torch.Tensor]
+
 
 def sizes_behind(norm: nn.Module | None, inputs: int) -> torch.Tensor:
     """What size numbers behind a normalisation may be expected to have; without one, 1: (K,)."""
@@ -42,10 +45,6 @@ def sizes_behind(norm: nn.Module | None, inputs: int) -> torch.Tensor:
     if norm.bias is not None:
         sizes = sizes + norm.bias.detach().abs()
     return sizes.clamp_min(1e-6)
-
-
-#: Some of the tokens (n,), to the inputs apart that they have, float32: (n, k).
-Exact = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Fixed:

@@ -86,7 +86,7 @@ class LabelSettings(Inference):
     """`fastbert label`."""
 
     input: tuple[str, ...] = setting(
-        "Parquet to label: files, folders, globs or Delta tables, any fsspec URL."
+        "What to label: files, folders, globs or Delta tables, any fsspec URL."
     )
     output: str = setting("Root of the output: table/, ledger/ and stats/ are below it.")
     speed: Share | None = setting(
@@ -105,6 +105,12 @@ class LabelSettings(Inference):
         "column named like one of the output's own is copied as input_NAME.",
         (),
     )
+    id_column: str | None = setting(
+        "Input column that names rows, copied whatever else is. With --no-carry the output is ids "
+        "and answers alone, to be joined with the corpus.",
+        None,
+    )
+    no_carry: bool = setting("Copy no column except --id-column.", False)
     truncated: bool = setting(
         "Add the column `truncated`: whether the text was longer than the model reads. Outputs "
         "begun by this release have it anyway.",
@@ -177,6 +183,8 @@ class LabelSettings(Inference):
         super().__post_init__()
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
+        if self.no_carry and self.carry:
+            raise InputError("--carry and --no-carry exclude each other; pass one of them")
         if self.exits is not None and self.speed is None:
             raise InputError(
                 "--exits goes with --speed; which exits a point uses, fastbert calibrate decides"
@@ -192,6 +200,14 @@ class LabelSettings(Inference):
                 f"dots alone, and at most {_LONGEST_NAME} bytes"
             )
         self.replica_range()
+
+    @property
+    def carried(self) -> tuple[str, ...] | None:
+        """The columns to copy; None for all."""
+        some = () if self.id_column is None else (self.id_column,)
+        if self.no_carry or self.carry:
+            return tuple(dict.fromkeys((*some, *self.carry)))
+        return None
 
     @property
     def change(self) -> OnChange:

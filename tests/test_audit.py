@@ -7,7 +7,7 @@ import pytest
 
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from pipelines.labelling.audit import FALSE_ALARM, audit, drift
-from pipelines.labelling.job import check_precision
+from pipelines.labelling.point import check_precision
 
 SHARES = np.array([0.7, 0.15, 0.08, 0.04, 0.02, 0.01])
 

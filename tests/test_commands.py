@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 PAGES = [
     ROOT / "docs" / "start.md",
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics", "formats")),
     *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration", "guide")),
 ]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
@@ -74,7 +74,8 @@ def write(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     texts, labels = zip(*rows, strict=True)
-    pq.write_table(pa.table({text: texts, label: labels}), path)
+    table = pa.table({text: texts, label: labels, "id": range(len(rows))})
+    pq.write_table(table, path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name + "/" + path.stem)

@@ -12,10 +12,11 @@ from support.shards import write_shard
 
 from fastbert.errors import FastBertError, InputError
 from pipelines.input import texts as texts_module
+from pipelines.input.batches import BATCH_ROWS
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import read_examples
 from pipelines.input.shards import Shard, find_shards
-from pipelines.input.slices import BATCH_ROWS, SliceReader, count_rows
+from pipelines.input.slices import SliceReader, scan
 from pipelines.input.unreadable import ShardError
 
 
@@ -148,7 +149,7 @@ def test_a_table_is_refused_as_the_labelling_job_refuses_it(tmp_path, names, val
     table = pa.table([pa.array([value]) for value in values], names=names)
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ShardError) as labelling:
-        count_rows(*find_shards([str(tmp_path)]), InputColumns())
+        scan(*find_shards([str(tmp_path)]), InputColumns())
     with pytest.raises(InputError, match=re.escape(f"a.parquet: {labelling.value}")):
         read_examples([str(tmp_path)], InputColumns())
 

@@ -74,9 +74,9 @@ def test_other_names_are_counted_with_their_reasons(shard, caplog):
     for name in ("h.parquet._COPYING_", "i.parquet.tmp", "a.parquet.crc"):
         (shard.parent / name).write_text("x")
     with caplog.at_level(logging.INFO):
-        assert find_shards([str(shard.parent)]).passed_over == 10
+        assert find_shards([str(shard.parent)]).passed_over == 6
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "passed over 10 of the input's files: 7 not named .parquet (" in line
+    assert "passed over 6 of the input's files: 3 not named as Parquet" in line
     assert "3 temporary (" in line
     assert "\n" not in line
     found = find_shards([f"{shard.parent}/*"])
@@ -93,15 +93,29 @@ def test_each_ending_is_among_the_examples():
 def test_only_foreign_files_are_an_error_that_names_them(tmp_path):
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / "part-0.PARQUET").touch()
-    with pytest.raises(InputError, match=r"no Parquet file at .*\(part-0.PARQUET\)") as caught:
+    with pytest.raises(
+        InputError, match=r"no Parquet, Arrow, JSON Lines or CSV at .*\(part-0.PARQUET\)"
+    ) as caught:
         find_shards([str(tmp_path)])
     assert "_SUCCESS" in str(caught.value)
 
 
 def test_an_input_that_is_given_twice_is_counted_once(shard, caplog):
-    (shard.parent / "b.csv").touch()
+    (shard.parent / "b.txt").touch()
     assert find_shards([str(shard.parent), f"{shard.parent}/"]).passed_over == 1
-    assert find_shards([str(shard.parent), str(shard.parent / "b.csv")]).passed_over == 0
+    assert find_shards([str(shard.parent), str(shard.parent / "b.txt")]).passed_over == 0
+
+
+def test_json_beside_other_data_describes_it(shard, caplog):
+    (shard.parent / "dataset_info.json").write_text("{}")
+    (shard.parent / "b.json.gz").touch()
+    with caplog.at_level(logging.INFO):
+        assert names(shard.parent) == ["a", "b.json.gz"]
+    assert "1 named .json beside other data (dataset_info.json)" in caplog.text
+    assert names(shard.parent / "*.json") == ["dataset_info.json"]
+    shard.unlink()
+    (shard.parent / "b.json.gz").unlink()
+    assert names(shard.parent) == ["dataset_info.json"]
 
 
 def test_markers_of_folders_are_nothing(shard):

@@ -130,7 +130,7 @@ def test_label_refuses_wrong_places(corpus, checkpoint, tmp_path):
     missing = invoke("label", "--input", corpus, "--model", tmp_path / "none", *common)
     refused(missing, "no checkpoint at", "expected a directory")
     nothing = invoke("label", "--input", tmp_path / "nowhere", "--model", checkpoint, *common)
-    refused(nothing, "no Parquet file at", "nowhere")
+    refused(nothing, "no Parquet, Arrow, ", "nowhere")
     (tmp_path / "text.parquet").write_text("not Parquet")
     rubbish = invoke("label", "--input", tmp_path / "text.parquet", "--model", checkpoint, *common)
     refused(rubbish, "not one shard can be labelled", "cannot be read as Parquet")
@@ -221,7 +221,7 @@ def test_wrong_config_files(tmp_path, text):
 
 def test_train_refuses_wrong_input(corpus, tmp_path):
     output = ["--output", tmp_path / "model"]
-    refused(invoke("train", "--train", tmp_path / "none", *output), "no Parquet file at")
+    refused(invoke("train", "--train", tmp_path / "none", *output), "no Parquet, Arrow, ")
     column = ["--label-column", "class"]
     refused(invoke("train", "--train", corpus, *output, *column), "no column 'class'")
     backbone = ["--backbone", tmp_path / "none"]

@@ -11,7 +11,7 @@ import pytest
 from support.labelling import settings, table_of
 from support.records import committed, identity, places, record
 from support.records import paths as paths_of
-from support.shards import random_texts, write_shard
+from support.shards import SCAN, random_texts, scan_of, write_shard
 from support.stages import InProcess
 
 from pipelines.input.columns import InputColumns
@@ -200,7 +200,7 @@ def planned(storage: Storage, *shards: Shard) -> Plan:
     """What a run would do, whose shards have rows."""
     output = Ledger(storage).committed()
     found = adopt(Ledger(storage), output, list(shards), identity(), "night-2")
-    with mock.patch("pipelines.labelling.plan.count_rows", return_value=60):
+    with mock.patch(SCAN, return_value=scan_of(60)):
         return make_plan(list(shards), found, identity(), InputColumns(), 10, "refuse")
 
 

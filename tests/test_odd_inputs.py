@@ -91,7 +91,7 @@ def dask(folder: Path) -> None:
 
 def hugging_face(folder: Path) -> None:
     put(folder / "data" / "train-00000-of-00001.parquet")
-    for name in ("README.md", "dataset_info.json", "state.json", "data-0.arrow", ".gitattributes"):
+    for name in ("README.md", "dataset_info.json", "state.json", ".gitattributes"):
         (folder / name).write_text("x")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.records import committed as held
 from support.records import holding, identity, places, record
-from support.shards import write_shard
+from support.shards import SCAN, scan_of, write_shard
 
 from fastbert.errors import InputError
 from pipelines.input.columns import InputColumns
@@ -197,7 +197,7 @@ def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
     another one only where it is not that of the last run."""
     shard, mine, output = night["shard"], night["identity"], ledger.committed()
     adopted = adopt(ledger, output, [shard], mine, "night-2")
-    with mock.patch("pipelines.labelling.plan.count_rows", lambda s, _: rows[s.version]):
+    with mock.patch(SCAN, lambda s, _: scan_of(rows[s.version])):
         try:
             found = plan_(shard, adopted, mine, night["slice_rows"], "refuse")
         except InputError:

@@ -41,7 +41,8 @@ def small_batches(monkeypatch):
             decoded.append(batch.num_rows)
             yield batch
 
-    monkeypatch.setattr("pipelines.input.slices.BATCH_ROWS", 4)
+    monkeypatch.setattr("pipelines.input.formats.parquet.BATCH_ROWS", 4)
+    monkeypatch.setattr("pipelines.input.batches.BATCH_ROWS", 4)
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     return decoded
 

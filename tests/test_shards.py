@@ -53,7 +53,7 @@ def test_two_shards_of_one_name_are_refused(corpus):
 @pytest.mark.parametrize("where", ["nowhere", "nowhere/*.parquet", "empty"])
 def test_nothing_found_is_an_error(corpus, where):
     (corpus / "empty").mkdir()
-    with pytest.raises(InputError, match="no Parquet file at"):
+    with pytest.raises(InputError, match="no Parquet, Arrow, JSON Lines or CSV at"):
         names(corpus / where)
 
 

@@ -56,7 +56,7 @@ def test_a_refused_job_fails(cluster, checkpoint, tmp_path):
         "--input", tmp_path / "none", "--output", tmp_path, "--model", checkpoint, "--speed", "0.4"
     )
     assert result.returncode == 1, said(result)
-    assert "no Parquet file at" in result.stdout
+    assert "no Parquet, Arrow, JSON Lines or CSV at" in result.stdout
 
 
 def test_a_submitted_job_equals_a_local_one_although_a_node_is_lost(cluster, checkpoint, tmp_path):

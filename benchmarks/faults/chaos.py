@@ -41,9 +41,11 @@ from typing import Any
 
 import click
 import numpy as np
+import pyarrow as pa
+from support.formats import ENCODED
 from support.models import tiny_fastbert, tiny_tokenizer
 from support.object_store import REGION, ObjectStore
-from support.shards import random_texts, write_shard
+from support.shards import random_texts
 
 from benchmarks import ROOT
 from benchmarks.faults.exactly_once import (
@@ -105,16 +107,24 @@ def open_place(store: str, work: Path) -> Iterator[Place]:
             yield Place(f"s3://{BUCKET}", environment | swift.environment | address, swift, proxy)
 
 
+#: Of shards, in turn.
+ENDINGS = ("parquet", "json.gz", "parquet", "csv")
+
+
 def write_corpus(folder: Path, rows: int, rng: np.random.Generator) -> int:
-    """Shards of odd sizes in hive folders, with rows without text; returns how many shards."""
+    """Shards of odd sizes and several formats in hive folders, with rows without text; returns how
+    many shards."""
     first, shards = 0, 0
     while first < rows:
         count = min(int(rng.integers(7, 132)), rows - first)
         texts: list[str | None] = [*random_texts(count, seed=int(rng.integers(2**31)))]
         for row in np.flatnonzero(rng.random(count) < 0.02):
             texts[row] = None
-        path = folder / f"dt=2026-11-{20 + shards % 3}" / f"part-{shards}.parquet"
-        write_shard(path, texts, id=range(first, first + count))
+        ending = ENDINGS[shards % len(ENDINGS)]
+        path = folder / f"dt=2026-11-{20 + shards % 3}" / f"part-{shards}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ids = range(first, first + count)
+        path.write_bytes(ENCODED[f"x.{ending}"](pa.table({"text": texts, "id": ids})))
         first, shards = first + count, shards + 1
     return shards
 

@@ -96,13 +96,13 @@ class SelfDistillation(Texts, NewCheckpoint):
 class TrainSettings(SelfDistillation, LabelledTexts):
     """`fastbert train`."""
 
-    train: tuple[str, ...] = setting("Labelled Parquet: files, folders or globs.")
+    train: tuple[str, ...] = setting("Labelled texts: files, folders or globs.")
     dev: tuple[str, ...] = setting(
-        "Labelled Parquet: half of it chooses when to stop, the rest judges and calibrates. "
+        "Labelled texts: half of it chooses when to stop, the rest judges and calibrates. "
         "Default: some rows of --train are held out for that.",
         (),
     )
-    unlabeled: tuple[str, ...] = setting("Further Parquet for self-distillation, no labels.", ())
+    unlabeled: tuple[str, ...] = setting("Further texts for self-distillation, no labels.", ())
     backbone: str = setting(
         "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, "
         "DistilBERT, DeBERTa-v2 or v3 (mDeBERTa), or ModernBERT (mmBERT).",
@@ -143,7 +143,7 @@ class DistilSettings(SelfDistillation):
         "in their order. Default: as the classifier calls it, or its folder is called.",
         (),
     )
-    corpus: tuple[str, ...] = setting("Parquet with texts; labels are not needed and not used.")
+    corpus: tuple[str, ...] = setting("Texts; labels are not needed and not used.")
     add_bag: bool = setting(
         "Only give --teacher, which has exits, a new one before the first layer: minutes. Its "
         "points stay what they are; calibrate it to use the new exit.",
@@ -208,7 +208,7 @@ class ConvertSettings(NewCheckpoint):
 class CalibrateSettings(Inference, LabelledTexts):
     """`fastbert calibrate`. Most of it makes a `Goal`, which checks itself."""
 
-    corpus: tuple[str, ...] = setting("Parquet with texts like those to be labelled.")
+    corpus: tuple[str, ...] = setting("Texts like those to be labelled.")
     max_disagreement: PartOf | None = setting(
         "Largest share of labels that may differ from full depth's.", None
     )
@@ -282,7 +282,7 @@ class CalibrateSettings(Inference, LabelledTexts):
 class EvaluateSettings(Inference, LabelledTexts):
     """`fastbert evaluate`."""
 
-    data: tuple[str, ...] = setting("Parquet, labelled unless --no-labels.")
+    data: tuple[str, ...] = setting("Texts, labelled unless --no-labels.")
     speeds: tuple[Share, ...] = setting(
         "Thresholds on the normalised entropy, 0 (full depth) to 1; may be repeated.",
         (0.1, 0.3, 0.5, 0.8),

@@ -21,11 +21,24 @@ class InputColumns:
     labels: tuple[str, ...] = ()
     #: Columns that labelling adds, whose names no carried column may have.
     added: pa.Schema = field(default_factory=output_schema)
+    #: The columns of formats that say no types, as found in all files of the run.
+    fields: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
     def texts(self) -> list[str]:
         """The text column, or both of a pair."""
         return [self.text] if self.pair is None else [self.text, self.pair]
+
+    def read(self, schema: pa.Schema) -> list[str]:
+        """Names of the columns that are read: texts, then those to copy, each once."""
+        return list(dict.fromkeys([*self.texts, *self.carried(schema)]))
+
+    def read_fields(self) -> pa.Schema:
+        """The same of formats that say no types; a text that no file has is a string."""
+        known = {field.name: field for field in self.fields}
+        known |= {name: pa.field(name, pa.string()) for name in self.texts}
+        schema = pa.schema(list(known.values()))
+        return pa.schema([schema.field(name) for name in self.read(schema)])
 
     def carried(self, schema: pa.Schema) -> dict[str, str]:
         """Input name -> output name of every column to copy.

@@ -18,9 +18,11 @@ from fastbert.exits.question import Kind
 from fastbert.filesystem import is_transient, redacted
 from fastbert.tasks.questions import Questions
 from fastbert.training.examples import Examples
+from pipelines.input.batches import BATCH_ROWS
 from pipelines.input.columns import InputColumns
+from pipelines.input.scans import Scans
 from pipelines.input.shards import Shard, find_shards
-from pipelines.input.slices import BATCH_ROWS, Slice, SliceReader, count_rows
+from pipelines.input.slices import Slice, SliceReader
 from pipelines.input.targets import Targets
 from pipelines.input.texts import usable_texts
 from pipelines.input.unreadable import ShardError, read_patiently
@@ -111,9 +113,10 @@ def read_labelled(
     for each in known:
         check_distinct(each.names or [])
     columns = replace(columns, carry=columns.labels)
-    shards = find_shards(urls)
+    shards, scans = find_shards(urls), Scans()
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        sizes = [*pool.map(lambda shard: _sound(shard, count_rows, shard, columns), shards)]
+        found_in = [*pool.map(lambda shard: _sound(shard, scans.of, shard, columns), shards)]
+    columns, sizes = replace(columns, fields=scans.fields()), [each.rows for each in found_in]
     drawn: list[Rows | None] = [None] * len(shards)
     total = sum(sizes)
     read = total if sample is None else min(sample, total)

@@ -7,7 +7,7 @@ job has left, what an editor, a file manager or a table format keeps. So does th
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fastbert.errors import InputError
 from fastbert.filesystem import is_transient, open_url, redacted
+from pipelines.input.formats import NAMES, ending
 from pipelines.input.tables import Info, above, current_files
 from pipelines.output.retry import Patience
 
@@ -41,7 +42,8 @@ class Listing:
 
 
 def list_files(url: str) -> Listing:
-    """The shards at a URL: a file, those named `*.parquet` below a folder, or what a glob matches.
+    """The shards at a URL: a file, those below a folder with an ending that says their format, or
+    what a glob matches.
 
     Below the folder, or the glob's part before its first wildcard, names that begin with `.` or `_`
     are passed over, except those that the glob asks for and `_x=1`, as Spark names partitions.
@@ -79,18 +81,27 @@ def list_files(url: str) -> Listing:
             reasons[name] = "hidden, with a name that begins with . or _"
         elif name.endswith(unfinished):
             reasons[name] = "temporary"
-        elif folder and not name.endswith(".parquet"):
-            reasons[name] = "not named .parquet"
+        elif folder and not ending(name):
+            reasons[name] = f"not named as {NAMES}"
+    if folder and (beside := _beside(files.keys() - reasons)):
+        reasons |= dict.fromkeys(beside, "named .json beside other data")
     current, older = current_files(fs, root, files, files.keys() - reasons, folder)
     reasons |= dict.fromkeys(older, "of older versions of a Delta table")
     passed = {n: (below[n] or n, why) for n, why in reasons.items() if n not in current}
     files = {name: info for name, info in (files | current).items() if name not in passed}
     if not files:
         raise InputError(
-            f"no Parquet file at '{redacted(url)}'; expected a .parquet file, a folder with some, "
-            "or a glob" + (f"; passed over {told(passed.values())}" if passed else "")
+            f"no {NAMES} at '{redacted(url)}'; expected a file of such a format (.parquet, .arrow, "
+            ".jsonl, .csv), a folder with some, or a glob"
+            + (f"; passed over {told(passed.values())}" if passed else "")
         )
     return Listing(fs, root, files, passed)
+
+
+def _beside(names: Set[str]) -> Set[str]:
+    """Those that describe the others rather than hold rows: JSON beside files of other formats."""
+    json = {name for name in names if name.endswith(".json")}
+    return json if names - json else set()
 
 
 def told(passed: Collection[tuple[str, str]]) -> str:

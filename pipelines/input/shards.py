@@ -1,4 +1,4 @@
-"""Input shards: finding Parquet files on any file system, and telling one version from another."""
+"""Input shards: finding files on any file system, and telling one version from another."""
 
 import logging
 import posixpath
@@ -10,6 +10,8 @@ from typing import IO, Any
 
 from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, reaching, redacted
+from pipelines.input.formats import WITHOUT, format_of
+from pipelines.input.formats.format import Format
 from pipelines.input.listing import Listing, list_files, told
 from pipelines.input.tables import MISSING
 
@@ -18,11 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of the input."""
+    """One file of the input."""
 
     #: Where it is: an fsspec URL.
     url: str
-    #: Its path below the input root, without `.parquet`; names its output.
+    #: Its path below the input root, of Parquet without `.parquet`; names its output.
     name: str
     #: Changes when the content does: the store's hash or etag, else size and time of change.
     version: str
@@ -34,6 +36,11 @@ class Shard:
     def has_version(self, recorded: str) -> bool:
         """Whether a record of this version is one of the content that is there now."""
         return recorded in (self.version, self.formerly)
+
+    @property
+    def format(self) -> Format:
+        """How it is read."""
+        return format_of(self.url)
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
         """The file, for reading at random places."""
@@ -50,12 +57,13 @@ class Shards(list[Shard]):
 
 
 def find_shards(urls: list[str]) -> Shards:
-    """The Parquet files under `urls`, sorted by name.
+    """The shards under `urls`, sorted by name.
 
-    A URL is a file, a folder (searched recursively for `*.parquet`) or a glob. Names are relative
-    to the folder, to the glob's part before its first wildcard, or to the file's parent. What is
-    passed over is logged (`listing.py`). Raises InputError where nothing is found, where two files
-    would share a name, for tables whose log cannot be followed (`tables.py`), and where this user
+    A URL is a file, a folder (searched recursively for files whose ending says their format) or a
+    glob. Names are relative to the folder, to the glob's part before its first wildcard, or to the
+    file's parent. What is passed over is logged (`listing.py`). Raises InputError where nothing is
+    found, where two files would share a name, for tables whose log cannot be followed
+    (`tables.py`), and where this user
     may not list; FastBertError where a store does not answer.
     """
     advice = "expected a place that is there, and that this user may list and read"
@@ -90,7 +98,7 @@ def find_shards(urls: list[str]) -> Shards:
 
 def _shards(listing: Listing) -> Iterator[Shard]:
     for path, info in listing.files.items():
-        name = path[len(listing.root) :].lstrip("/").removesuffix(".parquet")
+        name = path[len(listing.root) :].lstrip("/").removesuffix(WITHOUT)
         url = listing.fs.unstrip_protocol(path)
         yield Shard(url, name, *_version(info), problem=_problem(name, info))
 

@@ -1,30 +1,19 @@
 """Slices of shards: what they are, and reading their rows."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TypeVar
+from itertools import groupby
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.input.batches import together
 from pipelines.input.columns import InputColumns
+from pipelines.input.formats.format import Scan, Start
 from pipelines.input.shards import Shard
-from pipelines.input.unreadable import ShardError, parquet_errors
+from pipelines.input.unreadable import ShardError, reading
 from pipelines.output.record import table_path
-
-#: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
-#: fill the memory.
-BATCH_ROWS, BATCH_BYTES = 4096, 64 << 20
-#: Rows decoded at a time, or as many as there are columns, whose batches take time each. Few,
-#: because a footer does not tell how long rows are: a text that repeats is in the file once.
-_DECODE_ROWS = 64
-#: Largest row group that is fetched in whole, and else the bytes of a column read at a time.
-_FETCH_BYTES, _READ_BYTES = 256 << 20, 1 << 20
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -35,6 +24,8 @@ class Slice:
     shard_rows: int
     first_row: int
     rows: int
+    #: Where reading can begin, as far as the plan knows.
+    start: Start = Start()
 
     @property
     def path(self) -> str:
@@ -42,30 +33,35 @@ class Slice:
         return table_path(self.shard.name, self.first_row)
 
 
-def count_rows(shard: Shard, columns: InputColumns) -> int:
-    """The shard's number of rows, from its footer.
+def streams(slices: list[Slice]) -> list[list[Slice]]:
+    """Neighbours that one reader should have, in their order: those that begin at the same place,
+    as in a compressed file, where each of several readers would read what lies before its own."""
+
+    def place(numbered: tuple[int, Slice]) -> object:
+        number, piece = numbered
+        return (piece.shard.url, piece.start) if piece.shard.format.scanned else number
+
+    return [[piece for _, piece in some] for _, some in groupby(enumerate(slices), place)]
+
+
+def scan(shard: Shard, columns: InputColumns) -> Scan:
+    """What the shard holds.
 
     Raises ShardError if it cannot be labelled, and the store's own error if that may pass.
     """
-    with parquet_errors(), shard.open() as file:
-        parquet = pq.ParquetFile(file)
-        columns.carried(parquet.schema_arrow)
-        footer = parquet.metadata
-    rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-    if sum(rows) != footer.num_rows or min(rows, default=0) < 0:  # some would be lost in silence
-        raise ShardError(
-            f"its footer says {footer.num_rows} rows, its row groups hold {sum(rows)}; "
-            "write it again"
-        )
-    return int(footer.num_rows)
+    with reading(shard.format.name), shard.open() as file:
+        found = shard.format.scan(file)
+    if shard.format.typed or found.rows or found.schema.names:  # else text without a line
+        columns.carried(found.schema)
+    return found
 
 
 class SliceReader:
     """Reads the rows of slices, in any order; cheaply where one lies behind the last in its shard.
 
-    Parquet can decode a row group from its start only. Were each slice opened for itself, the start
-    of one huge row group would be decoded again for every slice in it, which is quadratic. So a
-    reader keeps its place in a shard and goes on from there.
+    Parquet can decode a row group from its start only, and compressed text a file. Were each slice
+    opened for itself, the start of one huge row group would be decoded again for every slice in it,
+    which is quadratic. So a reader keeps its place in a shard and goes on from there.
     """
 
     def __init__(self, columns: InputColumns) -> None:
@@ -73,14 +69,15 @@ class SliceReader:
         self._place: _Place | None = None
 
     def read(self, piece: Slice) -> Iterator[pa.Table]:
-        """The slice's rows, some at a time, but at least once, though it be none.
+        """The slice's rows, some at a time, but at least once, though it be none. Of formats of
+        text they have a column more, BROKEN.
 
         Raises ShardError if the shard cannot be read or no longer has the rows, and the store's
         own error if that may pass.
         """
         rows = 0
         try:
-            with parquet_errors():
+            with reading(piece.shard.format.name):
                 if self._place is None or not self._place.leads_to(piece):
                     self.close()
                     self._place = _Place(piece, self.columns)
@@ -110,47 +107,21 @@ class _Place:
         self.shard = piece.shard
         with ExitStack() as stack:
             file = stack.enter_context(piece.shard.open())
-            metadata = pq.read_metadata(file)
-            groups = map(metadata.row_group, range(metadata.num_row_groups))
-            weights = [(group.num_rows, group.total_byte_size) for group in groups]
-            largest = max((size for _, size in weights), default=0)
-            parquet = pq.ParquetFile(
-                file,
-                metadata=metadata,
-                buffer_size=_READ_BYTES,
-                pre_buffer=largest <= _FETCH_BYTES,
-                page_checksum_verification=True,
-            )
-            schema = parquet.schema_arrow
-            names = list(dict.fromkeys([*columns.texts, *columns.carried(schema)]))
-            self.schema = pa.schema([schema.field(name) for name in names])
-            # Of the row groups; at last, the end.
-            self.starts = list(accumulate((rows for rows, _ in weights), initial=0))
-            first = self._group(piece.first_row)
-            self.row = self.starts[first]
-            bytes_per_row = max((size // max(1, rows) for rows, size in weights), default=0)
-            at_once = min(
-                BATCH_ROWS,
-                max(_DECODE_ROWS, len(names)),
-                max(1, BATCH_BYTES // max(1, bytes_per_row)),
-            )
-            # Arrow keeps what it has fetched for a call until the next one.
-            self.batches = (
-                batch
-                for run in _together(range(first, len(weights)), weights.__getitem__)
-                for batch in parquet.iter_batches(at_once, run, columns=names)
-            )
+            opened = piece.shard.format.open(file, piece.start, piece.first_row, columns)
+            self.schema, self.row, self.starts = opened.schema, opened.row, opened.starts
+            self.batches = (batch for batch in opened.batches if batch.num_rows)
             self.rest: pa.RecordBatch | None = None  # decoded, and not taken yet
             self.close = stack.pop_all().close
 
     def leads_to(self, piece: Slice) -> bool:
-        """Whether going on gets to the slice, and no later than from its row group's start."""
-        start = self.starts[self._group(piece.first_row)]
+        """Whether going on gets to the slice, and no later than from where it would begin."""
+        within = self.starts[max(0, bisect_right(self.starts, piece.first_row) - 1)]
+        start = max(within, piece.start.row)
         return self.shard == piece.shard and start <= self.row <= piece.first_row
 
     def take(self, piece: Slice) -> Iterator[pa.Table]:
         """The slice's rows, some at a time, or those that the shard has."""
-        for some in _together(self._parts(piece), lambda part: (part.num_rows, part.nbytes)):
+        for some in together(self._parts(piece), lambda part: (part.num_rows, part.nbytes)):
             yield pa.Table.from_batches(some, self.schema)
 
     def _parts(self, piece: Slice) -> Iterator[pa.RecordBatch]:
@@ -163,24 +134,3 @@ class _Place:
             self.rest = batch.slice(last) if last < batch.num_rows else None
             if first < last:
                 yield batch.select(self.schema.names).slice(first, last - first)
-
-    def _group(self, row: int) -> int:
-        """The row group that `row` lies in."""
-        return max(0, bisect_right(self.starts, row, hi=len(self.starts) - 1) - 1)
-
-
-def _together(
-    items: Iterable[Item], weight: Callable[[Item], tuple[int, int]]
-) -> Iterator[list[Item]]:
-    """Neighbours of few rows and bytes together; `weight` tells both."""
-    some: list[Item] = []
-    rows = size = 0
-    for item in items:
-        more, larger = weight(item)
-        rows, size = rows + more, size + larger
-        if some and (rows > BATCH_ROWS or size > BATCH_BYTES):
-            yield some
-            some, rows, size = [], more, larger
-        some.append(item)
-    if some:
-        yield some

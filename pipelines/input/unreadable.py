@@ -18,15 +18,15 @@ class ShardError(FastBertError):
 
 
 @contextmanager
-def parquet_errors() -> Iterator[None]:
-    """Turns what is raised on files that are not, or not any more, Parquet into ShardErrors; the
-    store's own errors are left as they are if they may pass."""
+def reading(format: str) -> Iterator[None]:
+    """Turns what is raised on files that are not, or not any more, of a format into ShardErrors;
+    the store's own errors are left as they are if they may pass."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
         if is_transient(error):
             raise
-        raise ShardError(f"cannot be read as Parquet: {error}") from error
+        raise ShardError(f"cannot be read as {format}: {error}") from error
 
 
 def read_patiently(patience: Patience, read: Callable[..., Result], *arguments: Any) -> Result:

@@ -3,7 +3,7 @@
 import json
 import time
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def by_probe(
     """From labelling the first rows of what is to do, here and now; None if they cannot be read, or
     have no text. Raises InputError for a checkpoint that cannot label."""
     started = time.monotonic()
-    columns = columns_of(identity)
+    columns = replace(columns_of(identity), carry=())
     model, tokenizer = load_checkpoint(checkpoint, identity.pair_column is not None)
     dtype = DTYPES[resolve(asked, device(), point.proven_in)]
     engine = Engine(model, device(), dtype, ranges=point.ranges)

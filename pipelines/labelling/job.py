@@ -17,13 +17,14 @@ from fastbert.exits.operating_point import WHERE, OperatingPoint
 from fastbert.filesystem import absolute, redacted
 from fastbert.outline import read_outline
 from fastbert.writable import check_file
+from pipelines.input.scans import Scans
 from pipelines.input.shards import find_shards
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audits
 from pipelines.labelling.placement import check_apart
 from pipelines.labelling.plan import Plan, make_plan
-from pipelines.labelling.point import asked_point, point_of_output
+from pipelines.labelling.point import asked_point, check_precision, point_of_output
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import Stops
 from pipelines.labelling.summary import RUNS, prices, startup, totals
@@ -92,6 +93,7 @@ class Job:
         self.point: OperatingPoint
         self.identity: Identity
         self.ledger = Ledger(Storage(settings.output))
+        self.scans = Scans(self.ledger.storage, keep=not settings.dry_run)
         started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         self.run_id = settings.run_id or f"{started}-{uuid.uuid4().hex[:4]}"
 
@@ -116,6 +118,7 @@ class Job:
             None if settings.precision == "auto" else settings.precision,
             settings.retry_errors,
             settings.prune,
+            self.scans,
         )
         log.info(
             "%d shards: %d slices with %d rows to label, %d slices up to date, %d shards "
@@ -150,7 +153,7 @@ class Job:
             exit_depths=[each.depth for each in self.config.exit_list],
             text_column=settings.text_column,
             pair_column=settings.pair_column,
-            carry=list(settings.carry) or None,
+            carry=None if settings.carried is None else list(settings.carried),
             max_length=self.config.max_length,
             windows=self._windows(),
             truncated=begun_with or settings.truncated,
@@ -248,6 +251,7 @@ class Job:
         lock.check()
         ledger.fold(plan.adopted + records)
         ledger.storage.clear_staging()  # committers may have been killed
+        self.scans.clear()
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         ended = last_run.LastRun(
             run_id=self.run_id, ended_at=now, exit_code=found["exit_code"], bad_shards=bad_shards
@@ -262,6 +266,7 @@ class Job:
         ledger.sweep(plan.swept)
         if plan.todo or plan.adopted:
             ledger.reopen(self.run_id)
+            self.scans.settle(plan.fields)
         ledger.forget(plan.removed)
         ledger.withdraw(plan.replaced)
         ledger.adopt(plan.adopted)
@@ -295,6 +300,7 @@ class Job:
             output=self.settings.output,
             run_id=self.run_id,
             identity=self.identity,
+            fields=plan.fields,
             operating_point=self.point.name,
             audit_rate=self.settings.audit_rate,
             precision=precision,
@@ -338,13 +344,3 @@ class Job:
                 lock.check()  # if it is lost, that is why
                 raise
         return records, failed
-
-
-def check_precision(point: OperatingPoint, precision: str) -> None:
-    """Warn where the promise was proven in another precision than the run's."""
-    if point.promise and point.evidence and point.evidence.precision != precision:
-        log.warning(
-            "'%s' was calibrated in %s, this run labels in %s, for which nothing is proven; "
-            "calibrate with --precision %s, or watch what --audit-rate finds",
-            *(point.name, point.evidence.precision, precision, precision),
-        )

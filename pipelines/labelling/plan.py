@@ -5,7 +5,6 @@ Commits stay tables: only what is to be done becomes objects.
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,14 @@ import pyarrow as pa
 from fastbert.errors import InputError
 from fastbert.filesystem import redacted
 from pipelines.input.columns import InputColumns
+from pipelines.input.formats.format import Scan, Start
+from pipelines.input.scans import Scans
 from pipelines.input.shards import Shard
-from pipelines.input.slices import Slice, count_rows
-from pipelines.input.unreadable import ShardError, read_patiently
+from pipelines.input.slices import Slice
 from pipelines.output.committed import PATH, Committed
 from pipelines.output.identity import MAY_CHANGE, Identity
 from pipelines.output.record import Record, table_path
-from pipelines.output.retry import Patience
 from pipelines.output.sets import Mask, Sets, chosen
-from pipelines.output.storage import FOOTER_THREADS
 from pipelines.settings import OnChange
 
 
@@ -54,6 +52,8 @@ class Plan:
     bad_shards: dict[str, str]
     #: What this labelling's last commit was made in; None for a new output.
     precision: str | None
+    #: See `InputColumns`.
+    fields: pa.Schema
 
     @property
     def rows(self) -> int:
@@ -106,6 +106,7 @@ def make_plan(
     precision: str | None = None,
     retry_errors: bool = False,
     prune: bool = False,
+    scans: Scans | None = None,
 ) -> Plan:
     """Compare shards with commits. `precision` is the one that was asked for, if one was.
 
@@ -114,7 +115,7 @@ def make_plan(
     commits of the input have other columns or lengths, are from another place or in another
     precision than is asked for, and may not be replaced; and where not one shard can be labelled.
     """
-    relabel = on_change == "relabel"
+    relabel, scans = on_change == "relabel", scans or Scans()
     last = output.precision(identity)
     if last and precision and last != precision and not relabel:
         raise InputError(
@@ -143,14 +144,16 @@ def make_plan(
         if not relabel:
             _check(sets, shards, identity, kept, any_fits=bool(fits.any()))
         rows, done = _known(sets, fits)
-        bad = _count(shards, columns, rows, done)
+        scanned, bad = _scan(shards, columns, scans, rows, done)
         if shards and not rows:
             url, reason = next(iter(bad.values()))
             raise InputError(f"not one shard can be labelled; {url}: {reason}")
         todo = [
             piece
             for place in sorted(done)
-            for piece in _gaps(shards[place], rows[place], done[place], slice_rows)
+            for piece in _gaps(
+                shards[place], rows[place], done[place], slice_rows, scanned.get(place)
+            )
         ]
         spoiled = sets.mask("commits", "from judged where list_contains($bad, place)", bad=[*bad])
         sets.add("todo", pa.table({"path": pa.array([piece.path for piece in todo], pa.string())}))
@@ -177,6 +180,7 @@ def make_plan(
         left=[path for path, name in stray.items() if name not in swept],
         bad_shards=dict(bad.values()),
         precision=last,
+        fields=scans.fields(),
     )
 
 
@@ -276,47 +280,46 @@ def _known(sets: Sets, fits: Mask) -> tuple[dict[int, int], dict[int, list[range
     return rows, done
 
 
-def _count(
+def _scan(
     shards: list[Shard],
     columns: InputColumns,
+    scans: Scans,
     rows: dict[int, int],
     done: dict[int, list[range]],
-) -> dict[int, tuple[str, str]]:
-    """Open the shards that no commit fits, and add what they have. Returns those that cannot be
-    labelled, by place: URL and reason."""
-    new = [place for place in range(len(shards)) if place not in rows]
-    bad = {}
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        counts = pool.map(lambda place: _count_rows(shards[place], columns), new)
-        for place, count in zip(new, counts, strict=True):
-            if isinstance(count, str):
-                bad[place] = redacted(shards[place].url), count
-            else:
-                rows[place], done[place] = count, []
-    return bad
+) -> tuple[dict[int, Scan], dict[int, tuple[str, str]]]:
+    """Open the shards that no commit fits, and add what they have, and those of which only a scan
+    tells where rows begin. Returns what was found, and, of those that cannot be labelled, URL and
+    reason, by place."""
+    known = {place for place in rows if place not in done or not shards[place].format.scanned}
+    new = [place for place in range(len(shards)) if place not in known]
+    found: dict[int, Scan] = {}
+    bad: dict[int, tuple[str, str]] = {}
+    for place, scan in zip(new, scans.each([shards[k] for k in new], columns), strict=True):
+        if isinstance(scan, str):
+            bad[place] = redacted(shards[place].url), scan
+            rows.pop(place, None)
+            done.pop(place, None)
+        else:
+            found[place] = scan
+            rows.setdefault(place, scan.rows)
+            done.setdefault(place, [])
+    return found, bad
 
 
-def _count_rows(shard: Shard, columns: InputColumns) -> int | str:
-    """How many rows the shard has, or why it cannot be labelled."""
-    if shard.problem is not None:
-        return shard.problem
-    try:
-        return read_patiently(Patience(), count_rows, shard, columns)
-    except ShardError as error:
-        return str(error)
-
-
-def _gaps(shard: Shard, rows: int, done: list[range], slice_rows: int) -> list[Slice]:
+def _gaps(
+    shard: Shard, rows: int, done: list[range], slice_rows: int, scan: Scan | None
+) -> list[Slice]:
     """The row ranges of a shard that no record covers, cut into slices.
 
     A shard without rows gets one empty slice, so that it is not opened again the next night.
     """
     if rows == 0 and not done:
         return [Slice(shard, 0, 0, 0)]
+    begin = scan.start if scan else lambda row: Start()
     starts = [0, *(each.stop for each in done)]  # in order
     stops = [*(each.start for each in done), rows]
     return [
-        Slice(shard, rows, first, min(slice_rows, stop - first))
+        Slice(shard, rows, first, min(slice_rows, stop - first), begin(first))
         for start, stop in zip(starts, stops, strict=True)
         for first in range(start, stop, slice_rows)
     ]

@@ -38,3 +38,13 @@ def point_of_output(config: Configuration, last: dict[str, Any] | None) -> Opera
             *(found.name, default),
         )
     return found
+
+
+def check_precision(point: OperatingPoint, precision: str) -> None:
+    """Warn where the promise was proven in another precision than the run's."""
+    if point.promise and point.evidence and point.evidence.precision != precision:
+        log.warning(
+            "'%s' was calibrated in %s, this run labels in %s, for which nothing is proven; "
+            "calibrate with --precision %s, or watch what --audit-rate finds",
+            *(point.name, point.evidence.precision, precision, precision),
+        )

@@ -17,7 +17,9 @@ from fastbert.checkpoint import fetch_checkpoint
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from fastbert.tokenizer import load_tokenizer
-from pipelines.input.slices import BATCH_BYTES, SliceReader
+from pipelines.input.batches import BATCH_BYTES
+from pipelines.input.formats.format import BROKEN
+from pipelines.input.slices import SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.isolate import Rows, isolate
@@ -37,7 +39,7 @@ class ReadTokenize:
         with blamed_on_machine("the tokenizer cannot be made ready", "cpu"):
             self.tokenize = Tokenizer(tokenizer, run.identity.windowing)
         self.max_length = run.identity.max_length
-        self.columns = columns_of(run.identity)
+        self.columns = replace(columns_of(run.identity), fields=run.fields)
         self.rows = SliceReader(self.columns)
         self.answer_early: Callable[[Work], Work] | None = None
         if run.answer_early:
@@ -86,10 +88,13 @@ class ReadTokenize:
         """Carried columns, token ids and errors of some rows."""
         decoded = [decode(table[name]) for name in self.columns.texts]
         texts = [some for some, _ in decoded]  # by column
+        wrong = [of_column for _, of_column in decoded]
+        if BROKEN.name in table.column_names:
+            wrong.insert(0, table[BROKEN.name].to_pylist())
+            table = table.drop_columns(BROKEN.name)
         errors = [given_up] * len(table)
-        if any(any(of_column) for _, of_column in decoded):
-            reasons = zip(*(of_column for _, of_column in decoded), strict=True)
-            errors = [next(filter(None, of_row), given_up) for of_row in reasons]
+        if any(map(any, wrong)):
+            errors = [next(filter(None, row), given_up) for row in zip(*wrong, strict=True)]
 
         def run(rows: Rows) -> Tokens:
             every = len(rows) == len(table)

@@ -1,7 +1,7 @@
 """The parcels that travel with a run: what its stages know, and what they get of the machine."""
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -38,6 +38,8 @@ class Run:
     output: str  # URL
     run_id: str
     identity: Identity
+    #: See `InputColumns`.
+    fields: pa.Schema = field(default_factory=lambda: pa.schema([]))
     #: For the lineage: the name of what `identity` holds as thresholds.
     operating_point: str
     audit_rate: float

@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from fastbert.errors import FastBertError, InputError
-from pipelines.input.slices import Slice
+from pipelines.input.slices import Slice, streams
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import Outcome, Work, packed, unpacked
 from pipelines.running.child import Child
@@ -35,7 +35,10 @@ class LocalExecutor:
 
     def start(self, settings: LabelSettings) -> None:
         """Start a process of each stage, unless they are there."""
-        self.crews = self.crews or [Crew(stage, settings.slice_attempts) for stage in self.stages]
+        if not self.crews:
+            kinds = (Readers, *[Crew] * len(self.stages[1:]))
+            made = zip(kinds, self.stages, strict=True)
+            self.crews = [kind(stage, settings.slice_attempts) for kind, stage in made]
 
     def gpus(self) -> int:
         """How many torch sees, in the process that has it."""
@@ -88,7 +91,10 @@ class LocalExecutor:
         try:
             for crew, count, given in zip(self.crews, processes, arguments, strict=True):
                 crew.begin(min(count, len(slices)), given, guard)
-            yield from _flow(self.crews, iter(slices))
+            readers = self.crews[0]
+            assert isinstance(readers, Readers)
+            readers.follow(streams(slices))
+            yield from _flow(self.crews)
         finally:
             self.close()
 
@@ -122,11 +128,17 @@ class Crew:
 
     def hand_out(self, following: "Crew | None") -> None:
         """Give what waits to who has least, as long as the stage behind has room for it."""
-        while self.waiting and (following is None or following.has_room(self)):
-            idle = min(self.children, key=lambda child: len(child.given))
-            if len(idle.given) == _GIVEN:
+        while following is None or following.has_room(self):
+            for child in sorted(self.children, key=lambda child: len(child.given)):
+                if len(child.given) < _GIVEN and (item := self.next_for(child)):
+                    child.give(item)
+                    break
+            else:
                 return
-            idle.give(self.waiting.popleft())
+
+    def next_for(self, child: Child) -> bytes | None:
+        """What a process may do next, if there is anything."""
+        return self.waiting.popleft() if self.waiting else None
 
     def has_room(self, before: "Crew") -> bool:
         """Whether what the stage before has, and one more, may come to wait here."""
@@ -142,12 +154,27 @@ class Crew:
             child.end()
 
 
-def _flow(crews: list[Crew], slices: Iterator[Slice]) -> Generator[Outcome, None, None]:
+class Readers(Crew):
+    """The processes of the first stage. Each follows a stream of slices to its end."""
+
+    def follow(self, streams: list[list[Slice]]) -> None:
+        """Have these to read."""
+        self.streams = iter(streams)
+        self.of: dict[Child, Iterator[Slice]] = {}
+
+    def next_for(self, child: Child) -> bytes | None:
+        """The next slice of the child's stream, or of one that nobody has."""
+        piece = next(self.of.get(child, iter(())), None)
+        if piece is None and (stream := next(self.streams, None)):
+            self.of[child] = iter(stream)
+            piece = next(self.of[child])
+        return None if piece is None else packed(Work(piece))
+
+
+def _flow(crews: list[Crew]) -> Generator[Outcome, None, None]:
     behind = [*crews[1:], None]
     children = [child for crew in crews for child in crew.children]
     while True:
-        if not crews[0].waiting and (piece := next(slices, None)):
-            crews[0].waiting.append(packed(Work(piece)))
         for crew, following in reversed([*zip(crews, behind, strict=True)]):
             crew.hand_out(following)
         if not any(child.given for child in children):

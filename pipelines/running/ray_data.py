@@ -8,19 +8,19 @@ The driver sees records, never rows. What becomes of slices whose processes die 
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 from ray.util.metrics import Counter
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastbert.errors import FastBertError
-from pipelines.input.slices import Slice
+from pipelines.input.slices import Slice, streams
 from pipelines.labelling.metrics import Metrics
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import ITEM, Outcome, Work, from_block, packed, to_block, unpacked
@@ -69,8 +69,10 @@ def run_stages(
         ),
         (CommitActor, (), resources.commit_cpus, (1, high, 1)),
     ]
+    # A slice is a row, and a row a block: else slices of one stream would wait for each other.
+    DataContext.get_current().target_max_block_size = 1
     # Not `from_arrow`: it runs a task per block.
-    rows = [{ITEM: packed(Work(piece))} for piece in slices]
+    rows = [{ITEM: packed([Work(piece) for piece in stream])} for stream in streams(slices)]
     data: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage, (actor, arguments, cpus, (least, most, first)) in zip(
         stages, operators, strict=True
@@ -184,6 +186,11 @@ class OnBlocks:
 
 class ReadTokenizeActor(OnBlocks):
     """First."""
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """As the stage, on a block of one stream of slices."""
+        for work in from_block(block):
+            yield to_block(self.stage(work))
 
 
 class ClassifyActor(OnBlocks):

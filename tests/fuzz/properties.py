@@ -4,8 +4,10 @@ from typing import Any
 from unittest import mock
 
 from hypothesis import HealthCheck, settings
+from support.shards import SCAN, scan_of
 
 from pipelines.input.columns import InputColumns
+from pipelines.input.formats.format import Scan
 from pipelines.input.shards import Shard
 from pipelines.input.unreadable import ShardError
 from pipelines.labelling.plan import Plan, make_plan
@@ -24,10 +26,10 @@ def examples(number: int) -> settings:
 def plan_of(rows: dict[str, int | None], shards: list[Shard], *arguments: Any) -> Plan:
     """That of shards that are never opened, with so many rows, or None: spoiled."""
 
-    def count_rows(shard: Shard, columns: InputColumns) -> int:
+    def scan(shard: Shard, columns: InputColumns) -> Scan:
         if (found := rows[shard.name]) is None:
             raise ShardError("spoiled")
-        return found
+        return scan_of(found)
 
-    with mock.patch("pipelines.labelling.plan.count_rows", count_rows):
+    with mock.patch(SCAN, scan):
         return make_plan(shards, *arguments)

@@ -8,7 +8,7 @@ from support.stages import a_run
 
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import Shard, find_shards
-from pipelines.input.slices import Slice, count_rows
+from pipelines.input.slices import Slice, scan
 from pipelines.input.unreadable import ShardError
 from pipelines.labelling.read import ReadTokenize
 from pipelines.labelling.work import Failed, Work, from_block, to_block
@@ -24,7 +24,7 @@ def serve(connection: Any, checkpoint: str) -> None:
     while path := connection.recv():
         try:
             (shard,) = find_shards([path])
-            rows = count_rows(shard, InputColumns())
+            rows = scan(shard, InputColumns()).rows
             connection.send(rows)
             connection.send(read_slices(read, shard, rows))
         except ShardError as error:

@@ -69,5 +69,5 @@ def test_the_same_file_by_two_names_is_refused(tmp_path, job):
 
 def test_a_fifo_as_input_is_refused(tmp_path, job):
     os.mkfifo(tmp_path / "in")
-    with pytest.raises(InputError, match="no Parquet file at"):
+    with pytest.raises(InputError, match="no Parquet, Arrow, JSON Lines or CSV at"):
         job()

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hostile.harness import (
+    ODD,
     TEXTS,
     Expected,
     Kinds,
@@ -42,25 +43,7 @@ def unusable_text(folder: Path, value: tuple[str | None, str]) -> Expected:
     return expected
 
 
-@KINDS.each(
-    "text",
-    {
-        "10-mb": "the red river " * 750_000,
-        "one-huge-word": "x" * 2_000_000,
-        "one-huge-unknown-word": "\u4e2d" * 500_000,
-        "unknown-characters": "\u16a0\u16a1\u16a2 \U000e0041 \ue000",
-        "nul": "the\0red\0",
-        "only-nul": "\0",
-        "controls": "".join(map(chr, range(1, 32))) + "\x7f\x80\x9f the",
-        "zero-width": "\u200b\u200c\u200d\u2060\ufeff",
-        "bidi": "\u202ethe red\u202c \u2066river\u2069 \u05d0\u05d1",
-        "combining": "Z" + "\u0301\u0323" * 5000 + " a\u0308",
-        "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \U0001f44d",
-        "non-characters": "\ufffe\uffff\U0010ffff \ufffd",
-        "special-tokens": "[CLS] [SEP] [MASK] [PAD] [UNK] [SEP] [SEP]",
-        "markup": "<script>alert(1)</script> '; drop table labels; -- {{7*7}} %s %n ${HOME}",
-    },
-)
+@KINDS.each("text", ODD)
 def odd_text(folder: Path, text: str) -> Expected:
     return write(folder, numbered([*TEXTS[:5], text, *TEXTS[5:]]))
 

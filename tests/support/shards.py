@@ -6,8 +6,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.input.formats.format import Scan
+
 SENTENCE = "a the red blue stone river runs under old tall quiet bridge market city night bread"
 WORDS = SENTENCE.split()
+
+#: To patch where shards are never opened: what opens a new one.
+SCAN = "pipelines.input.scans.scan"
+
+
+def scan_of(rows: int) -> Scan:
+    return Scan(rows, pa.schema([("text", pa.string())]))
 
 
 def random_texts(rows: int, seed: int = 0, longest: int = 20) -> list[str]:

@@ -81,7 +81,14 @@ class InProcess:
         return resolve_name(function)(*arguments)
 
     def run(self, run, slices, resources) -> Generator[Outcome, None, None]:
-        key = (run.model, str(run.identity), run.audit_rate, run.precision, run.emulated)
+        key = (
+            run.model,
+            str(run.identity),
+            str(run.fields),
+            run.audit_rate,
+            run.precision,
+            run.emulated,
+        )
         _runs[key] = run
         for piece in slices:
             item = Work(piece)

@@ -1,0 +1,27 @@
+"""How much is in memory at a time: rows and bytes that travel together."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+#: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
+#: fill the memory.
+BATCH_ROWS, BATCH_BYTES = 4096, 64 << 20
+
+Item = TypeVar("Item")
+
+
+def together(
+    items: Iterable[Item], weight: Callable[[Item], tuple[int, int]]
+) -> Iterator[list[Item]]:
+    """Neighbours of few rows and bytes together; `weight` tells both."""
+    some: list[Item] = []
+    rows = size = 0
+    for item in items:
+        more, larger = weight(item)
+        rows, size = rows + more, size + larger
+        if some and (rows > BATCH_ROWS or size > BATCH_BYTES):
+            yield some
+            some, rows, size = [], more, larger
+        some.append(item)
+    if some:
+        yield some

@@ -1,0 +1,60 @@
+"""Files of text as blocks of whole lines, whether they are compressed or not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.input.unreadable import ShardError
+
+#: About so many bytes are read at a time, and lie between two places where reading can begin.
+BLOCK_BYTES = 1 << 20
+_UTF8, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole lines."""
+
+    offset: int  # of its first byte, where the file is not compressed
+    data: bytes
+
+    def lines(self) -> list[bytes]:
+        """Each line, with its end."""
+        places = np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n")) + 1
+        ends = [*places.tolist(), len(self.data)]
+        data, starts = self.data, [0, *ends[:-1]]
+        return [data[start:end] for start, end in zip(starts, ends, strict=True) if start < end]
+
+
+def blocks(file: IO[bytes], compression: str | None, position: int = 0) -> Iterator[Block]:
+    """The lines of a file, from a position on that begins one. A byte order mark is left out.
+
+    Raises ShardError for UTF-16, and OSError for compressed data that is cut off or spoiled.
+    """
+    if compression:
+        stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
+    else:
+        file.seek(position)
+        stream = file
+    first = position == 0
+    waiting: list[bytes] = []
+    while data := stream.read(BLOCK_BYTES):
+        if first:
+            first = False
+            if data.startswith(_UTF16):
+                raise ShardError("is UTF-16, expected UTF-8; convert it, as with iconv")
+            if data.startswith(_UTF8):
+                data, position = data[len(_UTF8) :], len(_UTF8)
+        end = data.rfind(b"\n") + 1
+        if not end:
+            waiting.append(data)  # a line that is longer than a block
+            continue
+        whole = b"".join([*waiting, data[:end]])
+        yield Block(position, whole)
+        position += len(whole)
+        waiting = [data[end:]] if end < len(data) else []
+    if waiting:
+        yield Block(position, b"".join(waiting))

@@ -7,7 +7,9 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tempfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from fastbert.cache import local_copy
 from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, reaching, redacted
 
+#: What is fetched of a model on the hub: weights, tokenizer and settings, nothing that is run.
+_HUB_FILES = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
 _NOT_FINGERPRINTED = {
     "operating_points",
@@ -74,12 +78,31 @@ def _where(point: dict[str, Any]) -> list[Any]:
     return [*(point.get(name) for name in names), {k: _where(own) for k, own in each.items()}]
 
 
+def is_hub_id(place: str) -> bool:
+    """Whether a place is a model's id on the Hugging Face hub: `owner/name`, and no folder here."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", place)) and not os.path.exists(place)
+
+
+def fetch_from_hub(name: str, files: Sequence[str] = _HUB_FILES) -> Path:
+    """A local folder with a model of the hub, as `huggingface_hub` keeps it; InputError if there is
+    none. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded."""
+    from huggingface_hub import snapshot_download  # of no use to others
+    from huggingface_hub.errors import HfHubHTTPError
+
+    what = f"no checkpoint '{name}': there is no such folder here, and the hub does not give one"
+    advice = "expected a folder, a URL or the id of a model on the hub"
+    with explained(what, advice, OSError, ValueError, HfHubHTTPError):
+        return Path(snapshot_download(name, allow_patterns=list(files)))
+
+
 def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True) -> Path:
-    """A local directory with the checkpoint at `url`; remote ones are downloaded once a version,
-    without `weights` only the rest of it.
+    """A local directory with the checkpoint at `url`, or of this id on the hub; remote ones are
+    downloaded once a version, without `weights` only the rest of it.
 
     Raises InputError if there is none, and if its fingerprint is not the `expected` one.
     """
+    if is_hub_id(url):
+        return _expected(fetch_from_hub(url), url, expected, weights)
     fs, path = open_url(url)
     place = f"the checkpoint at '{redacted(url)}'"
 
@@ -103,13 +126,25 @@ def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True
             folder = Path(path)
         else:
             folder = local_copy(fs, files, place)
+    return _expected(folder, url, expected, weights)
+
+
+def _expected(folder: Path, url: str, expected: str | None, weights: bool) -> Path:
+    """The folder; InputError if its fingerprint is not the expected one."""
     if expected is not None and (found := fingerprint(folder, weights)) != expected:
         raise InputError(
-            f"{place} has changed since the run began (it has the fingerprint {found[:8]}, "
-            f"expected {expected[:8]}); what is committed is kept: put the old one back and run "
-            "again, or label all with the new one by --relabel"
+            f"the checkpoint at '{redacted(url)}' has changed since the run began (it has the "
+            f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept: put "
+            "the old one back and run again, or label all with the new one by --relabel"
         )
     return folder
+
+
+def is_fastbert(folder: Path) -> bool:
+    """Whether a model is one of ours, rather than a classifier to be taught from."""
+    with readable(folder / "config.json", Exception):
+        settings = json.loads((folder / "config.json").read_text())
+        return bool(settings.get("model_type") == "fastbert")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     FastBertError     something the project can name went wrong                            1
     ├── InputError    an option, path, checkpoint or table is wrong; nothing was done      2
+    │   └── NotProven   a promise cannot be proven on these rows
     └── MachineError  the machine, its memory or its libraries fail; no input is to blame  1
     Stopped           somebody wants the process to end                                    1
 
@@ -27,6 +28,10 @@ class InputError(FastBertError):
     """What the user passed cannot be used; the message says what to pass instead."""
 
     exit_code = 2
+
+
+class NotProven(InputError):
+    """The rows are too few for a promise, or nothing faster than full depth keeps it."""
 
 
 class MachineError(FastBertError):

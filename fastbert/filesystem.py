@@ -40,6 +40,7 @@ _CLIENT_ERRORS = {
     ("botocore", "IncompleteReadError"),
     ("gcsfs", "HttpError"),  # what it has no better name for, as 503
     ("httpx", "TransportError"),
+    ("httpx2", "TransportError"),
     ("requests", "ConnectionError"),
     ("requests", "Timeout"),
 }

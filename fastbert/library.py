@@ -4,7 +4,6 @@ model = fastbert.load("models/news")
 model.label(["Oil prices fall again"])
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from fastbert.checkpoint import fetch_checkpoint
-from fastbert.errors import InputError, explained
+from fastbert.errors import InputError
 from fastbert.exits.operating_point import OperatingPoint
 from fastbert.exits.question import Kind, prefix
 from fastbert.exits.rules import Threshold
@@ -33,8 +30,6 @@ from fastbert.weights import load_checkpoint
 
 Text = str | None | tuple[str | None, str | None]
 
-#: What is fetched of a repository: weights, tokenizer and settings, nothing that could be run.
-_FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model"]
 #: Texts that go through the model together; more gain nothing.
 _PORTION = 16_384
 
@@ -117,7 +112,7 @@ class Classifier:
             raise InputError(f"precision is '{precision}', expected one of {', '.join(known)}")
         if device not in (None, "cpu", "cuda"):
             raise InputError(f"device is '{device}', expected cpu or cuda")
-        folder = _located(str(place))
+        folder = fetch_checkpoint(str(place))
         self.model, tokenizer = load_checkpoint(folder)
         self.precision = precision
         self.device = device or arithmetic.device()
@@ -239,16 +234,6 @@ def _answers(row: dict[str, Any], questions: Questions) -> dict[str, Any]:
         )
         for asked in questions
     }
-
-
-def _located(place: str) -> Path:
-    """Where the checkpoint is on this machine, fetched if it was not."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or Path(place).exists():
-        return fetch_checkpoint(place)
-    what = f"no checkpoint '{place}': there is no such folder here, and the hub does not give one"
-    advice = "expected a folder, a URL or the id of a model on the hub"
-    with explained(what, advice, OSError, ValueError, HfHubHTTPError):
-        return Path(snapshot_download(place, allow_patterns=_FILES))
 
 
 def _sides(texts: Sequence[Text]) -> tuple[list[str], list[str] | None, list[str | None]]:

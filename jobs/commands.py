@@ -89,13 +89,16 @@ COMMANDS = {
     ),
     "label": Entry(
         settings.LabelSettings,
-        "pipelines.running.executor:label_anywhere",
-        """Label a corpus with a FastBERT checkpoint, on this machine or on Ray.
+        "pipelines.checkpoints.own_exits:label_with_any",
+        """Label a corpus with a classifier, on this machine or on Ray.
 
         Reads every file of the input (Parquet, Arrow, JSON Lines, CSV), writes one Parquet file
         per slice below OUTPUT/table, and a record of it below OUTPUT/ledger. Run again, it labels
         only new and changed files. Without --speed or --operating-point it works at the operating
         point of the output's last run, and at the checkpoint's default one for a new output.
+
+        A Hugging Face classifier that has no exits gets some, of its own answers to a sample of the
+        input, where the input is large enough for that to pay. They are kept in OUTPUT/model.
 
         Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but with unreadable shards or
         more bad rows than allowed, 4 another run holds the output; --alarm-exit-code adds one.

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from fastbert.errors import FastBertError, InputError, Stopped
 from fastbert.filesystem import FULL
 from jobs.commands import COMMANDS
 from jobs.streams import print_summary, repair_streams
-from pipelines.running.quiet import quiet_transformers
+from pipelines.running.quiet import log_to_stderr
 
 
 def command(name: str) -> click.Command:
@@ -36,12 +35,7 @@ def command(name: str) -> click.Command:
     def callback(**options: Any) -> None:
         repair_streams()
         stdout, sys.stdout = sys.stdout, sys.stderr
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S"
-        )
-        for noisy in ("ray", "httpx", "transformers", "fsspec", "botocore", "aiobotocore"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        quiet_transformers()
+        log_to_stderr()
         with _one_line():
             try:
                 _check_here()

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from fastbert.errors import InputError
-from pipelines.bounds import AlarmCode, Count, NotNegative, Positive, Share
+from pipelines.bounds import AlarmCode, Count, NotNegative, PartOf, Positive, Share
 
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8", "fp8"]
@@ -72,7 +72,7 @@ class LabelledTexts(Texts):
 class Inference(Texts):
     """What runs texts through a model."""
 
-    model: str = setting("A FastBERT checkpoint, a folder.")
+    model: str = setting("A FastBERT checkpoint: a folder, a URL, or an id on the hub.")
     precision: Precision = setting(
         "Arithmetic. auto: the output's if it goes on, else the operating point's if there is one "
         "that the machine can do, else bf16 where the hardware multiplies it, else fp32. int8, on "
@@ -99,6 +99,26 @@ class LabelSettings(Inference):
     )
     operating_point: str | None = setting(
         "Use these thresholds of the checkpoint, by name, instead of --speed.", None
+    )
+    max_disagreement: PartOf = setting(
+        "Of a --model without exits, for which the output makes some: largest share of labels that "
+        "may differ from the model's.",
+        0.01,
+    )
+    tolerance: tuple[str, ...] = setting(
+        "Of such a model's score: how far it may be off and still count as the same. Of one of "
+        "several: NAME=0.2.",
+        (),
+    )
+    cutoff: tuple[str, ...] = setting(
+        "Of such a model's score that rows are filtered by: scores on one side of all cut-offs "
+        "count as the same; may be repeated. Of one of several: NAME=3.",
+        (),
+    )
+    make_exits: Literal["auto", "always", "never"] = setting(
+        "Whether the output makes exits for such a model. auto: where the input is large enough "
+        "for that to pay. never: the whole model answers each row.",
+        "auto",
     )
     carry: tuple[str, ...] = setting(
         "Input column to copy to the output; may be repeated. Default: all except the text. A "
@@ -183,6 +203,11 @@ class LabelSettings(Inference):
         super().__post_init__()
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
+        if self.output.startswith("hf://"):
+            raise InputError(
+                f"--output is '{self.output}', on the Hugging Face hub, where each file would be a "
+                "commit; expected a folder or a bucket; upload its table/ afterwards with hf upload"
+            )
         if self.no_carry and self.carry:
             raise InputError("--carry and --no-carry exclude each other; pass one of them")
         if self.exits is not None and self.speed is None:

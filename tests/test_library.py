@@ -183,7 +183,7 @@ def test_a_checkpoint_of_the_hub(calibrated, tmp_path, monkeypatch):
         asked.update(repository=repository, patterns=allow_patterns)
         return str(calibrated)
 
-    monkeypatch.setattr(library, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     monkeypatch.chdir(tmp_path)
     assert fastbert.load("news/labels", precision="fp32").label(["the red"])[0].error is None
     assert asked["repository"] == "news/labels"

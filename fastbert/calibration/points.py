@@ -26,7 +26,7 @@ from fastbert.calibration.promises import (
     speedup,
 )
 from fastbert.checkpoint import store_operating_point
-from fastbert.errors import InputError
+from fastbert.errors import InputError, NotProven
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from fastbert.exits.rules import CRITERIA_OF
 from fastbert.filesystem import redacted
@@ -85,14 +85,14 @@ def promised_point(
     if point is None:
         share = proving(criteria)
         learning = f" ({1 - share:.0%} of them learn or choose)" if share < 1 else ""
-        raise InputError(
+        raise NotProven(
             f"{len(sample)} rows with a text are too few to prove a {promise.harm} of at "
             f"most {promise.share:g} with confidence {promise.confidence:g}: that takes at least "
             f"{math.ceil(rows_needed(promise) / share)}{learning} of which none fails, and many "
             "times that to get fast; raise --rows, pass a larger --corpus, or ask for less"
         )
     if found(point).flops_speedup <= 1:
-        raise InputError(
+        raise NotProven(
             f"nothing faster than full depth is proven to keep a {promise.harm} of at most "
             f"{promise.share:g} on {found(point).rows} rows: {_limit(sample, point, exits)}"
         )

@@ -208,19 +208,20 @@ class _Progress(TrainerCallback):
         )
         log.info(
             "%s  step %d of %d  %s  %s left%s",
-            *(self.step, state.global_step, state.max_steps, values, _duration(left)),
-            f", then {_duration(then)} of self-distilling" if then else "",
+            *(self.step, state.global_step, state.max_steps, values, duration(left)),
+            f", then {duration(then)} of self-distilling" if then else "",
         )
         if not self.warned and spent + left + then > _LONG:
             self.warned = True
             log.info(
-                f"about {_duration(spent + left + then)} in all on {device_name(device())}; fewer, "
+                f"about {duration(spent + left + then)} in all on {device_name(device())}; fewer, "
                 "at some cost in accuracy, with --epochs 1 --distil-epochs 1, a smaller "
                 "--max-length or fewer rows" + ", or on a GPU" * (device() == "cpu")
             )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people."""
     if seconds >= 7200:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

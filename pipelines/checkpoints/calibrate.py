@@ -43,7 +43,18 @@ log = logging.getLogger(__name__)
 
 
 def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
-    """Choose thresholds, and store them in the checkpoint. Returns the summary.
+    """Choose thresholds, and store them in the checkpoint. Returns the summary; raises as `prove`
+    does."""
+    summary = prove(settings)
+    name = summary["operating_point"]["name"]
+    option = "" if settings.default else f" --operating-point {name}"
+    shown = summary["model"]
+    log.info("next: fastbert label --model %s%s, and --audit-rate", shown, option)
+    return summary
+
+
+def prove(settings: CalibrateSettings) -> dict[str, Any]:
+    """The same, for who goes on with it.
 
     Raises InputError where the rows are too few to prove the promise, and where nothing faster
     than full depth keeps it; the checkpoint is left alone then.
@@ -106,7 +117,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
         try:
             points[asked.name] = _point(sample, criterion, settings, against)
         except InputError as error:
-            raise InputError(_of(asked.name, str(error))) from error
+            raise type(error)(_of(asked.name, str(error))) from error
         samples.append(sample)
         right = None if truth is None else outputs.task.truth(truth)
         wrong.append(None if right is None else float(outputs.differs(right)[-1].mean()))
@@ -114,11 +125,8 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     point = replace(together(points, name), ranges=ranges)
     point, before = store_point(point, settings.model, settings.default)
     tell_points(point, samples, wrong)
-    shown = redacted(settings.model)
-    option = "" if settings.default else f" --operating-point {point.name}"
-    log.info("next: fastbert label --model %s%s, and --audit-rate", shown, option)
     return {
-        "model": shown,
+        "model": redacted(settings.model),
         "operating_point": asdict(replace(point, ranges=None)),
         "default_operating_point": point.name if settings.default else before,
         "default_before": before,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from fastbert.calibration.evaluation import ExitOutputs
 from fastbert.checkpoint import fetch_checkpoint
@@ -48,17 +48,42 @@ def distill(settings: DistilSettings) -> dict[str, Any]:
     check_output(settings.output)
     if settings.add_bag:
         return _add_bag(settings)
+    summary = give_exits(settings)
+    log.info("next: fastbert calibrate, with texts that are not of this corpus")
+    return summary
+
+
+def give_exits(settings: DistilSettings) -> dict[str, Any]:
+    """The same, for who goes on with it."""
     return on_workers(_distill, settings, settings.workers)
 
 
 def _distill(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
+    columns = InputColumns(settings.text_column, settings.pair_column)
+    corpus, _ = read_examples(list(settings.corpus), columns)
+    model, tokenizer = untaught(settings, corpus)
+    corpus, judges = _held_out(corpus, settings.seed)
+    learnt = teach(model, tokenizer, corpus, settings)
+    if settings.bag and is_first_worker():
+        teach_first_exit(model, tokenizer, corpus, settings.seed)
+    summary = save(model, tokenizer, settings.output, learnt.truncated, len(corpus), started)
+    summary["distil_epochs"] = learnt.epochs
+    if is_first_worker():
+        judged = judges or corpus.take(range(min(len(corpus), _MOST)))
+        summary |= _compare(model, outputs_of(model, tokenizer, judged), bool(judges))
+    return summary
+
+
+def untaught(
+    settings: DistilSettings, corpus: Examples
+) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
+    """The classifier with branches that have learnt nothing yet, of the length that these texts
+    want."""
     teachers, tokenizer = load_teachers(settings)
     questions = teachers.questions
     set_seed(settings.seed)
     model = teachers.model(questions)
-    columns = InputColumns(settings.text_column, settings.pair_column)
-    corpus, _ = read_examples(list(settings.corpus), columns)
     settle_length(model, tokenizer, corpus, settings)
     answers = first_answers(model, tokenizer, corpus)
     if any(question.kind == "score" for question in questions):
@@ -69,17 +94,7 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
         unsaid = settings.task == ("auto",) and own.config.problem_type is None
         if unsaid and question.kind == "single-label" and len(questions) == 1:
             doubt_one_label(answers)
-    corpus, judges = _held_out(corpus, settings.seed)
-    learnt = teach(model, tokenizer, corpus, settings)
-    if settings.bag and is_first_worker():
-        teach_first_exit(model, tokenizer, corpus, settings.seed)
-    summary = save(model, tokenizer, settings.output, learnt.truncated, len(corpus), started)
-    summary["distil_epochs"] = learnt.epochs
-    if is_first_worker():
-        judged = judges or corpus.take(range(min(len(corpus), _MOST)))
-        summary |= _compare(model, outputs_of(model, tokenizer, judged), bool(judges))
-    log.info("next: fastbert calibrate, with texts that are not of this corpus")
-    return summary
+    return model, tokenizer
 
 
 def _add_bag(settings: DistilSettings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeVar
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Rows = NDArray[np.int64]
+
+#: Files that a sample is drawn from, at most.
+_MOST_SHARDS = 256
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,42 @@ def read_labelled(
         values.append(rows_of)
         found.append(Found(of.column, of.kind, names))
     return Examples(texts[0], texts[1] if columns.pair else None, _joined(values, found)), found
+
+
+def sample_texts(
+    urls: list[str], columns: InputColumns, wanted: Callable[[int], int], seed: int = 0
+) -> tuple[Examples, int]:
+    """Texts of rows drawn at random, and how many rows there are; `wanted` says of these how many
+    to draw. Files that cannot be read are left out, as the labelling job leaves them out. The rows
+    are of `_MOST_SHARDS` files at most, drawn by their rows: to read all files takes as long as to
+    label them. InputError where no file can be read, or no row drawn has a text.
+    """
+    columns, scans = replace(columns, carry=()), Scans()
+    shards = find_shards(urls)
+    found = [*zip(shards, scans.each(shards, columns), strict=True)]
+    sizes = [(shard, scan.rows) for shard, scan in found if not isinstance(scan, str)]
+    columns = replace(columns, fields=scans.fields())
+    total = sum(rows for _, rows in sizes)
+    generator = np.random.default_rng(seed)
+    if len(sizes) > _MOST_SHARDS and total:
+        weights = np.array([rows for _, rows in sizes]) / total
+        most = min(_MOST_SHARDS, int((weights > 0).sum()))
+        some = np.sort(generator.choice(len(sizes), most, replace=False, p=weights))
+        log.info("drawing a sample from %d of %d files", most, len(sizes))
+        sizes = [sizes[place] for place in some]
+    ends = np.cumsum([0, *(rows for _, rows in sizes)])
+    rows = generator.choice(int(ends[-1]), min(wanted(total), int(ends[-1])), replace=False)
+    texts: list[list[str]] = [[] for _ in columns.texts]
+    parts = np.split(np.sort(rows), np.searchsorted(np.sort(rows), ends[1:-1]))
+    for (shard, size), part, first in zip(sizes, parts, ends, strict=False):
+        with suppress(ShardError):  # which the job will say
+            sides, _ = read_patiently(Patience(), _read, shard, size, part - first, columns)
+            for column, side in zip(texts, sides, strict=True):
+                column += side
+    if not texts[0]:
+        raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
+    order = generator.permutation(len(texts[0])).tolist()
+    return Examples(texts[0], texts[1] if columns.pair else None).take(order), total
 
 
 def _joined(values: list[list[Any]], found: list[Found]) -> list[Any] | None:

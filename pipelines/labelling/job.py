@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from fastbert.checkpoint import fetch_checkpoint, fingerprint
+from fastbert.checkpoint import fetch_checkpoint, fingerprint, is_hub_id
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import WHERE, OperatingPoint
 from fastbert.filesystem import absolute, redacted
@@ -56,7 +56,7 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
         settings,
         input=tuple(absolute(url) for url in settings.input),
         output=absolute(settings.output),
-        model=absolute(settings.model),
+        model=settings.model if is_hub_id(settings.model) else absolute(settings.model),
     )
     job = Job(settings)
     if settings.dry_run:

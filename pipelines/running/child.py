@@ -141,7 +141,7 @@ class Child:
             raise dead_on_arrival(self.stage.doing, self._silent)
         log.warning(
             "the process for %s ended (%s); another one takes its place",
-            *(self.stage.doing, _how(self._process.exitcode)),
+            *(self.stage.doing, how(self._process.exitcode)),
         )
         given, self.given = self.given, deque()
         self._start()
@@ -156,7 +156,7 @@ class Child:
         self._words.close()
 
 
-def _how(exitcode: int | None) -> str:
+def how(exitcode: int | None) -> str:
     """An exit code in words."""
     if exitcode is not None and exitcode < 0:
         return signal.strsignal(-exitcode) or f"signal {-exitcode}"
@@ -193,7 +193,7 @@ class AttemptsOfDriver:
 
 def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -> NoReturn:
     """What a child does until its driver ends."""
-    threading.Thread(target=_end_with_driver, daemon=True).start()
+    threading.Thread(target=end_with_driver, daemon=True).start()
     setproctitle(f"fastbert: {name}")
     os.dup2(2, 1)  # stdout is for the summary
     arrived: SimpleQueue[bytes] = SimpleQueue()
@@ -233,7 +233,7 @@ def _receive(items: Connection, arrived: "SimpleQueue[bytes]") -> None:
             arrived.put(items.recv_bytes())
 
 
-def _end_with_driver() -> None:
+def end_with_driver() -> None:
     """However it ended: killed, it could not say so."""
     driver = multiprocessing.parent_process()
     assert driver is not None

@@ -9,6 +9,10 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from logging.handlers import QueueHandler
+from pkgutil import resolve_name
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -17,7 +21,9 @@ from ray.data import DataContext, exceptions
 from ray.exceptions import RayError, RayTaskError
 
 from fastbert.errors import FastBertError, InputError, first_line
+from pipelines.running.apart import apart
 from pipelines.running.machine import cores
+from pipelines.running.quiet import quiet_transformers
 
 #: Every Ray's head lets everybody ask whether it lives.
 _HEALTH, _HEALTH_SECONDS = "/grpc.health.v1.Health/Check", 20.0
@@ -52,6 +58,46 @@ def start_ray() -> None:
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # we report progress ourselves
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # and faults
+
+
+def on_a_gpu(function: str, *arguments: Any) -> Any:
+    """What a function returns, such as "package.module:function", on a node with a GPU; without
+    one, in a process here. What it logs is logged here; it raises FastBertErrors."""
+    start_ray()
+    gpus = min(1.0, cluster_resources().get("GPU", 0.0))
+    if not gpus:
+        return apart(function, *arguments)
+    found: Any = None
+    with faults_of_ray():
+        for reference in _task(gpus).remote(function, arguments):
+            found = ray.get(reference)
+            if isinstance(found, logging.LogRecord):
+                logging.getLogger(found.name).handle(found)
+    if isinstance(found, FastBertError):
+        raise found
+    return found
+
+
+def _task(gpus: float) -> Any:
+    return ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_logged)
+
+
+def _logged(function: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
+    """What a function logs; at last what it returns, or which FastBertError it raises."""
+    said: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
+    root = logging.getLogger()
+    root.addHandler(QueueHandler(said))  # makes records that can be pickled
+    root.setLevel(logging.INFO)
+    quiet_transformers()
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(resolve_name(function), *arguments)
+        work.add_done_callback(lambda _: said.put(None))
+        while (record := said.get()) is not None:
+            yield record
+        try:
+            yield work.result()
+        except FastBertError as error:
+            yield error
 
 
 @contextlib.contextmanager

@@ -53,6 +53,13 @@ class Chosen:
         return self.executor.run(run, slices, resources)
 
 
+def asks_for_ray(settings: LabelSettings) -> bool:
+    """Whether a run is on Ray, as far as that is plain without a look at the machine."""
+    in_cluster = any(os.environ.get(name) for name in _RAYS)
+    auto = settings.executor == "auto" and (in_cluster or settings.replica_range()[1] > 1)
+    return settings.executor == "ray" or auto
+
+
 def choose(settings: LabelSettings) -> Executor:
     """By `--executor`; auto is Ray in a Ray job, with RAY_ADDRESS, for several replicas and on a
     machine with several GPUs, else this machine."""
@@ -60,8 +67,7 @@ def choose(settings: LabelSettings) -> Executor:
     from pipelines.running.ray_executor import RayExecutor
 
     auto = settings.executor == "auto"
-    in_cluster = any(os.environ.get(name) for name in _RAYS)
-    if settings.executor == "ray" or (auto and (in_cluster or settings.replica_range()[1] > 1)):
+    if asks_for_ray(settings):
         return RayExecutor()
     with ExitStack() as unless_local:
         local = LocalExecutor()

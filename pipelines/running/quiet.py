@@ -1,7 +1,16 @@
-"""What we ask of the libraries' own messages, in processes of ours; importing asks nothing."""
+"""What is asked of messages, ours and of libraries, in processes of ours; importing asks none."""
 
+import logging
 import os
 import sys
+
+
+def log_to_stderr() -> None:
+    """What the project says, with the time, and of libraries only what went wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("ray", "httpx", "httpx2", "transformers", "fsspec", "botocore", "aiobotocore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    quiet_transformers()
 
 
 def quiet_transformers() -> None:

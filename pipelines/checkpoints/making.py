@@ -1,0 +1,199 @@
+"""The exits that an output makes for a classifier that has none.
+
+A sample of the input is drawn. On most of it exits learn the classifier's answers; the rest proves
+at which thresholds they keep the promise. Where the input is small, the whole model answers it.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from fastbert.calibration.points import store_point
+from fastbert.checkpoint import fetch_checkpoint, fingerprint
+from fastbert.errors import NotProven
+from fastbert.exits.operating_point import OperatingPoint
+from fastbert.inference.engine import DTYPES, Engine
+from fastbert.inference.precision import device, device_name, resolve
+from fastbert.inference.tokenizer import Tokenizer
+from fastbert.model import FastBertForSequenceClassification
+from fastbert.outline import read_outline
+from fastbert.training.examples import Examples
+from fastbert.training.recipes import distilling
+from fastbert.training.trainer import duration
+from fastbert.weights import save_checkpoint
+from pipelines.checkpoints.calibrate import prove
+from pipelines.checkpoints.distill import give_exits, untaught
+from pipelines.checkpoints.own_exits import MODEL
+from pipelines.checkpoints.settings import CalibrateSettings, DistilSettings
+from pipelines.input.columns import InputColumns
+from pipelines.input.examples import sample_texts
+from pipelines.output.storage import Storage
+from pipelines.settings import LabelSettings
+
+log = logging.getLogger(__name__)
+
+#: Below the output, as soon as exits have learnt: a digest of from whom, and of what.
+TAUGHT = "ledger/model_taught"
+#: Rows that exits learn from, and those that prove, at most, and of fewer rows which shares.
+_LEARN, _PROVE = 20_000, 5_000
+_SHARES = 0.4, 0.2
+#: Rows that say how long texts are, where no exits are made.
+_LOOK = 1_000
+#: Rows that say how long the whole model takes.
+_PROBE = 128
+#: Exits are made where they cost this share at most of labelling all rows at full depth.
+_WORTH = 0.5
+
+
+def make(settings: LabelSettings) -> None:
+    """Make the model, in a process of its own. What a killed run has taught is taken, if that was
+    on the same sample."""
+    classifier = fetch_checkpoint(settings.model)
+    columns = InputColumns(settings.text_column, settings.pair_column)
+    classes = _classes(classifier)
+    texts, total = sample_texts(
+        list(settings.input), columns, lambda rows: _plan(settings, rows, classes).sample
+    )
+    plan = _plan(settings, total, classes)
+    storage, target = Storage(settings.output), f"{settings.output}/{MODEL}"
+    with tempfile.TemporaryDirectory() as folder:
+        learn, prove = f"{folder}/learn.parquet", f"{folder}/prove.parquet"
+        middle = len(texts) - min(plan.prove, len(texts) // 2)
+        digest = fingerprint(classifier) + _write(texts.take(range(middle)), learn, columns)
+        _write(texts.take(range(middle, len(texts))), prove, columns)
+        asked = DistilSettings(
+            teacher=(str(classifier),),
+            corpus=(learn,),
+            output=target,
+            text_column=settings.text_column,
+            pair_column=settings.pair_column,
+        )
+        model, tokenizer = untaught(asked, texts.take(range(min(len(texts), _LOOK))))
+        log.info(_told(plan, total, _seconds_per_row(model, tokenizer, texts)))
+        if not plan.makes:
+            save_checkpoint(model, tokenizer, target)
+            _answer_at_full_depth(target)
+            return
+        taught = storage.read([TAUGHT]).get(TAUGHT) == digest.encode()
+        if taught and storage.paths(MODEL, "config.json"):
+            log.info("%s has learnt from this sample already", target)
+        else:
+            give_exits(replace(asked, max_length=model.config.max_length))
+            storage.put(TAUGHT, digest.encode())
+        _prove(settings, target, prove)
+
+
+def _prove(settings: LabelSettings, target: str, corpus: str) -> None:
+    """Store the fastest point that keeps the promise on these texts, or full depth."""
+    try:
+        prove(
+            CalibrateSettings(
+                model=target,
+                corpus=(corpus,),
+                text_column=settings.text_column,
+                pair_column=settings.pair_column,
+                precision=settings.precision,
+                max_disagreement=settings.max_disagreement,
+                tolerance=settings.tolerance,
+                cutoff=settings.cutoff,
+            )
+        )
+    except NotProven as error:
+        log.warning("the whole model answers all rows, because %s", error)
+        _answer_at_full_depth(target)
+
+
+def _answer_at_full_depth(target: str) -> None:
+    config = read_outline(fetch_checkpoint(target))
+    store_point(replace(OperatingPoint.of_speed(0.0, config), name="full-depth"), target)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made for an input of so many rows."""
+
+    makes: bool
+    learn: int
+    prove: int
+    #: What making takes, in rows at full depth.
+    cost: int
+    #: Why exits are made, or why not.
+    why: str
+
+    @property
+    def sample(self) -> int:
+        """Rows to draw."""
+        return self.learn + self.prove if self.makes else _LOOK
+
+
+def _plan(settings: LabelSettings, rows: int, classes: int) -> Plan:
+    """Whether exits pay: learning reads a number of rows that hardly depends on how many there are,
+    forwards and, of the branches alone, backwards."""
+    learn, prove = (
+        min(most, int(share * rows)) for most, share in zip((_LEARN, _PROVE), _SHARES, strict=True)
+    )
+    cost = int(2 * distilling(learn, classes).epochs * learn) + 2 * learn + prove
+    worth = 0 < cost <= _WORTH * rows
+    makes = settings.make_exits == "always" or (settings.make_exits == "auto" and worth)
+    if settings.make_exits != "auto":
+        why = f"--make-exits is {settings.make_exits}"
+    else:
+        why = "that pays" if makes else "with so few rows that does not (--make-exits always does)"
+    return Plan(makes, learn, prove, cost, why)
+
+
+def _seconds_per_row(
+    model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: Examples
+) -> float:
+    """What the whole model takes for a row, here."""
+    few = texts.take(range(min(len(texts), _PROBE)))
+    read = Tokenizer(tokenizer, model.config.windowing)
+    tokens = read(few.texts, few.pairs, model.config.max_length)
+    engine = Engine(model, device(), DTYPES[resolve("auto", device())])
+    engine.full_depth(tokens.take(np.arange(min(len(few), 8))))  # warms up
+    started = time.monotonic()
+    engine.full_depth(tokens)
+    return (time.monotonic() - started) / len(few)
+
+
+def _told(plan: Plan, rows: int, each: float) -> str:
+    """What making exits takes and may bring, and what is done."""
+    return (
+        f"the model has no exits: {rows:,} rows take it about {duration(rows * each)} on this "
+        f"{device_name(device())}; making exits takes about {duration(plan.cost * each)} and saves "
+        f"from half of that to nine tenths; {plan.why}: "
+        + (
+            f"{plan.learn:,} rows teach them, {plan.prove:,} others prove what they may answer"
+            if plan.makes
+            else "the whole model answers all rows"
+        )
+    )
+
+
+def _classes(classifier: Path) -> int:
+    """How many classes its configuration names."""
+    try:
+        found = json.loads((classifier / "config.json").read_text())
+        return max(2, len(found.get("id2label") or {}))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 2  # `load_classifier` says what is wrong with it
+
+
+def _write(texts: Examples, path: str, columns: InputColumns) -> str:
+    """Write texts where jobs read them. Returns a digest of them."""
+    sides = [texts.texts, texts.pairs] if texts.pairs else [texts.texts]
+    table = pa.table(
+        {name: pa.array(side, pa.string()) for name, side in zip(columns.texts, sides, strict=True)}
+    )
+    pq.write_table(table, path)
+    digest = hashlib.sha256(repr(sides).encode(errors="surrogatepass"))
+    return digest.hexdigest()

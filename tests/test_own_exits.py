@@ -1,0 +1,195 @@
+"""A classifier without exits: the output makes some, keeps them, and goes on with them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+from support import ROOT
+from support.labelling import settings, table_of
+from support.models import make_noisy, tiny_classifier, tiny_tokenizer
+from support.shards import random_texts, write_shard
+from support.stages import InProcess
+from transformers import pipeline
+
+from fastbert.errors import InputError
+from pipelines.checkpoints import making, own_exits
+from pipelines.labelling.job import label
+from pipelines.output.lock import RunLock
+
+ROWS = 400
+TEXTS = random_texts(ROWS, seed=6)
+
+
+class Killed(BaseException):
+    """As a signal that cannot be handled."""
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Labels `in` with the classifier, in this process."""
+    write_shard(tmp_path / "in" / "a.parquet", TEXTS)
+    classifier(tmp_path / "classifier", seed=5)
+    here = lambda function, *given: resolve_name(function)(*given)  # noqa: E731
+    monkeypatch.setattr(own_exits, "apart", here)
+    monkeypatch.setattr(own_exits, "label_anywhere", lambda asked: label(asked, InProcess()))
+    for module in ("pipelines.labelling.job", "pipelines.checkpoints.own_exits"):
+        monkeypatch.setattr(f"{module}.RunLock", lambda s, r: RunLock(s, r, settle=0))
+    monkeypatch.setattr("fastbert.training.recipes._MOST_EPOCHS", 3.0)
+
+    def run(output="out", **options):
+        given = {"make_exits": "always", "max_disagreement": 0.2, "slice_rows": 64} | options
+        places = tmp_path / "in", tmp_path / output, str(tmp_path / "classifier")
+        return own_exits.label_with_any(settings(*places, **given))
+
+    return run
+
+
+def classifier(folder: Path, seed: int) -> None:
+    model = tiny_classifier(labels=3)
+    make_noisy(model, seed)
+    model.config.id2label = dict(enumerate(["ape", "bee", "cow"]))
+    model.config.label2id = {name: k for k, name in model.config.id2label.items()}
+    model.save_pretrained(folder)
+    tiny_tokenizer(folder).save_pretrained(folder)
+
+
+def full_depth(folder: Path) -> list[str]:
+    ask = pipeline("text-classification", str(folder), truncation=True, max_length=64)
+    return [found["label"] for found in ask(TEXTS)]
+
+
+def test_exits_are_made_once_and_used_every_night(job, tmp_path, monkeypatch):
+    first = job()
+    assert first["rows"] == ROWS
+    assert first["operating_point"] == "max-disagreement-0.2"
+    assert first["classifier"] == str(tmp_path / "classifier")
+    assert first["model"] == str(tmp_path / "out" / "model")
+    same = [a == b for a, b in zip(table_of(tmp_path / "out")["label"].to_pylist(),
+                                   full_depth(tmp_path / "classifier"), strict=True)]  # fmt: skip
+    assert sum(same) >= 0.8 * ROWS
+    assert first["flops_speedup"] > 1
+    monkeypatch.setattr(own_exits, "_make", None)  # not called again
+    write_shard(tmp_path / "in" / "b.parquet", TEXTS[:50])
+    second = job()
+    assert (second["rows"], second["slices_up_to_date"]) == (50, 7)
+    assert second["checkpoint"] == first["checkpoint"]
+    assert job()["rows"] == 0
+
+
+@pytest.mark.parametrize("moment", ["give_exits", "prove", "_encoded"])
+def test_a_run_that_is_killed_goes_on(job, tmp_path, monkeypatch, moment):
+    """In the midst of learning, before the proof, and before the model is noted as complete."""
+    job("undisturbed")
+    module = own_exits if moment == "_encoded" else making
+    taught, real = [], making.give_exits
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, moment, killed)
+        for _ in range(2):
+            with pytest.raises(Killed):
+                job()
+    monkeypatch.setattr(making, "give_exits", lambda asked: (taught.append(1), real(asked)))
+    assert job()["rows"] == ROWS
+    assert len(taught) == (moment == "give_exits")  # what was learnt is not learnt again
+    columns = ["label", "score", "exit_layer", "uncertainty", "flops"]
+    found, expected = (table_of(tmp_path / name) for name in ("out", "undisturbed"))
+    assert found.select(columns).equals(expected.select(columns))
+
+
+def test_where_it_does_not_pay_the_whole_model_answers(job, tmp_path, caplog):
+    caplog.set_level("INFO")
+    found = job(make_exits="auto")
+    assert "with so few rows that does not (" in caplog.text
+    assert found["operating_point"] == "full-depth"
+    assert found["flops_speedup"] == 1
+    assert table_of(tmp_path / "out")["label"].to_pylist() == full_depth(tmp_path / "classifier")
+    assert job("never", make_exits="never")["operating_point"] == "full-depth"
+    assert job(make_exits="auto")["rows"] == 0
+
+
+def test_where_nothing_is_proven_the_whole_model_answers(job, tmp_path, caplog):
+    found = job(max_disagreement=0.001)
+    assert "the whole model answers all rows, because" in caplog.text
+    assert found["operating_point"] == "full-depth"
+    assert found["rows"] == ROWS
+
+
+def test_another_classifier_or_promise_needs_a_word(job, tmp_path):
+    job()
+    with pytest.raises(InputError, match="made for max disagreement 0.2, this run has 0.1; pass"):
+        job(max_disagreement=0.1)
+    shutil.rmtree(tmp_path / "classifier")
+    classifier(tmp_path / "classifier", seed=6)
+    with pytest.raises(InputError, match="made for classifier"):
+        job()
+    again = job(relabel=True)
+    assert again["rows"] == ROWS
+    assert job()["rows"] == 0
+
+
+def test_what_says_which_exits_to_use_needs_some(job):
+    for option in ({"speed": 0.5}, {"operating_point": "x"}):
+        with pytest.raises(InputError, match="has no exits yet"):
+            job(**option)
+
+
+def test_bad_files_are_left_out_of_the_sample(job, tmp_path):
+    (tmp_path / "in" / "b.parquet").write_text("no Parquet")
+    (tmp_path / "in" / "c.jsonl").write_text(json.dumps({"text": "the red"}) + "\n{\n")
+    found = job()
+    assert (found["rows"], found["exit_code"], found["error_rows"]) == (ROWS + 2, 3, 1)
+
+
+def test_a_dry_run_makes_nothing(job, tmp_path):
+    assert job(dry_run=True)["model_to_make"] == str(tmp_path / "classifier")
+    assert not (tmp_path / "out").exists()
+
+
+def test_exits_are_made_where_there_are_many_rows():
+    asked = settings("x", "y", "z", make_exits="auto")
+    plans = [making._plan(asked, rows, 4) for rows in (0, 1000, 100_000, 1_000_000, 10**9)]
+    assert [plan.makes for plan in plans] == [False, False, False, True, True]
+    assert plans[-1].sample == 25_000
+    assert all(
+        plan.learn + plan.prove <= rows for plan, rows in zip(plans, (0, 1000), strict=False)
+    )
+
+
+@pytest.mark.integration
+def test_the_command_killed_three_times(tmp_path):
+    """While exits learn, while they are proven or shortly after, and while rows are labelled."""
+    write_shard(tmp_path / "in" / "a.parquet", TEXTS * 5)
+    classifier(tmp_path / "classifier", seed=5)
+    command = [sys.executable, "-m", "jobs", "label", "--model", str(tmp_path / "classifier"),
+               "--input", str(tmp_path / "in"), "--make-exits", "always", "--max-disagreement",
+               "0.2", "--slice-rows", "16", "--cpus-per-replica", "1"]  # fmt: skip
+
+    def run(output: str, until: str | None = None) -> None:
+        """To the end, or until a file is there."""
+        here = {"cwd": ROOT, "start_new_session": True, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([*command, "--output", str(tmp_path / output)], **here)
+        while until and not list(tmp_path.glob(f"{output}/{until}")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        if until:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=300)
+        assert until or process.returncode == 0, said
+
+    run("undisturbed")
+    for until in ("ledger/lock.json", "ledger/model_taught", "table/a.000000000160.parquet"):
+        run("out", until)
+    run("out")
+    found, expected = (table_of(tmp_path / name) for name in ("out", "undisturbed"))
+    columns = ["id", "label", "score", "exit_layer", "flops"]
+    assert found.select(columns).equals(expected.select(columns))

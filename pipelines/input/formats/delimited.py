@@ -1,6 +1,6 @@
 """CSV and TSV, with a line of names first, as Python's `csv` reads them. Blank lines are no rows.
 
-A quoted cell may span lines. One that does not end within some megabytes was never meant to: its
+A quoted cell may span lines. One that does not end within 64 MiB was never meant to: its
 line has an error, and reading goes on with the next.
 """
 
@@ -21,7 +21,7 @@ from pipelines.input.formats.text import BLOCK_BYTES, Block, blocks
 from pipelines.input.unreadable import ShardError
 
 #: Longest quoted cell, and what a file may be separated by, the likeliest first.
-_LONGEST_CELL = 16 << 20
+_LONGEST_CELL = 64 << 20
 _SEPARATORS = ",;\t|"
 #: How cells are written that are numbers or truths, and nothing of which is lost as such.
 _WRITTEN = {

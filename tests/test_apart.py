@@ -8,12 +8,18 @@ import time
 
 import psutil
 import pytest
+from support import ROOT
 
 from fastbert.errors import FastBertError, InputError
 from pipelines.running import cluster
 from pipelines.running.apart import apart
 
 pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def _found_by_other_processes(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
 
 
 def double(number: int) -> int:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, reaching, redacted
 
 #: What is fetched of a model on the hub: weights, tokenizer and settings, nothing that is run.
-_HUB_FILES = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
+_HUB_FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model"]
 #: Settings that do not change what a layer answers: decisions taken later, and where files lay.
 _NOT_FINGERPRINTED = {
     "operating_points",
@@ -83,7 +82,7 @@ def is_hub_id(place: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", place)) and not os.path.exists(place)
 
 
-def fetch_from_hub(name: str, files: Sequence[str] = _HUB_FILES) -> Path:
+def fetch_from_hub(name: str) -> Path:
     """A local folder with a model of the hub, as `huggingface_hub` keeps it; InputError if there is
     none. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded."""
     from huggingface_hub import snapshot_download  # of no use to others
@@ -92,7 +91,7 @@ def fetch_from_hub(name: str, files: Sequence[str] = _HUB_FILES) -> Path:
     what = f"no checkpoint '{name}': there is no such folder here, and the hub does not give one"
     advice = "expected a folder, a URL or the id of a model on the hub"
     with explained(what, advice, OSError, ValueError, HfHubHTTPError):
-        return Path(snapshot_download(name, allow_patterns=list(files)))
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
 
 
 def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True) -> Path:

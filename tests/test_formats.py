@@ -302,6 +302,8 @@ def test_what_an_output_keeps_is_not_read_again(tmp_path, monkeypatch):
         patch.setattr("pipelines.input.scans.scan", lambda shard, _: shard.name)
         again = [*Scans(storage).each(shards, columns)]
     assert again == ["x", *scans[1:]]  # a footer is read at every time
+    lacking = [*Scans(storage).each(shards, InputColumns(carry=("none",)))]
+    assert all("has no column 'none'" in said for said in lacking)  # of kept ones, too
     changed = [replace(shard, version="another") for shard in shards]
     monkeypatch.setattr("pipelines.input.scans.scan", lambda shard, _: replace(scans[1], rows=1))
     assert [scan.rows for scan in Scans(storage).each(changed, columns)] == [1, 1, 1]

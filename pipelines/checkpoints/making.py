@@ -36,6 +36,7 @@ from pipelines.checkpoints.own_exits import MODEL
 from pipelines.checkpoints.settings import CalibrateSettings, DistilSettings
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import sample_texts
+from pipelines.input.scans import Scans
 from pipelines.output.storage import Storage
 from pipelines.settings import LabelSettings
 
@@ -60,11 +61,14 @@ def make(settings: LabelSettings) -> None:
     classifier = fetch_checkpoint(settings.model)
     columns = InputColumns(settings.text_column, settings.pair_column)
     classes = _classes(classifier)
+    storage, target = Storage(settings.output), f"{settings.output}/{MODEL}"
     texts, total = sample_texts(
-        list(settings.input), columns, lambda rows: _plan(settings, rows, classes).sample
+        list(settings.input),
+        columns,
+        lambda rows: _plan(settings, rows, classes).sample,
+        Scans(storage, keep=True),  # the labelling job uses them again
     )
     plan = _plan(settings, total, classes)
-    storage, target = Storage(settings.output), f"{settings.output}/{MODEL}"
     with tempfile.TemporaryDirectory() as folder:
         learn, prove = f"{folder}/learn.parquet", f"{folder}/prove.parquet"
         middle = len(texts) - min(plan.prove, len(texts) // 2)

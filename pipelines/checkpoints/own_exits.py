@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from fastbert.checkpoint import fetch_checkpoint, fingerprint, is_fastbert, is_hub_id
+from fastbert.checkpoint import fetch_checkpoint, fingerprint, is_fastbert
 from fastbert.errors import InputError
-from fastbert.filesystem import absolute, redacted
+from fastbert.filesystem import redacted
+from pipelines.labelling.placement import placed
 from pipelines.labelling.signals import Stops
 from pipelines.output.lock import RunLock
 from pipelines.output.storage import Storage
@@ -57,12 +58,7 @@ def label_with_any(settings: LabelSettings) -> dict[str, Any]:
             "which to use; leave them out: the output makes exits for --max-disagreement, or none "
             "with --make-exits never"
         )
-    settings = replace(  # what makes the model may run elsewhere
-        settings,
-        input=tuple(absolute(url) for url in settings.input),
-        output=absolute(settings.output),
-        model=settings.model if is_hub_id(settings.model) else absolute(settings.model),
-    )
+    settings = placed(settings)
     made = Made(
         classifier=fingerprint(folder),
         source=redacted(settings.model),

@@ -125,9 +125,7 @@ def read_labelled(
     read = total if sample is None else min(sample, total)
     if sample is not None:
         some = np.random.default_rng(seed).choice(total, read, replace=False)
-        some, ends = np.sort(some), np.cumsum(sizes)
-        parts = np.split(some, np.searchsorted(some, ends[:-1]))
-        drawn = [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
+        drawn = [*_within(some, sizes)]
     texts: list[list[str]] = [[] for _ in columns.texts]
     targets = [Targets(name, each.kind) for name, each in zip(columns.labels, known, strict=True)]
     for shard, rows, chosen in zip(shards, sizes, drawn, strict=True):
@@ -155,34 +153,46 @@ def read_labelled(
     return Examples(texts[0], texts[1] if columns.pair else None, _joined(values, found)), found
 
 
+def _within(rows: Rows, sizes: Sequence[int]) -> list[Rows]:
+    """Some rows of all, by shard of such sizes: in order, each counted from its shard's begin."""
+    rows, ends = np.sort(rows), np.cumsum(sizes)
+    parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+    return [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
+
+
 def sample_texts(
-    urls: list[str], columns: InputColumns, wanted: Callable[[int], int], seed: int = 0
+    urls: list[str],
+    columns: InputColumns,
+    wanted: Callable[[int], int],
+    scans: Scans,
+    seed: int = 0,
 ) -> tuple[Examples, int]:
     """Texts of rows drawn at random, and how many rows there are; `wanted` says of these how many
     to draw. Files that cannot be read are left out, as the labelling job leaves them out. The rows
     are of `_MOST_SHARDS` files at most, drawn by their rows: to read all files takes as long as to
     label them. InputError where no file can be read, or no row drawn has a text.
     """
-    columns, scans = replace(columns, carry=()), Scans()
-    shards = find_shards(urls)
+    columns, shards = replace(columns, carry=()), find_shards(urls)
     found = [*zip(shards, scans.each(shards, columns), strict=True)]
     sizes = [(shard, scan.rows) for shard, scan in found if not isinstance(scan, str)]
     columns = replace(columns, fields=scans.fields())
     total = sum(rows for _, rows in sizes)
     generator = np.random.default_rng(seed)
+    if not sizes:
+        raise InputError(f"no file of {', '.join(map(redacted, urls))} can be read")
     if len(sizes) > _MOST_SHARDS and total:
         weights = np.array([rows for _, rows in sizes]) / total
         most = min(_MOST_SHARDS, int((weights > 0).sum()))
         some = np.sort(generator.choice(len(sizes), most, replace=False, p=weights))
         log.info("drawing a sample from %d of %d files", most, len(sizes))
         sizes = [sizes[place] for place in some]
-    ends = np.cumsum([0, *(rows for _, rows in sizes)])
-    rows = generator.choice(int(ends[-1]), min(wanted(total), int(ends[-1])), replace=False)
+    there = sum(rows for _, rows in sizes)
+    drawn = generator.choice(there, min(wanted(total), there), replace=False)
     texts: list[list[str]] = [[] for _ in columns.texts]
-    parts = np.split(np.sort(rows), np.searchsorted(np.sort(rows), ends[1:-1]))
-    for (shard, size), part, first in zip(sizes, parts, ends, strict=False):
+    parts = _within(drawn, [rows for _, rows in sizes])
+    for (shard, size), part in zip(sizes, parts, strict=True):
         with suppress(ShardError):  # which the job will say
-            sides, _ = read_patiently(Patience(), _read, shard, size, part - first, columns)
+            sides, _ = read_patiently(Patience(), _read, shard, size, part, columns)
             for column, side in zip(texts, sides, strict=True):
                 column += side
     if not texts[0]:

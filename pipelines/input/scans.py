@@ -17,7 +17,7 @@ from pipelines.input.columns import InputColumns
 from pipelines.input.formats.fields import merged
 from pipelines.input.formats.format import Scan, Start
 from pipelines.input.shards import Shard
-from pipelines.input.slices import scan
+from pipelines.input.slices import check_columns, scan
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.output.record import slice_id
 from pipelines.output.retry import Patience
@@ -45,7 +45,9 @@ class Scans:
         whole = shard.format.scanned
         self._used |= whole
         found = self._kept(shard) if whole else None
-        if found is None:
+        if found is not None:
+            check_columns(shard, found, columns)
+        else:
             found = read_patiently(Patience(), scan, shard, columns)
             if whole and self.keep and self.storage:
                 self.storage.put(_path(shard), _encoded(found, shard))

@@ -51,9 +51,14 @@ def scan(shard: Shard, columns: InputColumns) -> Scan:
     """
     with reading(shard.format.name), shard.open() as file:
         found = shard.format.scan(file)
-    if shard.format.typed or found.rows or found.schema.names:  # else text without a line
-        columns.carried(found.schema)
+    check_columns(shard, found, columns)
     return found
+
+
+def check_columns(shard: Shard, found: Scan, columns: InputColumns) -> None:
+    """Raises ShardError as `columns.carried` does, except for text without a line."""
+    if shard.format.typed or found.rows or found.schema.names:
+        columns.carried(found.schema)
 
 
 class SliceReader:

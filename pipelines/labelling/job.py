@@ -4,17 +4,16 @@ import logging
 import time
 import uuid
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from fastbert.checkpoint import fetch_checkpoint, fingerprint, is_hub_id
+from fastbert.checkpoint import fetch_checkpoint, fingerprint
 from fastbert.errors import InputError
 from fastbert.exits.operating_point import WHERE, OperatingPoint
-from fastbert.filesystem import absolute, redacted
+from fastbert.filesystem import redacted
 from fastbert.outline import read_outline
 from fastbert.writable import check_file
 from pipelines.input.scans import Scans
@@ -22,7 +21,7 @@ from pipelines.input.shards import find_shards
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audits
-from pipelines.labelling.placement import check_apart
+from pipelines.labelling.placement import check_apart, placed
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.point import asked_point, check_precision, point_of_output
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
@@ -52,12 +51,7 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     work, for wrong input or settings, OutputHeld if another run is at work on the output, and
     Stopped on SIGTERM or Ctrl-C.
     """
-    settings = replace(  # the stages run in other folders
-        settings,
-        input=tuple(absolute(url) for url in settings.input),
-        output=absolute(settings.output),
-        model=settings.model if is_hub_id(settings.model) else absolute(settings.model),
-    )
+    settings = placed(settings)
     job = Job(settings)
     if settings.dry_run:
         plan = job.plan()

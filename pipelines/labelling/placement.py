@@ -1,15 +1,27 @@
-"""Where input and output are: not in each other's way."""
+"""Where input, output and model are: known everywhere, and not in each other's way."""
 
 import os
 import re
+from dataclasses import replace
 
 from fsspec.utils import glob_translate
 
+from fastbert.checkpoint import is_hub_id
 from fastbert.errors import InputError
 from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import Shard
 from pipelines.output.record import table_path
 from pipelines.settings import LabelSettings
+
+
+def placed(settings: LabelSettings) -> LabelSettings:
+    """With places that processes in other folders find, too."""
+    return replace(
+        settings,
+        input=tuple(absolute(url) for url in settings.input),
+        output=absolute(settings.output),
+        model=settings.model if is_hub_id(settings.model) else absolute(settings.model),
+    )
 
 
 def check_apart(settings: LabelSettings, shards: list[Shard]) -> None:

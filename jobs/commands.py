@@ -88,7 +88,7 @@ COMMANDS = {
         "fastbert evaluate --model s3://models/news --data s3://corpus/test/ --speeds 0.5",
     ),
     "label": Entry(
-        settings.LabelSettings,
+        checkpoints.LabelAnySettings,
         "pipelines.checkpoints.own_exits:label_with_any",
         """Label a corpus with a classifier, on this machine or on Ray.
 
@@ -99,6 +99,7 @@ COMMANDS = {
 
         A Hugging Face classifier that has no exits gets some, of its own answers to a sample of the
         input, where the input is large enough for that to pay. They are kept in OUTPUT/model.
+        Several models have an output each, OUTPUT/NAME, or one where their backbones are the same.
 
         Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but with unreadable shards or
         more bad rows than allowed, 4 another run holds the output; --alarm-exit-code adds one.

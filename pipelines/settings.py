@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from fastbert.errors import InputError
-from pipelines.bounds import AlarmCode, Count, NotNegative, PartOf, Positive, Share
+from pipelines.bounds import AlarmCode, Count, NotNegative, Positive, Share
 
 #: Of the model's numbers.
 Precision = Literal["auto", "fp32", "bf16", "int8", "fp8"]
@@ -72,7 +72,6 @@ class LabelledTexts(Texts):
 class Inference(Texts):
     """What runs texts through a model."""
 
-    model: str = setting("A FastBERT checkpoint: a folder, a URL, or an id on the hub.")
     precision: Precision = setting(
         "Arithmetic. auto: the output's if it goes on, else the operating point's if there is one "
         "that the machine can do, else bf16 where the hardware multiplies it, else fp32. int8, on "
@@ -82,8 +81,15 @@ class Inference(Texts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSettings(Inference):
-    """`fastbert label`."""
+class OneModel(Inference):
+    """What runs texts through one FastBERT checkpoint."""
+
+    model: str = setting("A FastBERT checkpoint: a folder, a URL, or an id on the hub.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling(Inference):
+    """How a corpus is labelled, by whichever model."""
 
     input: tuple[str, ...] = setting(
         "What to label: files, folders, globs or Delta tables, any fsspec URL."
@@ -99,26 +105,6 @@ class LabelSettings(Inference):
     )
     operating_point: str | None = setting(
         "Use these thresholds of the checkpoint, by name, instead of --speed.", None
-    )
-    max_disagreement: PartOf = setting(
-        "Of a --model without exits, for which the output makes some: largest share of labels that "
-        "may differ from the model's.",
-        0.01,
-    )
-    tolerance: tuple[str, ...] = setting(
-        "Of such a model's score: how far it may be off and still count as the same. Of one of "
-        "several: NAME=0.2.",
-        (),
-    )
-    cutoff: tuple[str, ...] = setting(
-        "Of such a model's score that rows are filtered by: scores on one side of all cut-offs "
-        "count as the same; may be repeated. Of one of several: NAME=3.",
-        (),
-    )
-    make_exits: Literal["auto", "always", "never"] = setting(
-        "Whether the output makes exits for such a model. auto: where the input is large enough "
-        "for that to pay. never: the whole model answers each row.",
-        "auto",
     )
     carry: tuple[str, ...] = setting(
         "Input column to copy to the output; may be repeated. Default: all except the text. A "
@@ -249,6 +235,11 @@ class LabelSettings(Inference):
         if not 1 <= low <= high:
             raise InputError(f"--replicas is '{self.replicas}', expected N or MIN:MAX, from 1")
         return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings(Labelling, OneModel):
+    """The labelling job: one checkpoint, one output."""
 
 
 @dataclass(frozen=True, kw_only=True)

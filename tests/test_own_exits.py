@@ -12,11 +12,11 @@ from pkgutil import resolve_name
 
 import pytest
 from support import ROOT
-from support.labelling import settings, table_of
+from support.labelling import any_settings, table_of
 from support.models import make_noisy, tiny_classifier, tiny_tokenizer
 from support.shards import random_texts, write_shard
 from support.stages import InProcess
-from transformers import pipeline
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from fastbert.errors import InputError
 from pipelines.checkpoints import making, own_exits
@@ -43,17 +43,21 @@ def job(tmp_path, monkeypatch):
         monkeypatch.setattr(f"{module}.RunLock", lambda s, r: RunLock(s, r, settle=0))
     monkeypatch.setattr("fastbert.training.recipes._MOST_EPOCHS", 3.0)
 
-    def run(output="out", **options):
+    def run(output="out", models=("classifier",), **options):
         given = {"make_exits": "always", "max_disagreement": 0.2, "slice_rows": 64} | options
-        places = tmp_path / "in", tmp_path / output, str(tmp_path / "classifier")
-        return own_exits.label_with_any(settings(*places, **given))
+        places = tmp_path / "in", tmp_path / output, *(tmp_path / name for name in models)
+        return own_exits.label_with_any(any_settings(*places, **given))
 
     return run
 
 
-def classifier(folder: Path, seed: int) -> None:
+def classifier(folder: Path, seed: int, like: Path | None = None) -> None:
+    """With three classes, on the backbone of another one if there is one."""
     model = tiny_classifier(labels=3)
     make_noisy(model, seed)
+    if like is not None:
+        theirs = AutoModelForSequenceClassification.from_pretrained(like).base_model.state_dict()
+        model.base_model.load_state_dict(theirs)
     model.config.id2label = dict(enumerate(["ape", "bee", "cow"]))
     model.config.label2id = {name: k for k, name in model.config.id2label.items()}
     model.save_pretrained(folder)
@@ -69,7 +73,7 @@ def test_exits_are_made_once_and_used_every_night(job, tmp_path, monkeypatch):
     first = job()
     assert first["rows"] == ROWS
     assert first["operating_point"] == "max-disagreement-0.2"
-    assert first["classifier"] == str(tmp_path / "classifier")
+    assert first["classifiers"] == [str(tmp_path / "classifier")]
     assert first["model"] == str(tmp_path / "out" / "model")
     same = [a == b for a, b in zip(table_of(tmp_path / "out")["label"].to_pylist(),
                                    full_depth(tmp_path / "classifier"), strict=True)]  # fmt: skip
@@ -130,7 +134,7 @@ def test_another_classifier_or_promise_needs_a_word(job, tmp_path):
         job(max_disagreement=0.1)
     shutil.rmtree(tmp_path / "classifier")
     classifier(tmp_path / "classifier", seed=6)
-    with pytest.raises(InputError, match="made for classifier"):
+    with pytest.raises(InputError, match="made for classifiers"):
         job()
     again = job(relabel=True)
     assert again["rows"] == ROWS
@@ -151,18 +155,88 @@ def test_bad_files_are_left_out_of_the_sample(job, tmp_path):
 
 
 def test_a_dry_run_makes_nothing(job, tmp_path):
-    assert job(dry_run=True)["model_to_make"] == str(tmp_path / "classifier")
+    assert job(dry_run=True)["models_to_make"] == [str(tmp_path / "classifier")]
     assert not (tmp_path / "out").exists()
 
 
 def test_exits_are_made_where_there_are_many_rows():
-    asked = settings("x", "y", "z", make_exits="auto")
+    asked = any_settings("x", "y", "z", make_exits="auto")
     plans = [making._plan(asked, rows, 4) for rows in (0, 1000, 100_000, 1_000_000, 10**9)]
     assert [plan.makes for plan in plans] == [False, False, False, True, True]
     assert plans[-1].sample == 25_000
     assert all(
         plan.learn + plan.prove <= rows for plan, rows in zip(plans, (0, 1000), strict=False)
     )
+
+
+def test_models_of_one_backbone_answer_together(job, tmp_path):
+    names = ("classifier", "tone")
+    classifier(tmp_path / "tone", seed=7, like=tmp_path / "classifier")
+    found = job(models=names, make_exits="never")
+    table = table_of(tmp_path / "out")
+    for name in names:
+        assert table[f"{name}_label"].to_pylist() == full_depth(tmp_path / name)
+    assert found["classifiers"] == [str(tmp_path / name) for name in names]
+    assert job(models=names, make_exits="never")["rows"] == 0
+    with pytest.raises(InputError, match="made for classifiers"):
+        job(models=("tone", "classifier"), make_exits="never")
+
+
+def test_other_models_have_an_output_each(job, tmp_path, monkeypatch):
+    classifier(tmp_path / "a tone", seed=7)
+    tried = []
+    monkeypatch.setattr(own_exits, "apart", lambda function, *given: (
+        tried.append(function), resolve_name(function)(*given))[1])  # fmt: skip
+    models = ("classifier", "a tone")
+    first = job(models=models, make_exits="never")
+    assert first["exit_code"] == 0
+    for model, output in zip(models, ("classifier", "a_tone"), strict=True):
+        assert first["outputs"][output]["rows"] == ROWS
+        found = table_of(tmp_path / "out" / output)["label"].to_pylist()
+        assert found == full_depth(tmp_path / model)
+    assert "pipelines.checkpoints.teachers:one_pass" in tried
+    tried.clear()
+    (tmp_path / "in" / "bad.parquet").write_text("no Parquet")
+    again = job(models=models, make_exits="never")
+    assert not tried  # what the outputs are, they stay
+    assert [each["rows"] for each in again["outputs"].values()] == [0, 0]
+    assert again["exit_code"] == 3
+
+
+def test_a_checkpoint_and_a_classifier_have_an_output_each(job, tmp_path):
+    job("first", make_exits="never")
+    shutil.copytree(tmp_path / "first" / "model", tmp_path / "ours")
+    found = job(models=("ours", "classifier"), make_exits="never")
+    labels = [table_of(tmp_path / "out" / name)["label"] for name in found["outputs"]]
+    assert labels[0].equals(labels[1])
+
+
+def test_models_that_cannot_be_told_apart(job, tmp_path):
+    classifier(tmp_path / "b" / "classifier", seed=7)
+    with pytest.raises(InputError, match="called classifier, classifier and each has"):
+        job(models=("classifier", "b/classifier"))
+    with pytest.raises(InputError, match="names one model twice"):
+        job(models=("classifier", "classifier"))
+
+
+@pytest.mark.parametrize("of", ["3", "tone=3"])
+def test_cutoffs_of_several_models_name_one(job, tmp_path, of):
+    classifier(tmp_path / "b", seed=7)
+    with pytest.raises(InputError, match="expected the name of a model before it, as in classifie"):
+        job(models=("classifier", "b"), cutoff=(of,))
+
+
+def test_each_model_gets_the_cutoffs_that_name_it():
+    asked = any_settings("x", "y", "hub/a", "b", cutoff=("a=3", "b=1", "a=4"), tolerance=("b=2",))
+    found = [(each.cutoff, each.tolerance) for each in own_exits._of_each(asked)]
+    assert found == [(("3", "4"), ()), (("1",), ("2",))]
+
+
+def test_the_output_of_one_model_is_not_for_several(job, tmp_path):
+    job(make_exits="never")
+    classifier(tmp_path / "b", seed=7)
+    with pytest.raises(InputError, match="holds the labels of one model"):
+        job(models=("classifier", "b"))
 
 
 @pytest.mark.integration

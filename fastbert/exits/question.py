@@ -1,7 +1,9 @@
 """What a checkpoint is asked: a label, several labels, or a score."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import msgspec
@@ -78,6 +80,12 @@ def questions_of(
         )
     check_names(names)
     return questions
+
+
+def question_name(place: str) -> str:
+    """What a question is called, after the folder, URL or hub id of the classifier that answers it:
+    the last part of that, with an underscore for all that is neither letter nor digit."""
+    return re.sub(r"\W", "_", PurePosixPath(place).name)
 
 
 def check_names(names: Sequence[str]) -> None:

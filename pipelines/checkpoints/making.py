@@ -21,6 +21,7 @@ from fastbert.calibration.points import store_point
 from fastbert.checkpoint import fetch_checkpoint, fingerprint
 from fastbert.errors import NotProven
 from fastbert.exits.operating_point import OperatingPoint
+from fastbert.exits.question import question_name
 from fastbert.inference.engine import DTYPES, Engine
 from fastbert.inference.precision import device, device_name, resolve
 from fastbert.inference.tokenizer import Tokenizer
@@ -33,12 +34,11 @@ from fastbert.weights import save_checkpoint
 from pipelines.checkpoints.calibrate import prove
 from pipelines.checkpoints.distill import give_exits, untaught
 from pipelines.checkpoints.own_exits import MODEL
-from pipelines.checkpoints.settings import CalibrateSettings, DistilSettings
+from pipelines.checkpoints.settings import CalibrateSettings, DistilSettings, LabelAnySettings
 from pipelines.input.columns import InputColumns
 from pipelines.input.examples import sample_texts
 from pipelines.input.scans import Scans
 from pipelines.output.storage import Storage
-from pipelines.settings import LabelSettings
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ _PROBE = 128
 _WORTH = 0.5
 
 
-def make(settings: LabelSettings) -> None:
+def make(settings: LabelAnySettings) -> None:
     """Make the model, in a process of its own. What a killed run has taught is taken, if that was
     on the same sample."""
-    classifier = fetch_checkpoint(settings.model)
+    classifiers = list(map(fetch_checkpoint, settings.model))
     columns = InputColumns(settings.text_column, settings.pair_column)
-    classes = _classes(classifier)
+    classes = max(map(_classes, classifiers))
     storage, target = Storage(settings.output), f"{settings.output}/{MODEL}"
     texts, total = sample_texts(
         list(settings.input),
@@ -72,10 +72,12 @@ def make(settings: LabelSettings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         learn, prove = f"{folder}/learn.parquet", f"{folder}/prove.parquet"
         middle = len(texts) - min(plan.prove, len(texts) // 2)
-        digest = fingerprint(classifier) + _write(texts.take(range(middle)), learn, columns)
+        digest = "".join(map(fingerprint, classifiers))
+        digest += _write(texts.take(range(middle)), learn, columns)
         _write(texts.take(range(middle, len(texts))), prove, columns)
         asked = DistilSettings(
-            teacher=(str(classifier),),
+            teacher=tuple(map(str, classifiers)),
+            question=_names(settings),
             corpus=(learn,),
             output=target,
             text_column=settings.text_column,
@@ -96,7 +98,7 @@ def make(settings: LabelSettings) -> None:
         _prove(settings, target, prove)
 
 
-def _prove(settings: LabelSettings, target: str, corpus: str) -> None:
+def _prove(settings: LabelAnySettings, target: str, corpus: str) -> None:
     """Store the fastest point that keeps the promise on these texts, or full depth."""
     try:
         prove(
@@ -139,7 +141,7 @@ class Plan:
         return self.learn + self.prove if self.makes else _LOOK
 
 
-def _plan(settings: LabelSettings, rows: int, classes: int) -> Plan:
+def _plan(settings: LabelAnySettings, rows: int, classes: int) -> Plan:
     """Whether exits pay: learning reads a number of rows that hardly depends on how many there are,
     forwards and, of the branches alone, backwards."""
     learn, prove = (
@@ -181,6 +183,11 @@ def _told(plan: Plan, rows: int, each: float) -> str:
             else "the whole model answers all rows"
         )
     )
+
+
+def _names(settings: LabelAnySettings) -> tuple[str, ...]:
+    """What several classifiers' questions are called; by themselves where there is one."""
+    return tuple(map(question_name, settings.model)) if len(settings.model) > 1 else ()
 
 
 def _classes(classifier: Path) -> int:

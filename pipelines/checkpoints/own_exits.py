@@ -1,4 +1,4 @@
-"""Labelling with a classifier that has no exits: the output makes some, and keeps them.
+"""Labelling with any models: where a classifier has no exits, the output makes some and keeps them.
 
 What is made lies in OUTPUT/model, and what it was made of in the ledger: later runs use it again.
 This file imports no torch: they need none to see that there is nothing to do.
@@ -7,34 +7,39 @@ This file imports no torch: they need none to see that there is nothing to do.
 import json
 import logging
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
 from fastbert.checkpoint import fetch_checkpoint, fingerprint, is_fastbert
 from fastbert.errors import InputError
+from fastbert.exits.question import question_name
 from fastbert.filesystem import redacted
-from pipelines.labelling.placement import placed
+from pipelines.checkpoints.settings import LabelAnySettings
+from pipelines.labelling.placement import model_placed, placed
 from pipelines.labelling.signals import Stops
 from pipelines.output.lock import RunLock
 from pipelines.output.storage import Storage
 from pipelines.running.apart import apart
 from pipelines.running.executor import asks_for_ray, label_anywhere
-from pipelines.settings import LabelSettings
+from pipelines.settings import Labelling, LabelSettings
 
 log = logging.getLogger(__name__)
 
 #: Below the output: the checkpoint, and, once it is complete, what it was made of.
 MODEL, FACTS = "model", "ledger/model.json"
+#: Exit code of a run that is done, except for what it could not read: of several, it counts most.
+_UNUSABLE = 3
 
 
 @dataclass(frozen=True)
 class Made:
     """What the model of an output was made of."""
 
-    classifier: str  # fingerprint
-    source: str
+    classifiers: list[str]  # fingerprints
+    sources: list[str]
     text_column: str
     pair_column: str | None
     max_disagreement: float
@@ -43,25 +48,90 @@ class Made:
     make_exits: str
 
 
-def label_with_any(settings: LabelSettings) -> dict[str, Any]:
-    """The labelling job, with a FastBERT checkpoint or with a classifier that becomes one.
+def label_with_any(settings: LabelAnySettings) -> dict[str, Any]:
+    """The labelling job, by FastBERT checkpoints or by classifiers that become one.
 
-    Raises InputError, before anything is done, for what is neither, and where the output's model
-    was made of another classifier, or for another promise.
+    Returns the summary; of models with outputs of their own, `outputs` with the summary of each by
+    its name. Raises InputError, before anything is done, for what is no model, and where an
+    output's model was made of other classifiers, or for another promise.
     """
-    folder = fetch_checkpoint(settings.model)
-    if is_fastbert(folder):
-        return label_anywhere(settings)
+    settings = replace(placed(settings), model=tuple(map(model_placed, settings.model)))
+    folders = [fetch_checkpoint(each) for each in settings.model]
+    if len(folders) == 1 or _together(settings, folders):
+        return _label(settings, folders)
+    apart = list(zip(_of_each(settings), folders, strict=True))
+    found = {PurePosixPath(each.output).name: _label(each, [folder]) for each, folder in apart}
+    codes = [summary.get("exit_code", 0) for summary in found.values()]
+    return {"outputs": found, "exit_code": _UNUSABLE if _UNUSABLE in codes else max(codes)}
+
+
+def _together(settings: LabelAnySettings, folders: list[Path]) -> bool:
+    """Whether several models have one output, which asks each row all of their questions in one
+    pass. What the outputs are already, they stay."""
+    storage = Storage(settings.output)
+    before = _read(storage)
+    if before is not None and len(before.sources) > 1:
+        return True
+    if before is not None or storage.paths("table", ".parquet"):
+        raise InputError(
+            f"'{redacted(settings.output)}' holds the labels of one model, expected an --output "
+            "for several, with a folder for each; pass another one, or that model alone"
+        )
+    begun = any(Storage(each.output).paths("ledger", ".json") for each in _of_each(settings))
+    if begun or any(map(is_fastbert, folders)):
+        return False
+    places = [str(folder) for folder in folders]
+    return bool(
+        apart("pipelines.checkpoints.teachers:one_pass", places, bool(settings.pair_column))
+    )
+
+
+def _of_each(settings: LabelAnySettings) -> list[LabelAnySettings]:
+    """The settings of each model, with an output of its own below the output, and with what
+    --tolerance and --cutoff say of it. InputError for names that two have, or none."""
+    names = [question_name(model) for model in settings.model]
+    if len({name.casefold() for name in names}) < len(names):
+        raise InputError(
+            f"the models are called {', '.join(names)} and each has an output of that name: call "
+            "their folders by different names, or label with one at a time"
+        )
+    for text in (*settings.tolerance, *settings.cutoff):
+        name, equals, _ = text.partition("=")
+        if not equals or name not in names:
+            raise InputError(
+                f"--tolerance or --cutoff is '{text}', expected the name of a model before it, as "
+                f"in {names[0]}={text.rpartition('=')[2]}; the models are {', '.join(names)}"
+            )
+    return [
+        replace(
+            settings,
+            model=(model,),
+            output=f"{settings.output}/{name}",
+            tolerance=_said_of(name, settings.tolerance),
+            cutoff=_said_of(name, settings.cutoff),
+        )
+        for name, model in zip(names, settings.model, strict=True)
+    ]
+
+
+def _said_of(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text.partition("=")[2] for text in values if text.startswith(f"{name}="))
+
+
+def _label(settings: LabelAnySettings, folders: list[Path]) -> dict[str, Any]:
+    """Fill one output, by one checkpoint, or by classifiers that answer together."""
+    if len(folders) == 1 and is_fastbert(folders[0]):
+        return label_anywhere(_job(settings, settings.model[0]))
+    names = ", ".join(map(redacted, settings.model))
     if settings.speed or settings.operating_point:
         raise InputError(
-            f"'{redacted(settings.model)}' has no exits yet, and --speed and --operating-point say "
-            "which to use; leave them out: the output makes exits for --max-disagreement, or none "
-            "with --make-exits never"
+            f"'{names}' has no exits yet, and --speed and --operating-point say which to use; "
+            "leave them out: the output makes exits for --max-disagreement, or none with "
+            "--make-exits never"
         )
-    settings = placed(settings)
     made = Made(
-        classifier=fingerprint(folder),
-        source=redacted(settings.model),
+        classifiers=list(map(fingerprint, folders)),
+        sources=list(map(redacted, settings.model)),
         text_column=settings.text_column,
         pair_column=settings.pair_column,
         max_disagreement=settings.max_disagreement,
@@ -76,10 +146,16 @@ def label_with_any(settings: LabelSettings) -> dict[str, Any]:
     if before is None:
         if settings.dry_run:
             log.info("the output has no model yet: a run makes one, which a dry run does not")
-            return {"dry_run": True, "output": redacted(output), "model_to_make": made.source}
+            return {"dry_run": True, "output": redacted(output), "models_to_make": made.sources}
         _make(settings, made, storage)
-    found = label_anywhere(replace(settings, model=f"{output}/{MODEL}", speed=None))
-    return found | {"classifier": made.source}
+    found = label_anywhere(replace(_job(settings, f"{output}/{MODEL}"), speed=None))
+    return found | {"classifiers": made.sources}
+
+
+def _job(settings: LabelAnySettings, model: str) -> LabelSettings:
+    """The labelling job's settings."""
+    shared = {each.name: getattr(settings, each.name) for each in fields(Labelling)}
+    return LabelSettings(**shared, model=model)
 
 
 def _read(storage: Storage) -> Made | None:
@@ -94,7 +170,7 @@ def _read(storage: Storage) -> Made | None:
 
 def _check(before: Made, now: Made, output: str) -> None:
     """Raises InputError where the output's model is not what is asked for."""
-    names = ("classifier", "text_column", "pair_column", "max_disagreement", "tolerance", "cutoff")
+    names = ("classifiers", "text_column", "pair_column", "max_disagreement", "tolerance", "cutoff")
     for name in (*names, "make_exits"):
         was, asked = getattr(before, name), getattr(now, name)
         if was == asked or (name == "make_exits" and "never" not in (was, asked)):
@@ -106,7 +182,7 @@ def _check(before: Made, now: Made, output: str) -> None:
         )
 
 
-def _make(settings: LabelSettings, made: Made, storage: Storage) -> None:
+def _make(settings: LabelAnySettings, made: Made, storage: Storage) -> None:
     """Make the model, while nobody else is at work on the output."""
     lock, stops = RunLock(storage, settings.run_id or f"model-{uuid.uuid4().hex[:4]}"), Stops()
 

@@ -6,7 +6,7 @@ from typing import Literal
 from fastbert.errors import InputError
 from fastbert.exits.exit import PAPER_EXITS
 from pipelines.bounds import Count, Many, NoLess, NotNegative, PartOf, Positive, Seed, Share, Soft
-from pipelines.settings import Inference, LabelledTexts, Settings, Texts, setting
+from pipelines.settings import LabelledTexts, Labelling, OneModel, Settings, Texts, setting
 
 #: Those of `fastbert.exits.criteria`, and the choice among them.
 Criterion = Literal[
@@ -205,7 +205,7 @@ class ConvertSettings(NewCheckpoint):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateSettings(Inference, LabelledTexts):
+class CalibrateSettings(OneModel, LabelledTexts):
     """`fastbert calibrate`. Most of it makes a `Goal`, which checks itself."""
 
     corpus: tuple[str, ...] = setting("Texts like those to be labelled.")
@@ -279,7 +279,7 @@ class CalibrateSettings(Inference, LabelledTexts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Inference, LabelledTexts):
+class EvaluateSettings(OneModel, LabelledTexts):
     """`fastbert evaluate`."""
 
     data: tuple[str, ...] = setting("Texts, labelled unless --no-labels.")
@@ -294,3 +294,39 @@ class EvaluateSettings(Inference, LabelledTexts):
     labels: bool = setting("Compare with labels; without, only with full depth.", True)
     timing: bool = setting("Also run each speed and full depth against the clock.", True)
     json: bool = setting("Print only the JSON summary, no table.", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelAnySettings(Labelling):
+    """`fastbert label`: the labelling job by checkpoints, and by classifiers that get exits."""
+
+    model: tuple[str, ...] = setting(
+        "A FastBERT checkpoint or a Hugging Face classifier: a folder, a URL, or an id on the hub. "
+        "Repeated, each has an output of its own, OUTPUT/NAME, except classifiers with one and the "
+        "same backbone, which answer together."
+    )
+    max_disagreement: PartOf = setting(
+        "Of a --model without exits, for which the output makes some: largest share of labels that "
+        "may differ from the model's.",
+        0.01,
+    )
+    tolerance: tuple[str, ...] = setting(
+        "Of such a model's score: how far it may be off and still count as the same. Of one of "
+        "several: NAME=0.2.",
+        (),
+    )
+    cutoff: tuple[str, ...] = setting(
+        "Of such a model's score that rows are filtered by: scores on one side of all cut-offs "
+        "count as the same; may be repeated. Of one of several: NAME=3.",
+        (),
+    )
+    make_exits: Literal["auto", "always", "never"] = setting(
+        "Whether the output makes exits for such a model. auto: where the input is large enough "
+        "for that to pay. never: the whole model answers each row.",
+        "auto",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.model)) < len(self.model):
+            raise InputError(f"--model names one model twice: {', '.join(self.model)}")

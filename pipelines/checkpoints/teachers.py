@@ -1,10 +1,8 @@
 """The classifiers that a checkpoint is made of: one, or several on the same backbone."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
@@ -13,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastbert.encoders.adopt import Own, own_heads
 from fastbert.errors import InputError
-from fastbert.exits.question import Question, check_names
+from fastbert.exits.question import Question, check_names, question_name
 from fastbert.inference.tokenizer import PROBES
 from fastbert.model import FastBertForSequenceClassification
 from fastbert.weights import load_classifier
@@ -23,6 +21,8 @@ from pipelines.input.columns import listed
 
 log = logging.getLogger(__name__)
 
+#: A classifier and its tokenizer.
+_Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 #: Tokens of the texts that tokenizers are compared on.
 _LENGTH = 512
 
@@ -47,19 +47,16 @@ def load_teachers(settings: DistilSettings) -> tuple[Teachers, PreTrainedTokeniz
     the same, and for questions without names of their own."""
     (kind,) = kinds_asked(settings.task, ("",))
     loaded = [load_classifier(each, bool(settings.pair_column), kind) for each in settings.teacher]
-    (first, tokenizer), *others = loaded
-    for place, (other, its_tokenizer) in zip(settings.teacher[1:], others, strict=True):
-        _check_same(settings.teacher[0], first, place, other)
-        if _said(tokenizer) != _said(its_tokenizer):
-            raise InputError(
-                f"the tokenizers of '{settings.teacher[0]}' and '{place}' are not the same, as one "
-                "pass over a text takes; distil each into a checkpoint of its own"
-            )
-    heads, names = [], []
+    if difference := _difference(settings.teacher, loaded):
+        raise InputError(
+            f"{difference}; one pass over a text needs the same backbone and tokenizer in all: "
+            "distil each into a checkpoint of its own"
+        )
+    (first, tokenizer), heads, names = loaded[0], list[Own](), list[str]()
     for place, (classifier, _) in zip(settings.teacher, loaded, strict=True):
         for own in own_heads(classifier):
             heads.append(own)
-            names.append(own.name or re.sub(r"\W", "_", PurePosixPath(place).name))
+            names.append(own.name or question_name(place))
     questions = questions_for([own.config for own in heads], kind, settings.cutoff)
     if settings.question and len(settings.question) != len(heads):
         raise InputError(
@@ -77,21 +74,42 @@ def load_teachers(settings: DistilSettings) -> tuple[Teachers, PreTrainedTokeniz
     return Teachers(first.base_model, heads, questions), tokenizer
 
 
-def _check_same(name: str, first: PreTrainedModel, other_name: str, other: PreTrainedModel) -> None:
-    """Raises InputError unless all tensors of both backbones are the same."""
-    advice = "one pass over a text takes the same in both; distil each into a checkpoint of its own"
-    mine, theirs = (
-        {key: value for key, value in each.base_model.state_dict().items() if "pooler." not in key}
-        for each in (first, other)
-    )
-    if first.config.model_type != other.config.model_type or mine.keys() != theirs.keys():
-        raise InputError(f"'{name}' and '{other_name}' are not of one family and size; {advice}")
-    for key, value in mine.items():
-        if value.shape != theirs[key].shape or not torch.equal(value, theirs[key]):
-            raise InputError(
-                f"the backbones of '{name}' and '{other_name}' differ, as in '{key}': they were "
-                f"fine-tuned each for itself; {advice}"
-            )
+def one_pass(places: Sequence[str], pairs: bool) -> bool:
+    """Whether these classifiers can answer in one pass over a text; if not, the log says why.
+
+    Raises InputError as `load_classifier`.
+    """
+    loaded = [load_classifier(each, pairs) for each in places]
+    difference = _difference(places, loaded)
+    for place, (classifier, _) in zip(places, loaded, strict=True):
+        if len(own_heads(classifier)) > 1:
+            difference = f"'{place}' answers several questions by itself"
+    if difference:
+        log.info("each model reads the texts for itself: %s", difference)
+    return not difference
+
+
+def _difference(places: Sequence[str], loaded: Sequence[_Loaded]) -> str | None:
+    """What keeps classifiers from sharing one pass over a text: another tensor in a backbone, or
+    another tokenizer."""
+    (first, tokenizer), *others = loaded
+    mine = _tensors(first)
+    for place, (other, its_tokenizer) in zip(places[1:], others, strict=True):
+        both, theirs = f"'{places[0]}' and '{place}'", _tensors(other)
+        if first.config.model_type != other.config.model_type or mine.keys() != theirs.keys():
+            return f"{both} are not of one family and size"
+        for key, value in mine.items():
+            if value.shape != theirs[key].shape or not torch.equal(value, theirs[key]):
+                return f"the backbones of {both} differ, as in '{key}'"
+        if _said(tokenizer) != _said(its_tokenizer):
+            return f"the tokenizers of {both} are not the same"
+    return None
+
+
+def _tensors(classifier: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Those of the backbone."""
+    named: dict[str, torch.Tensor] = classifier.base_model.state_dict()
+    return {key: value for key, value in named.items() if "pooler." not in key}
 
 
 def _said(tokenizer: PreTrainedTokenizerBase) -> Any:

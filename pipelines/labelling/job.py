@@ -4,6 +4,7 @@ import logging
 import time
 import uuid
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipelines.input.shards import find_shards
 from pipelines.input.texts import tell_truncated
 from pipelines.labelling.adopt import adopt
 from pipelines.labelling.audit import audits
-from pipelines.labelling.placement import check_apart, placed
+from pipelines.labelling.placement import check_apart, model_placed, placed
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.point import asked_point, check_precision, point_of_output
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
@@ -51,7 +52,7 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     work, for wrong input or settings, OutputHeld if another run is at work on the output, and
     Stopped on SIGTERM or Ctrl-C.
     """
-    settings = placed(settings)
+    settings = replace(placed(settings), model=model_placed(settings.model))
     job = Job(settings)
     if settings.dry_run:
         plan = job.plan()

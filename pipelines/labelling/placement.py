@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import replace
+from typing import TypeVar
 
 from fsspec.utils import glob_translate
 
@@ -11,20 +12,23 @@ from fastbert.errors import InputError
 from fastbert.filesystem import absolute, redacted
 from pipelines.input.shards import Shard
 from pipelines.output.record import table_path
-from pipelines.settings import LabelSettings
+from pipelines.settings import Labelling
+
+S = TypeVar("S", bound=Labelling)
 
 
-def placed(settings: LabelSettings) -> LabelSettings:
+def placed(settings: S) -> S:
     """With places that processes in other folders find, too."""
-    return replace(
-        settings,
-        input=tuple(absolute(url) for url in settings.input),
-        output=absolute(settings.output),
-        model=settings.model if is_hub_id(settings.model) else absolute(settings.model),
-    )
+    inputs = tuple(absolute(url) for url in settings.input)
+    return replace(settings, input=inputs, output=absolute(settings.output))
 
 
-def check_apart(settings: LabelSettings, shards: list[Shard]) -> None:
+def model_placed(model: str) -> str:
+    """A model's place, likewise."""
+    return model if is_hub_id(model) else absolute(model)
+
+
+def check_apart(settings: Labelling, shards: list[Shard]) -> None:
     """Raises InputError if the input covers labels of these shards, there or to come: the next run
     would take them for texts."""
     # Without `..` and links. URLs look odd after that, but lie in each other as before.

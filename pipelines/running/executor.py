@@ -9,7 +9,7 @@ from pipelines.input.slices import Slice
 from pipelines.labelling.job import label
 from pipelines.labelling.run import Executor, Resources, Run
 from pipelines.labelling.work import Outcome
-from pipelines.settings import LabelSettings
+from pipelines.settings import Labelling, LabelSettings
 
 #: What tells that a process belongs to a cluster: its user's wish, and Ray's word in a job.
 _RAYS = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
@@ -53,7 +53,7 @@ class Chosen:
         return self.executor.run(run, slices, resources)
 
 
-def asks_for_ray(settings: LabelSettings) -> bool:
+def asks_for_ray(settings: Labelling) -> bool:
     """Whether a run is on Ray, as far as that is plain without a look at the machine."""
     in_cluster = any(os.environ.get(name) for name in _RAYS)
     auto = settings.executor == "auto" and (in_cluster or settings.replica_range()[1] > 1)

@@ -2,26 +2,36 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.checkpoints.settings import LabelAnySettings
 from pipelines.output.storage import Storage
 from pipelines.settings import LabelSettings
 from support import ROOT
 
 
 def settings(corpus, output, checkpoint, **changes) -> LabelSettings:
-    defaults = dict(
+    return LabelSettings(**_defaults(corpus, output) | {"model": checkpoint} | changes)
+
+
+def any_settings(corpus, output, *models, **changes) -> LabelAnySettings:
+    """Of the command, which takes several models, and such without exits."""
+    asked = {"model": tuple(map(str, models))} | changes
+    return LabelAnySettings(**_defaults(corpus, output) | asked)
+
+
+def _defaults(corpus, output) -> dict[str, Any]:
+    return dict(
         input=(str(corpus),),
         output=str(output),
-        model=checkpoint,
         slice_rows=10,
         max_bad_rows=0.5,
         cpus_per_replica=1,
         precision="fp32",
     )
-    return LabelSettings(**defaults | changes)
 
 
 def table_of(output: str | Path) -> pa.Table:

@@ -45,7 +45,8 @@ class Commit:
             recipe=run.identity.recipe,
             committed_at="",
         )
-        rows = work.table.replace_schema_metadata(self._lineage(work))
+        known = work.table.schema.metadata or {}
+        rows = work.table.replace_schema_metadata(known | self._lineage(work))
         storage.put(piece.path, to_parquet(rows, facts(record)))
         record = replace(
             record,

@@ -19,6 +19,7 @@ from fastbert.inference.tokens import Tokens
 from fastbert.tokenizer import load_tokenizer
 from pipelines.input.batches import BATCH_BYTES
 from pipelines.input.formats.format import BROKEN
+from pipelines.input.metadata import kept
 from pipelines.input.slices import SliceReader
 from pipelines.input.texts import decode
 from pipelines.input.unreadable import ShardError, read_patiently
@@ -122,6 +123,7 @@ class ReadTokenize:
 
         carried = self.columns.carried(table.schema)
         result = table.select(list(carried)).rename_columns(list(carried.values()))
+        result = result.replace_schema_metadata(kept(table.schema.metadata, carried))
         result = result.append_column(IDS, column([t.ids for _, t in found], pa.int32()))
         if types := [t.types for _, t in found if t.types is not None]:
             result = result.append_column(TYPES, column(types, pa.int8()))

@@ -29,7 +29,7 @@ class Arrow:
         """From the start of a batch on."""
         _, schema, batches = _batches(file, start.position)
         names = columns.read(schema)
-        wanted = pa.schema([schema.field(name) for name in names])
+        wanted = pa.schema([schema.field(name) for name in names], schema.metadata)
         return Opened(wanted, start.row, (batch.select(names) for batch in batches))
 
 

@@ -10,7 +10,7 @@ DIR has Parquet files with the column `text`. Their rows, with an id, a URL and 
 the text as crawls have them, are written to WORK in every format, compressed as their own tools do
 by default (gzip's level 6, zstd's level 3). `read` is from the file to a list of str, `read and
 tokenize` from the file to token ids, both by the job's own reader, in slices of its size and in
-turns; `scan` is what a plan does once for a new file. The warm-up has shown the tokenizer all words,
+turns; `scan` is what a plan does once for a new file. The warm-up shows the tokenizer all words,
 so that it is at its fastest, and a slow format shows most. All rows are the same in all formats,
 which is checked.
 """

@@ -4,8 +4,10 @@ import json
 import re
 
 import duckdb
+import pyarrow as pa
 import pytest
 from support import ROOT
+from support.formats import ENCODED
 from support.labelling import settings
 from support.shards import random_texts
 from support.stages import InProcess
@@ -54,6 +56,23 @@ def test_the_code_of_the_page(labelled, library):
     assert list(joined["id"]) == [f"row-{k}" for k in range(len(TEXTS))]
     assert list(joined["text"]) == TEXTS
     assert set(joined["label"]) <= {"ape", "bee", "cow", "dog", "eel"}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_a_shard_without_the_id_is_passed_over(tmp_path, checkpoint, ending):
+    """Also where all columns are carried."""
+    for name, columns in (("a", {"id": [*range(30)]}), ("b", {"ID": [*range(30)]})):
+        table = pa.table({"text": TEXTS} | columns)
+        path = tmp_path / "in" / f"{name}.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(ENCODED[f"x.{ending}"](table))
+    asked = settings(tmp_path / "in", tmp_path / "out", checkpoint, speed=0.5, id_column="id")
+    found = label(asked, InProcess())
+    assert (found["rows"], found["exit_code"]) == (30, 3)
+    ((url, why),) = found["bad_shards"].items()
+    assert url.endswith(f"b.{ending}")
+    assert "has no column 'id'; its columns are" in why
+    assert "--id-column" in why
 
 
 def test_nothing_and_something_exclude_each_other():

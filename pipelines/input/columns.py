@@ -19,6 +19,8 @@ class InputColumns:
     carry: tuple[str, ...] | None = None
     #: Of the truth, one for each question; to read them, they must be carried, too.
     labels: tuple[str, ...] = ()
+    #: Of these, the one that names rows, which every shard must have.
+    id: str | None = None
     #: Columns that labelling adds, whose names no carried column may have.
     added: pa.Schema = field(default_factory=output_schema)
     #: The columns of formats that say no types, as found in all files of the run.
@@ -48,6 +50,7 @@ class InputColumns:
         """
         repeated = {name for name, times in Counter(schema.names).items() if times > 1}
         options = dict.fromkeys(self.carry or (), "--carry")
+        options |= {} if self.id is None else {self.id: "--id-column"}
         options |= dict.fromkeys(self.labels, "--label-column")
         options |= dict(zip(self.texts, ("--text-column", "--pair-column"), strict=False))
         for name, option in options.items():

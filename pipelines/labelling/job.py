@@ -106,7 +106,7 @@ class Job:
             shards,
             output,
             self.identity,
-            columns_of(self.identity),
+            replace(columns_of(self.identity), id=settings.id_column),
             settings.slice_rows,
             settings.change,
             settings.retry_quarantined,

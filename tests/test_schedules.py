@@ -21,7 +21,8 @@ from support import ROOT
 from support.deploy import DEPLOY, cluster_of, cron_jobs, image_sources, job_of, manifest
 
 from jobs.options import command as command_of
-from pipelines.settings import LabelSettings, ReportSettings
+from pipelines.checkpoints.settings import LabelAnySettings
+from pipelines.settings import ReportSettings
 
 #: Where the image has the repository, and where the crontab expects it.
 IMAGE_ROOT, CRON_ROOT = "/home/ray/fastbert-ray", "/srv/fastbert-ray"
@@ -114,7 +115,7 @@ def test_commands_are_understood_by_their_job(dag, name, place):
     before, job, arguments = line.groups()
     assert before.removeprefix("cd ").startswith(place)
     context = command_of(job).make_context(job, shlex.split(arguments))
-    settings = LabelSettings(**context.params)
+    settings = LabelAnySettings(**context.params)
     if name not in ("crontab", "cronjob.yaml"):
         # A cluster that starts from zero has no GPU from which the job could guess.
         assert settings.gpus_per_replica == 1

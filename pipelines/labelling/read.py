@@ -123,14 +123,14 @@ class ReadTokenize:
 
         carried = self.columns.carried(table.schema)
         result = table.select(list(carried)).rename_columns(list(carried.values()))
-        result = result.replace_schema_metadata(kept(table.schema.metadata, carried))
         result = result.append_column(IDS, column([t.ids for _, t in found], pa.int32()))
         if types := [t.types for _, t in found if t.types is not None]:
             result = result.append_column(TYPES, column(types, pa.int8()))
         if self.tokenize.windows is not None:
             result = result.append_column(WINDOWS, _window_lengths(len(errors), found))
         result = result.append_column(TRUNCATED, pa.array(truncated, mask=lengths == 0))
-        return result.append_column(ERROR, pa.array(errors, pa.string()))
+        result = result.append_column(ERROR, pa.array(errors, pa.string()))
+        return result.replace_schema_metadata(kept(table.schema.metadata, carried))
 
 
 def _window_lengths(rows: int, found: list[tuple[Rows, Tokens]]) -> pa.Array:

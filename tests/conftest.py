@@ -11,6 +11,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import pytest
 import torch
 from support.models import tiny_fastbert, tiny_tokenizer
+from support.stages import InProcess
 
 from fastbert.weights import save_checkpoint
 
@@ -41,6 +42,15 @@ def pytest_report_header() -> str:
         f"torch {torch.backends.cpu.get_cpu_capability()}, oneDNN up to {limit or 'its best'}; "
         f"AMX was {'' if amx else 'not '}run"
     )
+
+
+@pytest.fixture(autouse=True)
+def labels_in_this_process(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands that unit tests give start no processes, which take longer than the tests."""
+    if not request.node.get_closest_marker("integration"):
+        monkeypatch.setattr("pipelines.running.executor.choose", lambda _: InProcess())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -171,7 +171,7 @@ def test_the_reader_sees_what_must_not_be(tmp_path):
 @pytest.mark.integration
 def test_chaos_in_short(tmp_path):
     """On one machine, the store behind the fault proxy; on Ray in the long version."""
-    kills = {"driver": 1, "replica": 1, "worker": 1}
+    kills = {"driver": 1, "worker": 1}
     numbers = ",".join(f"{kind}={n}" for kind, n in kills.items())
     command = [sys.executable, "-m", "benchmarks.faults.chaos", "--store", "swift"]
     options = ["--kills", numbers, "--corpus-rows", "300", "--work", str(tmp_path / "work")]

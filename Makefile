@@ -3,6 +3,7 @@
 # make test   everything CI runs
 # make unit   the tests that need no Ray
 # make test-oldest   those that need it, with the oldest Ray, torch and transformers that pyproject.toml takes
+# make docs   the documentation as a site, in build/site
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ OLDEST := build/oldest
 ON_RAY := tests/test_calibrate.py tests/test_commands.py tests/test_faults.py tests/test_label.py tests/test_submit.py \
     tests/test_surroundings.py tests/test_train.py
 
-.PHONY: install demo test test-oldest unit lint clean
+.PHONY: install demo test test-oldest unit docs lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -62,6 +63,9 @@ test-oldest: $(OLDEST)/installed
 
 unit: .venv/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "not integration"
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ PAGES = [
     ROOT / "docs" / "start.md",
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics", "formats")),
-    *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration", "guide")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration", "classifiers", "long-texts")),
 ]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 

@@ -13,7 +13,7 @@ from pipelines.reports import analytics
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 

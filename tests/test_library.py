@@ -221,7 +221,7 @@ def test_the_lines_of_the_documentation_run(calibrated, tmp_path, monkeypatch):
     shutil.copytree(calibrated, tmp_path / "models" / "news")
     monkeypatch.chdir(tmp_path)
     root = Path(__file__).resolve().parents[1]
-    pages = [(root / name).read_text() for name in ("README.md", "docs/start.md")]
+    pages = [(root / name).read_text() for name in ("README.md", "docs/library.md")]
     blocks = re.findall(r"```python\n(.*?)```", "".join(pages), re.DOTALL)
     lines = list(itertools.chain.from_iterable(block.splitlines() for block in blocks))
     assert any("fastbert.load" in line for line in lines)

@@ -44,7 +44,7 @@ from pipelines.input.shards import Shard, find_shards
 from pipelines.labelling.job import label
 from pipelines.labelling.plan import make_plan
 from pipelines.labelling.run import columns_of
-from pipelines.labelling.summary import totals
+from pipelines.labelling.summary import Tally, totals
 from pipelines.output import manifests
 from pipelines.output.history import statistics
 from pipelines.output.identity import Identity
@@ -135,7 +135,7 @@ def write_ledger(
 def write_runs(storage: Storage, shards: list[Shard], recipe: dict[str, Any]) -> None:
     """Statistics and summaries."""
     kinds = records(recipe)
-    summary = totals(manifests.records_of(kinds)) | {"seconds": 600.0, "exit_code": 0}
+    summary = totals(Tally(manifests.records_of(kinds))) | {"seconds": 600.0, "exit_code": 0}
     for run in range(RUNS):
         mine = range(-(-run * len(shards) // RUNS), -(-(run + 1) * len(shards) // RUNS))
         if mine:

@@ -17,7 +17,7 @@ from support.shards import random_texts
 
 from benchmarks import RESULTS
 from benchmarks.pages.gpu import section
-from benchmarks.speed import gpu_corpus
+from benchmarks.speed import at_scale, gpu_corpus
 from fastbert.weights import save_checkpoint
 
 #: Packages of peers, which only those install who compare with them.
@@ -141,15 +141,11 @@ def test_what_objects_of_a_store_cost_its_client(tmp_path):
     assert found["output listed"]["requests"] == {"LIST": pytest.approx(3 / 2_500)}
 
 
-def test_made_up_nights_label_what_is_new(tmp_path, capsys):
-    from benchmarks.speed.at_scale import night
-
+def test_made_up_nights_label_what_is_new(tmp_path):
     save_checkpoint(tiny_fastbert(), tiny_tokenizer(tmp_path), str(tmp_path / "checkpoint"))
-    slices = []
-    for what in ("plan", "first", "nothing", "some"):
-        night(str(tmp_path), 200, what)
-        slices.append(json.loads(capsys.readouterr().out.splitlines()[-1])["slices"])
-    assert slices == [2000, 2000, 0, 20]
+    nights = [at_scale.night(str(tmp_path), 200, what) for what in ("plan", "first", "nothing")]
+    nights.append(at_scale.night(str(tmp_path), 200, "some"))
+    assert [found["slices"] for found in nights] == [2000, 2000, 0, 20]
 
 
 def run(program, folder, *arguments):

@@ -174,9 +174,9 @@ def in_table(shards: int) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([], pa.string()), *map(pa.array, names)])
 
 
-def night(work: str, shards: int, what: str) -> None:
+def night(work: str, shards: int, what: str) -> dict[str, Any]:
     """One night over so many shards: "plan" and "first" find an empty output, "nothing" is the
-    next one, and "some" has new shards. Prints what it took."""
+    next one, and "some" has new shards."""
     settings = LabelSettings(
         input=(INPUT,), output=f"{work}/{shards}", model=f"{work}/checkpoint", speed=0.5,
         slice_rows=ROWS,
@@ -209,27 +209,30 @@ def night(work: str, shards: int, what: str) -> None:
             summary = job.label(settings, Recording())
             slices = summary["slices_labelled"]
             assert summary["slices_up_to_date"] == len(there)
-    print(
-        json.dumps(
-            {
-                "slices": slices,
-                "before_megabytes": round(before / 2**20),
-                "seconds": round(time.monotonic() - started, 2),
-                "steps": {name: round(found, 2) for name, found in steps.items()},
-                "asked": dict(asked),
-            }
-        )
-    )
+    return {
+        "slices": slices,
+        "before_megabytes": round(before / 2**20),
+        "seconds": round(time.monotonic() - started, 2),
+        "steps": {name: round(found, 2) for name, found in steps.items()},
+        "asked": dict(asked),
+    }
+
+
+def apart(function: str, *arguments: object) -> dict[str, Any]:
+    """What a function of this file finds in a process of its own, which imports nothing else, and
+    what that takes."""
+    program = "import json, sys; from benchmarks.speed import at_scale; "
+    program += f"print(json.dumps(at_scale.{function}(*json.loads(sys.argv[1]))))"
+    given = [str(each) if isinstance(each, Path) else each for each in arguments]
+    found = measured([sys.executable, "-c", program, json.dumps(given)])
+    print(function, *given, found, file=sys.stderr)
+    return found
 
 
 def one_night(work: Path, shards: int, what: str) -> dict[str, Any]:
     """The same in a process of its own."""
-    program = "import sys; from benchmarks.speed.at_scale import night; "
-    program += "night(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
-    found = measured([sys.executable, "-c", program, str(work), str(shards), what])
-    found |= found.pop("said")  # seconds without those of the imports
-    print(shards, what, found, file=sys.stderr)
-    return found
+    found = apart("night", work, shards, what)
+    return found | found.pop("said")  # seconds without those of the imports
 
 
 @part
@@ -437,15 +440,18 @@ def driver(work: Path, slices: tuple[int, ...]) -> dict[str, Any]:
 
 
 @part
-@click.option("--rows", default=600_000, show_default=True, help="Of each format.")
+@click.option("--rows", default=1_800_000, show_default=True, help="Of each format.")
 @click.option("--files", default=6, show_default=True)
 def texts(work: Path, rows: int, files: int) -> dict[str, Any]:
     """How many rows of text are counted in a second, before they can be divided into slices."""
-    return {name: counted(work / name, name, rows, files) for name in ("jsonl", "csv")}
+    return {
+        name: apart("counted", work / name, name, rows, files)["said"] for name in ("jsonl", "csv")
+    }
 
 
-def counted(folder: Path, name: str, rows: int, files: int) -> dict[str, Any]:
+def counted(place: str, name: str, rows: int, files: int) -> dict[str, Any]:
     """The same of one format."""
+    folder = Path(place)
     source, columns = random.Random(0), InputColumns()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -470,7 +476,6 @@ def counted(folder: Path, name: str, rows: int, files: int) -> dict[str, Any]:
         started = time.monotonic()
         assert sum(each.rows for each in scan()) == rows
         found["rows_per_second"][how] = round(rows / (time.monotonic() - started))
-    print(name, found, file=sys.stderr)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import click
 
 from benchmarks.support.measure import machine
 
-Part = Callable[..., dict[str, Any]]
+Found = dict[str, Any]
+#: Gives what it finds, or what it has found so far, again and again.
+Part = Callable[..., Found | Iterable[Found]]
 
 
 def of(group: click.Group, *packages: str) -> Callable[[Part], click.Command]:
@@ -21,10 +23,13 @@ def of(group: click.Group, *packages: str) -> Callable[[Part], click.Command]:
         def run(work: Path, output: Path, **options: Any) -> None:
             work.mkdir(parents=True, exist_ok=True)
             print(machine(*packages), file=sys.stderr)
-            found = {"options": options, "machine": machine(*packages), **function(work, **options)}
-            known = json.loads(output.read_text()) if output.exists() else {}
-            output.write_text(json.dumps(known | {function.__name__: found}, indent=1) + "\n")
-            print(json.dumps(found))
+            facts = {"options": options, "machine": machine(*packages)}
+            found = function(work, **options)
+            for each in [found] if isinstance(found, dict) else found:
+                known = json.loads(output.read_text()) if output.exists() else {}
+                known[function.__name__] = facts | each
+                output.write_text(json.dumps(known, indent=1) + "\n")
+                print(json.dumps(facts | each))
 
         folder = click.Path(path_type=Path)
         command = click.command(function.__name__, help=function.__doc__)(run)

@@ -20,9 +20,10 @@ from support.stages import TEXTS, a_run, run
 from fastbert.errors import InputError
 from pipelines.input.shards import find_shards
 from pipelines.labelling.commit import Commit
-from pipelines.labelling.summary import totals
+from pipelines.labelling.summary import Tally, totals
 from pipelines.output.committed import COMMITS
 from pipelines.output.ledger import Ledger
+from pipelines.output.manifests import rows_of
 from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
 from pipelines.reports.job import report
@@ -53,7 +54,7 @@ def label(out: str, night: str, shard, checkpoint, close: bool = True) -> None:
     )
     if close:
         summary = {"run_id": night, "started_at": f"2026-11-2{night[-1]}T01:00:00.000+00:00"}
-        end_run(ledger, night, [record], summary | totals([record]))
+        end_run(ledger, night, [record], summary | totals(Tally([record])))
 
 
 def scan(output: str) -> duckdb.DuckDBPyConnection:
@@ -349,7 +350,7 @@ def test_of_a_file_without_a_record_the_last_run_counts_whatever_its_nodes_clock
         mine = record(run_id=night, exits=exits, committed_at=f"2026-11-22{at}:00.000+00:00")
         began = {"b": "01", "a": "02"}[night]
         began = {"started_at": f"2026-11-{began}T00:00:00+00:00"}
-        ledger.close_run(night, began, COMMITS.empty_table(), [mine], set())
+        ledger.close_run(night, began, COMMITS.empty_table(), rows_of([mine]), set())
     assert analytics.open(str(tmp_path)).query("from slices")["exits"][0].tolist() == [0, 0, 9]
 
 
@@ -370,7 +371,7 @@ def test_more_flops_than_64_bits_hold(tmp_path):
         ledger.storage.put(each.path, b"")
         ledger.put(each)
     assert report(ReportSettings(output=str(tmp_path)))["runs"]  # at work
-    end_run(ledger, "night-1", records, totals(records))
+    end_run(ledger, "night-1", records, totals(Tally(records)))
     found = analytics.open(str(tmp_path)).arrow("select flops from runs")
     assert found["flops"].to_pylist() == [3 * 2**62]
 

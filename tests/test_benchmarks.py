@@ -17,7 +17,7 @@ from support.shards import random_texts
 
 from benchmarks import RESULTS
 from benchmarks.pages.gpu import section
-from benchmarks.speed import gpu_corpus
+from benchmarks.speed import at_scale, gpu_corpus
 from fastbert.weights import save_checkpoint
 
 #: Packages of peers, which only those install who compare with them.
@@ -50,7 +50,10 @@ def test_every_benchmark_finds_what_it_imports():
 
 
 #: Results for which no checkpoint was needed, and what they are of instead.
-WITHOUT_CHECKPOINT = {"tokenizing": "tokenizer", "scale": "options"}
+WITHOUT_CHECKPOINT = {
+    **{"tokenizing": "tokenizer", "scale": "options"},
+    **{"at_scale": "options", "at_scale_before": "options"},
+}
 
 
 def test_results_name_their_commit_and_checkpoint_or_say_why_they_are_older():
@@ -127,6 +130,22 @@ def test_a_huge_row_group_is_read_slice_by_slice(tmp_path):
     found = run("speed.scale", tmp_path, "reading", "--work", tmp_path / "work",
                 "--rows", 600, "--slice-rows", 100, "--rounds", 1)  # fmt: skip
     assert found["reading"]["slices"] == 6
+
+
+def test_what_objects_of_a_store_cost_its_client(tmp_path):
+    found = run("speed.at_scale", tmp_path, "client", "--work", tmp_path / "work",
+                "--objects", 2_500, "--files", 30)["client"]  # fmt: skip
+    assert found["footer"]["requests"] == {"HEAD": 1, "GET": 1}
+    assert found["record read"]["requests"] == {"GET": 1}
+    assert found["record removed"]["requests"] == {"DELETE": 1}
+    assert found["output listed"]["requests"] == {"LIST": pytest.approx(3 / 2_500)}
+
+
+def test_made_up_nights_label_what_is_new(tmp_path):
+    save_checkpoint(tiny_fastbert(), tiny_tokenizer(tmp_path), str(tmp_path / "checkpoint"))
+    nights = [at_scale.night(str(tmp_path), 200, what) for what in ("plan", "first", "nothing")]
+    nights.append(at_scale.night(str(tmp_path), 200, "some"))
+    assert [found["slices"] for found in nights] == [2000, 2000, 0, 20]
 
 
 def run(program, folder, *arguments):

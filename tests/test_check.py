@@ -15,7 +15,7 @@ from support.stages import InProcess
 from pipelines.labelling import audit as audits
 from pipelines.labelling import job as jobs
 from pipelines.labelling.job import label
-from pipelines.labelling.summary import totals
+from pipelines.labelling.summary import Tally, totals
 from pipelines.output import last_run
 from pipelines.output.ledger import Ledger
 from pipelines.output.lock import RunLock
@@ -34,7 +34,7 @@ def ran(ledger: Ledger, day: int, rows: int = 10, **summary) -> None:
     if rows:
         records = [record(f"shard-{day}", 0, rows, run_id=name, error_rows=1)]
         ledger.storage.put(records[0].path, to_parquet(pa.table({})))
-    found = totals(records) | {"started_at": at.isoformat(), "seconds": 600, "alarms": []}
+    found = totals(Tally(records)) | {"started_at": at.isoformat(), "seconds": 600, "alarms": []}
     found |= {"bad_shards": {}, "exit_code": 0, "max_bad_rows": 0.2} | summary
     end_run(ledger, name, records, found)
     ended = (at + timedelta(minutes=10)).isoformat()

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from pipelines.machine import cores
 from pipelines.running.cluster import cores_of_nodes
-from pipelines.running.machine import cores
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def machine(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr("pipelines.running.machine.CGROUPS", tmp_path)
+    monkeypatch.setattr("pipelines.machine.CGROUPS", tmp_path)
     return pretend
 
 

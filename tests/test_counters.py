@@ -5,12 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
+from collections import Counter
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from support import ROOT
+from support.made_up_history import ROWS, a_record
 from support.records import record
 from support.shards import random_texts, write_shard
 
@@ -19,8 +25,10 @@ from fastbert.exits.question import Question
 from fastbert.inference.decisions import Predictions
 from fastbert.tasks.questions import Questions
 from pipelines.labelling.classify import statistics_of
-from pipelines.labelling.summary import RUNS, totals
+from pipelines.labelling.summary import RUNS, Tally, prices, startup, totals
 from pipelines.output.history import STATISTICS
+from pipelines.output.manifests import records_of
+from pipelines.output.record import Record
 from pipelines.output.statistics import MEASURES, SliceStats
 
 #: The one declaration of each, and the line that measures it.
@@ -117,20 +125,47 @@ def test_columns_and_keys_keep_their_names():
 def test_sums_are_those_of_the_slices():
     first = record("a", exit_labels=[{"x": 5}, {"y": 3}, {}])
     second = record("b", exit_labels=[{"y": 5}, {"x": 1}, {"y": 1}], quarantined=True)
-    found = totals([first, second])
+    found = totals(Tally([first, second]))
     assert found["exits"] == [10, 6, 2]
     assert found["labels"] == {"y": 9, "x": 6}
     assert list(found["labels"]) == ["y", "x"]
     assert (found["flops"], found["full_flops"], found["flops_speedup"]) == (2800, 5400, 1.929)
     assert found["quarantined_slices"] == 1
     assert found["mean_exit_layer"] == round((10 + 12 + 6) / 18, 4)
-    none = totals([])
+    none = totals(Tally())
     assert (none["rows"], none["exits"], none["labels"], none["mean_exit_layer"]) == (
         0,
         [],
         {},
         None,
     )
+
+
+@pytest.mark.parametrize("together", [1, 7, 100])
+def test_a_tally_is_the_sum_of_its_slices_and_holds_few_of_them(together, monkeypatch):
+    monkeypatch.setattr("pipelines.labelling.summary._TOGETHER", together)
+    source, done, alive = np.random.default_rng(0), Tally(), list[weakref.ref]()
+    at, made = datetime(2026, 1, 1, tzinfo=UTC), []
+    for number in source.permutation(47):
+        one = replace(a_record("night-1", at, int(number), bool(number % 2), source), retries=1)
+        made.append(asdict(one))
+        done.add(one)
+        alive.append(weakref.ref(one))
+        del one
+        assert sum(each() is not None for each in alive) <= together + 1  # and the first
+    found, records = totals(done), [Record(**values) for values in made]
+    assert (found["slices_labelled"], found["rows"], found["retries"]) == (47, 47 * ROWS, 47)
+    assert found["exits"] == [sum(some) for some in zip(*(r.exits for r in records), strict=True)]
+    assert found["flops"] == sum(sum(r.exit_flops) for r in records)
+    labels = Counter()
+    for values in (each for r in records for each in r.exit_labels):
+        labels.update(values)
+    assert found["labels"] == labels
+    assert done.audit_agreements == sum(r.audit_agreements for r in records)
+    assert found["device_seconds"] == round(sum(r.device_seconds for r in records), 2)
+    assert prices(done, 3600.0)["price"] == pytest.approx(found["device_seconds"], abs=0.01)
+    assert startup(done, at) == startup(Tally(sorted(records, key=str)), at) is not None
+    assert records_of(done.table()) == records
 
 
 def test_statistics_of_answers():

@@ -16,7 +16,7 @@ from support.made_up_history import LABELS, ROWS, write_history
 from support.records import end_run, record
 
 from fastbert.calibration.bounds import interval, rows_to_tell
-from pipelines.labelling.summary import totals
+from pipelines.labelling.summary import Tally, totals
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.reports import analytics, questions
@@ -277,7 +277,7 @@ def test_what_lists_leave_out_is_counted(tmp_path, capsys):
     mine = record(rows=601, exits=[600, 0, 0], error_rows=1, exit_labels=[names, {}, {}])
     ledger.storage.put(mine.path, b"")
     bad = {f"s3://in/{i}.parquet": "broken" for i in range(60)}
-    end_run(ledger, "night-1", [mine], totals([mine]) | {"bad_shards": bad})
+    end_run(ledger, "night-1", [mine], totals(Tally([mine])) | {"bad_shards": bad})
     settings = ReportSettings(output=str(tmp_path / "out"), html=str(tmp_path / "r.html"))
     summary = report(settings)
     assert sum(row["rows"] for row in summary["labels"]) == 600

@@ -30,7 +30,7 @@ ORDER = [
     "fastbert.library",
     "fastbert",  # its own __init__, which imports nothing before it is asked for
     "pipelines",
-    "pipelines.bounds",
+    "pipelines.bounds pipelines.children pipelines.machine",
     "pipelines.settings",
     "pipelines.output",
     "pipelines.input",

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.records import committed, end_run, record
 
-from pipelines.output.history import statistics
+from pipelines.output.history import STATISTICS, encoded, statistics
 from pipelines.output.ledger import Ledger
 from pipelines.output.manifests import rows_of
 from pipelines.output.record import Record, slice_id
@@ -35,6 +35,17 @@ def test_round_trip(ledger):
         ("b", 0): record("b"),
         ("a", 10): record("a", first_row=10),
     }
+
+
+@pytest.mark.parametrize("slices", [0, 1, 3, 10])
+def test_statistics_are_the_same_some_slices_at_a_time(slices, monkeypatch):
+    rows = rows_of(record("abc"[k % 3], first_row=10 * k, error_rows=k % 2) for k in range(slices))
+    whole = statistics(rows)
+    monkeypatch.setattr("pipelines.output.history._TOGETHER", 3)
+    found = pq.read_table(pa.BufferReader(encoded(rows)))
+    order = [(name, "ascending") for name in ("shard", "first_row", "exit_layer")]
+    assert found.schema == STATISTICS
+    assert found.sort_by(order).equals(whole.sort_by(order))
 
 
 def test_slice_ids_are_stable_and_distinct():
@@ -111,7 +122,7 @@ def test_statistics_of_a_killed_run_are_written_by_the_next(ledger):
     commits = ledger.committed().commits
     assert ledger.unreported(commits) == {"killed"}
     commit(ledger, new)
-    ledger.close_run("second", {"rows": 10}, commits, [new], {"killed"})
+    ledger.close_run("second", {"rows": 10}, commits, rows_of([new]), {"killed"})
     assert ledger.storage.paths("stats", "") == {"stats/killed.parquet", "stats/second.parquet"}
     assert ledger.storage.paths("ledger/runs", "") == {"ledger/runs/second.json"}
     assert ledger.unreported(ledger.committed().commits) == set()
@@ -142,8 +153,8 @@ def test_closing_a_run_reads_nothing_again(ledger, monkeypatch):
     commit(ledger, record("a", run_id="killed"))
     commits = ledger.committed().commits
     monkeypatch.setattr(ledger.storage, "_read", lambda _: pytest.fail("read the ledger again"))
-    ledger.close_run("night-1", {}, commits, [record("b")], {"killed"})
-    ledger.fold([record("b")])
+    ledger.close_run("night-1", {}, commits, rows_of([record("b")]), {"killed"})
+    ledger.fold(rows_of([record("b")]))
 
 
 def shards(ledger: Ledger, run: str) -> set[str]:

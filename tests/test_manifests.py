@@ -83,7 +83,7 @@ def night(*records: Record) -> None:
     """A run that commits these, and ends."""
     ledger = opened()
     commit(ledger, *records)
-    ledger.fold([*records])
+    ledger.fold(rows_of([*records]))
 
 
 def held() -> dict[str, Record]:
@@ -132,7 +132,7 @@ def test_what_is_committed_again_counts_once(caplog):
     assert held() == by_path(B)
     commit(ledger, again)
     assert held() == by_path(again, B)
-    ledger.fold([again])
+    ledger.fold(rows_of([again]))
     assert held() == by_path(again, B)
     assert not caplog.records
 
@@ -151,7 +151,7 @@ def test_a_run_that_is_killed_at_any_moment_of_its_end(folds):
     def finish(ledger: Ledger) -> None:
         ledger.withdraw(commits_of([B]))
         commit(ledger, C)
-        ledger.fold([C])
+        ledger.fold(rows_of([C]))
 
     finish(before())
     whole = held()
@@ -233,7 +233,7 @@ def work(
         truth.update(by_path(*mine))
         commit(ledger, *mine)
     if what != "killed":
-        ledger.fold(mine if what == "night" else [])
+        ledger.fold(rows_of(mine if what == "night" else []))
 
 
 def test_of_n_slices_each_is_written_log_n_times(monkeypatch):
@@ -250,7 +250,7 @@ def test_of_n_slices_each_is_written_log_n_times(monkeypatch):
     for i in range(nights):
         mine = record("a", 10 * i)
         commit(ledger, mine)
-        ledger.fold([mine])
+        ledger.fold(rows_of([mine]))
     assert len(manifests()) <= log2(nights) + 1
     assert written <= nights * (log2(nights) + 1)
     assert len(held()) == nights
@@ -262,7 +262,7 @@ def test_what_is_withdrawn_and_written_again_does_not_pile_up():
         mine = [replace(each, run_id=f"run-{i}") for each in (A, B)]
         ledger.withdraw(ledger.committed().commits)
         commit(ledger, *mine)
-        ledger.fold(mine)
+        ledger.fold(rows_of(mine))
     assert rows_of_manifests() <= 8
 
 
@@ -271,7 +271,7 @@ def test_of_what_is_removed_nothing_is_left():
         night(record("a", 10 * i))
     ledger = opened()
     ledger.forget(ledger.committed().commits.slice(0, 15))
-    ledger.fold([])
+    ledger.fold(rows_of([]))
     assert rows_of_manifests() <= 20 + 15
     night(*(record("b", 10 * i) for i in range(30)))
     assert rows_of_manifests() == len(held()) == 5 + 30
@@ -385,10 +385,10 @@ def test_of_two_that_wrote_at_once_the_later_counts_and_none_is_lost():
     night(A)
     late, usual = opened(), opened()
     commit(late, B)
-    late.fold([B])
+    late.fold(rows_of([B]))
     again = replace(B, run_id="usual")
     commit(usual, again, C)
-    usual.fold([again, C])
+    usual.fold(rows_of([again, C]))
     assert held() == by_path(A, again, C)
     night(FULL)
     assert held() == by_path(A, again, C, FULL)
@@ -409,7 +409,7 @@ def test_a_reader_sees_all_while_a_run_ends(monkeypatch, when):
         found = None if step else original(self, place, *more)
         if self is reader.storage and not done and (step is None or place == step):
             done.append(True)
-            writer.fold([])
+            writer.fold(rows_of([]))
             if not step:
                 return None  # it was merged before it was read
         return original(self, place, *more) if step else found
@@ -451,7 +451,7 @@ def test_the_format_is_there_before_the_first_manifest():
     commit(ledger, A)
     ledger.storage.left = 1
     with pytest.raises(Killed):
-        ledger.fold([A])
+        ledger.fold(rows_of([A]))
     assert manifests() == []
     assert Storage(ROOT).read(["ledger/format.json"])
 

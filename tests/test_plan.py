@@ -23,6 +23,7 @@ from pipelines.labelling.adopt import adopt
 from pipelines.labelling.plan import Plan, make_plan
 from pipelines.output.committed import Committed
 from pipelines.output.ledger import Ledger
+from pipelines.output.manifests import rows_of
 from pipelines.output.record import Record, facts
 from pipelines.output.storage import Storage, to_parquet
 
@@ -217,7 +218,7 @@ def work(ledger: Ledger, night: dict, rows: dict[str, int]) -> None:
             ledger.put(new)
             written.append(new)
     if night["ends"]:
-        ledger.fold(written)
+        ledger.fold(rows_of(written))
 
 
 def plan_(shard: Shard, output: Committed, mine, slice_rows: int, on_change: str) -> Plan:

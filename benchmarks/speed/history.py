@@ -44,7 +44,7 @@ from pipelines.input.shards import Shard, find_shards
 from pipelines.labelling.job import label
 from pipelines.labelling.plan import make_plan
 from pipelines.labelling.run import columns_of
-from pipelines.labelling.summary import totals
+from pipelines.labelling.summary import Tally, totals
 from pipelines.output import manifests
 from pipelines.output.history import statistics
 from pipelines.output.identity import Identity
@@ -92,10 +92,10 @@ def records(recipe: dict[str, Any]) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("recipe"), "recipe", recipes)
 
 
-def slices_of(shards: list[Shard], some: range, kinds: pa.Table) -> pa.Table:
+def slices_of(shards: list[Shard], some: range, kinds: pa.Table, of_each: int = SLICES) -> pa.Table:
     """Rows of a manifest: all slices of some of the shards. Each run has labelled its share."""
-    numbers = np.arange(some.start * SLICES, some.stop * SLICES)
-    shard, mine = numbers // SLICES, shards[some.start : some.stop]
+    numbers = np.arange(some.start * of_each, some.stop * of_each)
+    shard, mine = numbers // of_each, shards[some.start : some.stop]
 
     def repeated(values: list[str], place: np.ndarray) -> pa.Array:
         return pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), pa.array(values))
@@ -106,8 +106,8 @@ def slices_of(shards: list[Shard], some: range, kinds: pa.Table) -> pa.Table:
         "source": repeated([each.url for each in mine], shard - some.start),
         "version": repeated([each.version for each in mine], shard - some.start),
         "run_id": repeated([f"night-{i:03d}" for i in range(RUNS)], shard * RUNS // len(shards)),
-        "first_row": pa.array(numbers % SLICES * ROWS),
-        "shard_rows": pa.array(np.full(len(numbers), SLICES * ROWS)),
+        "first_row": pa.array(numbers % of_each * ROWS),
+        "shard_rows": pa.array(np.full(len(numbers), of_each * ROWS)),
     }.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, values)
     return rows
@@ -117,7 +117,9 @@ def cut(some: range, most: int) -> Iterator[range]:
     return (some[i : i + most] for i in range(0, len(some), most))
 
 
-def write_ledger(storage: Storage, shards: list[Shard], recipe: dict[str, Any]) -> None:
+def write_ledger(
+    storage: Storage, shards: list[Shard], recipe: dict[str, Any], of_each: int = SLICES
+) -> None:
     """Manifests as many nights leave them, each half as large as the one before."""
     kinds, made = records(recipe), list[Manifest]()
     storage.put("ledger/format.json", b'{"format": 2}')
@@ -126,14 +128,14 @@ def write_ledger(storage: Storage, shards: list[Shard], recipe: dict[str, Any]) 
         some, left = np.split(left, [max(len(left) // 2, 10)])
         some, left = (range(x[0], x[-1] + 1) if len(x) else range(0) for x in (some, left))
         made.append(Manifest.new(len(made) + 1, len(made) + 1, made))
-        parts = (slices_of(shards, each, kinds) for each in cut(some, 500))
+        parts = (slices_of(shards, each, kinds, of_each) for each in cut(some, 500))
         storage.put(made[-1].path, manifests.encoded(parts))
 
 
 def write_runs(storage: Storage, shards: list[Shard], recipe: dict[str, Any]) -> None:
     """Statistics and summaries."""
     kinds = records(recipe)
-    summary = totals(manifests.records_of(kinds)) | {"seconds": 600.0, "exit_code": 0}
+    summary = totals(Tally(manifests.records_of(kinds))) | {"seconds": 600.0, "exit_code": 0}
     for run in range(RUNS):
         mine = range(-(-run * len(shards) // RUNS), -(-(run + 1) * len(shards) // RUNS))
         if mine:

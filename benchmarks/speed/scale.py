@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -45,7 +45,8 @@ from support.models import tiny_fastbert, tiny_tokenizer
 from support.shards import WORDS
 
 from benchmarks import ROOT
-from benchmarks.support.measure import interleaved, machine, ratio
+from benchmarks.support import parts
+from benchmarks.support.measure import interleaved, ratio
 from fastbert.weights import save_checkpoint
 from pipelines.input.columns import InputColumns
 from pipelines.input.shards import find_shards
@@ -199,26 +200,7 @@ def main() -> None:
     """Measure, and write JSON."""
 
 
-def measured(part: Callable[..., dict[str, Any]]) -> click.Command:
-    """A command that adds what `part` finds to the JSON."""
-
-    def run(work: Path, output: Path, **options: Any) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        print(machine("ray", "pyarrow"), file=sys.stderr)
-        found = {"options": options, "machine": machine("ray", "pyarrow"), **part(work, **options)}
-        known = json.loads(output.read_text()) if output.exists() else {}
-        output.write_text(json.dumps(known | {part.__name__: found}, indent=1) + "\n")
-        print(json.dumps(found))
-
-    folder = click.Path(path_type=Path)
-    command = click.command(part.__name__, help=part.__doc__)(run)
-    command.params = [
-        *getattr(part, "__click_params__", []),
-        click.Option(["--work"], required=True, type=folder, help="Where to generate data."),
-        click.Option(["--output"], required=True, type=folder, help="The JSON file."),
-    ]
-    main.add_command(command)
-    return command
+measured = parts.of(main, "ray", "pyarrow")
 
 
 @measured

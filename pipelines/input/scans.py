@@ -6,19 +6,25 @@ known; a run that is killed meanwhile, or later, need not do that again.
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 
 import pyarrow as pa
 
+from fastbert.errors import FastBertError
+from fastbert.filesystem import redacted
+from pipelines.children import SPAWN, end_with_driver
 from pipelines.input.columns import InputColumns
 from pipelines.input.formats.fields import merged
 from pipelines.input.formats.format import Scan, Start
 from pipelines.input.shards import Shard
 from pipelines.input.slices import check_columns, scan
 from pipelines.input.unreadable import ShardError, read_patiently
+from pipelines.machine import cores
 from pipelines.output.record import slice_id
 from pipelines.output.retry import Patience
 from pipelines.output.storage import FOOTER_THREADS, Storage
@@ -27,6 +33,9 @@ log = logging.getLogger(__name__)
 
 FOLDER, FIELDS = "ledger/scans", "ledger/fields.arrow"
 _FACTS = b"fastbert.scan"
+#: Bytes from which on a file of text is scanned by a process: to count its rows keeps a core busy
+#: for longer than a process takes to start, and threads of Python's have one core together.
+_LARGE = 32 << 20
 #: Seconds between two words of how many files are opened.
 _SILENCE = 10.0
 
@@ -40,15 +49,21 @@ class Scans:
         self._schemas: dict[str, pa.Schema] = {}
         self._used = False
 
-    def of(self, shard: Shard, columns: InputColumns) -> Scan:
-        """What a shard holds. Raises ShardError if it cannot be labelled."""
+    def of(
+        self, shard: Shard, columns: InputColumns, processes: ProcessPoolExecutor | None = None
+    ) -> Scan:
+        """What a shard holds; `processes` scan those that take long. Raises ShardError if it cannot
+        be labelled, FastBertError where a process has died."""
         whole = shard.format.scanned
         self._used |= whole
         found = self._kept(shard) if whole else None
         if found is not None:
             check_columns(shard, found, columns)
         else:
-            found = read_patiently(Patience(), scan, shard, columns)
+            if processes and whole and (shard.size or 0) >= _LARGE:
+                found = _apart(processes, shard, columns)
+            else:
+                found = _new(shard, columns)
             if whole and self.keep and self.storage:
                 self.storage.put(_path(shard), _encoded(found, shard))
         if not shard.format.typed:
@@ -60,19 +75,21 @@ class Scans:
         if whole := sum(shard.format.scanned for shard in shards):
             log.info("counting the rows of %d files that are not Parquet", whole)
         said = time.monotonic()
-        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            found = pool.map(lambda shard: self._found(shard, columns), shards)
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool, _processes() as processes:
+            found = pool.map(lambda shard: self._found(shard, columns, processes), shards)
             for number, scan in enumerate(found):
                 if time.monotonic() > said + _SILENCE:
                     said = time.monotonic()
                     log.info("%d of %d new files are opened", number, len(shards))
                 yield scan
 
-    def _found(self, shard: Shard, columns: InputColumns) -> Scan | str:
+    def _found(
+        self, shard: Shard, columns: InputColumns, processes: ProcessPoolExecutor
+    ) -> Scan | str:
         if shard.problem is not None:
             return shard.problem
         try:
-            return self.of(shard, columns)
+            return self.of(shard, columns, processes)
         except ShardError as error:
             return str(error)
 
@@ -113,6 +130,35 @@ class Scans:
         except (pa.ArrowException, OSError) as error:
             log.warning("%s cannot be read, and is made again: %s", path, error)
             return None
+
+
+def _new(shard: Shard, columns: InputColumns) -> Scan:
+    return read_patiently(Patience(), scan, shard, columns)
+
+
+@contextmanager
+def _processes() -> Iterator[ProcessPoolExecutor]:
+    """As many as there are cores; each starts when it is needed."""
+    pool = ProcessPoolExecutor(cores(), SPAWN, _begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    end_with_driver()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the driver gets, too
+
+
+def _apart(processes: ProcessPoolExecutor, shard: Shard, columns: InputColumns) -> Scan:
+    try:
+        return processes.submit(_new, shard, columns).result()
+    except BrokenProcessPool as error:
+        raise FastBertError(
+            f"a process died that counts the rows of {redacted(shard.url)} or of another file; run "
+            "it again, with more memory if that was short; what is done is kept"
+        ) from error
 
 
 def _path(shard: Shard) -> str:

@@ -5,7 +5,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from fastbert.errors import InputError, explained
@@ -32,6 +32,8 @@ class Shard:
     formerly: str | None = None
     #: Why it cannot be labelled, if that is plain without opening it.
     problem: str | None = None
+    #: In bytes, where the file system says so.
+    size: int | None = field(default=None, compare=False)
 
     def has_version(self, recorded: str) -> bool:
         """Whether a record of this version is one of the content that is there now."""
@@ -100,7 +102,8 @@ def _shards(listing: Listing) -> Iterator[Shard]:
     for path, info in listing.files.items():
         name = path[len(listing.root) :].lstrip("/").removesuffix(WITHOUT)
         url = listing.fs.unstrip_protocol(path)
-        yield Shard(url, name, *_version(info), problem=_problem(name, info))
+        problem = _problem(name, info)
+        yield Shard(url, name, *_version(info), problem=problem, size=info.get("size"))
 
 
 #: Longest name of a file, in bytes, that all file systems take.

@@ -27,14 +27,14 @@ from pipelines.labelling.plan import Plan, make_plan
 from pipelines.labelling.point import asked_point, check_precision, point_of_output
 from pipelines.labelling.run import Executor, Resources, Run, columns_of
 from pipelines.labelling.signals import Stops
-from pipelines.labelling.summary import RUNS, prices, startup, totals
+from pipelines.labelling.summary import RUNS, Tally, prices, startup, totals
 from pipelines.labelling.work import Failed
 from pipelines.output import last_run
 from pipelines.output.committed import Committed
 from pipelines.output.identity import Identity, questions_text
 from pipelines.output.ledger import Ledger
 from pipelines.output.lock import RunLock, check_held
-from pipelines.output.record import Record
+from pipelines.output.manifests import rows_of
 from pipelines.output.storage import Storage
 from pipelines.settings import LabelSettings
 
@@ -211,13 +211,13 @@ class Job:
         stops.listen()  # Ray sets handlers of its own
         check_held(ledger.storage, lock.token)  # starting it may have taken long
         self._make_way(plan)
-        records, failed = self._label(plan, executor, *prepared, lock) if prepared else ([], {})
+        done, failed = self._label(plan, executor, *prepared, lock) if prepared else (Tally(), {})
         bad_shards = plan.bad_shards | failed
-        found = self._summary(plan, records) | {
+        found = self._summary(plan, done) | {
             "bad_shards": bad_shards,
             "started_at": started_at.isoformat(timespec="milliseconds"),
             "seconds": round(time.monotonic() - started, 1),
-            "startup_seconds": startup(records, started_at),
+            "startup_seconds": startup(done, started_at),
             "max_bad_rows": self.settings.max_bad_rows,
         }
         too_many = found["error_rows"] > self.settings.max_bad_rows * found["rows"]
@@ -239,12 +239,13 @@ class Job:
         for alarm in found["alarms"]:
             log.warning("ALARM: %s", alarm)
         kept = pa.concat_tables([plan.up_to_date, plan.spared])
+        new = pa.concat_tables([rows_of(plan.adopted), done.table()])
         killed = ledger.unreported(kept)
         if plan.changes or bad_shards or killed:
             lock.check()
-            ledger.close_run(self.run_id, summary, kept, plan.adopted + records, killed)
+            ledger.close_run(self.run_id, summary, kept, new, killed)
         lock.check()
-        ledger.fold(plan.adopted + records)
+        ledger.fold(new)
         ledger.storage.clear_staging()  # committers may have been killed
         self.scans.clear()
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -266,15 +267,14 @@ class Job:
         ledger.withdraw(plan.replaced)
         ledger.adopt(plan.adopted)
 
-    def _summary(self, plan: Plan, records: list[Record]) -> dict[str, Any]:
+    def _summary(self, plan: Plan, done: Tally) -> dict[str, Any]:
         """What the run has found and done, except how it ended."""
-        settings, sums = self.settings, totals(records)
-        agreements = sum(record.audit_agreements for record in records)
+        settings, sums = self.settings, totals(done)
         return {
             **self.heading(plan),
             **sums,
-            **prices(records, settings.price_per_hour),
-            **audits(self.point, sums, agreements, settings.drift_tolerance),
+            **prices(done, settings.price_per_hour),
+            **audits(self.point, sums, done.audit_agreements, settings.drift_tolerance),
             "slices_removed": len(plan.removed),
             "leftovers_removed": len(plan.swept),
             "leftovers": len(plan.left),
@@ -313,13 +313,13 @@ class Job:
 
     def _label(
         self, plan: Plan, executor: Executor, run: Run, resources: Resources, lock: RunLock
-    ) -> tuple[list[Record], dict[str, str]]:
+    ) -> tuple[Tally, dict[str, str]]:
         """Run the plan's slices through the stages. Returns what was committed and, by URL, why
         shards could not be read."""
         from pipelines.labelling.metrics import MetricsFile  # and rich: of no use to other runs
         from pipelines.labelling.progress import counting
 
-        records: list[Record] = []
+        done = Tally()
         failed: dict[str, str] = {}
         price, file = self.settings.price_per_hour, self.settings.metrics_file
         metrics = MetricsFile(file, self.settings.output) if file else None
@@ -332,10 +332,10 @@ class Job:
                     if isinstance(outcome, Failed):
                         failed[redacted(outcome.slice.shard.url)] = outcome.reason
                         continue
-                    records.append(outcome)
+                    done.add(outcome)
                     if metrics:
                         metrics.add(outcome)
             except Exception:
                 lock.check()  # if it is lost, that is why
                 raise
-        return records, failed
+        return done, failed

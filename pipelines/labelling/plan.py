@@ -288,8 +288,8 @@ def _scan(
     done: dict[int, list[range]],
 ) -> tuple[dict[int, Scan], dict[int, tuple[str, str]]]:
     """Open the shards that no commit fits, and add what they have, and those of which only a scan
-    tells where rows begin. Returns what was found, and, of those that cannot be labelled, URL and
-    reason, by place."""
+    tells where rows begin. Returns, by place, what was found where reading can begin in several
+    places, and URL and reason of those that cannot be labelled."""
     known = {place for place in rows if place not in done or not shards[place].format.scanned}
     new = [place for place in range(len(shards)) if place not in known]
     found: dict[int, Scan] = {}
@@ -300,7 +300,8 @@ def _scan(
             rows.pop(place, None)
             done.pop(place, None)
         else:
-            found[place] = scan
+            if scan.starts:
+                found[place] = scan  # else only its schema is left, and there may be many
             rows.setdefault(place, scan.rows)
             done.setdefault(place, [])
     return found, bad

@@ -1,11 +1,12 @@
 """The summary of a run: what jobs print, `ledger/runs/` keeps and the view `runs` shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.output.manifests import SCHEMA, rows_of
 from pipelines.output.record import Record
 from pipelines.output.statistics import TOTALS, arrow
 
@@ -74,36 +75,80 @@ RUNS = pa.schema(
 )
 
 
-def totals(records: Sequence[Record]) -> dict[str, Any]:
+#: Records that become rows together.
+_TOGETHER = 1000
+
+
+class Tally:
+    """What a run has committed: added up, and as rows of a manifest. A record as an object takes
+    ten kilobytes, and a run may commit a million."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.slices = self.rows = self.audit_agreements = 0
+        #: Of the slice that was committed first.
+        self.first: Record | None = None
+        self._waiting: list[Record] = []
+        self._sums: list[dict[str, Any]] = []
+        self._tables = [SCHEMA.empty_table()]
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        """A slice is committed."""
+        self.slices += 1
+        self.rows += record.rows
+        self.audit_agreements += record.audit_agreements
+        if self.first is None or record.committed_at < self.first.committed_at:
+            self.first = record
+        self._waiting.append(record)
+        if len(self._waiting) >= _TOGETHER:
+            self._settle()
+
+    def _settle(self) -> None:
+        some, self._waiting = self._waiting, []
+        if some:
+            self._sums.append({measure.total: measure.sum(some) for measure in TOTALS})
+            self._tables.append(rows_of(some))
+
+    def sums(self) -> dict[str, Any]:
+        """Of all slices, by the name of the total."""
+        self._settle()
+        return {m.total: m.together([some[m.total] for some in self._sums]) for m in TOTALS}
+
+    def table(self) -> pa.Table:
+        """Its records, as rows of a manifest."""
+        self._settle()
+        return pa.concat_tables(self._tables)
+
+
+def totals(done: Tally) -> dict[str, Any]:
     """What a run has done, added up."""
-    sums = {measure.total: measure.sum(records) for measure in TOTALS}
-    depths = records[0].depths if records else []
+    sums = done.sums()
+    depths = done.first.depths if done.first else []
     left, flops = sum(sums["exits"]), sums["flops"]
     layers = sum(depth * rows for depth, rows in zip(depths, sums["exits"], strict=True))
     return {
-        "slices_labelled": len(records),
-        "rows": sum(record.rows for record in records),
+        "slices_labelled": done.slices,
+        "rows": done.rows,
         **{name: round(sum, 2) if isinstance(sum, float) else sum for name, sum in sums.items()},
         "mean_exit_layer": round(layers / left, 4) if left else None,
         "flops_speedup": round(sums["full_flops"] / flops, 3) if flops else None,
     }
 
 
-def prices(records: Sequence[Record], per_hour: float | None) -> dict[str, Any]:
+def prices(done: Tally, per_hour: float | None) -> dict[str, Any]:
     """What the replicas' time has cost, in the currency of `per_hour`, if that is known."""
     if per_hour is None:
         return {}
-    price = sum(r.device_seconds for r in records) / 3600 * per_hour
-    rows = sum(r.rows for r in records)
-    per_million = {"price_per_million_rows": round(1e6 * price / rows, 4)} if rows else {}
+    price = done.sums()["device_seconds"] / 3600 * per_hour
+    per_million = {"price_per_million_rows": round(1e6 * price / done.rows, 4)} if done.rows else {}
     return {"price": round(price, 6)} | per_million
 
 
-def startup(records: Sequence[Record], started_at: datetime) -> float | None:
+def startup(done: Tally, started_at: datetime) -> float | None:
     """Seconds from the start of a run until the first slice was begun; None without one."""
-    if not records:
+    if (first := done.first) is None:
         return None
-    first = min(records, key=lambda record: record.committed_at)
     took = (datetime.fromisoformat(first.committed_at) - started_at).total_seconds()
     seconds = (first.read_seconds, first.tokenize_seconds, first.device_seconds,
                first.commit_seconds)  # fmt: skip

@@ -3,6 +3,7 @@
 from typing import get_args
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.output.sets import Sets
 from pipelines.output.statistics import PER_ERRORS, PER_EXIT, PER_SLICE, arrow
@@ -37,6 +38,20 @@ _ROWS = f"""
     from records where error_rows > 0
     order by shard, first_row, exit_layer nulls last
 """
+
+
+#: Slices whose statistics are made together: they are as large as the records.
+_TOGETHER = 1 << 16
+
+
+def encoded(records: pa.Table) -> bytes:
+    """The statistics of rows of a manifest, as the content of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, STATISTICS, compression="zstd") as writer:
+        for first in range(0, max(len(records), 1), _TOGETHER):
+            writer.write_table(statistics(records.slice(first, _TOGETHER)))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def statistics(records: pa.Table) -> pa.Table:

@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 
 from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import redacted
-from pipelines.output import manifests
+from pipelines.output import history, manifests
 from pipelines.output.committed import PATH, Committed, held
-from pipelines.output.history import statistics
 from pipelines.output.manifests import KEY, PLANNED, Manifest
 from pipelines.output.record import (
     FACTS,
@@ -31,7 +30,7 @@ from pipelines.output.record import (
     slice_of,
 )
 from pipelines.output.sets import Mask, Sets, among, chosen
-from pipelines.output.storage import FOOTER_THREADS, Damaged, Storage, to_parquet
+from pipelines.output.storage import FOOTER_THREADS, Damaged, Storage
 
 log = logging.getLogger(__name__)
 
@@ -229,26 +228,26 @@ class Ledger:
         run_id: str,
         summary: dict[str, Any],
         commits: pa.Table,
-        records: list[Record],
+        new: pa.Table,
         killed: set[str],
     ) -> None:
         """Write a run's summary, and the statistics of it and of the runs `killed`.
 
-        `records` are what it has committed, and `commits` what else the output holds: nothing is
-        read again at the end of a large run.
+        `new` is what it has committed, as rows of a manifest, and `commits` what else the output
+        holds: nothing is read again at the end of a large run.
         """
         runs = sorted({run_id, *killed})  # commits of this one may be older: ids can be used again
         mine = commits.filter(pc.is_in(commits["run_id"], pa.array(runs, pa.string())))
-        rows = pa.concat_tables([self.whole(mine), manifests.rows_of(records)])
+        rows = pa.concat_tables([self.whole(mine), new])
         for run in runs:
-            found = statistics(rows.filter(pc.equal(rows["run_id"], run)))
-            self.storage.put(f"stats/{run}.parquet", to_parquet(found))
+            of_run = chosen(rows, pc.equal(rows["run_id"], run).to_numpy())
+            self.storage.put(f"stats/{run}.parquet", history.encoded(of_run))
         text = json.dumps(summary, indent=1, ensure_ascii=False)
         self.storage.put(f"ledger/runs/{run_id}.json", text.encode())
 
-    def fold(self, records: list[Record]) -> None:
-        """Put the records of their own, and those that this run has written, into a manifest."""
-        new = manifests.rows_of(records)
+    def fold(self, new: pa.Table) -> None:
+        """Put the records of their own, and those that this run has written, which are `new`, into
+        a manifest."""
         parts = [self._open, new]
         masks = manifests.latest(parts)
         rows = pa.concat_tables([chosen(p, m) for p, m in zip(parts, masks, strict=True)])

@@ -68,6 +68,10 @@ class Measure:
         apart = self.summed == self.kind
         return _sum(self.summed, values if apart else [*chain.from_iterable(values)])
 
+    def together(self, sums: list[Any]) -> Any:
+        """The sum over all slices, of sums over some."""
+        return _sum(self.summed, sums)
+
 
 def _sum(kind: Any, values: list[Any]) -> Any:
     if get_origin(kind) is dict:

@@ -1,24 +1,21 @@
 """Work in a process of its own: what it takes of memory, or of a GPU, is free again afterwards."""
 
-import multiprocessing
 import os
-import threading
 from multiprocessing.connection import Connection
 from pkgutil import resolve_name
 from typing import Any
 
 from fastbert.errors import FastBertError
-from pipelines.running.child import end_with_driver, how
+from pipelines.children import SPAWN, end_with_driver
+from pipelines.running.child import how
 from pipelines.running.quiet import log_to_stderr
-
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 def apart(function: str, *arguments: Any) -> Any:
     """What a function returns, such as "package.module:function"; it raises FastBertErrors. The
     process ends with this one."""
-    ours, theirs = _SPAWN.Pipe()
-    process = _SPAWN.Process(target=_serve, args=(theirs, function, arguments))
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_serve, args=(theirs, function, arguments))
     process.start()
     theirs.close()
     try:
@@ -38,7 +35,7 @@ def apart(function: str, *arguments: Any) -> Any:
 
 
 def _serve(results: Connection, function: str, arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=end_with_driver, daemon=True).start()
+    end_with_driver()
     os.dup2(2, 1)  # stdout is for the summary
     log_to_stderr()
     try:

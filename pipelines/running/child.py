@@ -3,14 +3,11 @@
 Two pipes join them. On one, slices go in and out, pickled, as bytes that the driver passes on
 without a look. On the other, the child says what it begins and ends, which the driver counts
 (`guard.py`): counts must outlive the child. Only this driver and its children hold these pipes.
-
-Children are spawned, never forked: the threads of Arrow and of stores do not survive a fork.
 """
 
 import contextlib
 import faulthandler
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -27,13 +24,12 @@ from typing import Any, NoReturn
 from setproctitle import setproctitle
 
 from fastbert.errors import FastBertError
+from pipelines.children import SPAWN, end_with_driver
 from pipelines.labelling.work import Work, packed, unpacked
 from pipelines.running.guard import Guard
 from pipelines.running.stages import STARTING, Stage, dead_on_arrival
 
 log = logging.getLogger(__name__)
-
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 class Child:
@@ -77,10 +73,10 @@ class Child:
         self._send(self._first)
 
     def _start(self) -> None:
-        self._items, items = _SPAWN.Pipe()
-        self._words, words = _SPAWN.Pipe()
+        self._items, items = SPAWN.Pipe()
+        self._words, words = SPAWN.Pipe()
         self._spoke = False
-        self._process = _SPAWN.Process(
+        self._process = SPAWN.Process(
             target=serve, args=(items, words, self.stage, self.name), name=self.name, daemon=True
         )
         # Ctrl-C goes to children, too: the driver ends them. The tracker, which the first start
@@ -193,7 +189,7 @@ class AttemptsOfDriver:
 
 def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -> NoReturn:
     """What a child does until its driver ends."""
-    threading.Thread(target=end_with_driver, daemon=True).start()
+    end_with_driver()
     setproctitle(f"fastbert: {name}")
     os.dup2(2, 1)  # stdout is for the summary
     arrived: SimpleQueue[bytes] = SimpleQueue()
@@ -231,11 +227,3 @@ def _receive(items: Connection, arrived: "SimpleQueue[bytes]") -> None:
     with contextlib.suppress(EOFError):  # the driver has ended, and so does this process
         while True:
             arrived.put(items.recv_bytes())
-
-
-def end_with_driver() -> None:
-    """However it ended: killed, it could not say so."""
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    driver.join()
-    os._exit(1)

@@ -21,8 +21,8 @@ from ray.data import DataContext, exceptions
 from ray.exceptions import RayError, RayTaskError
 
 from fastbert.errors import FastBertError, InputError, first_line
+from pipelines.machine import cores
 from pipelines.running.apart import apart
-from pipelines.running.machine import cores
 from pipelines.running.quiet import quiet_transformers
 
 #: Every Ray's head lets everybody ask whether it lives.

@@ -13,9 +13,9 @@ from fastbert.errors import FastBertError, InputError
 from pipelines.input.slices import Slice, streams
 from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import Outcome, Work, packed, unpacked
+from pipelines.machine import cores
 from pipelines.running.child import Child
 from pipelines.running.guard import Attempts, Guard
-from pipelines.running.machine import cores
 from pipelines.running.stages import STAGES, Stage
 from pipelines.settings import LabelSettings
 
@@ -42,7 +42,7 @@ class LocalExecutor:
 
     def gpus(self) -> int:
         """How many torch sees, in the process that has it."""
-        found: int = self.call("pipelines.running.machine:gpus")
+        found: int = self.call("pipelines.machine:gpus")
         return found
 
     def resources(self, settings: LabelSettings) -> Resources:

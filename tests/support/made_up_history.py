@@ -8,7 +8,7 @@ import numpy as np
 
 from fastbert.exits.operating_point import Evidence, OperatingPoint, Promise
 from pipelines.labelling.audit import audit
-from pipelines.labelling.summary import prices, totals
+from pipelines.labelling.summary import Tally, prices, totals
 from pipelines.output.committed import COMMITS
 from pipelines.output.ledger import Ledger
 from pipelines.output.record import Record, table_path
@@ -38,6 +38,7 @@ def write_history(root: Path, nights: int, slices: int) -> None:
             path = root / record.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+        done = Tally(records)
         summary = {
             "run_id": f"night-{night:03d}",
             "started_at": at.isoformat(timespec="milliseconds"),
@@ -47,11 +48,10 @@ def write_history(root: Path, nights: int, slices: int) -> None:
             "bad_shards": {"s3://in/broken.parquet": "is not Parquet"} if night == 2 else {},
             "exit_code": 3 if night == 2 else 0,
         }
-        summary |= totals(records) | prices(records, 2.5)
-        agreements = sum(record.audit_agreements for record in records)
-        summary |= audit(POINT, summary["exits"], summary["audit_rows"], agreements)
-        ledger.close_run(summary["run_id"], summary, COMMITS.empty_table(), records, set())
-        ledger.fold(records)
+        summary |= totals(done) | prices(done, 2.5)
+        summary |= audit(POINT, summary["exits"], summary["audit_rows"], done.audit_agreements)
+        ledger.close_run(summary["run_id"], summary, COMMITS.empty_table(), done.table(), set())
+        ledger.fold(done.table())
         if night == 3:
             ledger.storage.remove(f"ledger/runs/{summary['run_id']}.json")
 

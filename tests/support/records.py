@@ -5,6 +5,7 @@ import pyarrow as pa
 from pipelines.output.committed import Committed, commits_of
 from pipelines.output.identity import Identity
 from pipelines.output.ledger import Ledger
+from pipelines.output.manifests import rows_of
 from pipelines.output.record import Record, table_path
 
 
@@ -79,8 +80,8 @@ def end_run(ledger: Ledger, run_id: str, records=(), summary=None) -> None:
     killed = ledger.unreported(commits)
     new = {each.path: each for each in records}
     rest = commits.filter(pa.array([path not in new for path in paths(commits)], pa.bool_()))
-    ledger.close_run(run_id, summary or {}, rest, [*records], killed)
-    ledger.fold([*records])
+    ledger.close_run(run_id, summary or {}, rest, rows_of(records), killed)
+    ledger.fold(rows_of(records))
 
 
 def paths(commits: pa.Table) -> list[str]:

@@ -1,6 +1,9 @@
 """Shards of random texts, of words that the tiny tokenizers know."""
 
+import os
+import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -31,3 +34,13 @@ def write_shard(path: Path, texts: list[str | None], **columns: list) -> Path:
     table = pa.table({"text": pa.array(texts, pa.string()), "id": range(len(texts)), **columns})
     pq.write_table(table, path, row_group_size=7)
     return path
+
+
+def die(*_: object) -> NoReturn:
+    """In place of what a process is to do."""
+    os._exit(1)
+
+
+def linger(*_: object) -> None:
+    """The same."""
+    time.sleep(600)

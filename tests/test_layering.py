@@ -39,7 +39,7 @@ ORDER = [
     "pipelines.input",
     "pipelines.labelling",
     "pipelines.running",
-    "pipelines.checkpoints pipelines.export pipelines.reports",
+    "pipelines.checkpoints pipelines.export pipelines.filter pipelines.reports",
     "jobs",
 ]
 #: Names of `fastbert` that are of a higher room, for whoever says `import fastbert` and no more:
@@ -54,12 +54,14 @@ HEAVY = {
         "pipelines/checkpoints/workers.py",
     },
     "duckdb": {
+        "pipelines/filter/condition.py",
         "pipelines/output/sets.py",
         "pipelines/reports/analytics.py",
         "pipelines/reports/folders.py",
     },
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
+        "pipelines/filter/job.py",
         "pipelines/reports/accuracy.py",
         "pipelines/reports/analytics.py",
         "pipelines/reports/cells.py",
@@ -276,6 +278,7 @@ def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.__main__", "pipelines.reports.analytics",
              "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
+             "pipelines.filter.job",
              "pipelines.running.ray_data", "pipelines.running.executor",
              "pipelines.running.local"]  # fmt: skip
     script = (

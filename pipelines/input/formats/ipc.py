@@ -29,7 +29,10 @@ class Arrow:
         """From the start of a batch on."""
         _, schema, batches = _batches(file, start.position)
         names = columns.read(schema)
-        wanted = pa.schema([schema.field(name) for name in names])
+        whole = names == schema.names
+        wanted = pa.schema(
+            [schema.field(name) for name in names], schema.metadata if whole else None
+        )
         return Opened(wanted, start.row, (batch.select(names) for batch in batches))
 
 

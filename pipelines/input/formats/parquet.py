@@ -68,5 +68,8 @@ class Parquet:
             for run in together(range(first, len(weights)), weights.__getitem__)
             for batch in parquet.iter_batches(at_once, run, columns=names)
         )
-        wanted = pa.schema([schema.field(name) for name in names])
+        whole = names == schema.names
+        wanted = pa.schema(
+            [schema.field(name) for name in names], schema.metadata if whole else None
+        )
         return Opened(wanted, starts[first], batches, starts[:-1] or [0])

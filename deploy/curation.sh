@@ -3,12 +3,13 @@
 #
 #     curation.sh LABELLED CORPUS WORK [OPTIONS OF fastbert train]
 #
-# LABELLED is Parquet with the columns text, domain (strings) and quality (numbers from 0 to 5), as
-# people or a large model have rated some documents. CORPUS is Parquet with the column text. What is
-# made lies below WORK, a local folder: model/, labels/ and kept.parquet. Run again, only new documents
-# are labelled; a model that was not calibrated, or is not to be trusted, is made anew. The cut-off 3,
-# which stands in three places, and the domain 'adult' are examples: put your own there. It ends with
-# 3 where `fastbert label` does: what could be labelled is kept.
+# LABELLED has the columns text, domain (strings) and quality (numbers from 0 to 5), as people or a
+# large model have rated some documents. CORPUS has the column text, and whatever else. Both are
+# Parquet, Arrow, JSON Lines or CSV. What is made lies below WORK, a local folder: model/, labels/ and
+# kept/, with a file for each of the corpus that has good documents: their own columns and the quality.
+# Run again, only new documents are labelled; a model that was not calibrated, or is not to be trusted,
+# is made anew. The cut-off 3, which stands in three places, and the domain 'adult' are examples: put
+# your own there. It ends with 3 where `fastbert label` or `filter` does: the rest is done.
 set -eu
 labelled=$1
 corpus=$2
@@ -25,14 +26,14 @@ if [ ! -e "$work/calibrated" ]; then
     touch "$work/calibrated"
 fi
 code=0
-fastbert label --input "$corpus" --output "$work/labels" --model "$work/model" --carry text \
+fastbert label --input "$corpus" --output "$work/labels" --model "$work/model" --no-carry \
     --audit-rate 0.01 || code=$?
 [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || exit "$code"
-fastbert report --output "$work/labels" --save "$work/kept.parquet" --sql "
-    select text, domain_label as domain, quality_value as quality
-    from rows where quality_value >= 3 and domain_label <> 'adult'"
+fastbert filter --input "$corpus" --output "$work/labels" --kept "$work/kept" \
+    --where "quality_value >= 3 and domain_label <> 'adult'" --carry quality_value || code=$?
+[ "$code" -eq 0 ] || [ "$code" -eq 3 ] || exit "$code"
 fastbert report --output "$work/labels" --sql "
     select domain_label as domain, count(*) as documents,
-           round(100 * avg((quality_value >= 3)::int), 1) as percent_kept
+           round(100 * avg((quality_value >= 3)::int), 1) as percent_good
     from rows where error is null group by domain order by documents desc"
 exit "$code"

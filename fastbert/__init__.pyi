@@ -1,3 +1,5 @@
+from pipelines.reports.analytics import open as open
+
 from .configuration import FastBertConfig as FastBertConfig
 from .errors import FastBertError as FastBertError
 from .errors import InputError as InputError
@@ -10,4 +12,5 @@ from .library import Label as Label
 from .library import load as load
 from .model import FastBertForSequenceClassification as FastBertForSequenceClassification
 
+MODULES: dict[str, str]
 __version__: str

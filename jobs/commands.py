@@ -121,6 +121,22 @@ COMMANDS = {
         "fastbert report --output s3://corpus/labels \\\n"
         '    --sql "select label, avg(exit_layer) from rows group by label"',
     ),
+    "filter": Entry(
+        settings.FilterSettings,
+        "pipelines.filter.job:filter_rows",
+        """Keep the rows of the input whose labels satisfy a condition.
+
+        Rows and labels are joined by file and place, so no column of ids is needed. Kept rows have
+        all columns of the input. Run again, it replaces what it has kept before; killed, it is
+        begun again.
+
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but without shards that have
+        changed since they were labelled, have no labels, or cannot be read.
+        """,
+        "fastbert filter --input s3://corpus/docs/ --output s3://corpus/labels \\\n"
+        "    --where \"quality_value >= 3 and domain_label <> 'adult'\" \\\n"
+        "    --kept s3://corpus/good --format jsonl.zst",
+    ),
     "export": Entry(
         settings.ExportSettings,
         "pipelines.export.job:export",

@@ -49,6 +49,15 @@ class Settings:
                             raise InputError(f"--{flag} is {value}, expected {bound.expected}")
 
 
+def check_not_on_hub(flag: str, url: str) -> None:
+    """Raises InputError for a place on the Hugging Face hub."""
+    if url.startswith("hf://"):
+        raise InputError(
+            f"--{flag} is '{url}', on the Hugging Face hub, where each file would be a commit; "
+            "expected a folder or a bucket; upload it afterwards with hf upload"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Texts(Settings):
     """Of which columns the input's texts are."""
@@ -189,11 +198,7 @@ class Labelling(Inference):
         super().__post_init__()
         if self.speed is not None and self.operating_point is not None:
             raise InputError("--speed and --operating-point exclude each other; pass one of them")
-        if self.output.startswith("hf://"):
-            raise InputError(
-                f"--output is '{self.output}', on the Hugging Face hub, where each file would be a "
-                "commit; expected a folder or a bucket; upload its table/ afterwards with hf upload"
-            )
+        check_not_on_hub("output", self.output)
         if self.no_carry and self.carry:
             raise InputError("--carry and --no-carry exclude each other; pass one of them")
         if self.exits is not None and self.speed is None:
@@ -248,6 +253,34 @@ class ExportSettings(Settings):
 
     output: str = setting("Root of a labelled output, as given to fastbert label.")
     delta: str = setting("The Delta table to bring up to date; made if there is none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterSettings(Settings):
+    """`fastbert filter`."""
+
+    input: tuple[str, ...] = setting("What was labelled, as given to fastbert label.")
+    output: str = setting("Root of a labelled output, as given to fastbert label.")
+    where: str = setting(
+        "Condition in SQL on the columns of the view rows: the rows are kept of which it is true."
+    )
+    kept: str = setting(
+        "Folder for the kept rows, a file for each of the input's that has some. It gets what this "
+        "run keeps, and nothing is left of what an earlier one has kept there."
+    )
+    format: Literal["parquet", "jsonl", "jsonl.gz", "jsonl.zst"] = setting(
+        "Of the kept files. Lines of JSON Lines are kept in JSON Lines as they stand.", "parquet"
+    )
+    carry: tuple[str, ...] = setting(
+        "Column of the labelled rows, such as score, to add to the kept ones; may be repeated.", ()
+    )
+    json: bool = setting(
+        "Print only the JSON summary; without it, a terminal gets a table and no JSON.", False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_on_hub("kept", self.kept)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,10 +112,11 @@ def test_the_curation_pipeline(tmp_path):
     ran = subprocess.run([*map(str, command)], capture_output=True, text=True,
                          env=os.environ | {"PATH": path})  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    kept = pq.read_table(tmp_path / "work" / "kept.parquet")
-    assert kept.column_names == ["text", "domain", "quality"]
+    kept = pq.read_table(tmp_path / "work" / "kept" / "a.parquet")
+    assert kept.column_names == ["text", "quality_value"]
     truth = dict(zip(corpus["text"], corpus["quality"], strict=True))
     assert np.mean([truth[text] >= 3 for text in kept["text"].to_pylist()]) > 0.9
     labels = table_of(tmp_path / "work" / "labels")
     assert labels.num_rows == 2500
+    assert "text" not in labels.column_names
     assert kept.num_rows == sum(value >= 3 for value in labels["quality_value"].to_pylist())

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from support import ROOT
+
+import fastbert
 
 #: Rooms, from the lowest to the highest; those of a line are side by side. A room may import what
 #: stands above it here or beside it, as long as there is no circle of files.
@@ -28,7 +31,7 @@ ORDER = [
     "fastbert.training",
     "fastbert.calibration",
     "fastbert.library",
-    "fastbert",  # its own __init__, which imports nothing before it is asked for
+    "fastbert",  # its own __init__, which imports nothing before it is asked for: see LAZY
     "pipelines",
     "pipelines.bounds pipelines.children pipelines.machine",
     "pipelines.settings",
@@ -36,9 +39,12 @@ ORDER = [
     "pipelines.input",
     "pipelines.labelling",
     "pipelines.running",
-    "pipelines.checkpoints pipelines.export pipelines.reports",
+    "pipelines.checkpoints pipelines.export pipelines.filter pipelines.reports",
     "jobs",
 ]
+#: Names of `fastbert` that are of a higher room, for whoever says `import fastbert` and no more:
+#: the one way in which an import goes up, and only when the name is asked for.
+LAZY = {"open": "pipelines.reports.analytics"}
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 #: Who may import what, beside the standard library and fastbert itself.
 HEAVY = {
@@ -47,9 +53,15 @@ HEAVY = {
         "pipelines/running/cluster.py",
         "pipelines/checkpoints/workers.py",
     },
-    "duckdb": {"pipelines/output/sets.py", "pipelines/reports/analytics.py"},
+    "duckdb": {
+        "pipelines/filter/condition.py",
+        "pipelines/output/sets.py",
+        "pipelines/reports/analytics.py",
+        "pipelines/reports/folders.py",
+    },
     "matplotlib": {"pipelines/reports/figures.py"},
     "pandas": {
+        "pipelines/filter/job.py",
         "pipelines/reports/accuracy.py",
         "pipelines/reports/analytics.py",
         "pipelines/reports/cells.py",
@@ -62,6 +74,7 @@ HEAVY = {
         "pipelines/reports/terminal.py",
         "pipelines/reports/uncertain.py",
     },
+    "datasets": {"pipelines/reports/hugging_face.py"},
     "deltalake": {"pipelines/export/delta.py", "pipelines/input/delta.py"},
     "nanotoken": {"fastbert/inference/tokenizer.py"},
     "click": {"jobs/options.py", "jobs/__main__.py"},
@@ -141,6 +154,24 @@ def circle(edges: Edges) -> list[str]:
 
 def test_no_room_imports_a_higher_one():
     assert upwards(edges_of(ROOT)) == []
+
+
+def test_of_the_librarys_own_names_one_is_of_a_higher_room():
+    higher = {name: module for name, module in fastbert.MODULES.items() if "fastbert" not in module}
+    assert higher == LAZY
+
+
+def test_type_checkers_and_imports_find_the_same_names():
+    tree = ast.parse((ROOT / "fastbert" / "__init__.pyi").read_text())
+    found = {
+        alias.name: "fastbert." * node.level + node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert found == fastbert.MODULES
+    for name, module in found.items():
+        assert getattr(fastbert, name) is getattr(import_module(module), name)
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -247,6 +278,7 @@ def test_reports_and_commits_do_without_torch():
     """Importing it takes longer than a report, and every worker that commits would hold it."""
     light = ["jobs.__main__", "pipelines.reports.analytics",
              "pipelines.reports.job", "pipelines.reports.html", "pipelines.export.job",
+             "pipelines.filter.job",
              "pipelines.running.ray_data", "pipelines.running.executor",
              "pipelines.running.local"]  # fmt: skip
     script = (

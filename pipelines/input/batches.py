@@ -11,15 +11,18 @@ Item = TypeVar("Item")
 
 
 def together(
-    items: Iterable[Item], weight: Callable[[Item], tuple[int, int]]
+    items: Iterable[Item],
+    weight: Callable[[Item], tuple[int, int]],
+    most_rows: int | None = None,
 ) -> Iterator[list[Item]]:
-    """Neighbours of few rows and bytes together; `weight` tells both."""
+    """Neighbours of few rows, BATCH_ROWS by default, and bytes together; `weight` tells both."""
+    most = most_rows or BATCH_ROWS
     some: list[Item] = []
     rows = size = 0
     for item in items:
         more, larger = weight(item)
         rows, size = rows + more, size + larger
-        if some and (rows > BATCH_ROWS or size > BATCH_BYTES):
+        if some and (rows > most or size > BATCH_BYTES):
             yield some
             some, rows, size = [], more, larger
         some.append(item)

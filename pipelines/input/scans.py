@@ -97,8 +97,12 @@ class Scans:
         """The columns of all formats that say no types, those of earlier runs before others: so
         files of one output agree, as far as they can."""
         new = [self._schemas[name] for name in sorted(self._schemas)]
-        before = self._read(FIELDS) if new else None
+        before = self.settled() if new else None
         return merged(new if before is None else [before, *new])
+
+    def settled(self) -> pa.Schema | None:
+        """The fields that earlier runs have kept; None where none has."""
+        return self._read(FIELDS)
 
     def settle(self, fields: pa.Schema) -> None:
         """Keep the fields for later runs."""

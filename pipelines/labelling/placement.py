@@ -31,19 +31,28 @@ def model_placed(model: str) -> str:
 def check_apart(settings: Labelling, shards: list[Shard]) -> None:
     """Raises InputError if the input covers labels of these shards, there or to come: the next run
     would take them for texts."""
-    # Without `..` and links. URLs look odd after that, but lie in each other as before.
     root = os.path.realpath(settings.output)
-    table = f"{root}/table/"
     labels = [f"{root}/{table_path(shard.name, 0)}" for shard in shards]
+    if url := covering(settings.input, shards, f"{root}/table/", labels):
+        raise InputError(
+            f"--output {redacted(settings.output)} lies inside --input {redacted(url)}, which "
+            "would take labels for texts; put it beside the input"
+        )
+
+
+def covering(
+    inputs: tuple[str, ...], shards: list[Shard], folder: str, files: list[str]
+) -> str | None:
+    """Which of the inputs covers a folder that ends in a slash, or files that are to be in it, or
+    has some of its shards there; all are absolute."""
+    # Without `..` and links. URLs look odd after that, but lie in each other as before.
     folders = {os.path.dirname(shard.url) for shard in shards}
-    taken_in = any(f"{os.path.realpath(absolute(f))}/".startswith(table) for f in folders)
-    for url in settings.input:
+    taken_in = any(f"{os.path.realpath(absolute(f))}/".startswith(folder) for f in folders)
+    for url in inputs:
         place = os.path.realpath(url)
         matched = False
         if not os.path.exists(place):  # a glob
-            matched = any(map(re.compile(glob_translate(place)).match, labels))
-        if taken_in or table.startswith(f"{place}/") or matched:
-            raise InputError(
-                f"--output {redacted(settings.output)} lies inside --input {redacted(url)}, which "
-                "would take labels for texts; put it beside the input"
-            )
+            matched = any(map(re.compile(glob_translate(place)).match, files))
+        if taken_in or folder.startswith(f"{place}/") or matched:
+            return url
+    return None

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import posixpath
+import tempfile
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -75,9 +76,34 @@ class Storage:
         with self._reaching("written", path):
             if isinstance(self.fs, LocalFileSystem):
                 os.replace(self._staged(target, data), target)
-                _sync_folder(os.path.dirname(target))
+                _sync(os.path.dirname(target))
             else:
                 self.patience(self.fs.pipe_file, target, data)
+
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[str]:
+        """For what does not fit the memory: a local file to be written, which is published at
+        `path` as `put` does when all went well, and is gone then."""
+        local = isinstance(self.fs, LocalFileSystem)
+        target = posixpath.join(self.root, path)
+        folder = os.path.join(self.root, STAGING) if local else tempfile.gettempdir()
+        name = os.path.join(folder, uuid.uuid4().hex)
+        try:
+            with self._reaching("written", path):
+                os.makedirs(folder, exist_ok=True)
+                open(name, "xb").close()
+            yield name
+            with self._reaching("written", path):
+                if local:
+                    _sync(name)
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    os.replace(name, target)
+                    _sync(os.path.dirname(target))
+                else:
+                    self.patience(self.fs.put_file, name, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
 
     def create(self, path: str, data: bytes) -> Created:
         """Publish `data` at `path` as `put` does, except where something is there.
@@ -286,9 +312,10 @@ def _link(path: str, name: str) -> bool:
     return True
 
 
-def _sync_folder(path: str) -> None:
-    folder = os.open(path, os.O_RDONLY)
+def _sync(path: str) -> None:
+    """A local file or folder that others have written."""
+    number = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)

@@ -1,7 +1,7 @@
 """Questions about a labelled output, as SQL over its Parquet with DuckDB.
 
-    analytics = pipelines.reports.analytics.open("s3://corpus/labels")
-    analytics.query("select label, avg(exit_layer) from rows group by label")
+    labels = fastbert.open("s3://corpus/labels")
+    labels.query("select label, avg(exit_layer) from rows group by label")
 
 Of the views, `rows` is the labelled table itself, and scans it; the others come from statistics, a
 few hundred bytes per slice. Each is made when a query first names it, so a table of a billion rows
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
@@ -32,41 +32,30 @@ from pipelines.output.ledger import Ledger
 from pipelines.output.sets import numbered
 from pipelines.output.storage import Storage
 from pipelines.reports import views
+from pipelines.reports.folders import FILE, folder_columns, quoted
+from pipelines.reports.hugging_face import data_set
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 log = logging.getLogger(__name__)
 
 #: What `record.table_path` gives.
 _OURS = r"(?s)^table/.+\.[0-9]{12,}\.parquet$"
-#: Hive folders in a path: names and values.
-_HIVE = re.compile(r"(?:^|/)([^/=]+)=([^/]*)(?=/)")
-
-#: How Hive calls a folder of rows without a value.
-_NO_VALUE = "'__HIVE_DEFAULT_PARTITION__'"
-#: The type that all values of such a folder have, as DuckDB would take them.
-_FOLDER_TYPE = rf"""
-    select case when bool_and(try_cast(value as date) is not null) then 'date'
-                when bool_and(try_cast(value as timestamp) is not null) then 'timestamp'
-                when bool_and(regexp_full_match(value, '[+-]?\d{{1,18}}')) then 'bigint'
-                else 'varchar' end
-    from (select nullif(nullif(coalesce(try(url_decode(raw)), raw), ''), {_NO_VALUE}) as value
-          from (select unnest(?::varchar[]) as raw))
-    where value is not null
-"""
-
 #: What a file that is no summary may raise.
 _NO_SUMMARY = (ValueError, AttributeError, TypeError, OverflowError, RecursionError,
                pa.ArrowException)  # fmt: skip
 
 
 class Analytics:
-    """A DuckDB connection with the views rows, slices, exits and runs of one output."""
+    """Questions about one output: the views rows, slices, exits and runs, and its rows."""
 
     def __init__(self, output: str) -> None:
         """Raises InputError if nothing is there."""
         self.storage = Storage(output)
-        self.connection = duckdb.connect()
-        self.connection.execute("set enable_progress_bar = false")
-        self.connection.execute("set python_enable_replacements = false")
+        self._connection = duckdb.connect()
+        self._connection.execute("set enable_progress_bar = false")
+        self._connection.execute("set python_enable_replacements = false")
         self._reach(fs := self.storage.fs)
         self.root = fs.unstrip_protocol(self.storage.root).removeprefix("file://")
         self._listing = found, odd = self.storage.listing("table", ".parquet")
@@ -113,21 +102,46 @@ class Analytics:
             path = fs.unstrip_protocol(path)
         quoted = path.replace("'", "''")
         result = self.arrow(sql)
-        self.connection.register("result", result)
+        self._connection.register("result", result)
         try:
-            self.connection.execute(f"copy result to '{quoted}' (format {kind})")
+            self._connection.execute(f"copy result to '{quoted}' (format {kind})")
         except (duckdb.Error, OSError) as error:
             raise InputError(f"cannot write '{redacted(target)}': {_said(error)}") from error
         finally:
-            self.connection.unregister("result")
+            self._connection.unregister("result")
         return int(result.num_rows)
+
+    def dataset(self, streaming: bool = False) -> "Dataset | IterableDataset":
+        """The labelled rows as a data set of Hugging Face's `datasets`, in the order of files and
+        rows; folders such as `dt=1` are no columns of it.
+
+        It is memory-mapped, from a copy that `datasets` keeps in its cache until a file changes;
+        with `streaming` there is no copy, and rows are read as they are asked for. Raises
+        InputError where `datasets` is missing, and for columns that it has no type for, or that
+        have in different files types that do not go together.
+        """
+        paths = sorted(self.paths.to_pylist())
+        patterns = [f"{self.root}/{_alone(path)}" for path in paths]
+        return data_set(self.storage, paths, patterns, streaming)
+
+    @cached_property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB's, with all views, which takes a look at every file of the table; data frames of
+        the caller's can be named in its queries, too. What it raises are DuckDB's own errors."""
+        try:
+            for view in self._makers:
+                self._make(view)
+            self._execute("set python_enable_replacements = true")
+        except (duckdb.Error, OSError) as error:
+            raise self._failed("the views cannot be made", error) from error
+        return self._connection
 
     def _reach(self, fs: AbstractFileSystem) -> None:
         """Let DuckDB read and write there."""
         names = [fs.protocol] if isinstance(fs.protocol, str) else list(fs.protocol)
-        known = self.connection.list_filesystems()
+        known = self._connection.list_filesystems()
         if not isinstance(fs, LocalFileSystem) and not set(names) & set(known):
-            self.connection.register_filesystem(fs)
+            self._connection.register_filesystem(fs)
 
     def _run(self, sql: str, form: str) -> Any:
         """The result of the last statement, after the views that they name have been made; `form`
@@ -136,14 +150,17 @@ class Analytics:
             statements = [statement.query for statement in duckdb.extract_statements(sql)]
             return [self._answer(statement, form) for statement in statements or [sql]][-1]
         except (duckdb.Error, OSError) as error:
-            what = f"the query failed: {_said(error)}"
-            if f"{self.root}/table/" in what:
-                what += "; if the file is damaged, remove it: fastbert label writes it again"
-            raise InputError(what) from error
+            raise self._failed("the query failed", error) from error
+
+    def _failed(self, what: str, error: Exception) -> InputError:
+        what = f"{what}: {_said(error)}"
+        if f"{self.root}/table/" in what:
+            what += "; if the file is damaged, remove it: fastbert label writes it again"
+        return InputError(what)
 
     def _answer(self, statement: str, form: str) -> Any:
         try:
-            named, others = self.connection.get_table_names(statement), list[str]()
+            named, others = self._connection.get_table_names(statement), list[str]()
         except (duckdb.Error, OSError):
             # It looks for columns, too, as in `join ... using`: then all in turn, the cheap first.
             named, others = set(), list(self._makers)
@@ -158,7 +175,7 @@ class Analytics:
                 self._make(others.pop(0))
 
     def _execute(self, statement: str, form: str = "fetchall") -> Any:
-        found = self.connection.sql(statement)
+        found = self._connection.sql(statement)
         return None if found is None else getattr(found, form)()
 
     @property
@@ -184,7 +201,7 @@ class Analytics:
             raise
 
     def _parquet(self, patterns: list[str], more: str = "") -> str:
-        files = ", ".join(_quoted(f"{self.root}/{pattern}") for pattern in patterns)
+        files = ", ".join(quoted(f"{self.root}/{pattern}") for pattern in patterns)
         return f"read_parquet([{files}], union_by_name=true, hive_partitioning=false{more})"
 
     @cached_property
@@ -218,10 +235,7 @@ class Analytics:
 
     def _make_rows(self) -> None:
         patterns, paths = self._patterns(), self.paths.to_pylist()
-        folders: dict[str, set[str]] = {}
-        for path in paths:
-            for name, value in _HIVE.findall(path):
-                folders.setdefault(name.casefold(), set()).add(value)
+        folders = folder_columns(self._connection, paths)
         if not folders:
             self._execute(f"create view rows as from {self._parquet(patterns)}")
             return
@@ -235,43 +249,34 @@ class Analytics:
                 "the view rows has the columns %s of the files, which hide the folders %s",
                 *(", ".join(hidden), ", ".join(f"{name}=" for name in hidden)),
             )
-        more = [self._folder(name, folders[name]) for name in folders if name not in columns]
-        chosen = ", ".join(['* exclude ("/file")', *more])
+        more = [column for name, column in folders.items() if name not in columns]
+        chosen = ", ".join([f"* exclude ({FILE})", *more])
         self._execute(f"create view rows as select {chosen} from {source}")
-
-    def _folder(self, name: str, values: set[str]) -> str:
-        """The expression for what folders `name=value` say of a row; null outside of them."""
-        ((kind,),) = self.connection.sql(_FOLDER_TYPE, params=[sorted(values)]).fetchall()
-        pattern = _quoted(f"(?is).*/{re.escape(name)}=([^/]*)/")
-        value = f"""regexp_extract("/file", {pattern}, 1)"""
-        value = f"coalesce(try(url_decode({value})), {value})"  # others than UTF-8 stay as they are
-        column = '"' + name.replace('"', '""') + '"'
-        return f"nullif(nullif({value}, ''), {_NO_VALUE})::{kind} as {column}"
 
     def _make_exits(self) -> None:
         self._make("summaries")
         ledger = Ledger(self.storage)
         output = ledger.committed(self._listing)
         commits = output.commits
-        self.connection.register("commits", numbered(commits))
+        self._connection.register("commits", numbered(commits))
         self._execute(views.CURRENT)
         self._execute(views.RECIPES)
-        self.connection.unregister("commits")
+        self._connection.unregister("commits")
         # A run that is still at work, or was killed, has commits but no statistics.
-        self.connection.register("unreported", STATISTICS.empty_table())
+        self._connection.register("unreported", STATISTICS.empty_table())
         try:
             self._make_history(["stats/*.parquet"] if self._statistics() else [])
         except duckdb.Error:
             readable = filter(self._readable, self._statistics())
             self._make_history(list(map(_alone, readable)))
         if output.stray:
-            self.connection.register("stray", pa.table({"path": [*output.stray]}))
+            self._connection.register("stray", pa.table({"path": [*output.stray]}))
             self._execute(views.STRAY)
         self._execute(views.MARKS)
         missing = self._execute(views.MISSING, "to_arrow_table")["n"].drop_null()
         if len(missing):
             records = ledger.whole(commits.take(missing.combine_chunks()))
-            self.connection.register("unreported", statistics(records))
+            self._connection.register("unreported", statistics(records))
         self._execute(views.EXITS)
 
     def _statistics(self) -> list[str]:
@@ -309,16 +314,12 @@ class Analytics:
                 summaries.append(pa.Table.from_pylist([row], schema=RUNS))
             except _NO_SUMMARY as error:
                 log.warning("ignoring the unreadable summary %s: %s", redacted(path), error)
-        self.connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
+        self._connection.register("summaries", pa.concat_tables(summaries).combine_chunks())
 
 
 def _alone(path: str) -> str:
     """A pattern that matches this path only."""
     return re.sub(r"[*?[]", r"[\g<0>]", path)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _said(error: Exception) -> str:

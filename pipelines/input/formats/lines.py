@@ -45,6 +45,11 @@ class JsonLines:
             raise ShardError(f"has no object in any line; the first {_read(first or b'')[1]}")
         return Scan(rows, schema, starts)
 
+    def rows(self, file: IO[bytes]) -> Iterator[bytes]:
+        """The lines that are rows, as they stand there."""
+        for block in blocks(file, self.compression):
+            yield from _lines(block)
+
     def open(self, file: IO[bytes], start: Start, row: int, columns: InputColumns) -> Opened:
         """From a line on."""
         schema = columns.read_fields()

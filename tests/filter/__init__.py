@@ -1,0 +1,1 @@
+"""`fastbert filter`: the rows of the input whose labels satisfy a condition, and no others."""

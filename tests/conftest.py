@@ -45,9 +45,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def labels_in_this_process(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def labels_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that unit tests give start no processes, which take longer than the tests."""
     if not request.node.get_closest_marker("integration"):
         monkeypatch.setattr("pipelines.running.executor.choose", lambda _: InProcess())

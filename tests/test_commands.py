@@ -26,7 +26,8 @@ PAGES = [
     ROOT / "docs" / "start.md",
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics", "formats")),
-    *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration", "classifiers", "long-texts")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("classifiers", "long-texts")),
 ]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import multiprocessing
 import os
 import signal

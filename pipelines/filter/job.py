@@ -35,12 +35,12 @@ from pipelines.input.slices import Slice
 from pipelines.input.unreadable import ShardError, read_patiently
 from pipelines.labelling.placement import covering
 from pipelines.labelling.progress import counting
+from pipelines.machine import cores
 from pipelines.output.ledger import Ledger
 from pipelines.output.retry import Patience
 from pipelines.output.storage import Storage
 from pipelines.reports.cells import shortened
 from pipelines.reports.terminal import WIDTH, show
-from pipelines.running.machine import cores
 from pipelines.settings import FilterSettings
 
 log = logging.getLogger(__name__)

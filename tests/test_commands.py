@@ -27,7 +27,7 @@ PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("calibration", "analytics", "formats")),
     *(ROOT / "docs" / f"{name}.md" for name in ("operations", "migration")),
-    *(ROOT / "docs" / f"{name}.md" for name in ("classifiers", "long-texts")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("classifiers", "long-texts", "index")),
 ]
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=3)
 

@@ -64,6 +64,7 @@ test-oldest: $(OLDEST)/installed
 unit: .venv/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "not integration"
 
+# The variable turns off an advertisement that mkdocs-material prints.
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 

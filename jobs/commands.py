@@ -140,10 +140,11 @@ COMMANDS = {
     "export": Entry(
         settings.ExportSettings,
         "pipelines.export.job:export",
-        """Bring a Delta table up to date with a labelled output, one transaction per run.
+        """Bring a Delta or Iceberg table up to date with a labelled output, run by run.
 
-        Adds the rows of every run that has ended, and removes those that it replaced or that are no
-        longer in the output. Run again, it does nothing; killed, it goes on where it was.
+        Each run that has ended is one transaction: it adds the run's rows, and removes those that
+        it replaced or that are no longer in the output. Run again, it does nothing; killed, it goes
+        on where it was.
         """,
         "fastbert export --output s3://corpus/labels --delta s3://lake/labels",
     ),

@@ -252,7 +252,15 @@ class ExportSettings(Settings):
     """`fastbert export`."""
 
     output: str = setting("Root of a labelled output, as given to fastbert label.")
-    delta: str = setting("The Delta table to bring up to date; made if there is none.")
+    delta: str | None = setting("The Delta table to bring up to date; made if there is none.", None)
+    iceberg: str | None = setting(
+        "The Iceberg table: CATALOG.NAMESPACE.TABLE, of pyiceberg's configured catalogs.", None
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.delta is None) == (self.iceberg is None):
+            raise InputError("expected a table to bring up to date: --delta or --iceberg")
 
 
 @dataclass(frozen=True, kw_only=True)

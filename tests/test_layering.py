@@ -54,6 +54,7 @@ HEAVY = {
         "pipelines/checkpoints/workers.py",
     },
     "duckdb": {
+        "pipelines/export/iceberg.py",
         "pipelines/filter/condition.py",
         "pipelines/output/sets.py",
         "pipelines/reports/analytics.py",
@@ -75,6 +76,7 @@ HEAVY = {
         "pipelines/reports/uncertain.py",
     },
     "datasets": {"pipelines/reports/hugging_face.py"},
+    "pyiceberg": {"pipelines/export/iceberg.py"},
     "deltalake": {"pipelines/export/delta.py", "pipelines/input/delta.py"},
     "nanotoken": {"fastbert/inference/tokenizer.py"},
     "click": {"jobs/options.py", "jobs/__main__.py"},

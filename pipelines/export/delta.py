@@ -14,22 +14,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import redacted
-from pipelines.export.plan import HELD, Change
-
-#: Table property that says of which output the table is.
-OUTPUT = "fastbert.output"
+from pipelines.export.plan import HELD, OUTPUT, SELECT_HELD, Change, Overtaken
 
 #: Delta lets only one of two transactions of an application happen that began at one version.
 APPLICATION = "fastbert-ray"
-
-_HELD = """
-    select slice_id, shard, min(row) as first_row, max(row) as last_row, run_id, committed_at
-    from exported where slice_id is not null group by slice_id, shard, run_id, committed_at
-"""
-
-
-class Overtaken(Exception):
-    """Another writer has changed the table meanwhile; nothing was written."""
 
 
 class Delta:
@@ -55,7 +43,7 @@ class Delta:
                     f"{self.output}; export to another one, or, if the output has moved, change "
                     f"the table's property {OUTPUT}"
                 )
-            reader = QueryBuilder().register("exported", self._table).execute(_HELD)
+            reader = QueryBuilder().register("exported", self._table).execute(SELECT_HELD)
             return pa.table(reader).select(HELD.names).cast(HELD)
         except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
             raise self._unusable(error) from error

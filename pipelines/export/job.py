@@ -1,4 +1,4 @@
-"""The export job: brings a Delta table up to date with a labelled output, run by run."""
+"""The export job: brings a Delta or Iceberg table up to date with a labelled output, by run."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ import pyarrow as pa
 from fastbert.errors import FastBertError, InputError
 from fastbert.filesystem import redacted
 from fastbert.writable import check_folder
-from pipelines.export.plan import Change, Labelled, next_change, pending_shards
+from pipelines.export.plan import Change, Labelled, Overtaken, next_change, pending_shards
 from pipelines.export.rows import Rows, columns_of, fitting
 from pipelines.labelling.progress import counting
 from pipelines.output.ledger import Ledger
@@ -18,6 +18,7 @@ from pipelines.settings import ExportSettings
 
 if TYPE_CHECKING:
     from pipelines.export.delta import Delta
+    from pipelines.export.iceberg import Iceberg
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +32,11 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     Raises InputError for places and columns that cannot be exported, and OutputChanged if slices
     are labelled again while they are exported.
     """
-    try:
-        from pipelines.export.delta import Delta, Overtaken
-    except ModuleNotFoundError as error:
-        if error.name != "deltalake":
-            raise
-        raise InputError(
-            "Delta tables are written by the package deltalake, which is missing; "
-            "pip install 'fastbert-ray[delta]'"
-        ) from error
     ledger = Ledger(Storage(settings.output))
     _check_places(settings, ledger.storage)
-    root = ledger.storage.fs.unstrip_protocol(ledger.storage.root)
-    table = Delta(settings.delta, redacted(root))
+    root = redacted(ledger.storage.fs.unstrip_protocol(ledger.storage.root))
+    place = redacted(settings.delta or settings.iceberg or "")
+    table = _table(settings, root)
     done: list[Change] = []
     output: Labelled | None = None
     columns, version, overtaken = pa.schema([]), None, 0
@@ -63,7 +56,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
             overtaken += 1
             if overtaken == _TRIES:
                 raise FastBertError(
-                    f"other writers changed {redacted(settings.delta)} each of the {_TRIES} times "
+                    f"other writers changed {place} each of the {_TRIES} times "
                     f"that this one tried to ({error}); stop them, and export again"
                 ) from error
             log.info("another writer was faster, looking again: %s", error)
@@ -72,7 +65,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
         version, overtaken = table.version, 0
     return {
         "output": redacted(settings.output),
-        "delta": redacted(settings.delta),
+        "iceberg" if settings.iceberg else "delta": place,
         "version": table.version,
         "runs": [change.run_id for change in done if change.run_id is not None],
         "slices_added": sum(len(change.added) for change in done),
@@ -82,7 +75,27 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     }
 
 
-def _commit(table: "Delta", change: Change, ledger: Ledger, schema: pa.Schema) -> None:
+def _table(settings: ExportSettings, output: str) -> "Delta | Iceberg":
+    """The table that was asked for; InputError where its package is missing."""
+    package, extra = ("deltalake", "delta") if settings.delta else ("pyiceberg", "iceberg")
+    try:
+        if settings.delta:
+            from pipelines.export.delta import Delta
+
+            return Delta(settings.delta, output)
+        from pipelines.export.iceberg import Iceberg
+
+        return Iceberg(settings.iceberg or "", output)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise InputError(
+            f"such tables are written by the package {package}, which is missing; "
+            f"pip install 'fastbert-ray[{extra}]'"
+        ) from error
+
+
+def _commit(table: "Delta | Iceberg", change: Change, ledger: Ledger, schema: pa.Schema) -> None:
     with counting(change.rows) as counter:
         rows = Rows(ledger, change.added, schema, counter.advance)
         try:
@@ -98,23 +111,27 @@ def _commit(table: "Delta", change: Change, ledger: Ledger, schema: pa.Schema) -
 
 
 def _check_places(settings: ExportSettings, storage: Storage) -> None:
-    folder = settings.delta.removeprefix("file://")
+    if settings.delta:
+        _check_delta(settings.delta, settings.output)
+    if not storage.paths("stats", ".parquet"):
+        raise InputError(
+            f"no run has ended at '{redacted(settings.output)}'; expected the --output of "
+            "fastbert label, after its first run"
+        )
+
+
+def _check_delta(url: str, output: str) -> None:
+    folder = url.removeprefix("file://")
     if "://" not in folder:  # others are reached by deltalake alone
         check_folder(folder)
         found = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if "_delta_log" not in found and any(not name.startswith(".") for name in found):
             raise InputError(
-                f"--delta {redacted(settings.delta)} is a folder with other files, expected a "
-                "Delta table, an empty folder, or none; pass one beside it"
+                f"--delta {redacted(url)} is a folder with other files, expected a Delta table, an "
+                "empty folder, or none; pass one beside it"
             )
-    output, delta = os.path.realpath(settings.output), os.path.realpath(settings.delta)
-    if f"{delta}/".startswith(f"{output}/"):
+    if f"{os.path.realpath(url)}/".startswith(f"{os.path.realpath(output)}/"):
         raise InputError(
-            f"--delta {redacted(settings.delta)} lies inside --output {redacted(settings.output)}, "
-            "where only labelling may write; put it beside the output"
-        )
-    if not storage.paths("stats", ".parquet"):
-        raise InputError(
-            f"no run has ended at '{redacted(settings.output)}'; expected the --output of "
-            "fastbert label, after its first run"
+            f"--delta {redacted(url)} lies inside --output {redacted(output)}, where only "
+            "labelling may write; put it beside the output"
         )

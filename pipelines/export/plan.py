@@ -27,6 +27,18 @@ HELD = pa.schema(
         ("committed_at", pa.string()),
     ]
 )
+#: The same in SQL, of rows called `exported`.
+SELECT_HELD = """
+    select slice_id, shard, min(row) as first_row, max(row) as last_row, run_id, committed_at
+    from exported where slice_id is not null group by slice_id, shard, run_id, committed_at
+"""
+
+#: Table property that says of which output the table is.
+OUTPUT = "fastbert.output"
+
+
+class Overtaken(Exception):
+    """Another writer has changed the table meanwhile; nothing was written."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The exported Delta table: at every moment the rows of `table/`, and none of them twice."""
+"""The exported table: at every moment the rows of `table/`, and none of them twice."""

@@ -1,4 +1,4 @@
-"""A labelled output without labelling, and the Delta table that is exported from it."""
+"""A labelled output without labelling, and the tables that are exported from it."""
 
 from collections import Counter
 
@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.table import StaticTable
 from support.records import committed, end_run, record
 
 from pipelines.export.job import export
@@ -75,7 +77,12 @@ class Output:
         self.end(f"run-{self.runs}")
 
     def export(self, **changes) -> dict:
-        return export(ExportSettings(**{"output": self.url, "delta": self.delta} | changes))
+        return export(ExportSettings(**{"output": self.url, **self.target} | changes))
+
+    @property
+    def target(self) -> dict:
+        """The option that names the table."""
+        return {"delta": self.delta}
 
     def truth(self) -> Counter:
         """The rows of `table/`, read as anybody would, from wherever they are."""
@@ -86,8 +93,23 @@ class Output:
                 found[as_key(row | {"shard": shard, "row": int(first) + place})] += 1
         return found
 
+    def read(self, version=None) -> pa.Table:
+        """The table; versions count from 0, which made it."""
+        return DeltaTable(self.delta, version=version).to_pyarrow_table()
+
+    def elsewhere(self) -> None:
+        """From now on, another table."""
+        self.delta += "2"
+
+    def touch(self) -> None:
+        """As somebody else who writes."""
+        DeltaTable(self.delta).alter.set_table_description(f"after {self.history()}")
+
+    def exists(self) -> bool:
+        return DeltaTable.is_deltatable(self.delta)
+
     def exported(self, version=None) -> Counter:
-        table = DeltaTable(self.delta, version=version).to_pyarrow_table()
+        table = self.read(version)
         left_out = {"slice_id", "run_id", "committed_at"}
         return Counter(
             as_key({k: v for k, v in row.items() if k not in left_out}) for row in table.to_pylist()
@@ -97,6 +119,52 @@ class Output:
         """The run of each version, but the one that creates the table."""
         commits = sorted(DeltaTable(self.delta).history(), key=lambda commit: commit["version"])
         return [commit.get("run_id") for commit in commits[1:]]
+
+
+class IcebergOutput(Output):
+    """The same, with a table in a catalog of its own."""
+
+    def __init__(self, folder) -> None:
+        super().__init__(folder)
+        self.settings = {
+            "type": "sql",
+            "uri": f"sqlite:///{folder}/catalog.db",
+            "warehouse": f"file://{folder}/lake",
+        }
+        self.catalog, self.name = self.new_catalog(), "corpus.labels"
+
+    def elsewhere(self) -> None:
+        self.name += "2"
+
+    def new_catalog(self) -> Catalog:
+        return load_catalog("lake", **self.settings)
+
+    @property
+    def target(self) -> dict:
+        return {"iceberg": f"lake.{self.name}"}
+
+    def exists(self) -> bool:
+        return self.catalog.table_exists(self.name)
+
+    def touch(self) -> None:
+        self.table().append(pa.table({"label": ["mine"]}))
+
+    def table(self):
+        return self.catalog.load_table(self.name)
+
+    def commits(self) -> list:
+        """The table as each commit to the catalog has left it."""
+        now = self.table()
+        places = [each.metadata_file for each in now.metadata.metadata_log]
+        return [StaticTable.from_metadata(place) for place in [*places, now.metadata_location]]
+
+    def read(self, version=None) -> pa.Table:
+        table = self.table() if version is None else self.commits()[version]
+        return table.scan().to_arrow()
+
+    def history(self) -> list[str | None]:
+        snapshots = [table.current_snapshot() for table in self.commits()[1:]]
+        return [each.summary.additional_properties.get("fastbert.run_id") for each in snapshots]
 
 
 def as_key(row: dict) -> frozenset:

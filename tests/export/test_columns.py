@@ -1,4 +1,4 @@
-"""Columns of the Delta table: added, missing, renamed, of types that it does not have."""
+"""Columns of the tables: added, missing, renamed, of types that it does not have."""
 
 from datetime import time, timedelta
 from decimal import Decimal
@@ -6,7 +6,6 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 
 from export.output import ROWS, check
 from fastbert.errors import InputError
@@ -19,7 +18,7 @@ def test_columns_may_be_added_and_missing(output):
     output.label(("c", 0), language=lambda i: "de")
     output.export()
     check(output, "run-1", "run-2", "run-3")
-    assert "nothing" not in DeltaTable(output.delta).to_pyarrow_table().column_names
+    assert "nothing" not in output.read().column_names
 
 
 def test_a_list_without_any_element_takes_the_type_of_the_others(output):
@@ -29,7 +28,7 @@ def test_a_list_without_any_element_takes_the_type_of_the_others(output):
     output.export()
     output.label(("d", 0), rows=1, column=pa.array([[]], pa.list_(pa.null())))
     output.export()
-    table = DeltaTable(output.delta).to_pyarrow_table().sort_by("shard")
+    table = output.read().sort_by("shard")
     assert table["column"].to_pylist() == [[], [3], None, []]
 
 
@@ -43,7 +42,7 @@ def test_late_runs_of_other_types_share_the_widest(output):
 def test_columns_named_like_the_lineage_are_renamed(output):
     output.label(("a", 0), shard=lambda i: f"carried {i}")
     output.export()
-    rows = DeltaTable(output.delta).to_pyarrow_table().to_pylist()
+    rows = output.read().to_pylist()
     assert {row["input_shard"] for row in rows} == {f"carried {i}" for i in range(ROWS)}
     assert {row["shard"] for row in rows} == {"a"}
 
@@ -70,12 +69,12 @@ def test_columns_named_like_the_lineage_are_renamed(output):
     ],
     ids=lambda value: str(getattr(value, "type", "")) or None,
 )
-def test_types_that_delta_does_not_have(output, values, expected):
+def test_types_that_tables_do_not_have(output, values, expected):
     output.label(("a", 0), rows=1, column=values)
     output.export()
     output.label(("b", 0), rows=1, column=values)
     output.export()
-    table = DeltaTable(output.delta).to_pyarrow_table()
+    table = output.read()
     assert table["column"].to_pylist() == [expected] * 2
     assert "element: null" not in str(table.schema)
 
@@ -83,7 +82,7 @@ def test_types_that_delta_does_not_have(output, values, expected):
 def test_nanoseconds_become_microseconds(output):
     output.label(("a", 0), rows=1, at=pa.array([1_234_567], pa.timestamp("ns", "Europe/Berlin")))
     output.export()
-    found = DeltaTable(output.delta).to_pyarrow_table()["at"]
+    found = output.read()["at"]
     assert found.type == pa.timestamp("us", "UTC")
     assert found.cast(pa.int64()).to_pylist() == [1234]
 
@@ -95,8 +94,8 @@ def test_a_column_that_would_lose_values_is_refused(output):
     with pytest.raises(InputError, match=r"'n' is int64 in the output, and int32.*another table"):
         output.export()
     assert output.history() == ["run-1"]
-    output.export(delta=output.delta + "2")  # as the message says
-    output.delta += "2"
+    output.elsewhere()  # as the message says
+    output.export()
     check(output, "run-1", "run-2")
 
 
@@ -112,4 +111,4 @@ def test_columns_that_no_table_can_have_are_refused(output, columns, message):
         output.label((f"s{place}", 0), **each)
     with pytest.raises(InputError, match=message):
         output.export()
-    assert not DeltaTable.is_deltatable(output.delta)
+    assert not output.exists()

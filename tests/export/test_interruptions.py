@@ -2,19 +2,20 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import count
 from threading import Barrier
 
 import pytest
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from pyiceberg.table import Transaction
 from support.records import committed
 
+from export.killed import Killed, failing
 from export.output import ROWS, check
 from fastbert.errors import FastBertError
 from pipelines.export import delta
 from pipelines.export import rows as export_rows
 from pipelines.export.delta import Delta
+from pipelines.export.iceberg import Iceberg
 from pipelines.export.rows import LINEAGE, OutputChanged
 from pipelines.output.ledger import Ledger
 from pipelines.output.lock import LOCK
@@ -38,28 +39,32 @@ def test_what_a_run_at_work_has_removed_stays(output, what):
     assert not output.exported()
 
 
-class Killed(BaseException):
-    """Nothing catches it."""
+#: What may be cut off, by the format of the table.
+STEPS = {
+    "delta": [(Delta, "held"), (Delta, "_create"), (Delta, "_write"), (delta, "write_deltalake")],
+    "iceberg": [
+        (Iceberg, "held"),
+        (Iceberg, "_create"),
+        (Iceberg, "_write"),
+        (Transaction, "append"),
+        (Transaction, "commit_transaction"),
+    ],
+}
+BOTH = [(Ledger, "committed"), (Storage, "read"), (Ledger, "recorded"), (export_rows, "_schema"),
+        (export_rows, "_cast")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("where", "name"),
-    [
-        (Ledger, "committed"),
-        (Storage, "read"),
-        (Ledger, "recorded"),
-        (Delta, "held"),
-        (Delta, "_create"),
-        (Delta, "_write"),
-        (delta, "write_deltalake"),
-        (export_rows, "_schema"),
-        (export_rows, "_cast"),
-    ],
+    ("format", "where", "name"),
+    [(format, *step) for format, steps in STEPS.items() for step in [*BOTH, *steps]],
     ids=lambda value: getattr(value, "__name__", value),
 )
 @pytest.mark.parametrize("after", [False, True])
-def test_an_export_that_was_killed_is_done_by_the_next(output, monkeypatch, where, name, after):
+def test_an_export_that_was_killed_is_done_by_the_next(
+    request, monkeypatch, format, where, name, after
+):
     """Each step fails in turn, before or after it was done, at its every call."""
+    output = request.getfixturevalue(format)
     output.label(("a", 0), ("b", 0), ("d", 0))
     output.label(("a", 0), ("c", 0))
     original = getattr(where, name)
@@ -72,27 +77,11 @@ def test_an_export_that_was_killed_is_done_by_the_next(output, monkeypatch, wher
             pass
         finally:
             monkeypatch.setattr(where, name, original)
-        if DeltaTable.is_deltatable(output.delta):  # whole runs, or nothing
+        if output.exists():  # whole runs, or nothing
             assert sum(output.exported().values()) in (0, 2 * ROWS, 4 * ROWS)
     assert call > 1
     output.export()
     check(output, "run-1", "run-2")
-
-
-def failing(original, call: int, after: bool):
-    """`original`, but its n-th call raises."""
-    calls = count(1)
-
-    def wrapped(*arguments, **named):
-        mine = next(calls)
-        if mine == call and not after:
-            raise Killed
-        result = original(*arguments, **named)
-        if mine == call:
-            raise Killed
-        return result
-
-    return wrapped
 
 
 @pytest.mark.parametrize("relabel", [False, True])
@@ -127,30 +116,32 @@ def test_an_export_does_not_undo_what_a_later_one_has_done(output, monkeypatch):
     """Between its two transactions another run ends, and another export adds and removes slices."""
     output.label(("a", 0), ("b", 0))
     output.label(("c", 0))
-    original = Delta._write
+    kind = Iceberg if "iceberg" in output.target else Delta
+    original = kind._write
 
     def write(*arguments):
         original(*arguments)
-        monkeypatch.setattr(Delta, "_write", original)
+        monkeypatch.setattr(kind, "_write", original)
         output.prune("b")
         output.label(("d", 0), ("a", 0))
         output.export()
 
-    monkeypatch.setattr(Delta, "_write", write)
+    monkeypatch.setattr(kind, "_write", write)
     assert output.export()["runs"] == ["run-1"]
     check(output, "run-1", "run-2", "run-4")
 
 
 def test_two_exports_that_create_the_table_at_once(output, monkeypatch):
     output.label(("a", 0))
-    original = Delta._create
+    kind = Iceberg if "iceberg" in output.target else Delta
+    original = kind._create
 
     def create(self, schema):
-        monkeypatch.setattr(Delta, "_create", original)
+        monkeypatch.setattr(kind, "_create", original)
         output.export()
         return original(self, schema)
 
-    monkeypatch.setattr(Delta, "_create", create)
+    monkeypatch.setattr(kind, "_create", create)
     assert output.export()["runs"] == []
     check(output, "run-1")
 
@@ -172,13 +163,14 @@ def test_a_writer_that_is_always_faster_ends_the_export(output, monkeypatch):
     output.label(("a", 0))
     output.export()
     output.label(("a", 0))
-    original = delta.write_deltalake
+    kind = Iceberg if "iceberg" in output.target else Delta
+    original = kind._write
 
-    def write(table, *arguments, **named):
-        DeltaTable(output.delta).alter.set_table_description(f"after {table.version()}")
-        original(table, *arguments, **named)
+    def write(self, table, *others):
+        output.touch()
+        original(self, table, *others)
 
-    monkeypatch.setattr(delta, "write_deltalake", write)
+    monkeypatch.setattr(kind, "_write", write)
     with pytest.raises(FastBertError, match="other writers changed .* export again"):
         output.export()
 

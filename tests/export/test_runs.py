@@ -1,7 +1,6 @@
 """Runs become transactions: one by one, once, in the order of time."""
 
-import pyarrow.dataset as ds
-from deltalake import DeltaTable
+import pyarrow.compute as pc
 from support.records import committed
 
 from export.output import check
@@ -17,16 +16,18 @@ def test_runs_are_exported_one_by_one_and_once(output, caplog):
     output.label(("c", 0))
     output.export()
     check(output, "run-1", "run-2")
-    assert output.export() == summary | {
-        "version": 2, "runs": [], "rows_added": 0, "slices_added": 0,
+    again = output.export()
+    assert again | {"version": 0} == summary | {
+        "version": 0, "runs": [], "rows_added": 0, "slices_added": 0,
     }  # fmt: skip
+    assert again["version"] != summary["version"]
     check(output, "run-1", "run-2")
 
 
 def test_rows_say_where_they_are_from(output):
     (one, _) = output.label(("a", 7), ("b", 0))
     output.export()
-    rows = DeltaTable(output.delta).to_pyarrow_table().filter(ds.field("shard") == "a")
+    rows = output.read().filter(pc.field("shard") == "a").sort_by("row")
     assert rows["row"].to_pylist() == list(range(7, 14)) == rows["id"].to_pylist()
     assert set(rows["slice_id"].to_pylist()) == {one.slice_id}
     assert set(rows["run_id"].to_pylist()) == {"run-1"}

@@ -1,4 +1,4 @@
-"""Tables that others wrote to, places that hold none, and the command."""
+"""Delta tables that others wrote to, places that hold none, and the command."""
 
 import json
 import sys
@@ -16,6 +16,11 @@ from jobs.options import command
 from pipelines.export import delta
 from pipelines.export.rows import OutputChanged
 from pipelines.output.storage import Storage
+
+
+@pytest.fixture
+def output(delta) -> Output:
+    return delta
 
 
 def test_compaction_and_restored_versions_do_no_harm(output):

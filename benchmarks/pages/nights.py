@@ -164,7 +164,7 @@ def month_section() -> str:
     names = ["night", "what happens", "rows due", "labelled", "files left alone", "mean layer",
              "audit agrees", "exit drift", "alarms", "exit code", "check"]  # fmt: skip
     names_of_recipes = ["checkpoint", "operating point", "runs", "rows in the table", "audited", "agree",
-                        "95 % interval", "promised", "more runs to tell"]  # fmt: skip
+                        "95 % interval", "promised", "more runs to decide"]  # fmt: skip
     recipes = [
         [each["checkpoint"], each["operating_point"], each["runs"], f"{each['rows']:,}", f"{each['audited']:,}",
          f"{each['agreement_percent']:.2f} %",

@@ -297,8 +297,8 @@ def ideas_section() -> str:
     return f"""## Ideas, and what they brought
 
 A ratio is the time without the idea, divided by the time with it; below 1, the idea costs time. AG News, {found["rows"]:,} rows, medians of
-{found["rounds"]} rounds in turns. A difference of less than 0.05 from 1 is noise on this machine: such small ideas were kept if they did not
-make the code longer.
+{found["rounds"]} rounds in turns. A difference of less than 0.05 from 1 is noise on this machine: such small ideas were kept if the code
+did not become longer.
 
 ```
 {found["program"]}

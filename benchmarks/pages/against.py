@@ -25,14 +25,19 @@ def against_section() -> str:
              "against float32's"]  # fmt: skip
     return f"""## Against float32's full depth
 
-A promise counts answers that differ from full depth's in the same precision; with `--against fp32`,
-from float32's, so that what the precision itself changes is part of it. Calibrated on half of the
-rows and judged by the other half, {results["splits"]} times, with a confidence of
-{results["confidence"]:.0%}: FLOPs of full depth by those of all splits together, how many promises
-were made, and how many broken. At most one split in twenty may end in a broken promise
-({_worst(results)}). Where the precision itself changes about as much as was asked for, few can be
-made, and those are made by a lucky sample: of them more are broken.
-On {where(results["machine"])}.
+A promise counts answers that differ from full depth's in the same precision. With `--against fp32`,
+it counts answers that differ from full depth's in float32, so that changes by the precision itself
+are part of it.
+
+Half of the rows calibrate and the other half judges, {results["splits"]} times, with a confidence
+of {results["confidence"]:.0%}. The last two columns have full depth's FLOPs divided by those of all
+splits together, how many promises were made, and how many were broken. At most one split in twenty
+may end in a broken promise ({_worst(results)}).
+
+If the precision itself changes about as many labels as are allowed, few promises can be made. They
+are made by lucky samples, so more of them are broken.
+
+Measured on {where(results["machine"])}.
 
 {table(names, rows)}
 

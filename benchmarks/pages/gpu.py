@@ -12,16 +12,22 @@ REALISED, EIGHT_BITS = 0.90, 1.25
 
 NONE = """## On a GPU
 
-Not measured: no GPU could be had. `benchmarks/speed/gpu.py` takes five minutes on one card, without Ray and DuckDB, writes what it has as it
-goes on, and is tried on CPU only:
+Not measured: no GPU was available. `benchmarks/speed/gpu.py` takes five minutes on one card, without Ray and DuckDB, and writes its results as
+it goes. It has been tried only on a CPU:
 
 ```
 python -m benchmarks.speed.gpu --model models/ag_news --texts ag_news/train.parquet --output benchmarks/results/gpu.json
 ```
 
-It compares a trained model with the CPU (labels, exit layers, scores) and rows alone with rows in company; BERT-base at 128, 512 and mixed
-lengths with a padded loop, the official algorithm, the device's matrix peak and the FLOPs; fp8 with bf16; and what labels a corpus with what
-tokenizes it. Nothing in this project claims a GPU figure before that.
+It compares
+
+* a trained model on the card with the same model on the CPU (labels, exit layers, scores);
+* rows alone with rows in a batch;
+* BERT-base at 128, 512 and mixed lengths with a padded loop, the official algorithm, the device's matrix peak and the FLOPs;
+* fp8 with bf16;
+* the speed of labelling a corpus with that of tokenizing it.
+
+Until then, nothing in this project claims a GPU figure.
 """
 
 
@@ -87,7 +93,7 @@ def _answers(found: dict[str, Any]) -> str:
     kernel = "there is no such kernel here" if alone is None else ("yes" if alone else "no")
     return (
         table(names, rows)
-        + f"\n\nAttention of a row alone and in company equal to the bit: {kernel}.\n"
+        + f"\n\nAttention of a row alone and in a batch equal to the bit: {kernel}.\n"
     )
 
 

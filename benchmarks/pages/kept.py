@@ -15,8 +15,8 @@ def kept_section() -> str:
             reasons.setdefault((kept["why"], kept["commit"]), []).append(f"`{name}`")
     rows = [[", ".join(names), commit, why] for (why, commit), names in reasons.items()]
     return (
-        "## Of earlier commits\n\nAll results name the commit that they are of, and the checkpoint "
-        "where they have one, except these.\n\n"
+        "## Of earlier commits\n\nAll results name the commit that measured them, and the "
+        "checkpoint if they have one, except these:\n\n"
         + table(["results", "committed with", "why they were not measured again"], rows)
         + "\n"
     )

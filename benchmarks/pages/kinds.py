@@ -64,17 +64,21 @@ def kinds_section() -> str:
              "broken"]  # fmt: skip
     return f"""## Several labels, scores, several questions
 
-Published test rows, development rows with them where there are some. Calibrated on half of them and
-judged by the other half, {results["splits"]} times, with a confidence of
-{results["confidence"]:.0%}: at most one in twenty promises may be broken. *FLOPs*: full depth's by
-those of all splits together; *on the clock*: the engine in float32 at the first of these points.
-On {"; ".join(sorted(machines))}.
+The rows are the published test rows, and development rows if there are any. Half of them calibrate
+and the other half judges, {results["splits"]} times, with a confidence of
+{results["confidence"]:.0%}: at most one in twenty promises may be broken.
+
+* *FLOPs*: full depth's FLOPs, divided by those of all splits together.
+* *On the clock*: the engine in float32 at the first of these points.
+* *Off by*: the mean absolute error.
+
+Measured on {"; ".join(sorted(machines))}.
 
 {table(names, rows)}
 
-Scores leave later than labels: near a cut-off only the last layers tell on which side a row lies,
-and to be as near as a tolerance asks for everywhere is more than to be on the same side. Where rows
-to calibrate on are few, as here, the proof takes its share, too.
+Scores leave later than labels. Near a cut-off, only the last layers show on which side a row is. A
+tolerance requires more: a score must be close everywhere, not only on the same side. If there are
+few rows to calibrate on, as here, the proof costs speed, too.
 {_together(results)}{_windows()}{_options(results["sets"])}
 ```
 {results["program"]}
@@ -87,10 +91,10 @@ def _together(results: dict[str, Any]) -> str:
         return ""
     two, one = results["one_pass_for_two"], results["sets"]["clinc150_two"]["together"]
     return f"""
-CLINC150's two questions at their points in one pass take {two["flops"]:.2f} times fewer FLOPs than
-two passes, and on the clock the test rows go {two["clock"]:.2f} times as fast
-({judged(two["clock"], 1.7)}). Against full depth that pass has {one["flops_speedup"]:.2f}x in
-FLOPs, and {one["on_the_clock"]:.2f}x on the clock.
+CLINC150's two questions, at their points in one pass, take {two["flops"]:.2f} times fewer FLOPs
+than two passes. On the clock, the test rows are labelled {two["clock"]:.2f} times as fast
+({judged(two["clock"], 1.7)}). Compared with full depth, that pass saves {one["flops_speedup"]:.2f}x
+in FLOPs, and {one["on_the_clock"]:.2f}x on the clock.
 """
 
 
@@ -99,11 +103,13 @@ def _windows() -> str:
     results = load("windows")
     found = results["flops_speedup"]
     return f"""
-The windows of a text go through the layers together. On IMDb, {results["windows_per_text"]:.1f}
-of them a text, that saves {found["together"]:.2f}x where {results["share"]:.0%} of the answers
-change; to read the first one to the end, and the others where it is not sure, saves
-{found["first_1"]:.2f}x, and to begin with two {found["first_2"]:.2f}x (without a proof, at the best
-thresholds for these rows).
+The windows of a text go through the layers together. On IMDb, with
+{results["windows_per_text"]:.1f} windows per text, other orders save less if {results["share"]:.0%}
+of the answers may change (without a proof, at the best thresholds for these rows):
+
+* all windows together: {found["together"]:.2f}x;
+* the first window to the end, and the others if it is not sure: {found["first_1"]:.2f}x;
+* the same with the first two windows: {found["first_2"]:.2f}x.
 
 ```
 {results["program"]}
@@ -119,4 +125,4 @@ def _options(sets: dict[str, Any]) -> str:
         + " ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in options.items())
         for name, options in given.items()
     )
-    return f"\nTrained with no option of the recipe, except {said}.\n" if said else ""
+    return f"\nModels were trained with no option of the recipe, except {said}.\n" if said else ""

@@ -26,10 +26,17 @@ def pipeline_section() -> str:
     first, last, peak = memory["runs"][0], memory["runs"][-1], memory["peak, largest : smallest"]
     return f"""## The job
 
-Whole job : engine with tokenizing = {job["job : engine with tokenizing"]:.3f} ({judged(job["job : engine with tokenizing"], 0.95)}), at the model's default point, from the first commit to the last:
-start-up is not counted. The engine is one process that reads, tokenizes and classifies one slice after the other, with as many threads as the job's replica ({job["replica_threads"]}); the job
-commits as well. The replica was busy {100 * job["replica_busy"]:.0f} % of the time. Against Ray Data's own recipe for text classification (`read_parquet`, a class with
-`transformers.pipeline`, `write_parquet`): {job["job : recipe"]:.1f} times the rows per second. By the local executor it is {job["job : job on Ray"]:.2f} times as fast as on Ray, on this one machine.
+The job runs at the model's default point, and is timed from the first commit to the last: start-up is not counted. All ratios
+are of rows per second.
+
+| the job, compared with | ratio | target |
+|---|---|---|
+| the engine with tokenizing | {job["job : engine with tokenizing"]:.3f} | {judged(job["job : engine with tokenizing"], 0.95)} |
+| Ray Data's own recipe for text classification (`read_parquet`, a class with `transformers.pipeline`, `write_parquet`) | {job["job : recipe"]:.1f} | |
+| the same job on Ray; the job itself has the local executor, on this one machine | {job["job : job on Ray"]:.2f} | |
+
+The engine is one process that reads, tokenizes and classifies one slice after the other, with as many threads as the job's replica
+({job["replica_threads"]}). The job commits as well. The replica was busy {100 * job["replica_busy"]:.0f} % of the time.
 
 ```
 {job["command"]}
@@ -37,18 +44,19 @@ commits as well. The replica was busy {100 * job["replica_busy"]:.0f} % of the t
 
 ### Cost of a slice without its model
 
-Plan, scheduling and commit (local disk, synced) of the real job with stages that do nothing, against an empty three-stage Ray Data plan of
-as many one-row blocks, written as in Ray's documentation, and once tuned as the job is.
+Plan, scheduling and commit (local disk, synced) of the real job, with stages that do nothing. They are compared with an empty
+three-stage Ray Data plan of as many one-row blocks: once written as in Ray's documentation, and once tuned as the job is.
 
 {table(["slices", "ms per slice", "by the empty plan", "by the tuned empty plan"], rows)}
 
-Target at most 1.2 times the empty plan: {judged(worst, 1.2, True)} (worst {worst:.2f}). A slice at the largest size costs {scale["overhead"]["per slice, largest size : smallest"]:.2f} times one at
-the smallest. To keep this under 2 % of a replica's time, a slice needs {", ".join(f"{n:,} rows at {rate:,} rows/s" for rate, n in slices.items())}.
+The target is at most 1.2 times the empty plan: {judged(worst, 1.2, True)} (worst {worst:.2f}). A slice at the largest size costs
+{scale["overhead"]["per slice, largest size : smallest"]:.2f} times one at the smallest. To keep this cost under 2 % of a replica's time, a slice needs
+{", ".join(f"{n:,} rows at {rate:,} rows/s" for rate, n in slices.items())}.
 
 ### Memory
 
-Peak of driver and children together on one machine, {last["rows"]:,} rows : {first["rows"]:,} rows = {peak:.3f} ({judged(peak, 1.1, True)}): {last["peak_mib"]:,.0f} MiB and
-{first["peak_mib"]:,.0f} MiB, with a tiny model, whose own weight would hide growth less than a real one's.
+The peak of driver and children together on one machine, {last["rows"]:,} rows : {first["rows"]:,} rows = {peak:.3f} ({judged(peak, 1.1, True)}):
+{last["peak_mib"]:,.0f} MiB and {first["peak_mib"]:,.0f} MiB. The model is tiny: the memory of a real one would hide growth more.
 
 ```
 python -m benchmarks.speed.scale overhead --work work --output benchmarks/results/scale.json
@@ -84,8 +92,9 @@ def chaos_section() -> str:
     commands = "\n".join([*(found["command"] for found in runs.values()), moments["command"]])
     return f"""## Killed at random
 
-Runs are started again and again until a table is done, while their processes are killed with SIGKILL; then each row is compared with an undisturbed
-run's, and ledger and statistics with the rows. [operations.md](operations.md) says why nothing is wrong.
+Runs are started again and again until a table is done, while their processes are killed with SIGKILL. Then each row is compared
+with that of an undisturbed run, and ledger and statistics with the rows. [operations.md](operations.md#why-it-holds) explains why
+nothing is wrong.
 
 ```
 {commands}
@@ -93,7 +102,7 @@ run's, and ledger and statistics with the rows. [operations.md](operations.md) s
 
 {table(names, rows)}
 
-Two jobs started on one output in the same moment; 0 is done, 4 is refused:
+Two jobs are started on one output in the same moment. Exit code 0 is done, 4 is refused:
 
 {table(["store", "tries", "exit codes", "tables with each row once"], outcomes)}
 """
@@ -111,8 +120,8 @@ def reporting_section() -> str:
     )
     return f"""## Reports
 
-Of {found["slices"]:,} slices in {found["runs"]} runs ({found["statistics_megabytes"]:.0f} MB of statistics), on a local disk; the middle of {len(found["rounds"])} rounds. Much
-of the time to the first table is Python importing torch, which the package needs and the report does not.
+Reports of {found["slices"]:,} slices in {found["runs"]} runs ({found["statistics_megabytes"]:.0f} MB of statistics), on a local disk; the median of {len(found["rounds"])} rounds. Much of the
+time to the first table is Python importing torch, which the package needs and the report does not.
 
 | | | |
 |---|---|---|
@@ -155,7 +164,7 @@ def month_section() -> str:
     names = ["night", "what happens", "rows due", "labelled", "files left alone", "mean layer",
              "audit agrees", "exit drift", "alarms", "exit code", "check"]  # fmt: skip
     names_of_recipes = ["checkpoint", "operating point", "runs", "rows in the table", "audited", "agree",
-                        "95 % interval", "promised", "more runs to tell"]  # fmt: skip
+                        "95 % interval", "promised", "more runs to decide"]  # fmt: skip
     recipes = [
         [each["checkpoint"], each["operating_point"], each["runs"], f"{each['rows']:,}", f"{each['audited']:,}",
          f"{each['agreement_percent']:.2f} %",
@@ -166,8 +175,9 @@ def month_section() -> str:
     ]  # fmt: skip
     return f"""## A simulated month
 
-Thirty nights with two new shards each, on one machine without Ray, a model trained and calibrated (at most 3 % other labels) on made-up tickets; {found["minutes"]:.0f} minutes in all, {found["minutes_of_training"]:.0f} of
-them for training two models, on {where(found["machine"])}.
+Thirty nights with two new shards each, on one machine without Ray. The model is trained and calibrated (at most 3 % other labels)
+on made-up tickets. All of it takes {found["minutes"]:.0f} minutes, {found["minutes_of_training"]:.0f} of them for training two models, on
+{where(found["machine"])}.
 
 ```
 {found["program"]}
@@ -175,10 +185,11 @@ them for training two models, on {where(found["machine"])}.
 
 {claims}
 
-Nights with an alarm although nothing was wrong: {false}. The killed run of night 12 had committed {found["rows_committed_by_the_killed_run"]:,} rows, which night 14 did not repeat. Sums: {sums}
-(the first two count rows that were labelled again).
+* Nights with an alarm although nothing was wrong: {false}.
+* The killed run of night 12 had committed {found["rows_committed_by_the_killed_run"]:,} rows, which night 14 did not repeat.
+* Sums (the first two count rows that were labelled again): {sums}.
 
-What the report says of the two models, with the audits of all their nights:
+What the report shows for the two models, with the audits of all their nights:
 
 {table(names_of_recipes, recipes)}
 
@@ -194,10 +205,14 @@ def start_section() -> str:
     times = found["medians"]["ray"] / found["medians"]["local"]
     return f"""## The start
 
-Seconds of the whole command with nothing to do, and of Python that imports pyarrow.parquet, duckdb
-and fsspec; seconds to the first labelled slice on one machine, by the local executor and by release
-831b513, which started a Ray of its own. With `--executor ray` it takes {times:.1f} times as long as
-without. Medians of runs in turns.
+Ratios of seconds, medians of runs in turns:
+
+* *nothing to do*: the whole command with nothing to do, compared with Python that imports
+  pyarrow.parquet, duckdb and fsspec;
+* *local*: to the first labelled slice on one machine, with the local executor, compared with commit
+  831b513, which started a Ray of its own.
+
+With `--executor ray` it takes {times:.1f} times as long as without.
 
 {table(["", "against", "ratio", ""], rows)}
 
@@ -233,9 +248,9 @@ def history_section() -> str:
     sizes = f"{found['manifest_megabytes']:.0f} MB, and {found['statistics_megabytes']:.0f} MB of"
     return f"""## Long histories
 
-Over {found["slices"]:,} slices in {found["manifests"]} manifests ({sizes} statistics) on a local
-disk, made up from a thousand records in turns, which compress better than others; the middle of
-{len(nothing)} rounds. The larger plan's listing of `table/` and its shards are made up in memory.
+{found["slices"]:,} slices in {found["manifests"]} manifests ({sizes} statistics) on a local disk. They
+are made from a thousand records in turns, which compress better than real ones. Numbers are medians of
+{len(nothing)} rounds. For the larger plan, the listing of `table/` and the shards are created in memory.
 Imports are `import pyarrow.parquet, duckdb, fsspec`, in turns with the runs.
 
 {table(["", "", ""], shown)}

@@ -60,9 +60,15 @@ def engine_section() -> str:
     left = ", ".join(f"{count:,}" for count in found["exits"])
     return f"""## The engine against its peers
 
-AG News test, MiniLM (6 layers), fp32 unless said otherwise, at the point that {found["rows_that_prove"]:,} rows prove to change at most {100 * found["promised"]:g} % of the labels: of
-{found["rows_of_the_clock"]:,} other rows {100 * found["changed"]:.2f} % change, and they leave at {found["mean_layers"]:.2f} layers on average ({left} by exit, from that before the first layer on). All peers have the same
-weights and label the same {found["rows"]:,} of these rows ({found["mean_tokens"]:g} tokens on average); medians over {found["rounds"]} rounds in turns. Each precision has a point of its own. {where(found["machine"])}.
+The texts are the AG News test set. The model is MiniLM (6 layers), in fp32 unless the table names another precision.
+
+* The engine runs at the point that {found["rows_that_prove"]:,} rows prove to change at most {100 * found["promised"]:g} % of the labels. Each precision has a point of its own.
+* Of {found["rows_of_the_clock"]:,} other rows, {100 * found["changed"]:.2f} % change. They leave at {found["mean_layers"]:.2f} layers on average ({left} by exit, starting
+  with the one before the first layer).
+* All peers have the same weights, and label the same {found["rows"]:,} of these rows ({found["mean_tokens"]:g} tokens on average). Numbers are medians over
+  {found["rounds"]} rounds in turns.
+
+Measured on {where(found["machine"])}.
 
 ```
 {found["program"]}
@@ -70,21 +76,29 @@ weights and label the same {found["rows"]:,} of these rows ({found["mean_tokens"
 
 {table(["rows per second", "the peer", "ratio", "target"], rows)}
 
-Share of labels equal to full depth's, on these rows: {", ".join(f"{n} {a:.4f}" for n, a in agree.items())}. The official algorithm runs at speed {found["speed_of_the_official_algorithm"]:g}, the
-highest at which at most 1 % of the labels change at its exits. ONNX Runtime and OpenVINO run torch's export of the same model. "Products alone" takes the
-faster of torch's two CPU libraries for each shape, so it is a bound that the attention's softmax, the normalisations and the copies
-cannot reach.
+* The official algorithm runs at speed {found["speed_of_the_official_algorithm"]:g}, the highest at which at most 1 % of the labels change at its exits.
+* ONNX Runtime and OpenVINO run torch's export of the same model.
+* "Products alone" takes the faster of torch's two CPU libraries for each shape. It is a bound that cannot be reached with the
+  attention's softmax, the normalisations and the copies.
+
+The share of labels that are equal to full depth's, on these rows:
+
+{table(["run", "equal labels"], [[name, f"{share:.4f}"] for name, share in agree.items()])}
 
 ### What early exit saves, in FLOPs and on the clock
 
-The {found["rows_of_the_clock"]:,} rows, at the points that the others prove, against the same engine at full depth without branches; tokenizing not counted.
+The {found["rows_of_the_clock"]:,} rows, at the points that the other rows prove, compared with the same engine at full depth without branches. Tokenizing
+is not included.
 
 {table(["promised", "changed", "FLOPs speed-up", "on the clock", "clock by FLOPs", "target"], clock)}
 
 ### The exit before the first layer
 
-Alone, on one core, {bag["tokens"]} tokens a row, decisions included: {bag["rows_per_second"]["pairs"] / 1e6:.2f} million rows a second ({judged(bag["rows_per_second"]["pairs"] / 1e6, 1)}), {bag["rows_per_second"]["no pairs"] / 1e6:.2f} without pairs. To learn
-{bag["taught_rows"]:,} rows of AG News takes {bag["teaching_seconds"]:.0f} s on one core, once full depth's answers are there ({judged(bag["teaching_seconds"], 30, True)}). These are seconds of {where(bag["machine"])}.
+Measured on one core of {where(bag["machine"])}:
+
+* alone, with {bag["tokens"]} tokens a row, decisions included, it answers {bag["rows_per_second"]["pairs"] / 1e6:.2f} million rows a second
+  ({judged(bag["rows_per_second"]["pairs"] / 1e6, 1)}), and {bag["rows_per_second"]["no pairs"] / 1e6:.2f} million without pairs;
+* it learns {bag["taught_rows"]:,} rows of AG News in {bag["teaching_seconds"]:.0f} s, once full depth's answers are there ({judged(bag["teaching_seconds"], 30, True)}).
 
 ```
 {bag["program"]}
@@ -106,21 +120,12 @@ def tokenizing_section() -> str:
                 [name, length, f"{one['rows']:,}", one["different_rows"], *cells]
                 + [judged(fast["steady"]["bare"], 5)]
             )
-    names = [
-        "corpus",
-        "max. length",
-        "rows checked",
-        "different",
-        "cold",
-        "steady",
-        "same slice again",
-        "target",
-    ]
+    names = ["corpus", "max. length", "rows checked", "different", "cold", "steady",
+             "same slice again", "target"]  # fmt: skip
     return f"""## Tokenizing
 
-One core, times as fast as a bare call of Hugging Face's fast tokenizer, slices of up to {found["slice_rows"]:,} rows,
-medians of 5 rounds (IMDb: 3). "Steady" is the
-number that counts: an unseen slice, after other rows of the corpus.
+nanotoken on one core: how many times as fast it is as a bare call of Hugging Face's fast tokenizer, in slices of up to {found["slice_rows"]:,}
+rows. Numbers are medians of 5 rounds (IMDb: 3). "Steady" is the number that counts: a new slice, after other rows of the corpus.
 
 ```
 python -m benchmarks.speed.tokenizing --data ag_news=ag_news --data imdb=imdb --data dbpedia14=dbpedia14 --rounds 5 --output benchmarks/results/tokenizing.json
@@ -141,9 +146,14 @@ def feeding_section() -> str:
     ]
     return f"""## Beside the model
 
-One core, rows of AG News a second, {found["rows"]:,} in a slice, on {where(found["machine"])}: a reader, from Parquet to the tokens that travel, with the bag, which answers
-there, or with windows of {found["window"]} tokens; and a replica without its layers, from the bytes that come to those that go. Targets are what both reached
-before, without bag and windows; the bag's own work is in its row. {found["rows_that_travel"]["bag"]:,} rows of the bag's {found["rows"]:,} travel to the replica with tokens.
+Rows of AG News per second on one core, {found["rows"]:,} in a slice:
+
+* *read and tokenize*: a reader, from Parquet to the tokens that travel, plain, with the bag, which answers there, or with windows of
+  {found["window"]} tokens;
+* *answer*: a replica without its layers, from the bytes that arrive to those that leave.
+
+Targets are what both reached before, without bag and windows. The row of the bag includes the bag's own work. Of its {found["rows"]:,} rows,
+{found["rows_that_travel"]["bag"]:,} travel to the replica with tokens. Measured on {where(found["machine"])}.
 
 ```
 {found["program"]}
@@ -164,14 +174,14 @@ def ideas_section() -> str:
     engine = load("engine")["ratios"]
     rows = [
         [
-            "pooled survivors: layer by layer over a slice",
+            "pooled rows: layer by layer over a slice",
             "as fast as its FLOPs",
             brought("pools of 1,048,576 tokens (instead of batch by batch)"),
             "kept",
         ],
         [
             "packed rows: no padding, no masks, attention in groups of one length",
-            "the padding's share",
+            "the share of the padding",
             brought("packed rows: no padding, no masks") + " (with the next)",
             "kept",
         ],
@@ -232,7 +242,7 @@ def ideas_section() -> str:
         [
             "sizes of batches repeat: multiples of 64 tokens",
             "no memory for what oneDNN keeps per size, at 1 % more work",
-            f"{brought('sizes of batches repeat')}, and the memory above: it was 2.00",
+            f"{brought('sizes of batches repeat')}, and the memory [above](#memory): it was 2.00",
             "kept",
         ],
         [
@@ -244,7 +254,7 @@ def ideas_section() -> str:
         [
             "`torch.compile` of a layer",
             "fused element-wise work",
-            "no number: it compiles anew for each batch's mix of lengths, and was stopped after three minutes",
+            "no number: it compiles again for each batch's mix of lengths, and was stopped after three minutes",
             "dropped; it also needs a compiler on every worker",
         ],
         [
@@ -255,12 +265,12 @@ def ideas_section() -> str:
         ],
         [
             "bf16 on CPU",
-            "1.9x on processors that have it",
+            "1.9x on processors that multiply it",
             f"{engine['full depth bf16 : full depth fp32']:.2f}x at full depth",
             "kept as `--precision bf16`",
         ],
         [
-            "one decision, one transfer per layer and pool; survivors' places found on the host",
+            "one decision, one transfer per layer and pool; the host finds the places of the rows that stay",
             "no stalls on a GPU",
             FOLLOW_UP,
             "kept: costs nothing",
@@ -286,8 +296,9 @@ def ideas_section() -> str:
     ]
     return f"""## Ideas, and what they brought
 
-Ratios are the time without the idea by the time with it, AG News, {found["rows"]:,} rows, medians of {found["rounds"]} rounds in turns; below 1 it costs. Less
-than 0.05 from 1 is noise on this machine: ideas that small were kept where they made the code no longer.
+A ratio is the time without the idea, divided by the time with it; below 1, the idea costs time. AG News, {found["rows"]:,} rows, medians of
+{found["rounds"]} rounds in turns. A difference of less than 0.05 from 1 is noise on this machine: such small ideas were kept if the code
+did not become longer.
 
 ```
 {found["program"]}
@@ -311,7 +322,8 @@ def versions_section() -> str:
     ]
     return f"""## Against the last release
 
-Seconds of {found["other"]} by those of {found["this"]}, in turns, on {where(found["machine"])}. Above 1, this release is faster. int8 pays for rows that do not depend on their neighbours: a scale per token.
+The seconds of commit {found["other"]}, divided by those of commit {found["this"]}, in turns. Above 1, this release is faster. int8 is slower because
+it has a scale per token, so that rows do not depend on their neighbours. Measured on {where(found["machine"])}.
 
 ```
 {found["command"]}
@@ -324,19 +336,9 @@ Seconds of {found["other"]} by those of {found["this"]}, in turns, on {where(fou
 def performance_page() -> str:
     """docs/benchmarks.md."""
     sections = (
-        engine_section,
-        tokenizing_section,
-        feeding_section,
-        pipeline_section,
-        ideas_section,
-        gpu.section,
-        chaos_section,
-        versions_section,
-        reporting_section,
-        month_section,
-        start_section,
-        history_section,
-        kept_section,
-    )
-    head = "# Benchmarks\n\nGenerated from `benchmarks/results/*.json` by `python -m benchmarks.pages.tables`. Machines are shared and drift: all numbers are ratios of runs taken in turns.\n\n"
+        engine_section, tokenizing_section, feeding_section, pipeline_section, ideas_section,
+        gpu.section, chaos_section, versions_section, reporting_section, month_section,
+        start_section, history_section, kept_section,
+    )  # fmt: skip
+    head = "# Benchmarks\n\nThis page is generated from `benchmarks/results/*.json` by `python -m benchmarks.pages.tables`. The machines are\nshared, and their speed varies. So all numbers are ratios of runs taken in turns.\n\n"
     return head + "\n".join(section() for section in sections)

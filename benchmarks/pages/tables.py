@@ -77,7 +77,8 @@ def results_page() -> str:
     machine = news["machine"]
     return f"""# Results
 
-Generated, figures included, from the JSON files in `benchmarks/results/` by `python -m benchmarks.pages.tables`.
+This page and its figures are generated from the JSON files in `benchmarks/results/` by
+`python -m benchmarks.pages.tables`.
 
 {paper_section()}
 
@@ -93,10 +94,12 @@ Generated, figures included, from the JSON files in `benchmarks/results/` by `py
 
 ## AG News, speed by speed
 
-Backbone all-MiniLM-L6-v2 (6 layers, 22 M parameters); fine-tuned and self-distilled on {news["train_rows"]:,} rows, a subset
-of the original 120,000, so not comparable with the paper's cell; tested on the original {news["rows"]:,} test rows. Speed-ups
-are against the same model at full depth without branches; "on the clock" is the median of interleaved runs of the
-engine over {news["timed_rows"]:,} of the rows on {machine["cores"]} CPU cores ({machine["processor"]}), {news["precision"]}, torch {machine["torch"]}.
+The backbone is all-MiniLM-L6-v2 (6 layers, 22 M parameters). It was fine-tuned and self-distilled on {news["train_rows"]:,} rows,
+a subset of the original 120,000, so the result is not comparable with the paper's cell. It was tested on the original
+{news["rows"]:,} test rows.
+
+Speed-ups are relative to the same model at full depth without branches. "On the clock" is the median of interleaved runs
+of the engine over {news["timed_rows"]:,} of the rows on {machine["cores"]} CPU cores ({machine["processor"]}), {news["precision"]}, torch {machine["torch"]}.
 
 ```
 {chr(10).join(news["commands"])}
@@ -110,14 +113,14 @@ Rows by the layer that answered them:
 
 {exits_table(news)}
 
-(One epoch of fine-tuning, not two, was chosen for the numbers that an earlier recipe got on this test set, which makes the
+(One epoch of fine-tuning was chosen, not two, because of the numbers of an earlier recipe on this test set. This makes the
 table a little optimistic.)
 
 ### The labelling job against the slow reference
 
-The test set as 8 shards in hive folders, labelled at speed {equal["speed"]:g} with `ray job submit`, to a local folder and to
-`s3://` (OpenStack Swift); then each row compared with an implementation that takes one row at a time through Hugging
-Face's own forward pass (`tests/support/reference.py`): label and exit layer exactly, score to 1e-5.
+The test set was divided into 8 shards in hive folders, and labelled at speed {equal["speed"]:g} with `ray job submit`, to a local
+folder and to `s3://` (OpenStack Swift). Then each row was compared with an implementation that takes one row at a time
+through Hugging Face's own forward pass (`tests/support/reference.py`): label and exit layer exactly, score to 1e-5.
 
 ```
 {equal["command"]}
@@ -136,19 +139,28 @@ def paper_section() -> str:
     commands = "\n".join(result["command"] for result in found.values())
     return f"""## The paper's Table 2, laid out again
 
-Accuracy in per cent and, in brackets, how many times fewer FLOPs than the same model at full depth without branches.
-**No cell is a reproduction of the paper's**: its backbone is BERT-base with 12 layers, ours has 6, with which at most 5.9x can be
-saved, and the second column says whether the rows are the paper's own. English sets have all-MiniLM-L6-v2 (22 M parameters).
-For Chinese, where no pre-trained weights could be had, a BERT of 10 M parameters stands in; all it has seen before is {stand_in["epochs"]:g} epochs
-of masked language modelling (loss {losses[0]:.1f} to {losses[-1]:.1f}) on the {stand_in["texts"]:,} training texts of {len(stand_in["sets"])} of these sets, and it knows far less than
-the paper's. With the weights of BERT-base, the same is one command: `python -m benchmarks.quality.paper --data DATA
+The table has the accuracy in per cent and, in brackets, how many times fewer FLOPs than the same model at full depth
+without branches.
+
+**No cell is a reproduction of the paper's.** Its backbone is BERT-base with 12 layers. Ours has 6, so at most 5.9x can be
+saved. The second column shows whether the rows are the paper's own.
+
+* English sets use all-MiniLM-L6-v2 (22 M parameters).
+* For Chinese, no pre-trained weights were available. A BERT of 10 M parameters takes their place. It was trained only with
+  {stand_in["epochs"]:g} epochs of masked language modelling (loss {losses[0]:.1f} to {losses[-1]:.1f}) on the {stand_in["texts"]:,} training texts of {len(stand_in["sets"])} of these sets, and
+  knows far less than the paper's.
+
+With the weights of BERT-base, one command repeats the table: `python -m benchmarks.quality.paper --data DATA
 --work WORK --output OUTPUT --backbone bert-base-uncased` (or `bert-base-chinese`, with `--sets`).
 
 {paper_results.table_two(found, promises)}
 
-*The bag alone*: accuracy of the exit before the first layer, if all rows left there, and how often it agrees with full depth. *1 %*: the fastest threshold of
-which half of the rows (development rows included) prove with 95 % confidence that at most 1 % of the labels differ from full depth's; its FLOPs on the other half, over
-{promises["splits"]} such halves. The paper has no exit before the first layer, and none of its columns uses it.
+* *The bag alone*: the accuracy of the exit before the first layer, if all rows left there, and how often it agrees with full depth.
+* *1 %*: half of the rows (development rows included) prove with 95 % confidence that at most 1 % of the labels differ from full
+  depth's. The column has the FLOPs of the fastest such threshold on the other half, over {promises["splits"]} such halves.
+* The paper has no exit before the first layer, and none of its columns uses it.
+
+The shape of the paper's table:
 
 {paper_results.shape_of_table_two(found)}
 
@@ -158,15 +170,17 @@ python -m benchmarks.quality.chinese_bert --data DATA --output chinese_bert --ep
 python -m benchmarks.quality.paper --data DATA --work WORK --output benchmarks/results/paper
 ```
 
-(Trained in bf16 on one {where_trained["gpu"]}, torch {where_trained["torch"]}; `minilm` is the packaged all-MiniLM-L6-v2 with its weights rounded to float16. A tenth of each set's
-training rows is held out.)
+The models were trained in bf16 on one {where_trained["gpu"]}, torch {where_trained["torch"]}. `minilm` is the packaged all-MiniLM-L6-v2 with its weights
+rounded to float16. A tenth of each set's training rows is held out.
+
+The paper's own sets beside the paper's cells, at three speeds:
 
 {paper_results.papers_table(found)}
 
 ![speeds](figures/speeds.svg)
 
-The paper's figure 3: accuracy and FLOPs by speed. Below, its figure 4 for {paper_results.SETS[figures.CLOSE_UP][0]}: the surer, the more often right
-(the number of rows is on each bar), and figure 5: where rows leave.
+Above is the paper's figure 3: accuracy and FLOPs by speed. Below is its figure 4, for {paper_results.SETS[figures.CLOSE_UP][0]}: surer answers are more often
+right (the number of rows is on each bar). The last figure is its figure 5: where rows leave.
 
 ![certainty](figures/certainty.svg)
 
@@ -174,19 +188,24 @@ The paper's figure 3: accuracy and FLOPs by speed. Below, its figure 4 for {pape
 
 ## What a promise of 1 % is worth
 
-Times fewer FLOPs on the rows that the promise is about, over {promises["splits"]} random halves together, by exits and by what the threshold is compared with.
-*Temperatures only*: without what earlier exits said. *auto* chooses a criterion on 40 % of the sample ([calibration](calibration.md)).
+The table has how many times fewer FLOPs are needed on the rows that the promise is about, over {promises["splits"]} random halves
+together, by exits and by criterion. *Temperatures only* does not use the answers of earlier exits. *auto* chooses a
+criterion on 40 % of the sample ([calibration](calibration.md)).
 
 {paper_results.promises_table(promises, found)}
 
 {paper_results.promises_verdict(promises)}
 
-Where full depth itself is often wrong, as with stars and emotions, labels are a matter of opinion: far more than 1 % of the rows change theirs from layer to layer, and have to
-go deep. *Before* is the best of all criteria, with one threshold or with one per layer, for the checkpoints of that release, which had learnt from the same training rows.
+If full depth itself is often wrong, as with stars and emotions, labels are a matter of opinion. Then far more than 1 % of
+the rows change their label from layer to layer, and must go deep.
+
+*Before* is the best of all criteria, with one threshold or with one per layer, for the checkpoints of the last release. They
+learned from the same training rows.
 
 ### Which exits pay
 
-All of them. To let the rows that do not prove choose, by leaving out exits as long as that seems to save, makes points slower:
+All of them pay. The rows that do not prove can choose, by leaving out exits as long as that seems to save. This makes points
+slower:
 
 {paper_results.chosen_exits_table(chosen_exits)}
 
@@ -196,7 +215,8 @@ All of them. To let the rows that do not prove choose, by leaving out exits as l
 
 ### Are promises kept?
 
-Each of the {promises["splits"]} splits makes a promise at 95 % confidence and looks at the other rows. At most one in twenty may be broken.
+Each of the {promises["splits"]} splits makes a promise at 95 % confidence and checks it on the other rows. At most one in twenty may be
+broken.
 
 {paper_results.coverage_table(promises)}
 
@@ -212,14 +232,16 @@ def parts_section() -> str:
     sets = "".join(f" --sets {name}" for name in joint)
     return f"""## What each part is worth: the paper's Table 3
 
-Accuracy in per cent (times fewer FLOPs: of at most 11.75 in the paper, of 5.9 here). *No self-distillation*: all branches learn
-from the labels along with the backbone. The book reviews are the paper's rows with another backbone, Yelp is a stand-in.
+The table has the accuracy in per cent, and in brackets how many times fewer FLOPs (at most 11.75 in the paper, 5.9 here).
+*No self-distillation*: all branches learn from the labels together with the backbone. The book reviews are the paper's rows
+with another backbone; Yelp is a stand-in.
 
 {paper_results.ablation_table(paper_results.results(".earlier"), joint)}
 
-With self-distillation, rows leave earlier at speed 0.7, as on the paper's book reviews. A fixed depth costs less accuracy than in
-the paper: the first of these six layers is nearly as right as the last. (Checkpoints of an earlier release, with and without, on a Chinese backbone
-that had seen half an epoch.)
+With self-distillation, rows leave earlier at speed 0.7, as on the paper's book reviews. A fixed depth costs less accuracy than
+in the paper: the first of these six layers is nearly as accurate as the last.
+
+(Both kinds of checkpoints are of an earlier release. Their Chinese backbone was trained for half an epoch.)
 
 ```
 {commands}
@@ -232,11 +254,16 @@ def training_section() -> str:
     found = load("recipes")
     return f"""## Ways to train
 
-Each set is fine-tuned once, and all ways of self-distilling start from there; *paper* is three epochs at a rate of 2e-4.
-*joint*: all branches learn from the labels along with the backbone, nothing is distilled. Accuracy and agreement with full
-depth in per cent; times fewer FLOPs at the threshold that changes exactly 1 % of the labels, by criterion. A higher rate than
-the paper's helps on all sets; more epochs help on where classes are many, and cost a little where there are two; labels help on
-one set and harm on others, temperature hardly helps. The default is therefore a rate of 1e-3, without either.
+Each set is fine-tuned once, and all ways of self-distillation start from there. The tables have accuracy and agreement with
+full depth in per cent, and how many times fewer FLOPs are needed at the threshold that changes exactly 1 % of the labels, by
+criterion. *paper* is three epochs at a rate of 2e-4. With *joint*, all branches learn from the labels together with the backbone,
+and nothing is distilled.
+
+* A higher rate than the paper's helps on all sets.
+* More epochs help further if there are many classes, and cost a little if there are two.
+* Labels help on one set and harm on others. Temperature hardly helps.
+
+So the default is a rate of 1e-3, without labels or temperature.
 
 {paper_results.recipes_tables(found)}
 

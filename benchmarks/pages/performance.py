@@ -285,7 +285,7 @@ def ideas_section() -> str:
             "variable-length attention on CUDA",
             "fewer launches",
             FOLLOW_UP + ": `gpu.py` compares it",
-            "not in the engine until it is measured",
+            "in the engine; not measured yet",
         ],
         [
             "branches only on layers where they pay",

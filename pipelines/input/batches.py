@@ -1,10 +1,10 @@
-"""How much is in memory at a time: rows and bytes that travel together."""
+"""How much is in memory at a time: rows and bytes per batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-#: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
-#: fill the memory.
+#: Rows, and about how many bytes, to tokenize at a time, so that neither a huge row group nor huge
+#: texts fill the memory.
 BATCH_ROWS, BATCH_BYTES = 4096, 64 << 20
 
 Item = TypeVar("Item")
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 def together(
     items: Iterable[Item], weight: Callable[[Item], tuple[int, int]]
 ) -> Iterator[list[Item]]:
-    """Neighbours of few rows and bytes together; `weight` tells both."""
+    """Groups of successive items with few rows and bytes; `weight` gives both."""
     some: list[Item] = []
     rows = size = 0
     for item in items:

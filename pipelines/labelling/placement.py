@@ -1,4 +1,4 @@
-"""Where input, output and model are: known everywhere, and not in each other's way."""
+"""Places of input, output and model: absolute, and apart from each other."""
 
 import os
 import re
@@ -18,20 +18,20 @@ S = TypeVar("S", bound=Labelling)
 
 
 def placed(settings: S) -> S:
-    """With places that processes in other folders find, too."""
+    """The settings with places that processes in other folders also find."""
     inputs = tuple(absolute(url) for url in settings.input)
     return replace(settings, input=inputs, output=absolute(settings.output))
 
 
 def model_placed(model: str) -> str:
-    """A model's place, likewise."""
+    """The same for a model's place."""
     return model if is_hub_id(model) else absolute(model)
 
 
 def check_apart(settings: Labelling, shards: list[Shard]) -> None:
-    """Raises InputError if the input covers labels of these shards, there or to come: the next run
-    would take them for texts."""
-    # Without `..` and links. URLs look odd after that, but lie in each other as before.
+    """Raises InputError if the input contains existing or future labels of these shards: the next
+    run would read them as texts."""
+    # Without `..` and links. That distorts URLs, but keeps which one is inside another.
     root = os.path.realpath(settings.output)
     table = f"{root}/table/"
     labels = [f"{root}/{table_path(shard.name, 0)}" for shard in shards]
@@ -44,6 +44,6 @@ def check_apart(settings: Labelling, shards: list[Shard]) -> None:
             matched = any(map(re.compile(glob_translate(place)).match, labels))
         if taken_in or table.startswith(f"{place}/") or matched:
             raise InputError(
-                f"--output {redacted(settings.output)} lies inside --input {redacted(url)}, which "
-                "would take labels for texts; put it beside the input"
+                f"--output {redacted(settings.output)} lies inside --input {redacted(url)}, so "
+                "labels would be read as texts; put it beside the input"
             )

@@ -3,7 +3,7 @@
 import os
 import sys
 
-# A script's folder is first on its path, and on that of Ray's workers, where this one's files would
-# shadow libraries.
+# Python puts a script's folder first on its path, and Ray's workers do the same. Files of this
+# folder would then shadow libraries.
 _HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [place for place in sys.path if os.path.realpath(place) != _HERE]

@@ -1,6 +1,6 @@
-"""Every command: what it is asked, what it runs, what its help says.
+"""Every command: its settings, the function that it runs, and its help.
 
-What a command runs is imported when it is called: help needs neither torch nor Ray.
+A command imports its function only when it is called, so help needs neither torch nor Ray.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Entry:
     settings: type[Any]
     #: "module:function"; the function gets the settings and returns the summary.
     runs: str
-    #: The first sentence stands for it in lists.
+    #: The help text; lists of commands show its first sentence.
     says: str
     example: str
 
@@ -29,11 +29,11 @@ COMMANDS = {
         "pipelines.checkpoints.train:train",
         """Fine-tune a backbone on labels, then self-distil a branch on every layer.
 
-        Rows that are held out, or --dev, judge the model, and calibrate it: its default operating
-        point is the fastest that they prove, with 95 % confidence, to change at most 1 % of the
-        labels, or 2, 5 or 10 % where they are too few for that.
+        Held-out rows, or --dev, evaluate the model and calibrate it: its default operating point is
+        the fastest for which they prove, with 95 % confidence, that at most 1 % of the labels
+        change, or 2, 5 or 10 % if there are too few rows for 1 %.
 
-        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, but the model is not proven to
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, and the model is not proven to
         be better than its most frequent class.
         """,
         "fastbert train --train s3://corpus/train/ --label-column topic \\\n"
@@ -44,10 +44,10 @@ COMMANDS = {
         "pipelines.checkpoints.distill:distill",
         """Give an existing Hugging Face classifier early exits, without any labels.
 
-        The classifier itself is not changed: at full depth the checkpoint answers as it does. How
-        often each exit agrees with it is reported, on texts that are held out.
+        The classifier itself does not change: at full depth the checkpoint gives the same answers.
+        The command reports how often each exit agrees with it on held-out texts.
 
-        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, but the exits have learnt
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, and the exits have learnt
         nothing.
         """,
         "fastbert distill --teacher textattack/bert-base-uncased-ag-news \\\n"
@@ -56,10 +56,10 @@ COMMANDS = {
     "convert": Entry(
         checkpoints.ConvertSettings,
         "pipelines.checkpoints.convert:convert",
-        """Turn a checkpoint of the FastBERT authors' code into one of ours.
+        """Convert a checkpoint of the FastBERT authors' code.
 
-        It is a bare state dict, which says nothing of labels and vocabulary: they are given beside
-        it. Logits and exit layers stay what they were.
+        Such a checkpoint is a bare state dict, without labels and vocabulary: pass them as options.
+        Logits and exit layers stay the same.
         """,
         "fastbert convert --checkpoint fastbert.bin --vocabulary google_zh_vocab.txt \\\n"
         "    --label negative --label positive --output models/reviews",
@@ -69,10 +69,9 @@ COMMANDS = {
         "pipelines.checkpoints.calibrate:calibrate",
         """Find thresholds that keep a promise, and store them in the checkpoint.
 
-        The promise is about labels: at most a share of them may differ from full depth's
-        (--max-disagreement; needs no labels), or be wrong where full depth is right
-        (--max-accuracy-loss; needs labels). --speedup asks for an amount of work instead, and says
-        what it costs.
+        The promise limits the share of labels that differ from full depth's (--max-disagreement;
+        needs no labels), or that are wrong where full depth is right (--max-accuracy-loss; needs
+        labels). --speedup sets the amount of work instead, and reports how many labels change.
         """,
         "fastbert calibrate --model s3://models/news --corpus s3://corpus/2026-11/ \\\n"
         "    --max-disagreement 0.01",
@@ -80,10 +79,10 @@ COMMANDS = {
     "evaluate": Entry(
         checkpoints.EvaluateSettings,
         "pipelines.checkpoints.evaluate:evaluate",
-        """Accuracy, exit layers, FLOPs and seconds of a checkpoint at several speeds.
+        """Measure accuracy, exit layers, FLOPs and seconds of a checkpoint at several speeds.
 
-        Every row runs through all layers once, and then every speed is known; only the realised
-        speed-up needs the clock.
+        Every row runs through all layers once, which gives the results of every speed. Only the
+        realised speed-up is timed.
         """,
         "fastbert evaluate --model s3://models/news --data s3://corpus/test/ --speeds 0.5",
     ),
@@ -92,17 +91,18 @@ COMMANDS = {
         "pipelines.checkpoints.own_exits:label_with_any",
         """Label a corpus with a classifier, on this machine or on Ray.
 
-        Reads every file of the input (Parquet, Arrow, JSON Lines, CSV), writes one Parquet file
-        per slice below OUTPUT/table, and a record of it below OUTPUT/ledger. Run again, it labels
-        only new and changed files. Without --speed or --operating-point it works at the operating
-        point of the output's last run, and at the checkpoint's default one for a new output.
+        Reads every file of the input (Parquet, Arrow, JSON Lines, CSV), writes one Parquet file per
+        slice below OUTPUT/table, and its record below OUTPUT/ledger. A second run labels only new
+        and changed files. Without --speed and --operating-point, it uses the operating point of the
+        output's last run, or the checkpoint's default one for a new output.
 
-        A Hugging Face classifier that has no exits gets some, of its own answers to a sample of the
-        input, where the input is large enough for that to pay. They are kept in OUTPUT/model.
-        Several models have an output each, OUTPUT/NAME, or one where their backbones are the same.
+        For a Hugging Face classifier without exits, the command makes exits if the input is large
+        enough for that to pay. They learn from the classifier's answers to a sample of the input,
+        and are kept in OUTPUT/model. Each of several models has its own output, OUTPUT/NAME; models
+        with the same backbone share one.
 
-        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done but with unreadable shards or
-        more bad rows than allowed, 4 another run holds the output; --alarm-exit-code adds one.
+        Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done, with unreadable shards or more
+        bad rows than allowed, 4 another run holds the output; --alarm-exit-code adds one.
         """,
         "fastbert label --input s3://corpus/docs/ --output s3://corpus/labels \\\n"
         "    --model s3://models/news --speed 0.5 --gpus-per-replica 1 --replicas 1:8",
@@ -110,11 +110,11 @@ COMMANDS = {
     "report": Entry(
         settings.ReportSettings,
         "pipelines.reports.job:report",
-        """What a labelled output holds and what it cost: exit layers, labels and runs.
+        """Report what a labelled output holds and what it cost: exit layers, labels and runs.
 
         With --sql, any query over the views rows (all columns of table/), slices (one row per file
-        of the table), exits (statistics per commit and exit layer) and runs. With --check, only
-        whether something needs a person.
+        of the table), exits (statistics per commit and exit layer) and runs. With --check, it only
+        reports whether something needs a person.
 
         Exit codes: 0 done, 1 failed, 2 wrong usage or input, 5 (--check) something needs a person.
         """,

@@ -1,4 +1,4 @@
-"""What all commands share: options from settings, the YAML config, exit codes and channels."""
+"""The common part of all commands: options from settings, YAML config, exit codes and streams."""
 
 import contextlib
 import dataclasses
@@ -25,10 +25,10 @@ from pipelines.running.quiet import log_to_stderr
 def command(name: str) -> click.Command:
     """One of `COMMANDS`: a click command whose options are the fields of its settings.
 
-    What it runs returns the summary: one JSON object, printed as the last line of stdout;
-    everything else goes to stderr. A summary may carry its `exit_code`. FastBertErrors, and what
-    can befall any of them, become one line and an exit code; anything unexpected keeps its
-    traceback and exits with 1.
+    Its function returns the summary: one JSON object, printed as the last line of stdout;
+    everything else goes to stderr. A summary may have an `exit_code`. FastBertErrors, and failures
+    common to all commands, become one line and an exit code; any other error keeps its traceback
+    and exits with 1.
     """
     entry = COMMANDS[name]
 
@@ -44,12 +44,12 @@ def command(name: str) -> click.Command:
                 summary = getattr(import_module(module), function)(settings)
             finally:
                 sys.stdout = stdout
-            # Where a command has --json, people at a terminal have seen its tables.
+            # A command with --json has already shown its tables on a terminal.
             if getattr(settings, "json", True) or not stdout.isatty():
                 print_summary(summary, stdout)
         raise SystemExit(summary.get("exit_code", 0))
 
-    # First what must be given, and what is the command's own before what it shares with others.
+    # Required options first; then the command's own before those that it shares.
     own, kinds = entry.settings.__annotations__, typing.get_type_hints(entry.settings)
     order = lambda f: (f.default is not dataclasses.MISSING, f.name not in own)  # noqa: E731
     fields = sorted(dataclasses.fields(entry.settings), key=order)
@@ -76,18 +76,18 @@ def command(name: str) -> click.Command:
 
 
 def _check_here() -> None:
-    """InputError where the working directory is gone: libraries fail as they are imported."""
+    """Raises InputError if the working directory no longer exists, which fails imports."""
     try:
         os.getcwd()
     except OSError as error:
         raise InputError(
-            f"the folder that this command runs in is gone ({error.strerror}); cd to another one"
+            f"the working directory no longer exists ({error.strerror}); cd to another one"
         ) from error
 
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """Ends the process with one line on stderr and an exit code where a traceback says no more."""
+    """End the process with one line on stderr, and an exit code, for expected errors."""
     code = FastBertError.exit_code
     try:
         yield
@@ -95,7 +95,7 @@ def _one_line() -> Iterator[None]:
     except (FastBertError, Stopped) as error:
         code, said = error.exit_code, str(error)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, and it ends without a word
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends at once, silently
         code, said = 130, "stopped by Ctrl-C"
     except MemoryError:
         said = "there is not enough memory; pass less data, or use a larger machine"
@@ -113,7 +113,7 @@ def _one_line() -> Iterator[None]:
 
 
 class _Choice(click.Choice[str]):
-    """One of some values; of others that once were, it says what became of them."""
+    """A choice of values; for values that were removed, the error says what replaced them."""
 
     def __init__(self, choices: typing.Sequence[str], gone: dict[str, str]) -> None:
         super().__init__(choices)
@@ -154,10 +154,10 @@ def _click_type(hint: Any, gone: dict[str, str]) -> Any:
 def _load_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
     if path is None:
         return
-    import yaml  # of no use to others
+    import yaml  # only needed for --config
 
     try:
-        with open(path, "rb") as file:  # yaml knows of which encoding it is
+        with open(path, "rb") as file:  # bytes: yaml detects the encoding
             # Everything as text, which click converts: YAML would read 1:8 as a number.
             settings = yaml.load(file, yaml.BaseLoader) or {}
     except (OSError, yaml.YAMLError) as error:

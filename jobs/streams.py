@@ -1,4 +1,4 @@
-"""What a command reads from and writes to, whatever the shell, cron or a service has made of it."""
+"""Standard streams of a command, in whatever state a shell, cron or a service passes them."""
 
 import json
 import os
@@ -9,22 +9,22 @@ from fastbert.errors import FastBertError
 
 
 def repair_streams() -> None:
-    """Put /dev/null where stdin, stdout or stderr are closed: the next file that is opened would
-    take their place, and get what libraries print."""
+    """Open /dev/null for each of stdin, stdout and stderr that is closed. Otherwise the next opened
+    file would take its descriptor, and libraries would print into it."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-            os.set_inheritable(number, True)  # child processes have the same ones
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
+            os.set_inheritable(number, True)  # child processes inherit it
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
 def print_summary(summary: dict[str, Any], stdout: TextIO) -> None:
-    """One line of JSON, escaped as far as the stream's encoding demands it.
+    """Print one line of JSON, with escapes for characters that the stream cannot encode.
 
-    Nothing where nobody reads it any more; FastBertError where it cannot be written.
+    Prints nothing if the reader has closed the pipe; raises FastBertError if writing fails.
     """
     text = json.dumps(summary, ensure_ascii=False, default=str)
     try:
@@ -34,9 +34,9 @@ def print_summary(summary: dict[str, Any], stdout: TextIO) -> None:
     try:
         print(text, file=stdout, flush=True)
     except OSError as error:
-        # Python flushes once more at its end.
+        # Python flushes stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             raise FastBertError(
-                f"all is done, except that its summary cannot be written to stdout: {error}"
+                f"the command is done, but its summary cannot be written to stdout: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""What numbers among the settings may be."""
+"""Bounds of the settings that are numbers."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 @dataclass(frozen=True)
 class Bound:
-    """What a number may be: in words, and as a test of it."""
+    """Allowed values of a number: in words, and as a test."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -21,11 +21,11 @@ NotNegative = Annotated[float, Bound("0 or more", lambda value: 0 <= value < mat
 Share = Annotated[float, Bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 _A_PART = "a share, at least 1e-9 and less than 1: 0.01 is 1 %"
 PartOf = Annotated[float, Bound(_A_PART, lambda value: 1e-9 <= value < 1)]
-#: Beyond these, the softened answers are all the same, or numbers overflow.
+#: Outside these, softened answers are all equal, or numbers overflow.
 Soft = Annotated[float, Bound("a number from 0.01 to 100", lambda value: 0.01 <= value <= 100)]
-#: How many rows a promise is about.
+#: Number of rows that a promise covers.
 Many = Annotated[int, Bound("a number from 1 to 10^10", lambda value: 1 <= value <= 10**10)]
-#: What numpy, torch and random all take.
+#: Seeds that numpy, torch and random all accept.
 Seed = Annotated[int, Bound("a number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]
-#: Of a run that raises an alarm. The others say how it ended, and 126 and above are the shell's.
+#: Exit code of a run with an alarm. 1 to 4 have other meanings; the shell uses 126 and above.
 AlarmCode = Annotated[int, Bound("0, or 5 to 125", lambda value: value == 0 or 5 <= value <= 125)]

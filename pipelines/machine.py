@@ -1,10 +1,10 @@
-"""What this machine lets a process use."""
+"""Resources of this machine that a process may use."""
 
 import math
 import os
 from pathlib import Path
 
-#: Where Linux shows the limits of control groups: version 2's, or version 1's by controller.
+#: Mount points of control groups on Linux: version 2, or version 1 by controller.
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -24,13 +24,13 @@ def cores() -> int:
 
 
 def _quota(root: Path) -> float:
-    """Cores' worth of time that the control group mounted at `root`, as a container sees its own,
-    gets; infinite where nothing is said."""
+    """Cores' worth of time of the control group mounted at `root`, as a container sees its own;
+    infinite without a limit."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
             text = " ".join((root / name).read_text() for name in names)
             quota, period = map(float, text.replace("max", "inf").split())
         except (OSError, ValueError):
             continue
-        return quota / period if quota > 0 and period > 0 else math.inf  # version 1 says -1
+        return quota / period if quota > 0 and period > 0 else math.inf  # version 1: -1
     return math.inf

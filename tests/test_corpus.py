@@ -29,7 +29,7 @@ def corpus(tmp_path):
 
 def test_rows_without_text_are_left_out(corpus, caplog):
     examples, names = read_examples([corpus], InputColumns(labels=("label",)))
-    assert "2 of 5 rows have no text that can be used: left out" in caplog.text
+    assert "2 of 5 rows have no usable text and are left out" in caplog.text
     assert examples.texts == ["one", "two", "three"]
     assert names == ["x", "z"]
     assert examples.labels == [0, 1, 0]
@@ -157,7 +157,7 @@ def test_a_table_is_refused_as_the_labelling_job_refuses_it(tmp_path, names, val
 def test_one_bad_shard_is_enough(tmp_path):
     write_shard(tmp_path / "a.parquet", ["one"])
     (tmp_path / "b.parquet").symlink_to(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"b\.parquet: is not a regular file, but a link to none"):
+    with pytest.raises(InputError, match=r"b\.parquet: is not a regular file, but a broken link"):
         read_examples([str(tmp_path)], InputColumns())
 
 
@@ -218,7 +218,7 @@ def test_rows_are_decoded_a_few_at_a_time_and_only_those_that_are_drawn(tmp_path
 
 
 def test_the_class_is_not_the_text(corpus):
-    with pytest.raises(InputError, match="'text' is named both as text and as class"):
+    with pytest.raises(InputError, match="'text' is given both as text and as label"):
         read_examples([corpus], InputColumns(labels=("text",)))
 
 

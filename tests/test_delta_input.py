@@ -108,8 +108,9 @@ def test_files_that_are_gone_are_bad_shards(lake):
     uri = DeltaTable(lake).file_uris()[0]
     Path(uri).unlink()
     problems = [shard.problem for shard in find_shards([str(lake)]) if shard.problem]
-    assert problems == ["is in the log of its Delta table, and is not there; restore the table, "
-                        "or repair it"]  # fmt: skip
+    assert problems == [
+        "is missing, but in the log of its Delta table; restore or repair the table"
+    ]
 
 
 def rewritten(folder: Path, change) -> None:
@@ -163,11 +164,11 @@ def cloned(kind, action):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (deleted, "with deletionVectors, so that its files alone"),
-        (renamed, "with columnMapping, so that its files alone"),
-        (features("variantType"), "with variantType, so that"),
+        (deleted, "with deletionVectors, so its files alone"),
+        (renamed, "with columnMapping, so its files alone"),
+        (features("variantType"), "with variantType, so its"),
         (features("fromTheFuture"), "whose log cannot be read: .*fromTheFuture"),
-        (cloned, "with files that lie elsewhere, as s3://elsewhere/"),
+        (cloned, "with files outside its folder, such as s3://elsewhere/"),
     ],
 )
 def test_what_plain_reading_would_get_wrong_is_refused(lake, change, says):

@@ -12,7 +12,7 @@ from support.shards import write_shard
 from support.stages import InProcess
 
 from fastbert.errors import InputError
-from pipelines.input.listing import told
+from pipelines.input.listing import described
 from pipelines.input.shards import find_shards
 from pipelines.labelling.job import label
 from pipelines.output.ledger import Ledger
@@ -87,7 +87,7 @@ def test_other_names_are_counted_with_their_reasons(shard, caplog):
 
 def test_each_ending_is_among_the_examples():
     files = [(f"{i}.csv", "foreign") for i in range(9)] + [("a.parq", "foreign"), ("b", "foreign")]
-    assert told(files) == "11 of the input's files: 11 foreign (0.csv, a.parq, b, …)"
+    assert described(files) == "11 of the input's files: 11 foreign (0.csv, a.parq, b, …)"
 
 
 def test_only_foreign_files_are_an_error_that_names_them(tmp_path):

@@ -133,7 +133,7 @@ def test_label_refuses_wrong_places(corpus, checkpoint, tmp_path):
     refused(nothing, "no Parquet, Arrow, ", "nowhere")
     (tmp_path / "text.parquet").write_text("not Parquet")
     rubbish = invoke("label", "--input", tmp_path / "text.parquet", "--model", checkpoint, *common)
-    refused(rubbish, "not one shard can be labelled", "cannot be read as Parquet")
+    refused(rubbish, "no shard can be labelled", "cannot be read as Parquet")
 
 
 def test_label_refuses_an_output_that_would_label_itself(corpus, checkpoint):

@@ -332,7 +332,7 @@ def test_columns_decide(values, options, kind, names, tmp_path):
     ("values", "options", "said"),
     [
         (pa.array([{"no": 0.5, "yes": 0.75}] * N), [], ["do not add up to 1", "--task"]),
-        (pa.array([[4.0, 3.0]] * N), [], ["chances from 0 to 1"]),
+        (pa.array([[4.0, 3.0]] * N), [], ["probabilities from 0 to 1"]),
         (pa.array([[0.5, 0.5], [1.0]] * N), [], ["in every row"]),
         (pa.array([1.0] * N), [], ["all 60 scores are 1", "differ"]),
         (pa.array([1.0, math.nan] * N), [], ["have no label"]),
@@ -343,7 +343,7 @@ def test_columns_decide(values, options, kind, names, tmp_path):
         (pa.array(TWO), ["--task", "several-labels"], ["expected lists of strings"]),
         (pa.array(TWO), ["--cutoff", 0.3], ["goes with several labels"]),
         (pa.array([[0, 1, 1], [1, 0, 0]] * N), [], ["has a value twice in a row", "cast it"]),
-        (pa.array([[0.0, 0.0], [1.0, 0.0]] * N), ["--task", "single-label"], ["all chances are 0"]),
+        (pa.array([[0.0, 0.0], [1.0, 0.0]] * N), ["--task", "single-label"], ["all probabilities"]),
         (pa.array(TWO), ["--task", "odd"], ["--task is 'odd'"]),
         (pa.array(TWO), ["--task", "labels=score"], ["--task is 'labels=score'", "of label"]),
     ],
@@ -388,7 +388,7 @@ def test_fields_have_names_not_places():
     for other in ([{"a": 0.5, "c": 0.5}], [{"a": 0.5, "b": 0.25, "c": 0.25}]):
         with pytest.raises(fastbert.InputError, match="expected a number for each of b, a"):
             shards_of(first, pa.array(other))
-    with pytest.raises(fastbert.InputError, match="as in the shards before"):
+    with pytest.raises(fastbert.InputError, match="that of the shards before"):
         shards_of(first, pa.array([["a"]]))
 
 

@@ -295,7 +295,7 @@ def test_a_lock_that_cannot_be_removed_is_said(storage, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(storage, "remove", lambda _: (_ for _ in ()).throw(ConnectionError("away")))
         lock.release()
-    assert "could not remove the run lock, which expires by itself after 0.5 s: away" in caplog.text
+    assert "could not remove the run lock, which expires after 0.5 s: away" in caplog.text
     lock.release()
     assert read_lock(storage) is None
 

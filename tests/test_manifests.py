@@ -423,7 +423,7 @@ def test_manifests_that_are_listed_and_never_there_are_an_error(monkeypatch):
     """What cannot be read is not taken for absent: its labels would be made again."""
     night(A)
     monkeypatch.setattr(Storage, "columns", lambda *_: None)
-    with pytest.raises(FastBertError, match="lists manifests that are not there"):
+    with pytest.raises(FastBertError, match="lists manifests that do not exist"):
         Ledger(Storage(ROOT)).committed()
 
 

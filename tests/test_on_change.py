@@ -158,8 +158,8 @@ def test_a_new_default_does_not_touch_what_runs(tmp_path, model, night, caplog):
         found = night()
     assert found["operating_point"] == "one"
     assert set.union(*recipes(tmp_path / "out").values()) == A
-    assert "going on with 'one'" in caplog.text
-    assert "default is 'two'" in caplog.text
+    assert "continuing with 'one'" in caplog.text
+    assert "default is now 'two'" in caplog.text
     assert "--on-change new" in caplog.text
     # A fresh output takes it.
     asked = settings(tmp_path / "in", tmp_path / "other", model, speed=None)
@@ -175,7 +175,9 @@ def test_a_new_default_does_not_touch_what_runs(tmp_path, model, night, caplog):
 
 def test_an_output_of_a_speed_names_it(tmp_path, model, night):
     night(speed=0.3)
-    with pytest.raises(InputError, match=r"pass --speed 0.3 to go on as before, --on-change new"):
+    with pytest.raises(
+        InputError, match=r"pass --speed 0.3 to continue as before, --on-change new"
+    ):
         night()
     assert night(speed=0.3)["slices_labelled"] == 0
 
@@ -186,7 +188,10 @@ def test_so_does_one_of_a_checkpoint_with_an_exit_before_the_first_layer(tmp_pat
     point = {"thresholds": [0.2] * 3, "criterion": "tempered-entropy", "temperatures": [2.0] * 3}
     store_operating_point(model, "mine", point)
     write_shard(tmp_path / "in" / "a.parquet", random_texts(9))
-    for exits, advice in ((None, "--speed 0.3 to go on"), ("0-", "--speed 0.3 --exits 0- to go")):
+    for exits, advice in (
+        (None, "--speed 0.3 to continue"),
+        ("0-", "--speed 0.3 --exits 0- to continue"),
+    ):
         asked = settings(tmp_path / "in", tmp_path / f"out{exits}", model, speed=0.3, exits=exits)
         label(asked, InProcess())
         other = replace(asked, speed=None, exits=None, operating_point="mine")
@@ -239,6 +244,6 @@ def test_train_label_calibrate_label(tmp_path, caplog):
     second = invoke("label", *labelling)
     assert second.exit_code == 0
     assert json.loads(second.stdout)["operating_point"] == first
-    assert f"going on with '{first}'" in caplog.text
+    assert f"continuing with '{first}'" in caplog.text
     refused(invoke("label", *labelling, "--operating-point", found["operating_point"]["name"]),
             "--on-change new", "--relabel")  # fmt: skip

@@ -176,7 +176,7 @@ def test_a_bad_shard_is_listed_and_keeps_its_old_rows(shards, tmp_path):
 
 
 def test_not_one_good_shard_is_an_error(shards):
-    with pytest.raises(InputError, match=r"not one shard.*no column 'body'.*text, id"):
+    with pytest.raises(InputError, match=r"no shard.*no column 'body'.*text, id"):
         plan(shards, columns=InputColumns("body"))
 
 
@@ -311,7 +311,7 @@ def test_carried_columns():
     with pytest.raises(ShardError, match="'id' is of type int64, expected string"):
         InputColumns("id").carried(schema)
     clash = columns_of(text=pa.string(), label=pa.string(), input_label=pa.string())
-    with pytest.raises(ShardError, match="two carried columns would be called 'input_label'"):
+    with pytest.raises(ShardError, match="two carried columns would have the name 'input_label'"):
         InputColumns().carried(clash)
     for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
         assert InputColumns().carried(columns_of(text=kind)) == {}

@@ -1,4 +1,4 @@
-"""Settings of the jobs that make checkpoints, judge them and calibrate them."""
+"""Settings of the jobs that make, evaluate and calibrate checkpoints."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,77 +8,75 @@ from fastbert.exits.exit import PAPER_EXITS
 from pipelines.bounds import Count, Many, NoLess, NotNegative, PartOf, Positive, Seed, Share, Soft
 from pipelines.settings import LabelledTexts, Labelling, OneModel, Settings, Texts, setting
 
-#: Those of `fastbert.exits.criteria`, and the choice among them.
+#: The criteria of `fastbert.exits.criteria`, and auto, which chooses one.
 Criterion = Literal[
     "auto", "tempered-entropy", "entropy", "top-entropy", "max-probability", "margin"
 ]
 _GONE = {
-    "patience": "it is gone, because it was never the fastest; calibrate with another criterion: "
-    "tempered-entropy, the default, or auto, which takes the fastest"
+    "patience": "removed, as it was never the fastest; use tempered-entropy, the default, or auto"
 }
 _ONE_SHAPE = {
-    "per-layer": "it is gone, because it was the fastest on no corpus any more: the criterion "
-    "tempered-entropy makes one threshold fit all layers; leave --shape out"
+    "per-layer": "removed, because with tempered-entropy one threshold fits all; omit --shape"
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewCheckpoint(Settings):
-    """What makes a checkpoint."""
+    """Settings of jobs that make a checkpoint."""
 
     output: str = setting("Where to write the checkpoint, a folder.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillation(Texts, NewCheckpoint):
-    """What makes a checkpoint by self-distillation."""
+    """Settings of jobs that make a checkpoint by self-distillation."""
 
     task: tuple[str, ...] = setting(
-        "What is asked. single-label: one class of several. several-labels: any number of them. "
-        "score: a number. auto: of a classifier, what its configuration says; of labels, what "
-        "their column holds: strings or integers, lists of strings, floating-point numbers. Of one "
-        "of several label columns: NAME=score; may be repeated.",
+        "The kind of answer. single-label: one class of several. several-labels: any number of "
+        "classes. score: a number. auto: from a classifier's configuration, or from the label "
+        "column: strings or integers, lists of strings, floating-point numbers. For one of several "
+        "label columns: NAME=score; may be repeated.",
         ("auto",),
     )
     cutoff: tuple[str, ...] = setting(
-        "Of several labels: the probability from which on a row has a label, for all, or as "
-        "NAME=0.3 for one; may be repeated. Default: 0.5.",
+        "For several labels: lowest probability at which a row gets a label. NAME=0.3 sets it for "
+        "one label; may be repeated. Default: 0.5.",
         (),
     )
 
     max_length: Count | None = setting(
         "Longest input in tokens, special tokens included. Default: the first of 64, 128, 256, 512 "
-        "... that holds 95 % of the texts whole, if the backbone takes as many.",
+        "... that holds 95 % of the texts whole, if the backbone allows it.",
         None,
     )
     windows: str | None = setting(
-        "Read texts that are longer as so many windows of --max-length tokens, or all: their "
-        "answers are pooled, and exits, promises and audits are about the text. Default: only the "
-        "beginning is read.",
+        "Read longer texts as up to this number of windows of --max-length tokens, or all. Their "
+        "answers are pooled; exits, promises and audits apply to the text. Default: read only the "
+        "beginning.",
         None,
     )
-    stride: NoLess = setting("With --windows, tokens that a window shares with the one before.", 0)
+    stride: NoLess = setting("With --windows, tokens that successive windows share.", 0)
     pool: Literal["mean", "max", "first"] = setting(
-        "With --windows, what a text's answer is of those of its windows. first: of the first one "
-        "alone, and the others are not read.",
+        "With --windows, how to combine the answers of a text's windows. first: take that of the "
+        "first window, and do not read the others.",
         "mean",
     )
     recipe: Literal["auto", "paper"] = setting(
-        "What is not given in epochs, rates and length. auto: chosen by rows, classes and "
-        "backbone, and said. paper: Liu et al. 2020, 3 epochs at 2e-5, then 5 at 2e-4, 128 tokens.",
+        "Source of epochs, rates and length that are not given. auto: by rows, classes and "
+        "backbone; logged. paper: Liu et al. 2020, 3 epochs at 2e-5, then 5 at 2e-4, 128 tokens.",
         "auto",
     )
     distil_epochs: NotNegative | None = setting(
-        "Passes over the data when self-distilling. Default: see --recipe.", None
+        "Passes over the data in self-distillation. Default: see --recipe.", None
     )
     distil_learning_rate: Positive | None = setting(
-        "Peak learning rate when self-distilling. Default: 0.001, or see --recipe.", None
+        "Peak learning rate of self-distillation. Default: 0.001, or see --recipe.", None
     )
-    temperature: Soft = setting("Softens answers before students are compared with them.", 1.0)
+    temperature: Soft = setting("Softens answers of teacher and students to compare them.", 1.0)
     batch_size: Count = setting("Rows per optimizer step and worker.", 32)
     bag: bool = setting(
-        "Also make an exit before the first layer: a small model of which tokens, and pairs of "
-        "tokens, a text has. --speed does not use it, calibrated points do.",
+        "Also make an exit before the first layer: a small model of a text's tokens and pairs of "
+        "tokens. Calibrated points use it, --speed does not.",
         True,
     )
     workers: Count = setting("Training processes; above 1 they run on Ray Train.", 1)
@@ -98,28 +96,28 @@ class TrainSettings(SelfDistillation, LabelledTexts):
 
     train: tuple[str, ...] = setting("Labelled texts: files, folders or globs.")
     dev: tuple[str, ...] = setting(
-        "Labelled texts: half of it chooses when to stop, the rest judges and calibrates. "
-        "Default: some rows of --train are held out for that.",
+        "Labelled texts: half of them decide when to stop, the rest evaluate and calibrate. "
+        "Default: rows held out of --train.",
         (),
     )
-    unlabeled: tuple[str, ...] = setting("Further texts for self-distillation, no labels.", ())
+    unlabeled: tuple[str, ...] = setting("Further texts for self-distillation, without labels.", ())
     backbone: str = setting(
         "Pre-trained encoder, a hub id or a folder: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, "
         "DistilBERT, DeBERTa-v2 or v3 (mDeBERTa), or ModernBERT (mmBERT).",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
     epochs: Positive | None = setting(
-        "Most passes over the data when fine-tuning. Default: see --recipe.", None
+        "Largest number of passes over the data in fine-tuning. Default: see --recipe.", None
     )
     learning_rate: Positive | None = setting(
-        "Peak learning rate when fine-tuning. Default: see --recipe.", None
+        "Peak learning rate of fine-tuning. Default: see --recipe.", None
     )
     joint: bool = setting(
-        "Let all branches learn from the labels when fine-tuning; --distil-epochs may then be 0.",
+        "Also train all branches on the labels in fine-tuning; --distil-epochs may then be 0.",
         False,
     )
     hard_labels: Share = setting(
-        "Weight of the labels when self-distilling, 0 to 1; the rest is the teacher's.", 0.0
+        "Weight of the labels in self-distillation, 0 to 1; the teacher has the rest.", 0.0
     )
 
     def __post_init__(self) -> None:
@@ -135,23 +133,23 @@ class DistilSettings(SelfDistillation):
     output: str = setting("Where to write the checkpoint, a folder. Not with --in-place.", "")
     teacher: tuple[str, ...] = setting(
         "A Hugging Face sequence classifier, a hub id or a folder; with --add-bag, a FastBERT "
-        "checkpoint. Repeated, for classifiers on the same backbone, whose tensors are all equal: "
-        "one pass then answers the questions of all."
+        "checkpoint. Repeat it for classifiers on the same backbone (all tensors equal): one pass "
+        "then answers the questions of all."
     )
     question: tuple[str, ...] = setting(
-        "Name of a question, which its columns begin with, where there are several; once for each, "
-        "in their order. Default: as the classifier calls it, or its folder is called.",
+        "Name of a question, as a prefix of its columns, if there are several; once for each, in "
+        "their order. Default: the classifier's name for it, or the name of its folder.",
         (),
     )
     corpus: tuple[str, ...] = setting("Texts; labels are not needed and not used.")
     add_bag: bool = setting(
-        "Only give --teacher, which has exits, a new one before the first layer: minutes. Its "
-        "points stay what they are; calibrate it to use the new exit.",
+        "Only add an exit before the first layer to --teacher, which has exits: takes minutes. Its "
+        "points stay; calibrate it to use the new exit.",
         False,
     )
     in_place: bool = setting(
-        "With --add-bag, write to --teacher itself. Outputs that were labelled with it need "
-        "--on-change then.",
+        "With --add-bag, write to --teacher itself. Outputs labelled with it then need "
+        "--on-change.",
         False,
     )
 
@@ -169,7 +167,7 @@ class DistilSettings(SelfDistillation):
             raise InputError(f"--distil-epochs is {self.distil_epochs}, expected more than 0")
 
     def _check_only_bag(self) -> None:
-        """Raises InputError for what --add-bag has no use for."""
+        """Raises InputError for options that --add-bag does not use."""
         useless = {
             "--pair-column": self.pair_column,
             "--windows": self.windows,
@@ -194,33 +192,34 @@ class ConvertSettings(NewCheckpoint):
     """`fastbert convert`."""
 
     checkpoint: str = setting("The authors' .bin file.")
-    vocabulary: str = setting("The vocabulary it was trained with, a token per line.")
+    vocabulary: str = setting("The vocabulary that it was trained with, one token per line.")
     label: tuple[str, ...] = setting(
         "Class name, once for each class and in their order. Default: 0, 1, ...", ()
     )
     max_length: Count = setting("Longest input in tokens, special tokens included.", 128)
     heads: Count | None = setting(
-        "Attention heads of a layer. Default: the hidden size by 64, as in BERT.", None
+        "Attention heads of a layer. Default: the hidden size divided by 64, as in BERT.", None
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateSettings(OneModel, LabelledTexts):
-    """`fastbert calibrate`. Most of it makes a `Goal`, which checks itself."""
+    """`fastbert calibrate`. Most fields make a `Goal`, which checks itself."""
 
     corpus: tuple[str, ...] = setting("Texts like those to be labelled.")
     max_disagreement: PartOf | None = setting(
         "Largest share of labels that may differ from full depth's.", None
     )
     tolerance: tuple[str, ...] = setting(
-        "Of a score: how far it may be from full depth's and still count as the same, in its own "
-        "unit. Goes with --max-disagreement or --speedup. Of one of several questions: NAME=0.2.",
+        "For a score: largest difference from full depth's at which both count as equal, in the "
+        "score's unit. Goes with --max-disagreement or --speedup. For one of several questions: "
+        "NAME=0.2.",
         (),
     )
     cutoff: tuple[str, ...] = setting(
-        "Of a score that is used as a filter: scores on one side of all cut-offs count as the "
-        "same; from a cut-off on they are above it. Goes with --max-disagreement or --speedup; may "
-        "be repeated. Of one question among several: NAME=3.",
+        "For a score that is used as a filter: scores on the same side of all cut-offs count as "
+        "equal; a score equal to a cut-off is above it. Goes with --max-disagreement or --speedup; "
+        "may be repeated. For one of several questions: NAME=3.",
         (),
     )
     max_accuracy_loss: PartOf | None = setting(
@@ -229,37 +228,37 @@ class CalibrateSettings(OneModel, LabelledTexts):
     speedup: Positive | None = setting("Times fewer FLOPs than full depth; no promise.", None)
     confidence: PartOf = setting("Probability with which a promise or bound holds.", 0.95)
     promise_rows: Many | None = setting(
-        "How many rows the promise is about. Default: all that could ever come.", None
+        "Number of rows that the promise covers. Default: no limit.", None
     )
     against: Literal["own", "fp32"] = setting(
-        "The full depth that answers are compared with: that of the point's own precision, or "
-        "fp32's, so that a promise is also about what the precision changes.",
+        "The full depth to compare answers with. own: in the point's own precision. fp32: the "
+        "promise then includes changes by the precision.",
         "own",
     )
     criterion: Criterion = setting(
-        "What a threshold is compared with. tempered-entropy: the entropy of what the exits have "
-        "said so far, each as sure as it is right. The others look at one exit alone. auto takes "
-        "the fastest, and more rows to choose it.",
+        "The uncertainty that thresholds apply to. tempered-entropy: the entropy of the answers of "
+        "all exits so far, each scaled to be as sure as it is right. The others use one exit "
+        "alone. auto takes the fastest, and needs more rows to choose it.",
         "tempered-entropy",
         gone=_GONE,
     )
     shape: Literal["auto", "uniform"] = setting(
-        "One threshold for all layers, the only shape there is.", "uniform", gone=_ONE_SHAPE
+        "One threshold for all layers; the only shape.", "uniform", gone=_ONE_SHAPE
     )
     exits: str | None = setting(
-        "The exits that may be used, by the layers before them: 0 is the one before the first "
-        "layer, 1- stands for all others, 0- for all, 0,2-4 for some. Default: all; on a GPU, "
-        "of a promise, those that pay by its clock.",
+        "Exits to choose from, by the number of layers before them: 0 is before the first layer, "
+        "1- means all others, 0- all, 0,2-4 these four. Default: all; for a promise on a GPU, "
+        "those that save time there.",
         None,
     )
-    rows: Count = setting("Rows to calibrate on, drawn from the corpus.", 20000)
+    rows: Count = setting("Rows to calibrate on, drawn at random from the corpus.", 20000)
     name: str | None = setting(
-        "Name of the point; if another one has it, a number is added. Default: what is asked for.",
+        "Name of the point; a number is added if another has this name. Default: made from the "
+        "goal.",
         None,
     )
     default: bool = setting(
-        "Make it the checkpoint's default point, for new outputs. Outputs that were labelled at "
-        "another one go on with that.",
+        "Make it the checkpoint's default point, for new outputs; existing ones keep their point.",
         True,
     )
     seed: Seed = setting("Seed of drawing and dividing the rows.", 0)
@@ -269,13 +268,13 @@ class CalibrateSettings(OneModel, LabelledTexts):
         asked = (self.max_disagreement, self.max_accuracy_loss, self.speedup)
         if sum(value is not None for value in asked) != 1:
             raise InputError(
-                "pass one of --max-disagreement, --max-accuracy-loss and --speedup; they say what "
-                "the point is for"
+                "pass one of --max-disagreement, --max-accuracy-loss and --speedup, the goal of "
+                "the point"
             )
         if self.speedup is not None and self.against != "own":
-            raise InputError("--against goes with a promise, --speedup makes none")
+            raise InputError("--against goes with a promise, and --speedup makes none")
         if self.speedup is not None and self.criterion == "auto":
-            raise InputError("--speedup wants a --criterion")
+            raise InputError("--speedup needs a --criterion other than auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,41 +287,40 @@ class EvaluateSettings(OneModel, LabelledTexts):
         (0.1, 0.3, 0.5, 0.8),
     )
     exits: str = setting(
-        "The exits that --speeds may use, by the layers before them: 0- for all, 0,2-4 for some.",
+        "Exits that --speeds may use, by the number of layers before them: 0- is all, 0,2-4 four.",
         PAPER_EXITS,
     )
-    labels: bool = setting("Compare with labels; without, only with full depth.", True)
-    timing: bool = setting("Also run each speed and full depth against the clock.", True)
+    labels: bool = setting("Compare with labels; otherwise only with full depth.", True)
+    timing: bool = setting("Also time each speed and full depth.", True)
     json: bool = setting("Print only the JSON summary, no table.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAnySettings(Labelling):
-    """`fastbert label`: the labelling job by checkpoints, and by classifiers that get exits."""
+    """`fastbert label`: labelling with checkpoints, or with classifiers that get exits."""
 
     model: tuple[str, ...] = setting(
         "A FastBERT checkpoint or a Hugging Face classifier: a folder, a URL, or an id on the hub. "
-        "Repeated, each has an output of its own, OUTPUT/NAME, except classifiers with one and the "
-        "same backbone, which answer together."
+        "If repeated, each has its own output, OUTPUT/NAME, except classifiers with the same "
+        "backbone, which share one."
     )
     max_disagreement: PartOf = setting(
-        "Of a --model without exits, for which the output makes some: largest share of labels that "
-        "may differ from the model's.",
+        "When exits are made for a --model: largest share of labels that may differ from its own.",
         0.01,
     )
     tolerance: tuple[str, ...] = setting(
-        "Of such a model's score: how far it may be off and still count as the same. Of one of "
+        "For such a model's score: largest difference at which scores count as equal. For one of "
         "several: NAME=0.2.",
         (),
     )
     cutoff: tuple[str, ...] = setting(
-        "Of such a model's score that rows are filtered by: scores on one side of all cut-offs "
-        "count as the same; may be repeated. Of one of several: NAME=3.",
+        "For the score of such a model, used as a filter: scores on the same side of all cut-offs "
+        "count as equal; may be repeated. For one of several: NAME=3.",
         (),
     )
     make_exits: Literal["auto", "always", "never"] = setting(
-        "Whether the output makes exits for such a model. auto: where the input is large enough "
-        "for that to pay. never: the whole model answers each row.",
+        "Whether to make exits for such a model. auto: if the input is large enough for that to "
+        "pay. never: the whole model answers each row.",
         "auto",
     )
 

@@ -1,10 +1,10 @@
-"""How much is in memory at a time: rows and bytes that travel together."""
+"""How much is in memory at a time: rows and bytes per batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-#: Rows and, about, bytes tokenized at a time, so that neither one huge row group nor huge texts
-#: fill the memory.
+#: Rows, and about how many bytes, to tokenize at a time, so that neither a huge row group nor huge
+#: texts fill the memory.
 BATCH_ROWS, BATCH_BYTES = 4096, 64 << 20
 
 Item = TypeVar("Item")

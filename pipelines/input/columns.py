@@ -1,4 +1,4 @@
-"""Columns: which of a shard are read and copied, and under which names."""
+"""Columns of a shard: which to read and copy, and under which names."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,19 +11,19 @@ from pipelines.output.schema import output_schema
 
 @dataclass(frozen=True)
 class InputColumns:
-    """Which columns of a shard are texts, which are the truth, which are copied to the output."""
+    """Columns of a shard that hold texts or true labels, or are copied to the output."""
 
     text: str = "text"
     pair: str | None = None
-    #: None: all but the texts.
+    #: None: all except the texts.
     carry: tuple[str, ...] | None = None
-    #: Of the truth, one for each question; to read them, they must be carried, too.
+    #: Columns of true labels, one for each question. They are read only if also carried.
     labels: tuple[str, ...] = ()
-    #: Of these, the one that names rows, which every shard must have.
+    #: The one of these that identifies rows; every shard must have it.
     id: str | None = None
     #: Columns that labelling adds, whose names no carried column may have.
     added: pa.Schema = field(default_factory=output_schema)
-    #: The columns of formats that say no types, as found in all files of the run.
+    #: Columns of formats without types, as found in all files of the run.
     fields: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
@@ -36,7 +36,7 @@ class InputColumns:
         return list(dict.fromkeys([*self.texts, *self.carried(schema)]))
 
     def read_fields(self) -> pa.Schema:
-        """The same of formats that say no types; a text that no file has is a string."""
+        """The same for formats without types; a text column that no file has is a string."""
         known = {field.name: field for field in self.fields}
         known |= {name: pa.field(name, pa.string()) for name in self.texts}
         schema = pa.schema(list(known.values()))
@@ -45,8 +45,8 @@ class InputColumns:
     def carried(self, schema: pa.Schema) -> dict[str, str]:
         """Input name -> output name of every column to copy.
 
-        A column named like one of ours is copied as `input_NAME`. Raises ShardError for missing
-        columns, texts that are not strings, and names that still collide.
+        A column with the name of an output column is copied as `input_NAME`. Raises ShardError for
+        missing columns, texts that are not strings, and names that still collide.
         """
         repeated = {name for name, times in Counter(schema.names).items() if times > 1}
         options = dict.fromkeys(self.carry or (), "--carry")
@@ -76,16 +76,17 @@ class InputColumns:
             names = tuple(name for name in schema.names if name not in self.texts)
             if found := [name for name in names if name in repeated or "\0" in name]:
                 raise ShardError(
-                    f"columns cannot be told apart: {listed(found)}; choose with --carry"
+                    f"columns with equal names, or with a NUL in them: {listed(found)}; choose "
+                    "with --carry"
                 )
-        # SQL does not tell `Label` from `label`.
+        # SQL does not distinguish `Label` from `label`.
         added = {name.casefold() for name in self.added.names}
         ours = {name for name in names if name.casefold() in added}
         renamed = {name: f"input_{name}" if name in ours else name for name in names}
         if len(set(renamed.values())) < len(names):
             twice = next(n for n in names if list(renamed.values()).count(renamed[n]) > 1)
             raise ShardError(
-                f"two carried columns would be called '{renamed[twice]}'; choose with --carry"
+                f"two carried columns would have the name '{renamed[twice]}'; choose with --carry"
             )
         return renamed
 

@@ -1,4 +1,4 @@
-"""Delta tables as input: which files the current version has."""
+"""Delta tables as input: the files of the current version."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from fastbert.errors import InputError, explained
 from fastbert.filesystem import redacted
 from pipelines.output.retry import Patience
 
-#: What a Delta table may ask of readers and a reader of its plain files does right.
+#: Features of Delta tables that plain reading of the files supports.
 _HARMLESS = {"timestampNtz", "typeWidening", "v2Checkpoint", "vacuumProtocolCheck"}
 PLAIN = "write its rows to a folder of plain Parquet, and pass that one"
 
@@ -22,9 +22,9 @@ PLAIN = "write its rows to a folder of plain Parquet, and pass that one"
 def delta_files(fs: AbstractFileSystem, folder: str) -> list[str]:
     """Paths, below the folder, of the files of a Delta table's current version.
 
-    The log is copied: so any file system will do, with the credentials that it has. Raises
-    InputError for a log that cannot be read, for a table that plain reading of these files would
-    get wrong, and without the package deltalake.
+    The log is copied, so any file system works, with its own credentials. Raises InputError if the
+    log cannot be read, if plain reading of the files would be wrong, and if the package deltalake
+    is missing.
     """
     what = f"'{redacted(folder)}' is a Delta table"
     try:
@@ -34,8 +34,8 @@ def delta_files(fs: AbstractFileSystem, folder: str) -> list[str]:
         if error.name != "deltalake":
             raise
         raise InputError(
-            f"{what}, whose log is read by the package deltalake, which is missing; "
-            f"pip install 'fastbert-ray[delta]', or {PLAIN}"
+            f"{what}, and reading its log needs the package deltalake; pip install "
+            f"'fastbert-ray[delta]', or {PLAIN}"
         ) from error
     advice = f"repair the table, or {PLAIN}"
     with tempfile.TemporaryDirectory() as copy:
@@ -55,20 +55,20 @@ def delta_files(fs: AbstractFileSystem, folder: str) -> list[str]:
             wrong |= {"deletionVectors"} if deleted else set()
     if wrong:
         raise InputError(
-            f"{what} with {', '.join(sorted(wrong))}, so that its files alone do not hold its "
-            f"rows; expected one without; {PLAIN}, or, of deletion vectors, REORG TABLE … APPLY "
+            f"{what} with {', '.join(sorted(wrong))}, so its files alone do not hold its rows; "
+            f"expected a table without; {PLAIN}, or, for deletion vectors, REORG TABLE … APPLY "
             "(PURGE)"
         )
     if elsewhere := [path for path in paths if path.startswith("/") or "://" in path]:
         raise InputError(
-            f"{what} with files that lie elsewhere, as {redacted(elsewhere[0])}; expected no "
+            f"{what} with files outside its folder, such as {redacted(elsewhere[0])}; expected no "
             f"shallow clone; {PLAIN}"
         )
     return [unquote(path) for path in paths]
 
 
 def _copy_log(fs: AbstractFileSystem, log: str, target: str) -> None:
-    """Copy what the current version needs: from the last checkpoint on."""
+    """Copy the log from the last checkpoint on, which is all the current version needs."""
     patience, oldest = Patience(), 0
     with suppress(FileNotFoundError, ValueError, LookupError, TypeError):
         last = json.loads(patience(fs.cat_file, f"{log}/_last_checkpoint"))

@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Rows = NDArray[np.int64]
 
-#: Files that a sample is drawn from, at most.
+#: Most files that a sample is drawn from.
 _MOST_SHARDS = 256
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a question, and not to be found out from the values of its column."""
+    """What is known about a question before the values of its column are read."""
 
     kind: Kind | None = None
     names: list[str] | None = None  # of its classes
@@ -49,7 +49,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Found:
-    """What the values of a column are."""
+    """Targets found in a column."""
 
     column: str
     kind: Kind
@@ -57,13 +57,14 @@ class Found:
 
 
 def known_of(questions: Questions) -> list[Known]:
-    """What a model knows of its questions."""
+    """What a model knows about its questions."""
     return [Known(each.task.question.kind, list(each.task.names)) for each in questions]
 
 
 def columns_of_truth(given: tuple[str, ...], questions: Questions) -> tuple[str, ...]:
-    """The columns that hold the truth for a model's questions: those given, one for each, or, of
-    several, those of their names. InputError for another number of columns than of questions."""
+    """The columns of true labels for a model's questions: those given, one for each, or, for
+    several questions, those with their names. Raises InputError if the numbers of columns and
+    questions differ."""
     names = tuple(each.name for each in questions)
     if len(names) > 1 and given == LabelledTexts.label_column:
         return names
@@ -83,8 +84,8 @@ def read_examples(
     sample: int | None = None,
     seed: int = 0,
 ) -> tuple[Examples, list[str]]:
-    """`read_labelled` with a label, one of the classes `labels` if these are given, or with none;
-    and the class names."""
+    """`read_labelled` with one label column, whose classes are `labels` if given, or with none; and
+    the class names."""
     known = [Known("single-label", labels) for _ in columns.labels]
     examples, found = read_labelled(urls, columns, known, sample, seed)
     return examples, found[0].names if found else labels or []
@@ -97,18 +98,18 @@ def read_labelled(
     sample: int | None = None,
     seed: int = 0,
 ) -> tuple[Examples, list[Found]]:
-    """The rows of all shards at `urls`, in order, and what the columns of labels hold.
+    """The rows of all shards at `urls`, in order, and the targets found in the label columns.
 
-    These are read as targets of a kind of question, or of what a column's type says, of given
-    classes, or of those found, sorted: see `Targets`; of several questions, in one row as
-    `Questions` has them. With `sample` only so many rows are read, drawn at random with `seed`.
-    Rows without usable text are left out. Raises InputError for shards that the labelling job would
-    not label, labels that are missing or of no known class, and two classes that are the same;
-    FastBertError where a store does not answer.
+    The kind of question is given or follows from the column's type; the classes are given or found,
+    and sorted: see `Targets`. Targets of several questions form one row, as in `Questions`. With
+    `sample`, only this number of rows is read, drawn at random with `seed`. Rows without usable
+    text are left out. Raises InputError for shards that the labelling job would not label, for
+    missing labels or unknown classes, and for two equal classes; FastBertError if a store does not
+    answer.
     """
     if double := [name for name in columns.labels if name in columns.texts]:
         raise InputError(
-            f"column '{double[0]}' is named both as text and as class; name another one with "
+            f"column '{double[0]}' is given both as text and as label; name another one with "
             "--label-column or --text-column"
         )
     if len({*columns.labels}) < len(columns.labels):
@@ -143,18 +144,19 @@ def read_labelled(
     if not texts[0]:
         raise InputError(f"no row of {', '.join(map(redacted, urls))} has a text")
     if bad := read - len(texts[0]):
-        log.warning("%d of %d rows have no text that can be used: left out", bad, read)
+        log.warning("%d of %d rows have no usable text and are left out", bad, read)
     values, found = [], []
     for of, each in zip(targets, known, strict=True):
         names, rows_of = of.finish(each.names)
-        assert of.kind is not None  # it has seen rows
+        assert of.kind is not None  # it has rows
         values.append(rows_of)
         found.append(Found(of.column, of.kind, names))
     return Examples(texts[0], texts[1] if columns.pair else None, _joined(values, found)), found
 
 
 def _within(rows: Rows, sizes: Sequence[int]) -> list[Rows]:
-    """Some rows of all, by shard of such sizes: in order, each counted from its shard's begin."""
+    """Numbers of rows of all shards, by shard of these sizes: in order, counted from the shard's
+    start."""
     rows, ends = np.sort(rows), np.cumsum(sizes)
     parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
     return [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
@@ -167,10 +169,10 @@ def sample_texts(
     scans: Scans,
     seed: int = 0,
 ) -> tuple[Examples, int]:
-    """Texts of rows drawn at random, and how many rows there are; `wanted` says of these how many
-    to draw. Files that cannot be read are left out, as the labelling job leaves them out. The rows
-    are of `_MOST_SHARDS` files at most, drawn by their rows: to read all files takes as long as to
-    label them. InputError where no file can be read, or no row drawn has a text.
+    """Texts of rows drawn at random, and the number of all rows; `wanted` turns that into the
+    number to draw. Unreadable files are left out, as in the labelling job. The rows come from at
+    most `_MOST_SHARDS` files, drawn by their numbers of rows, because reading all files takes as
+    long as labelling them. Raises InputError if no file can be read, or no drawn row has a text.
     """
     columns, shards = replace(columns, carry=()), find_shards(urls)
     found = [*zip(shards, scans.each(shards, columns), strict=True)]
@@ -191,7 +193,7 @@ def sample_texts(
     texts: list[list[str]] = [[] for _ in columns.texts]
     parts = _within(drawn, [rows for _, rows in sizes])
     for (shard, size), part in zip(sizes, parts, strict=True):
-        with suppress(ShardError):  # which the job will say
+        with suppress(ShardError):  # the labelling job reports it
             sides, _ = read_patiently(Patience(), _read, shard, size, part, columns)
             for column, side in zip(texts, sides, strict=True):
                 column += side
@@ -202,7 +204,7 @@ def sample_texts(
 
 
 def _joined(values: list[list[Any]], found: list[Found]) -> list[Any] | None:
-    """The targets of each row: of one question, as they are; of several, one behind the other."""
+    """The targets of each row: as they are for one question, concatenated for several."""
     if len(values) < 2:
         return values[0] if values else None
     parts = []
@@ -216,8 +218,8 @@ def _joined(values: list[list[Any]], found: list[Found]) -> list[Any] | None:
 
 
 def _sound(shard: Shard, read: Callable[..., Result], *arguments: Any) -> Result:
-    """What `read` returns. One bad shard is enough to refuse the whole input: a model is not to
-    learn from, or be judged by, half of it."""
+    """The result of `read`. One bad shard refuses the whole input, because no model should learn
+    from half of it, or be evaluated on half of it."""
     try:
         if shard.problem is not None:
             raise ShardError(shard.problem)
@@ -231,8 +233,8 @@ def _sound(shard: Shard, read: Callable[..., Result], *arguments: Any) -> Result
 def _read(
     shard: Shard, rows: int, chosen: Rows | None, columns: InputColumns
 ) -> tuple[list[list[str]], list[pa.Table]]:
-    """Texts by column, and the columns of labels, of the rows with usable text: all, or the
-    `chosen` of them."""
+    """Texts by column, and the label columns, of all rows with usable text, or of the `chosen`
+    ones."""
     texts: list[list[str]] = [[] for _ in columns.texts]
     given = []
     for table in _tables(shard, rows, chosen, columns):
@@ -246,7 +248,7 @@ def _read(
 def _tables(
     shard: Shard, rows: int, chosen: Rows | None, columns: InputColumns
 ) -> Iterator[pa.Table]:
-    """The rows, some at a time; row groups without one of the `chosen` are passed over."""
+    """The rows in batches; row groups without `chosen` rows are skipped."""
     with closing(SliceReader(columns)) as reader:
         if chosen is None:
             yield from reader.read(Slice(shard, rows, 0, rows))

@@ -1,4 +1,4 @@
-"""Class names out of Arrow columns: the one reading of true labels that all jobs share."""
+"""Class names from Arrow columns: how all jobs read true labels."""
 
 import re
 import unicodedata
@@ -10,26 +10,26 @@ import pyarrow as pa
 
 from fastbert.errors import InputError
 
-#: What does not make two names of `look_alikes` differ.
-LOOKS = "blanks, case, signs that are not seen or the way a number is written"
+#: Differences that `look_alikes` ignores.
+LOOKS = "blanks, case, invisible characters or the way a number is written"
 
-#: What is left of a missing label where somebody has made a text of it.
+#: Texts that stand for a missing label.
 MISSING = {"nan", "none", "null", "nil", "<na>", "n/a", "na", "nat"}
 
 
 def class_names(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
-    """The class of each row (n,), None where there is none: null, or not a number.
+    """The class of each row (n,); None for null and NaN.
 
-    A number has one name, whatever its type: that of 1, 1.0 and 1.00 is "1", since pandas makes
-    integers floats where one is missing. A text is its own name, "nan" too. Raises InputError for
-    types that name nothing; the message begins with "is of type", for the caller to say of what.
+    A number has one name, whatever its type: 1, 1.0 and 1.00 are "1", because pandas turns integers
+    into floats if one is missing. A text is its own name, also "nan". Raises InputError for other
+    types; the message begins with "is of type", and the caller puts the column before it.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return [name for chunk in chunks for name in _names(chunk)]
 
 
 def _names(values: pa.Array) -> list[str | None]:
-    """`class_names` of one chunk, with each name in memory once, however often it is there."""
+    """`class_names` of one chunk; repeated names share one string in memory."""
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return _names(values.storage)
@@ -37,7 +37,7 @@ def _names(values: pa.Array) -> list[str | None]:
         known = _names(values.dictionary)
     else:
         try:
-            values.validate(full=True)  # Arrow does not check else that its strings are UTF-8
+            values.validate(full=True)  # otherwise Arrow does not check UTF-8
             values = values.cast(pa.large_string()).dictionary_encode()
         except pa.ArrowException as error:
             raise InputError(f"is of type {kind}, expected numbers or UTF-8 strings") from error
@@ -49,7 +49,7 @@ def _names(values: pa.Array) -> list[str | None]:
 
 
 def _plain(text: str) -> str | None:
-    """A number in digits, without zeros that say nothing; None for what is not a number."""
+    """A number in digits, without superfluous zeros; None for other texts."""
     number = Decimal(text)
     if not number.is_finite():
         return None if number.is_nan() else text
@@ -59,8 +59,8 @@ def _plain(text: str) -> str | None:
 
 
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
-    """Names that are not the same, and differ in `LOOKS` only, as groups of two and more, each in
-    order; a name of which nothing is seen is a group of its own."""
+    """Different names that differ only in `LOOKS`, as sorted groups of two or more; a name of
+    invisible characters is a group by itself."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[look(name)].append(name)
@@ -68,7 +68,7 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def look(name: str) -> str:
-    """What is left of a name without `LOOKS`."""
+    """A name without `LOOKS`."""
     same = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     seen = "".join(c for c in same if not (c.isspace() or unicodedata.category(c) in ("Cc", "Cf")))
     if number := re.fullmatch(r"([+-]?\d+)\.(\d*?)0*", seen):  # 1.0 and 1, 0.50 and 0.5

@@ -1,7 +1,7 @@
-"""Which files a URL of the input means, and which beside them are passed over.
+"""Files at a URL of the input, and files that are skipped.
 
-Spark, Hive, Arrow and Trino take names that begin with `.` or `_` for somebody's own: what a killed
-job has left, what an editor, a file manager or a table format keeps. So does this one.
+Names that begin with `.` or `_` are hidden, as in Spark, Hive, Arrow and Trino: remains of killed
+jobs, and files of editors, file managers and table formats.
 """
 
 import os
@@ -23,9 +23,9 @@ from pipelines.output.retry import Patience
 
 #: Names of files that are being written, copied or fetched, and of checksums.
 _UNFINISHED = ("._COPYING_", ".tmp", ".crc", ".inprogress", ".part", ".crdownload")
-#: What stands for a folder on object stores.
+#: Objects that stand for folders on object stores.
 _MARKERS = ("/", "_$folder$")
-#: Of each reason, so many files are named.
+#: Files named in a message for each reason.
 _EXAMPLES = 3
 
 
@@ -34,26 +34,25 @@ class Listing:
     """The files of one URL, by path, as the file system describes them."""
 
     fs: AbstractFileSystem
-    #: Names are relative to it.
+    #: Names are relative to this folder.
     root: str
     files: dict[str, Info]
-    #: Files below the root that are left out, by path: their path below it, and why.
+    #: Skipped files below the root, by path: their relative path, and the reason.
     passed: dict[str, tuple[str, str]]
 
 
 def list_files(url: str) -> Listing:
-    """The shards at a URL: a file, those below a folder with an ending that says their format, or
-    what a glob matches.
+    """The shards at a URL: a file, files below a folder with a known ending, or matches of a glob.
 
     Below the folder, or the glob's part before its first wildcard, names that begin with `.` or `_`
-    are passed over, except those that the glob asks for and `_x=1`, as Spark names partitions.
-    Of a Delta table come the files of its current version. Raises InputError where nothing is
-    found, and as `current_files` does.
+    are skipped, except those that the glob asks for and `_x=1`, Spark's names of partitions. A
+    Delta table gives the files of its current version. Raises InputError if nothing is found, and
+    as `current_files` does.
     """
     fs, path = open_url(url)
     fs.invalidate_cache()
     patience = Patience()
-    asked = set[str]()  # what names may begin with
+    asked = set[str]()  # allowed beginnings of names
     folder = False
     if any(wildcard in path for wildcard in "*?[") and not patience(fs.exists, path):
         try:
@@ -67,14 +66,14 @@ def list_files(url: str) -> Listing:
         asked = {".", "_"}
     else:
         files, root, folder = patience(_find, fs, path), path.rstrip("/"), True
-    # A listing describes links, not what they lead to.
+    # A listing describes links, not their targets.
     files = {n: _target(fs, n, info) if info.get("islink") else info for n, info in files.items()}
     below = {name: name[len(root) :].lstrip("/") for name in files}
     folders = {name for name, info in files.items() if info["type"] == "directory"}
     files = {n: i for n, i in files.items() if n not in folders and not n.endswith(_MARKERS)}
     unfinished = () if path.endswith(_UNFINISHED) else _UNFINISHED
     reasons = dict.fromkeys(
-        folders.difference(*map(above, files)), "folders, not entered by a glob"
+        folders.difference(*map(above, files)), "folders, which a glob does not enter"
     )
     for name in files:
         if _hidden(below[name], asked):
@@ -93,19 +92,19 @@ def list_files(url: str) -> Listing:
         raise InputError(
             f"no {NAMES} at '{redacted(url)}'; expected a file of such a format (.parquet, .arrow, "
             ".jsonl, .csv), a folder with some, or a glob"
-            + (f"; passed over {told(passed.values())}" if passed else "")
+            + (f"; passed over {described(passed.values())}" if passed else "")
         )
     return Listing(fs, root, files, passed)
 
 
 def _beside(names: Set[str]) -> Set[str]:
-    """Those that describe the others rather than hold rows: JSON beside files of other formats."""
+    """Files that describe others instead of holding rows: JSON beside files of other formats."""
     json = {name for name in names if name.endswith(".json")}
     return json if names - json else set()
 
 
-def told(passed: Collection[tuple[str, str]]) -> str:
-    """How many files were passed over and why, with examples: one line."""
+def described(passed: Collection[tuple[str, str]]) -> str:
+    """Number of skipped files by reason, with examples: one line."""
     names: dict[str, list[str]] = defaultdict(list)
     for name, reason in passed:
         names[reason].append(name)
@@ -114,14 +113,14 @@ def told(passed: Collection[tuple[str, str]]) -> str:
 
 
 def _few(names: list[str]) -> str:
-    """Some of the names, of as many endings as there are."""
+    """Examples of the names, with many different endings."""
     unlike = {posixpath.splitext(name)[1]: name for name in reversed(names)}
     some = list(dict.fromkeys([*reversed(unlike.values()), *names]))[:_EXAMPLES]
     return ", ".join(map(redacted, some)) + (", …" if len(names) > len(some) else "")
 
 
 def _hidden(name: str, asked: set[str]) -> bool:
-    """Whether a part of a path is one that others keep for themselves."""
+    """Whether a part of a path is hidden."""
     return any(
         part[:1] in {".", "_"} - asked
         and part not in (".", "..")
@@ -131,9 +130,9 @@ def _hidden(name: str, asked: set[str]) -> bool:
 
 
 def _find(fs: AbstractFileSystem, path: str) -> dict[str, Info]:
-    """Every file below a folder, also behind links to folders: each folder once, under its own
-    name rather than a link's, and none that the first one lies in. Raises PermissionError where
-    `find` of local file systems passes over a folder, whose shards would be taken for removed."""
+    """Every file below a folder, also behind links to folders: each folder once, under its own name
+    if possible, and no parent of the first one. Raises PermissionError where `find` of local file
+    systems skips a folder, because its shards would count as removed."""
     if not isinstance(fs, LocalFileSystem) or not fs.isdir(path):
         found: dict[str, Info] = fs.find(path, detail=True)
         return found
@@ -148,20 +147,20 @@ def _find(fs: AbstractFileSystem, path: str) -> dict[str, Info]:
         try:
             entries = sorted(fs.ls(folder, detail=True), key=itemgetter("name"))
         except FileNotFoundError:
-            continue  # removed in this moment
+            continue  # removed meanwhile
         for entry in entries:
             name = entry["name"]
             if entry["type"] == "directory":
                 folders.append(name)
             elif entry.get("islink") and fs.isdir(name):
-                folders.insert(0, name)  # after all that have the name themselves
+                folders.insert(0, name)  # after all folders that are not links
             else:
                 files[name] = entry
     return files
 
 
 def _target(fs: AbstractFileSystem, path: str, link: Info) -> Info:
-    """What a link leads to; itself where that is nothing."""
+    """A link's target; the link itself if there is none."""
     try:
         return dict(fs.info(path))
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What a file says of its columns beside their types, as far as it holds for some of its rows.
+"""A file's metadata about its columns, as far as it holds for part of its rows.
 
-GeoParquet (`geo`) says which columns are geometries, pandas (`pandas`) which columns are its index.
-Other keys are dropped: what they say of a whole file may be wrong of its labelled rows.
+GeoParquet (`geo`) lists columns of geometries, pandas (`pandas`) columns of its index. Other keys
+are dropped: they describe the whole file, and may be wrong for its labelled rows.
 """
 
 import json
@@ -12,8 +12,8 @@ Renamed = Mapping[str, str]
 
 
 def kept(metadata: Mapping[bytes, bytes] | None, renamed: Renamed) -> dict[bytes, bytes]:
-    """What a schema's metadata says of some columns, under their new names: input name -> output
-    name. What cannot be read is dropped."""
+    """A schema's metadata about the columns in `renamed` (input name -> output name), with new
+    names. Unreadable metadata is dropped."""
     found = {}
     for key, narrowed in _KEYS.items():
         try:
@@ -27,7 +27,7 @@ def kept(metadata: Mapping[bytes, bytes] | None, renamed: Renamed) -> dict[bytes
 
 def _pandas(found: dict[str, Any], renamed: Renamed) -> dict[str, Any] | None:
     """https://pandas.pydata.org/docs/development/developer.html. An index that is a range counts
-    the rows of the whole file, and is left out."""
+    the rows of the whole file, and is dropped."""
     columns = []
     for each in found["columns"]:
         field = each.get("field_name", each["name"])
@@ -40,7 +40,7 @@ def _pandas(found: dict[str, Any], renamed: Renamed) -> dict[str, Any] | None:
 
 def _geo(found: dict[str, Any], renamed: Renamed) -> dict[str, Any] | None:
     """https://geoparquet.org/releases/v1.1.0. A file must have a primary geometry; `covering` names
-    columns that may be missing, and is there for speed only."""
+    columns that may be missing, and only serves speed."""
     columns = {
         renamed[name]: {key: value for key, value in of.items() if key != "covering"}
         for name, of in found["columns"].items()

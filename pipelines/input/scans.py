@@ -1,7 +1,7 @@
-"""Scans of shards: those of a run, and those that an output keeps until the shard is labelled.
+"""Scans of shards: of this run, and stored in the output until the shard is labelled.
 
-A footer says what a Parquet file holds. Other formats are read once, whole, before their slices are
-known; a run that is killed meanwhile, or later, need not do that again.
+A footer describes a Parquet file. Files of other formats are read once in full to find their
+slices; stored scans spare a run after a kill from doing that again.
 """
 
 import json
@@ -41,10 +41,10 @@ _SILENCE = 10.0
 
 
 class Scans:
-    """Of some shards."""
+    """Scans of shards."""
 
     def __init__(self, storage: Storage | None = None, keep: bool = False) -> None:
-        """Those in `storage` are used; new ones are written there if they are to be kept."""
+        """Uses the scans in `storage`; with `keep`, writes new ones there."""
         self.storage, self.keep = storage, keep
         self._schemas: dict[str, pa.Schema] = {}
         self._used = False
@@ -71,7 +71,7 @@ class Scans:
         return found
 
     def each(self, shards: list[Shard], columns: InputColumns) -> Iterator[Scan | str]:
-        """What each shard holds, or why it cannot be labelled."""
+        """The scan of each shard, or why it cannot be labelled."""
         if whole := sum(shard.format.scanned for shard in shards):
             log.info("counting the rows of %d files that are not Parquet", whole)
         said = time.monotonic()
@@ -80,7 +80,7 @@ class Scans:
             for number, scan in enumerate(found):
                 if time.monotonic() > said + _SILENCE:
                     said = time.monotonic()
-                    log.info("%d of %d new files are opened", number, len(shards))
+                    log.info("opened %d of %d new files", number, len(shards))
                 yield scan
 
     def _found(
@@ -94,8 +94,8 @@ class Scans:
             return str(error)
 
     def fields(self) -> pa.Schema:
-        """The columns of all formats that say no types, those of earlier runs before others: so
-        files of one output agree, as far as they can."""
+        """The columns of all formats without types, those of earlier runs first, so that files of
+        one output agree as far as possible."""
         new = [self._schemas[name] for name in sorted(self._schemas)]
         before = self.settled() if new else None
         return merged(new if before is None else [before, *new])
@@ -105,12 +105,12 @@ class Scans:
         return self._read(FIELDS)
 
     def settle(self, fields: pa.Schema) -> None:
-        """Keep the fields for later runs."""
+        """Store the fields for later runs."""
         if fields.names and self.storage:
             self.storage.put(FIELDS, fields.serialize().to_pybytes())
 
     def clear(self) -> None:
-        """What they were kept for is done."""
+        """Remove the stored scans: their shards are labelled."""
         if self.storage and self._used:
             self.storage.remove_all(sorted(self.storage.paths(FOLDER, ".arrow")))
 
@@ -132,7 +132,7 @@ class Scans:
         try:
             return pa.ipc.read_schema(pa.py_buffer(data))
         except (pa.ArrowException, OSError) as error:
-            log.warning("%s cannot be read, and is made again: %s", path, error)
+            log.warning("cannot read %s, scanning again: %s", path, error)
             return None
 
 

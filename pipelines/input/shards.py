@@ -1,4 +1,4 @@
-"""Input shards: finding files on any file system, and telling one version from another."""
+"""Input shards: find files on any file system, and distinguish their versions."""
 
 import logging
 import posixpath
@@ -12,7 +12,7 @@ from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, reaching, redacted
 from pipelines.input.formats import WITHOUT, format_of
 from pipelines.input.formats.format import Format
-from pipelines.input.listing import Listing, list_files, told
+from pipelines.input.listing import Listing, described, list_files
 from pipelines.input.tables import MISSING
 
 log = logging.getLogger(__name__)
@@ -22,26 +22,26 @@ log = logging.getLogger(__name__)
 class Shard:
     """One file of the input."""
 
-    #: Where it is: an fsspec URL.
+    #: An fsspec URL.
     url: str
-    #: Its path below the input root, of Parquet without `.parquet`; names its output.
+    #: Its path below the input root, without `.parquet`; names its output.
     name: str
-    #: Changes when the content does: the store's hash or etag, else size and time of change.
+    #: Changes with the content: the store's hash or etag, or size and time of change.
     version: str
-    #: How releases before this one may have recorded the same version.
+    #: The same version as earlier releases may have recorded it.
     formerly: str | None = None
-    #: Why it cannot be labelled, if that is plain without opening it.
+    #: Why it cannot be labelled, if that is known without opening it.
     problem: str | None = None
     #: In bytes, where the file system says so.
     size: int | None = field(default=None, compare=False)
 
     def has_version(self, recorded: str) -> bool:
-        """Whether a record of this version is one of the content that is there now."""
+        """Whether a recorded version is that of the present content."""
         return recorded in (self.version, self.formerly)
 
     @property
     def format(self) -> Format:
-        """How it is read."""
+        """The format that reads it."""
         return format_of(self.url)
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
@@ -52,23 +52,22 @@ class Shard:
 
 
 class Shards(list[Shard]):
-    """What was found, in the order of names."""
+    """Shards, sorted by name."""
 
-    #: Files below the input that are no shards.
+    #: Files below the input that are not shards.
     passed_over = 0
 
 
 def find_shards(urls: list[str]) -> Shards:
     """The shards under `urls`, sorted by name.
 
-    A URL is a file, a folder (searched recursively for files whose ending says their format) or a
-    glob. Names are relative to the folder, to the glob's part before its first wildcard, or to the
-    file's parent. What is passed over is logged (`listing.py`). Raises InputError where nothing is
-    found, where two files would share a name, for tables whose log cannot be followed
-    (`tables.py`), and where this user
-    may not list; FastBertError where a store does not answer.
+    A URL is a file, a folder (searched recursively for files with a known ending) or a glob. Names
+    are relative to the folder, to the glob's part before its first wildcard, or to the file's
+    parent. Skipped files are logged (`listing.py`). Raises InputError if nothing is found, if two
+    files would share a name, for tables whose log cannot be followed (`tables.py`), and if this
+    user may not list; FastBertError if a store does not answer.
     """
-    advice = "expected a place that is there, and that this user may list and read"
+    advice = "expected an existing place that this user may list and read"
     found: dict[str, Shard] = {}
     names: dict[str, str] = {}
     passed: dict[str, tuple[str, str]] = {}
@@ -94,7 +93,7 @@ def find_shards(urls: list[str]) -> Shards:
     passed = {url: why for url, why in passed.items() if url not in names}
     shards.passed_over = len(passed)
     if passed:
-        log.info("passed over %s", told(passed.values()))
+        log.info("passed over %s", described(passed.values()))
     return shards
 
 
@@ -106,17 +105,17 @@ def _shards(listing: Listing) -> Iterator[Shard]:
         yield Shard(url, name, *_version(info), problem=problem, size=info.get("size"))
 
 
-#: Longest name of a file, in bytes, that all file systems take.
+#: Longest file name, in bytes, that all file systems allow.
 _LONGEST_NAME = 255
 
 
 def _problem(name: str, info: dict[str, Any]) -> str | None:
-    """Why a shard of this name cannot be labelled. Names become paths of the output: they must
-    stay inside it, and no two may become one."""
+    """Why a shard of this name cannot be labelled. Names become paths of the output, so they must
+    stay inside it and be distinct."""
     if info["type"] == MISSING:
-        return "is in the log of its Delta table, and is not there; restore the table, or repair it"
+        return "is missing, but in the log of its Delta table; restore or repair the table"
     if info["type"] != "file":
-        what = ", but a link to none" if info.get("islink") else ""
+        what = ", but a broken link" if info.get("islink") else ""
         return f"is not a regular file{what}; remove it or put a file there"
     try:
         name.encode()
@@ -130,20 +129,20 @@ def _problem(name: str, info: dict[str, Any]) -> str | None:
     if "::" in name or "\0" in name:
         return "its path has '::' or a NUL, which cannot be opened; rename it"
     if re.search(r"\.\d{12,}\.parquet/", name):
-        return "a folder of its path is called like a file of the output; rename it"
+        return "a folder of its path has the name of a file of the output; rename it"
     if size > _LONGEST_NAME - len(".000000000000.parquet"):
         return f"its name is too long: {size} bytes without .parquet, expected at most 234"
     return None
 
 
-#: What stores have to tell versions apart, the best first. An etag of Google's changes with the
-#: storage class and the metadata, too, so what only Google's has comes before it.
+#: Attributes by which stores distinguish versions, the best first. Google's etag also changes with
+#: storage class and metadata, so attributes that only Google has come first.
 _GOOGLES = ("md5Hash", "crc32c", "generation")
 _TAGS = ("ETag", *_GOOGLES, "etag", "content_md5")
 
 
 def _version(info: dict[str, Any]) -> tuple[str, str | None]:
-    """A shard's version, and what it was called before."""
+    """A shard's version, and its form in earlier releases."""
     tags = {k: f"{k.lower()}:{str(info[k]).strip(chr(34))}" for k in _TAGS if info.get(k)}
     for key, version in tags.items():
         more = f" size:{info['size']}" if key == "crc32c" else ""  # of 32 bits only

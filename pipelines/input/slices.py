@@ -1,4 +1,4 @@
-"""Slices of shards: what they are, and reading their rows."""
+"""Slices of shards, and how to read their rows."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -24,18 +24,18 @@ class Slice:
     shard_rows: int
     first_row: int
     rows: int
-    #: Where reading can begin, as far as the plan knows.
+    #: Place where reading can begin, if the plan knows it.
     start: Start = Start()
 
     @property
     def path(self) -> str:
-        """Where its labelled rows go, below the output root."""
+        """Path of its labelled rows, below the output root."""
         return table_path(self.shard.name, self.first_row)
 
 
 def streams(slices: list[Slice]) -> list[list[Slice]]:
-    """Neighbours that one reader should have, in their order: those that begin at the same place,
-    as in a compressed file, where each of several readers would read what lies before its own."""
+    """Groups of successive slices for one reader: those whose reading begins at the same place, as
+    in a compressed file, where each of several readers would read all rows before its own."""
 
     def place(numbered: tuple[int, Slice]) -> object:
         number, piece = numbered
@@ -45,9 +45,9 @@ def streams(slices: list[Slice]) -> list[list[Slice]]:
 
 
 def scan(shard: Shard, columns: InputColumns) -> Scan:
-    """What the shard holds.
+    """The scan of a shard.
 
-    Raises ShardError if it cannot be labelled, and the store's own error if that may pass.
+    Raises ShardError if it cannot be labelled, and the store's own error if it may be temporary.
     """
     with reading(shard.format.name), shard.open() as file:
         found = shard.format.scan(file)
@@ -56,17 +56,18 @@ def scan(shard: Shard, columns: InputColumns) -> Scan:
 
 
 def check_columns(shard: Shard, found: Scan, columns: InputColumns) -> None:
-    """Raises ShardError as `columns.carried` does, except for text without a line."""
+    """Raises ShardError as `columns.carried` does, except for text files without lines."""
     if shard.format.typed or found.rows or found.schema.names:
         columns.carried(found.schema)
 
 
 class SliceReader:
-    """Reads the rows of slices, in any order; cheaply where one lies behind the last in its shard.
+    """Reads the rows of slices, in any order; cheaply if a slice follows the last one in its shard.
 
-    Parquet can decode a row group from its start only, and compressed text a file. Were each slice
-    opened for itself, the start of one huge row group would be decoded again for every slice in it,
-    which is quadratic. So a reader keeps its place in a shard and goes on from there.
+    A Parquet row group, or a compressed text file, can only be decoded from its start. If each
+    slice were opened by itself, the start of a huge row group would be decoded again for every
+    slice in it, which is quadratic. So a reader keeps its place in a shard and continues from
+    there.
     """
 
     def __init__(self, columns: InputColumns) -> None:
@@ -74,11 +75,11 @@ class SliceReader:
         self._place: _Place | None = None
 
     def read(self, piece: Slice) -> Iterator[pa.Table]:
-        """The slice's rows, some at a time, but at least once, though it be none. Of formats of
-        text they have a column more, BROKEN.
+        """The slice's rows in batches: at least one, which may be empty. Text formats add a column,
+        BROKEN.
 
-        Raises ShardError if the shard cannot be read or no longer has the rows, and the store's
-        own error if that may pass.
+        Raises ShardError if the shard cannot be read or no longer has the rows, and the store's own
+        error if it may be temporary.
         """
         rows = 0
         try:
@@ -90,7 +91,7 @@ class SliceReader:
                     rows += batch.num_rows
                     yield batch
         except BaseException:
-            self.close()  # it is not known where
+            self.close()  # the place is unknown
             raise
         if missing := piece.rows - rows:
             self.close()
@@ -99,7 +100,7 @@ class SliceReader:
             yield self._place.schema.empty_table()
 
     def close(self) -> None:
-        """Let go of the open shard, if there is one."""
+        """Close the open shard, if there is one."""
         if self._place is not None:
             self._place.close()
             self._place = None
@@ -115,22 +116,22 @@ class _Place:
             opened = piece.shard.format.open(file, piece.start, piece.first_row, columns)
             self.schema, self.row, self.starts = opened.schema, opened.row, opened.starts
             self.batches = (batch for batch in opened.batches if batch.num_rows)
-            self.rest: pa.RecordBatch | None = None  # decoded, and not taken yet
+            self.rest: pa.RecordBatch | None = None  # decoded, not yet returned
             self.close = stack.pop_all().close
 
     def leads_to(self, piece: Slice) -> bool:
-        """Whether going on gets to the slice, and no later than from where it would begin."""
+        """Whether continuing reaches the slice, and no later than opening it anew would."""
         within = self.starts[max(0, bisect_right(self.starts, piece.first_row) - 1)]
         start = max(within, piece.start.row)
         return self.shard == piece.shard and start <= self.row <= piece.first_row
 
     def take(self, piece: Slice) -> Iterator[pa.Table]:
-        """The slice's rows, some at a time, or those that the shard has."""
+        """The slice's rows in batches, or those that the shard has."""
         for some in together(self._parts(piece), lambda part: (part.num_rows, part.nbytes)):
             yield pa.Table.from_batches(some, self.schema)
 
     def _parts(self, piece: Slice) -> Iterator[pa.RecordBatch]:
-        """The slice's rows as they are decoded."""
+        """The slice's rows as decoded."""
         stop = piece.first_row + piece.rows
         while self.row < stop and (batch := self.rest or next(self.batches, None)):
             first = max(0, piece.first_row - self.row)

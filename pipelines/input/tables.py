@@ -1,6 +1,6 @@
-"""Folders that are tables: a log, and not the folder, says which of their files count.
+"""Folders that are tables: their log, and not the folder, lists the valid files.
 
-Read as plain files, they give back what was deleted, and what was rewritten twice.
+Read as plain files, they would return deleted rows, and rewritten rows twice.
 """
 
 import posixpath
@@ -22,10 +22,10 @@ from pipelines.output.storage import FOOTER_THREADS
 
 Info = dict[str, Any]
 
-#: Type of a file that a log names and nobody finds, beside the types of fsspec.
+#: Type of a file that a log names and that does not exist, beside fsspec's types.
 MISSING = "missing"
 #: By format, the folder of a table that holds its log, and the paths of files in it. Delta comes
-#: last, and counts: its tables may also carry the others' metadata.
+#: last and takes precedence: its tables may also have metadata of the others.
 _LOGS = {
     "a Paimon table": ("snapshot", r"snapshot-\d+"),
     "an Iceberg table": ("metadata", r"(v\d+|\d{5}-[^/]*)\.metadata\.json(\.gz)?"),
@@ -41,12 +41,12 @@ def current_files(
     shards: Iterable[str],
     folder: bool,
 ) -> tuple[dict[str, Info], set[str]]:
-    """Of the Delta tables that some of the `shards` lie in: the files of the current version, as
-    the file system describes them, and the shards that are none of these.
+    """For the Delta tables that contain `shards`: the files of the current version, as the file
+    system describes them, and the shards that are not among these.
 
-    `files`, shards and others, were found below `root`, and are all that are there if it is a
-    `folder`; the tables may also lie around it. Raises InputError for Delta tables that plain
-    reading would get wrong, and for those of other formats.
+    `files`, shards and others, were found below `root`; if it is a `folder`, they are all of its
+    files; a table may also contain the root. Raises InputError for Delta tables that plain reading
+    would get wrong, and for tables of other formats.
     """
     tables = _tables(fs, root, files, folder)
     governed: dict[str, set[str]] = defaultdict(set)
@@ -58,7 +58,7 @@ def current_files(
     for table, paths in governed.items():
         if tables[table] != "a Delta table":
             raise InputError(
-                f"'{redacted(table)}' is {tables[table]}, whose log says which of its files count; "
+                f"'{redacted(table)}' is {tables[table]}, whose log lists its valid files; "
                 f"expected plain Parquet or a Delta table; {PLAIN}"
             )
         named = {f"{table}/{path}" for path in delta_files(fs, table)}
@@ -72,11 +72,11 @@ def current_files(
 def _tables(
     fs: AbstractFileSystem, root: str, files: Iterable[str], folder: bool
 ) -> dict[str, str]:
-    """The tables that files may belong to: folder -> format."""
-    places = set(above(root))  # a folder's own listing has its log
+    """The tables that the files may belong to: folder -> format."""
+    places = set(above(root))  # the listing of a folder itself has its log
     if not folder:
         places |= {root, *(place for path in files for place in above(path))}
-    if "http" in fs.protocol:  # servers list what they want, or answer anything
+    if "http" in fs.protocol:  # listings of web servers are unreliable
         places = set()
     asked = [f"{place}/{log}" for place in places if place.strip("/") for log, _ in _LOGS.values()]
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
@@ -90,14 +90,14 @@ def _tables(
 
 
 def above(path: str) -> Iterator[str]:
-    """The folders that a path lies in, the nearest first."""
+    """The parent folders of a path, the nearest first."""
     while (folder := posixpath.dirname(path)) != path:
         yield folder
         path = folder
 
 
 def _listed(fs: AbstractFileSystem, folder: str) -> list[str]:
-    """The paths in a folder; none where it is not there, or above all that may be seen."""
+    """The paths in a folder; none if it does not exist or may not be listed."""
     try:
         return list(Patience()(fs.ls, folder, detail=False))
     except (OSError, ValueError, NotImplementedError) as error:
@@ -107,7 +107,7 @@ def _listed(fs: AbstractFileSystem, folder: str) -> list[str]:
 
 
 def _info(fs: AbstractFileSystem, path: str) -> Info:
-    """Of a file that a log has named since the folder was listed, or wrongly."""
+    """Info on a file that a log names, added since the listing, or missing."""
     try:
         info: Info = Patience()(fs.info, path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a column says of its rows: a label, several labels, a score, or chances of classes.
+"""Targets from a column: a label, several labels, a score, or probabilities of classes.
 
 Letters: n rows, N classes.
 """
@@ -17,33 +17,33 @@ from fastbert.exits.question import Kind
 from pipelines.input.columns import listed
 from pipelines.input.labels import LOOKS, class_names, look
 
-#: How far from 1 the chances of a row may add up.
+#: Largest distance from 1 of the sum of a row's probabilities.
 _ROUNDED = 0.01
-#: What is wrong with labels, and what to do about it.
+#: What to do about missing labels.
 _DROP = "fill it, name another one with --label-column, or drop those rows"
 
 
 class Targets:
-    """The targets of many rows, as they are read, of one kind of question."""
+    """Collects the targets of rows as they are read, for one kind of question."""
 
     def __init__(self, column: str, kind: Kind | None) -> None:
-        """Of a column; without a kind, the first rows' type says it."""
+        """For a column; without a kind, the type of the first rows decides."""
         self.column, self.kind = column, kind
         self._given: list[Any] = []
-        #: Of chances: names that a struct gives its classes.
+        #: Of probabilities: the classes, named by a struct's fields.
         self._fields: list[str] | None = None
         self._chances: bool | None = None  # not known yet
 
     def add(self, values: pa.ChunkedArray) -> None:
-        """The next rows. Raises InputError for a type that is none of the kind; the message begins
-        with "is of type", for the caller to say of what."""
+        """Add rows. Raises InputError for a type that does not fit the kind; the message begins
+        with "is of type", and the caller puts the column before it."""
         plain = _plain(values)
         if types.is_null(plain.type):
             self._given += [None] * len(plain)
             return
         chances = _are_chances(plain.type)
         if self._chances not in (None, chances):
-            raise InputError(f"is of type {plain.type}, expected one as in the shards before")
+            raise InputError(f"is of type {plain.type}, expected that of the shards before")
         self._chances = chances
         if chances:
             self._given += self._chances_of(plain)
@@ -52,7 +52,7 @@ class Targets:
         self._given += _READ[kind](plain)
 
     def _chances_of(self, values: pa.Array) -> list[list[float] | None]:
-        """A number for each class, of a struct in the order of the first one's fields."""
+        """A number for each class; of a struct, in the order of the first one's fields."""
         rows: list[Any] = values.to_pylist()
         if types.is_struct(values.type):
             fields = [field.name for field in values.type]
@@ -71,8 +71,8 @@ class Targets:
         ]
 
     def finish(self, names: list[str] | None) -> tuple[list[str], list[Any]]:
-        """The class names, those given or those found, sorted, and the targets of all rows. Raises
-        InputError for rows without one, and for classes that are not among the names."""
+        """The class names, given or found and sorted, and the targets of all rows. Raises
+        InputError for rows without a target, and for classes that are not among the names."""
         if missing := sum(value is None for value in self._given):
             raise InputError(
                 f"{missing:,} of {len(self._given):,} rows have no label in column "
@@ -103,36 +103,37 @@ class Targets:
         return names, hot.tolist()
 
     def _of_chances(self, names: list[str] | None) -> tuple[list[str], list[Any]]:
-        """Chances as they are; their kind, where it is not known, is that of one label if they add
-        up to 1."""
+        """Probabilities as they are; if their kind is unknown, it is a single label if they add up
+        to 1."""
         sizes = {len(row) for row in self._given}
         found = self._fields or [str(k) for k in range(max(sizes))]
         names = names or found
         if len(sizes) > 1 or len(found) != len(names) or (self._fields and {*found} != {*names}):
             raise InputError(
-                f"column '{self.column}' has numbers of the classes {listed(found)}, expected one "
+                f"column '{self.column}' has numbers for the classes {listed(found)}, expected one "
                 f"for each of {listed(names)} in every row"
             )
         order = [found.index(name) for name in names] if self._fields else range(len(names))
         chances = np.array(self._given, np.float64)[:, list(order)]
         if self.kind == "score" or not ((chances >= 0) & (chances <= 1)).all():
             raise InputError(
-                f"column '{self.column}' has lists of numbers, expected chances from 0 to 1, of "
-                "one label or, with --task several-labels, of each; a score is a number in each row"
+                f"column '{self.column}' has lists of numbers, expected probabilities from 0 to 1, "
+                "of one label or, with --task several-labels, of each; a score is a number in each "
+                "row"
             )
         add_up = np.abs(chances.sum(1) - 1) <= _ROUNDED
         if self.kind is None and not add_up.all():
             raise InputError(
-                f"column '{self.column}' has chances of classes that do not add up to 1 in "
+                f"column '{self.column}' has probabilities of classes that do not add up to 1 in "
                 f"{int((~add_up).sum()):,} of {len(add_up):,} rows: pass --task several-labels if "
-                "each is a label of its own, --task single-label if the largest counts"
+                "each is a separate label, --task single-label if the largest counts"
             )
         self.kind = self.kind or "single-label"
         if self.kind == "single-label":
             if none := int((chances.sum(1) == 0).sum()):
                 raise InputError(
                     f"{none:,} of {len(chances):,} rows have no label in column '{self.column}', "
-                    f"as all chances are 0; {_DROP}"
+                    f"as all probabilities are 0; {_DROP}"
                 )
             chances /= chances.sum(1, keepdims=True)
         return names, chances.astype(np.float32).tolist()
@@ -186,7 +187,7 @@ def _lists(values: pa.Array) -> list[list[str] | None]:
         known = dict.fromkeys(name for name in some if name is not None)
         if len(known) < len(some) and not _is_text(values.type.value_type):
             raise InputError(
-                f"is of type {values.type} and has a value twice in a row, as of 0 or 1 for each "
+                f"is of type {values.type} and has a value twice in a row, such as 0 or 1 for each "
                 "class; cast it to lists of floating-point numbers, and pass --task several-labels"
             )
         rows.append(None if length is None or None in some else [*known])
@@ -209,7 +210,7 @@ def _flat(rows: list[list[str]]) -> Iterable[str]:
     return (name for row in rows for name in row)
 
 
-#: By kind, how a column's values are read: None for rows without.
+#: By kind, how to read a column's values; None for rows without one.
 _READ: dict[Kind, Callable[[Any], list[Any]]] = {
     "single-label": class_names,
     "several-labels": _lists,

@@ -1,4 +1,4 @@
-"""Shards that cannot be read: the error that says so, and the patience before it is raised."""
+"""Unreadable shards: their error, and the attempts before it is raised."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ Result = TypeVar("Result")
 
 
 class ShardError(FastBertError):
-    """One shard cannot be labelled; the message says why. The job goes on without it."""
+    """One shard cannot be labelled; the message says why. The job continues without it."""
 
 
 @contextmanager
 def reading(format: str) -> Iterator[None]:
-    """Turns what is raised on files that are not, or not any more, of a format into ShardErrors;
-    the store's own errors are left as they are if they may pass."""
+    """Turn errors that files of a wrong format raise into ShardErrors; the store's own errors stay
+    as they are if they may be temporary."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
@@ -30,7 +30,7 @@ def reading(format: str) -> Iterator[None]:
 
 
 def read_patiently(patience: Patience, read: Callable[..., Result], *arguments: Any) -> Result:
-    """The result of a call that reads a shard; ShardError if faults of the store do not pass."""
+    """The result of a call that reads a shard; ShardError if faults of the store persist."""
     try:
         return patience(read, *arguments)
     except Exception as error:

@@ -1,1 +1,1 @@
-"""The labelling job and its stages; it does not know what runs them."""
+"""The labelling job and its stages, independent of the executor."""

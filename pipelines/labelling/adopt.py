@@ -1,7 +1,7 @@
-"""Labelled rows whose record is lost stay where they are, if they are what this run would write.
+"""Adoption: labelled rows whose record is lost are kept if this run would write the same rows.
 
-Runs that are killed between rows and record leave such files, and so does who restores `table/`
-without `ledger/`. A file says itself what its record said (`Ledger.described`).
+Runs killed between rows and record leave such files, and so does a restore of `table/` without
+`ledger/`. A file has the content of its record as metadata (`Ledger.described`).
 """
 
 from collections import defaultdict
@@ -20,9 +20,9 @@ from pipelines.output.ledger import Ledger
 def adopt(
     ledger: Ledger, output: Committed, shards: list[Shard], identity: Identity, run_id: str
 ) -> Committed:
-    """What the output holds, with the commits, by this run, of files without a record that fit
-    shard and identity, and overlap no record: `stray` still has these files. Nothing is written;
-    only files of `shards` are looked at."""
+    """The output's content, with commits by this run of files without a record that fit shard and
+    identity, and overlap no record; `stray` still has these files. Nothing is written; only files
+    of `shards` are read."""
     known = {shard.name: shard for shard in shards}
     found = ledger.described([path for path, name in output.stray.items() if name in known], run_id)
     precision = output.precision(identity)
@@ -38,7 +38,7 @@ def adopt(
         if known[record.shard].has_version(record.version)
         and record.source == redacted(known[record.shard].url)
         and not identity.differences(record.recipe)
-        # A run was killed that should have replaced it: what was given up, another precision.
+        # A killed run should have replaced it: a slice that was given up, or another precision.
         and not record.model_errors
         and precision in (record.precision, None)
         and all(

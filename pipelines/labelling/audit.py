@@ -1,16 +1,16 @@
-"""What the rows of a run say about the promise they were labelled under.
+"""Audits: whether the rows of a run contradict the promise of its operating point.
 
-Two alarms, each with a chance of `FALSE_ALARM` at most to go off in a night on which nothing is
-wrong: audited rows disagree with full depth more often than was promised, or rows leave the network
-elsewhere than when it was calibrated. The second needs no audit and sees a change of the corpus
-that does no harm, too. Among a million rows any change is certain, so it must be large as well.
+Two alarms, each with a probability of at most `FALSE_ALARM` in a run without faults: audited rows
+disagree with full depth more often than promised, or rows leave at other layers than at
+calibration. The second needs no audit, and also detects harmless changes of the corpus. With a
+million rows any change is significant, so it must also be large.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy  # which imports `stats` when it is first used: that takes long
+import scipy  # imports `stats` on first use, because that takes long
 
 from fastbert.calibration.bounds import interval
 from fastbert.exits.operating_point import OperatingPoint
@@ -21,7 +21,7 @@ FALSE_ALARM = 0.001
 #: Confidence of the intervals in summaries.
 CONFIDENCE = 0.95
 
-#: Expected rows of a cell from which on the chi-squared test's distribution is close enough.
+#: Expected rows of a cell at which the chi-squared approximation is close enough.
 _EXPECTED = 5.0
 
 
@@ -32,10 +32,10 @@ def audit(
     agreements: int,
     drift_tolerance: float = DRIFT_TOLERANCE,
 ) -> dict[str, Any]:
-    """The audit's part of a run's summary.
+    """The audit fields of a run's summary.
 
-    `exits` counts the run's rows by layer; of `audited` rows `agreements` have full depth's label.
-    `drift_tolerance` is the share of rows that may leave elsewhere.
+    `exits` counts the run's rows by layer; `agreements` of the `audited` rows have full depth's
+    label. `drift_tolerance` is the share of rows that may leave at other layers.
     """
     found: dict[str, Any] = {
         "audit_agreement": agreements / audited if audited else None,
@@ -43,8 +43,8 @@ def audit(
     }
     alarms = []
     promise, evidence = point.promise, point.evidence
-    # Audits are about the run's own full depth. Rows that do not have its answer are broken under a
-    # promise about another one, too, except under a tolerance: both may be off by that.
+    # Audits compare with the run's own full depth. Rows that differ from it also break a promise
+    # about another full depth, except under a tolerance, by which both may be off.
     against = promise and promise.against
     tolerant = point.criterion == "tolerance"
     if promise and promise.harm == "disagreement" and not (against and tolerant):
@@ -54,16 +54,15 @@ def audit(
         if audited and scipy.stats.binom.sf(broken - 1, audited, promise.share) < FALSE_ALARM:
             alarms.append(
                 f"{broken} of {audited} audited rows do not have full depth's "
-                f"{'score' if point.within else 'label'}, "
-                f"'{point.name}' promises at most {promise.share:.2%}; calibrate it again on this "
-                "corpus"
+                f"{'score' if point.within else 'label'}, '{point.name}' promises at most "
+                f"{promise.share:.2%}; calibrate it again on this corpus"
             )
     if evidence and sum(exits) and sum(evidence.exits):
         found["exit_drift"], found["exit_drift_p"] = drift(evidence.exits, exits)
         if found["exit_drift"] > drift_tolerance and found["exit_drift_p"] < FALSE_ALARM:
             alarms.append(
                 f"{found['exit_drift']:.1%} of the rows leave at other layers than when "
-                f"'{point.name}' was calibrated: the corpus is not the one it was; look at what "
+                f"'{point.name}' was calibrated: the corpus has changed; look at the rows that "
                 "fastbert report --least-certain shows, and calibrate again if such rows are to "
                 "stay"
             )
@@ -76,9 +75,9 @@ def audits(
     agreements: int,
     drift_tolerance: float = DRIFT_TOLERANCE,
 ) -> dict[str, Any]:
-    """`audit` of a run's sums, as `totals` has them; of several questions, of each of them.
+    """`audit` of a run's sums from `totals`, for each question if there are several.
 
-    Of so many `agreements` rows all answers are full depth's.
+    `agreements` is the number of rows whose answers are all full depth's.
     """
     audited = sums["audit_rows"]
     if point.questions is None:
@@ -97,11 +96,11 @@ def audits(
 
 
 def drift(before: Sequence[int], now: Sequence[int]) -> tuple[float, float]:
-    """How far two counts by layer lie apart, and how likely so far if nothing has changed.
+    """Distance of two counts by layer, and its probability if nothing has changed.
 
-    The first is the total variation distance of the two distributions. The second is the p-value
-    of Pearson's chi-squared test of homogeneity, neighbouring layers taken together until at least
-    5 rows are expected of each.
+    The first is the total variation distance of the two distributions. The second is the p-value of
+    Pearson's chi-squared test of homogeneity, with successive layers merged until at least 5 rows
+    are expected in each.
     """
     counts = np.array([before, now], float)  # (2, L)
     shares = counts / counts.sum(1, keepdims=True)

@@ -37,9 +37,9 @@ from pipelines.output.record import slice_id
 from pipelines.output.statistics import UNCERTAINTY_BINS, SliceStats, of_the_model
 
 Array = np.ndarray[Any, Any]
-#: Kinds of errors that a slice's record counts; they may name what is a row's own.
+#: Most kinds of errors that a slice's record counts; messages may be specific to a row.
 _MOST_REASONS = 20
-#: Labels that it counts per exit: all, but where classes are so many that records would grow.
+#: Most labels that it counts per exit, so that many classes do not make large records.
 _MOST_LABELS = 256
 
 
@@ -47,10 +47,10 @@ class Classify:
     """A replica of the model: adds the output's columns to a slice."""
 
     def __init__(self, run: Run, threads: int = 1, cuda: bool = False) -> None:
-        """`threads` are CPU threads of the model; `cuda` says whether the replica was given a GPU.
+        """`threads` are CPU threads of the model; `cuda` is whether the replica was given a GPU.
 
-        Raises FastBertError if it does not find that, or cannot do the run's precision, and
-        MachineError if the model cannot be made ready, as where it does not fit the memory.
+        Raises FastBertError if there is no GPU, or if it does not support the run's precision, and
+        MachineError if the model cannot be loaded, for example for lack of memory.
         """
         torch.set_num_threads(threads)
         checkpoint = fetch_checkpoint(run.model, run.identity.checkpoint)
@@ -62,7 +62,7 @@ class Classify:
         device = "cuda" if cuda else "cpu"
         try:
             require(run.precision, device, run.emulated)
-        except InputError as error:  # not of what the user sees: the run is under way
+        except InputError as error:  # no input error for the user: the run has started
             raise FastBertError(str(error)) from error
         self.device = device_name(device)
         with blamed_on_machine("the model cannot be made ready", self.device):
@@ -74,14 +74,14 @@ class Classify:
         self.rules = run.identity.rules
         self.questions = self.engine.questions.by(self.rules)
         self.cost = CostModel(model).using(exits_used(self.rules))
-        #: Hears of a slice, by name, how many of its rows are done, about.
-        self.told: Callable[[str, float], object] = lambda name, rows: None
+        #: Called with a slice's name and the approximate number of its rows done.
+        self.report: Callable[[str, float], object] = lambda name, rows: None
 
     def __call__(self, work: Work, given_up: str | None = None) -> Work:
-        """Label every row that has tokens; the others keep their error, or get `given_up`, with
-        which no row is labelled.
+        """Label every row that has tokens; the others keep their error. With `given_up`, label
+        none, and give it to all rows as error.
 
-        Raises MachineError and InputError where rows fail and known texts do, too: `check`.
+        Raises MachineError and InputError if rows fail and known texts fail, too: see `check`.
         """
         started = time.monotonic()
         table = work.table.combine_chunks()
@@ -95,7 +95,7 @@ class Classify:
         found = [Predictions.none(len(tokens), asked.task) for asked in self.questions]
         if early:
             found = [each.take(good) for each in early.found]
-        failed = self._classify(tokens, audited, found, lambda rows: self.told(name, rows))
+        failed = self._classify(tokens, audited, found, lambda rows: self.report(name, rows))
         answered = (row_exits(found) != NO_EXIT) & are_numbers(found)
         odd = len(tokens) - int(answered.sum()) - len(failed)
         if speaks_against_the_model(odd, len(tokens) - len(failed)):
@@ -104,7 +104,7 @@ class Classify:
         for row in np.flatnonzero(~answered).tolist():
             why = failed.get(row)
             errors[places[row]] = f"the model failed: {why}" if why else NOT_A_NUMBER
-        good[good] = answered  # from here on: the rows that have a label
+        good[good] = answered  # from here on, rows with a label
         found, lengths = [each.take(answered) for each in found], lengths[answered]
         private = {IDS, TYPES, TRUNCATED, ERROR, WINDOWS}
         result = table.drop_columns([name for name in table.column_names if name in private])
@@ -140,8 +140,8 @@ class Classify:
         found: list[Predictions],
         advance: Callable[[float], object],
     ) -> dict[int, str]:
-        """Put answers for all rows that have tokens into `found`, by question; why there are none
-        for some. `advance` hears how many are done, about."""
+        """Put answers for all rows that have tokens into `found`, by question; returns why rows
+        have none. `advance` is called with the approximate number of rows done."""
 
         def run(rows: Rows) -> list[Predictions]:
             some = tokens.take(rows)
@@ -155,7 +155,7 @@ class Classify:
         return failed
 
     def check(self) -> None:
-        """Label known texts at full depth, where every row comes to that may be no number.
+        """Label known texts at full depth, where every layer's numbers are used.
 
         Raises MachineError if that fails, and InputError if an answer is not a number.
         """
@@ -166,13 +166,13 @@ class Classify:
         if bad := int((~finite).sum()):
             raise InputError(
                 f"the model's answers to {bad} of {len(finite)} known texts are not numbers in "
-                f"{self.run.precision}: its weights are damaged, or training has diverged; nothing "
-                "of such slices is committed: train it again, or pass another --model"
+                f"{self.run.precision}: its weights are damaged, or training has diverged; such "
+                "slices are not committed: train it again, or pass another --model"
             )
 
     @cached_property
     def _classes(self) -> dict[str, Sequence[str]]:
-        """Of columns with a number for each class: which these are."""
+        """The classes of columns with a number for each class."""
         return {f"{prefix(asked.name)}scores": asked.task.names for asked in self.questions}
 
     @cached_property
@@ -190,8 +190,8 @@ def statistics_of(
     cost: CostModel,
     questions: Questions,
 ) -> SliceStats:
-    """`stats` with what the answers of n rows to each question add to it; `lengths`: tokens, as
-    `CostModel` takes them."""
+    """`stats` updated with the answers of n rows to each question; `lengths`: tokens, as for
+    `CostModel`."""
     exits, last = row_exits(found), len(cost.exits) - 1
     flops = cost.row_flops(lengths, exits)
     deepest = cost.row_flops(lengths, np.full_like(exits, last))
@@ -201,7 +201,7 @@ def statistics_of(
         for asked, each in zip(questions, found, strict=True)
     }
     agreed = np.logical_and.reduce([*same.values()])
-    # Of the question that was answered last.
+    # By the question that was answered last.
     unsure = np.max([np.where(each.exit == exits, each.uncertainty, -1) for each in found], 0)
     left = [exits == k for k in range(last + 1)]
 
@@ -217,7 +217,7 @@ def statistics_of(
         return dict(counts.most_common(_MOST_LABELS))
 
     def answered(rows: dict[str, Array]) -> list[dict[str, int]]:
-        """How many of some rows of each question were answered at each exit."""
+        """By question, the number of rows answered at each exit."""
         counts = [
             {
                 asked.name: int((rows[asked.name] & (each.exit == k)).sum())

@@ -16,16 +16,16 @@ from pipelines.output.storage import Storage, to_parquet
 
 @dataclass(frozen=True)
 class Commit:
-    """Writes to the output on behalf of a run."""
+    """Writes to the output for a run."""
 
     run: Run
 
     def __call__(self, work: Work) -> Record:
         """Commit a labelled slice.
 
-        Data before record: a crash in between costs a recomputation, which publishes the same
-        rows under the same name. Raises LockLost, and writes nothing, if the run has lost the
-        output, and what `Storage` raises.
+        Rows come before the record: a crash in between costs a recomputation, which publishes the
+        same rows under the same name. Raises LockLost, and writes nothing, if the run has lost the
+        output; raises the errors of `Storage`.
         """
         started = time.monotonic()
         piece, run = work.slice, self.run

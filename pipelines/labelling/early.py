@@ -1,5 +1,5 @@
-"""Rows that leave before the first layer, answered where they are read: they do not travel to the
-model's device. Those of them that are audited do.
+"""Answers rows that leave before the first layer in the readers: they do not travel to the model's
+device, except audited ones.
 
 Letters: N rows of a slice.
 """
@@ -22,10 +22,10 @@ from pipelines.labelling.work import ERROR, IDS, WINDOWS, Early, Work
 
 
 class AnswerEarly:
-    """Answers what can be, and takes the tokens of those rows away."""
+    """Answers the rows that can leave, and removes their tokens."""
 
     def __init__(self, run: Run, folder: Path) -> None:
-        """With the checkpoint in a folder."""
+        """Loads the checkpoint in `folder`."""
         self.exit = FirstExit(folder, run.identity.rules)
         if run.identity.all_scores:
             self.exit.questions = self.exit.questions.with_scores()
@@ -52,7 +52,7 @@ class AnswerEarly:
 
 
 def _emptied(table: pa.Table, name: str, lengths: Array, values: Array) -> pa.Table:
-    """With a column of lists of these lengths in place of one, of these values."""
+    """The table with a column replaced by lists of these lengths and values."""
     kind = table.schema.field(name).type.value_type
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
     lists = pa.LargeListArray.from_arrays(offsets, pa.array(values, kind))

@@ -1,4 +1,4 @@
-"""How long a run will take: by the ledger's last run, else by a probe on this machine."""
+"""Estimates of a run's time: by the ledger's last run, or by a probe on this machine."""
 
 import json
 import time
@@ -27,13 +27,13 @@ _ROWS = 200
 class Estimate:
     """Seconds of one replica."""
 
-    by: str  # what it is known from
+    by: str  # source of the estimate
     startup_seconds: float  # before the first slice is labelled
     seconds: float  # with exits
-    full_depth_seconds: float  # were there none
+    full_depth_seconds: float  # without exits
 
-    def told(self) -> str:
-        """For people."""
+    def in_words(self) -> str:
+        """The estimate in words."""
         return (
             f"about {self.seconds:,.0f} s of one replica, {self.full_depth_seconds:,.0f} s at full "
             f"depth, after {self.startup_seconds:,.0f} s of start-up (by {self.by})"
@@ -45,9 +45,9 @@ class Estimate:
 
 
 def by_last_run(storage: Storage, identity: Identity, rows: int) -> Estimate | None:
-    """From the last run of this model at this point; None if there is none."""
+    """Estimate from the last run of this model at this point; None if there is none."""
     runs = storage.read(sorted(storage.paths("ledger/runs", ".json"))).values()
-    known = [run for run in map(_parsed, runs) if _tells(run, identity)]
+    known = [run for run in map(_parsed, runs) if _usable(run, identity)]
     if not known:
         return None
     last = max(known, key=lambda run: str(run["started_at"]))
@@ -68,8 +68,8 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _tells(run: dict[str, Any], identity: Identity) -> bool:
-    """Whether a summary has what it takes, and is of this model and point."""
+def _usable(run: dict[str, Any], identity: Identity) -> bool:
+    """Whether a summary has the necessary fields, and is of this model and point."""
     numbers = ("rows", "device_seconds", "flops", "full_flops")
     same = all(run.get(key) == getattr(identity, key) for key in ("checkpoint", *WHERE))
     same &= run.get("questions") == questions_text(identity)
@@ -80,8 +80,8 @@ def _tells(run: dict[str, Any], identity: Identity) -> bool:
 def by_probe(
     checkpoint: Path, identity: Identity, point: OperatingPoint, asked: str, todo: list[Slice]
 ) -> Estimate | None:
-    """From labelling the first rows of what is to do, here and now; None if they cannot be read, or
-    have no text. Raises InputError for a checkpoint that cannot label."""
+    """Estimate from labelling the first rows of the plan now; None if they cannot be read, or have
+    no text. Raises InputError for a checkpoint that cannot label."""
     started = time.monotonic()
     columns = replace(columns_of(identity), carry=())
     model, tokenizer = load_checkpoint(checkpoint, identity.pair_column is not None)

@@ -1,4 +1,4 @@
-"""Finding the rows that make a computation fail, so that their neighbours need not."""
+"""Isolation of the rows that make a computation fail, so that other rows succeed."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,19 +10,19 @@ from fastbert.errors import FastBertError, Stopped
 Result = TypeVar("Result")
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
-#: What is never a row's failure. All else may be: panics of Rust extensions are BaseExceptions.
+#: Errors that rows never cause; they may cause others: panics of Rust are BaseExceptions.
 NOT_OF_ROWS = (KeyboardInterrupt, SystemExit, GeneratorExit, Stopped, FastBertError)
 
 
 def isolate(
     run: Callable[[Rows], Result], rows: Rows, check: Callable[[], object]
 ) -> tuple[list[tuple[Rows, Result]], dict[int, str]]:
-    """`run` over all of `rows`; where it raises, over each half of them, down to single rows.
+    """Call `run` on all of `rows`; if it raises, on each half of them, down to single rows.
 
-    Returns (rows, result) pairs in the order of `rows`, and why each row that fails alone does.
-    Rows are blamed by a machine that works: `check` is called when all of `rows` have failed
-    together and when one has failed alone, and raises where the machine is to blame. So a broken
-    machine costs few calls, and b bad rows among n cost b * (2 log2(n) + 1) and 2.
+    Returns (rows, result) pairs in the order of `rows`, and the error of each row that fails alone.
+    `check` is called when all of `rows` have failed together and when one has failed alone, and
+    raises if the machine is at fault, not the row. So a broken machine costs few calls, and b bad
+    rows among n cost b * (2 log2(n) + 1) + 2 calls.
     """
     found: list[tuple[Rows, Result]] = []
     failed: dict[int, str] = {}
@@ -36,7 +36,7 @@ def isolate(
             raise
         except BaseException as error:
             why = said(error)
-        # Behind the handler: the error's frames hold memory that a check may need.
+        # After the handler, because the error's frames hold memory that a check may need.
         if some is rows or len(some) == 1:
             check()
         if len(some) <= 1:

@@ -1,4 +1,4 @@
-"""The labelling job: plan, run the stages, sum up, all of it while the output is locked."""
+"""The labelling job: plan, run the stages and summarise, while the output is locked."""
 
 import logging
 import time
@@ -40,17 +40,17 @@ from pipelines.settings import LabelSettings
 
 log = logging.getLogger(__name__)
 
-#: By name, as it imports torch, which not every run needs.
+#: By name, because it imports torch, which not every run needs.
 PREFLIGHT = "pipelines.labelling.preflight:preflight"
 
 
 def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     """Bring the output up to date with the input. Returns the run's summary.
 
-    `exit_code` in it is 0 when all is labelled, 3 where shards could not be read or more rows than
-    allowed have an error, and else, with alarms, what was asked for. Raises InputError, before any
-    work, for wrong input or settings, OutputHeld if another run is at work on the output, and
-    Stopped on SIGTERM or Ctrl-C.
+    Its `exit_code` is 0 if everything is labelled, 3 if shards could not be read or more rows than
+    allowed have an error, and otherwise, with alarms, `alarm_exit_code`. Raises InputError, before
+    any work, for wrong input or settings, OutputHeld if another run holds the output, and Stopped
+    on SIGTERM or Ctrl-C.
     """
     settings = replace(placed(settings), model=model_placed(settings.model))
     job = Job(settings)
@@ -69,22 +69,22 @@ def label(settings: LabelSettings, executor: Executor) -> dict[str, Any]:
     lock, stops = RunLock(job.ledger.storage, job.run_id), Stops()
 
     def work() -> dict[str, Any]:
-        with closing(executor):  # also where the run is refused
+        with closing(executor):  # also if the run is refused
             return job.run(lock.acquire(), executor, stops)
 
     return stops.during(work, lock.release)
 
 
 class Job:
-    """One run: what was asked for, checked, before anything is done."""
+    """One run: its settings, checked before anything is done."""
 
     def __init__(self, settings: LabelSettings) -> None:
-        """Check settings and checkpoint; InputError if they do not fit."""
+        """Check settings and checkpoint; raises InputError if they do not fit."""
         self.settings = settings
         self.checkpoint = fetch_checkpoint(settings.model)
         self.config = read_outline(self.checkpoint)
         self.asked = asked_point(settings, self.config)
-        #: Known when there is a plan, as they may depend on what the output holds.
+        #: Known with the plan, because they may depend on the output's content.
         self.point: OperatingPoint
         self.identity: Identity
         self.ledger = Ledger(Storage(settings.output))
@@ -129,14 +129,14 @@ class Job:
         return plan
 
     def _last_recipe(self, output: Committed) -> dict[str, Any] | None:
-        """That of the output's last commit; None for a new output."""
+        """The recipe of the output's last commit; None for a new output."""
         if (last := output.recipe()) is not None:
             return last
         described = self.ledger.described([*output.stray][:1], self.run_id)
         return described[0].recipe if described else None  # the ledger may be lost
 
     def _settle(self, last: dict[str, Any] | None) -> None:
-        """Point and identity of this run, on an output with this last recipe."""
+        """Set point and identity of this run, for an output with this last recipe."""
         settings, checkpoint = self.settings, fingerprint(self.checkpoint)
         same_model = last if last and last.get("checkpoint") == checkpoint else None
         self.point = self.asked or point_of_output(self.config, same_model)
@@ -157,21 +157,21 @@ class Job:
         )
 
     def _windows(self) -> dict[str, Any] | None:
-        """How texts are read that are longer; pairs never are read so."""
+        """How longer texts are read; pairs are always truncated."""
         found = None if self.settings.pair_column else self.config.windowing
         return None if found is None else msgspec.structs.asdict(found)
 
     def _all_scores(self, last: dict[str, Any] | None) -> bool:
-        """Whether there is a column of all probabilities: where it is asked for, and in outputs
-        that have one. InputError for a score."""
+        """Whether there is a column of all probabilities: on request, and in outputs that have one.
+        Raises InputError for a score."""
         kinds = {each.kind for each in self.config.question_list}
         if self.settings.all_scores and kinds == {"score"}:
-            raise InputError("--all-scores is of labels, the checkpoint gives a score")
+            raise InputError("--all-scores needs labels, but the checkpoint gives a score")
         going_on = last is not None and self.settings.change != "relabel"
         return self.settings.all_scores or bool(going_on and last and last.get("all_scores"))
 
     def heading(self, plan: Plan) -> dict[str, Any]:
-        """How every summary begins."""
+        """The first fields of every summary."""
         return {
             "run_id": self.run_id,
             "output": redacted(self.settings.output),
@@ -187,9 +187,9 @@ class Job:
         }
 
     def estimate(self, plan: Plan) -> dict[str, Any] | None:
-        """How long the plan will take, said and for the summary. Raises InputError for a checkpoint
-        that cannot label."""
-        from fastbert.weights import load_checkpoint  # and torch
+        """How long the plan will take, logged and for the summary. Raises InputError for a
+        checkpoint that cannot label."""
+        from fastbert.weights import load_checkpoint  # imports torch
         from pipelines.labelling.estimate import by_last_run, by_probe
 
         asked = self.settings.precision
@@ -200,16 +200,16 @@ class Job:
             found = by_probe(self.checkpoint, self.identity, self.point, asked, plan.todo)
         if found is None:
             return None
-        log.info("%d rows: %s", plan.rows, found.told())
+        log.info("%d rows: %s", plan.rows, found.in_words())
         return found.summary()
 
     def run(self, lock: RunLock, executor: Executor, stops: Stops) -> dict[str, Any]:
-        """Label, and sum up, while the lock is held."""
+        """Label and summarise, while the lock is held."""
         started, started_at = time.monotonic(), datetime.now(UTC)
         ledger, plan = self.ledger, self.plan()
         prepared = self._prepare(plan, executor, lock) if plan.todo else None
         stops.listen()  # Ray sets handlers of its own
-        check_held(ledger.storage, lock.token)  # starting it may have taken long
+        check_held(ledger.storage, lock.token)  # the start may have taken long
         self._make_way(plan)
         done, failed = self._label(plan, executor, *prepared, lock) if prepared else (Tally(), {})
         bad_shards = plan.bad_shards | failed
@@ -230,7 +230,7 @@ class Job:
             log.warning("%d of %d rows have an error", found["error_rows"], found["rows"])
         if found["model_errors"]:
             log.warning(
-                "%d rows have an error that is not their text's own; --retry-errors labels their "
+                "%d rows have an error not caused by their text; --retry-errors labels their "
                 "slices again",
                 found["model_errors"],
             )
@@ -256,7 +256,7 @@ class Job:
         return summary
 
     def _make_way(self, plan: Plan) -> None:
-        """Remove and withdraw what the plan's slices replace; write records that are lost."""
+        """Remove and withdraw commits that the plan replaces; write lost records."""
         ledger = self.ledger
         ledger.storage.clear_staging()
         ledger.sweep(plan.swept)
@@ -281,7 +281,7 @@ class Job:
         }
 
     def _prepare(self, plan: Plan, executor: Executor, lock: RunLock) -> tuple[Run, Resources]:
-        """All that can be refused, before anything is changed."""
+        """Make all checks that can refuse the run, before anything changes."""
         if self.settings.metrics_file:
             check_file(self.settings.metrics_file)
         resources = executor.resources(self.settings)

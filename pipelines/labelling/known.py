@@ -1,4 +1,4 @@
-"""Rows, model or machine? Where rows fail, texts that every model answers show who is to blame."""
+"""Rows, model or machine? If rows fail, texts that every model can answer show the cause."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from fastbert.inference.tokenizer import Tokenizer
 from fastbert.inference.tokens import Tokens
 from pipelines.labelling.isolate import NOT_OF_ROWS, said
 
-#: Of usual length, short, in other scripts, and longer than any model reads.
+#: Texts of usual length, short, in other scripts, and longer than any model reads.
 TEXTS = (
     "The delivery came a day late, and one of the two cups was broken.",
     "Why?",
@@ -21,15 +21,15 @@ TEXTS = (
 
 @contextmanager
 def blamed_on_machine(what: str, device: str) -> Iterator[None]:
-    """Whatever is raised, except FastBertErrors, becomes a MachineError: what, where and why."""
+    """Turn all errors, except FastBertErrors, into a MachineError: what, where and why."""
     try:
         yield
     except NOT_OF_ROWS:
         raise
     except BaseException as error:
         raise MachineError(
-            f"{what} on {os.uname().nodename} ({device}): {said(error)}; no row is to blame: look "
-            "at that machine, its memory and its libraries, and run again; what is committed is "
+            f"{what} on {os.uname().nodename} ({device}): {said(error)}; no row is the cause: "
+            "check that machine, its memory and its libraries, and run again; what is committed is "
             "kept"
         ) from error
 

@@ -1,4 +1,4 @@
-"""What a run does while it does it, as Prometheus counters."""
+"""Progress of a run as Prometheus counters."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pipelines.output.statistics import MEASURES
 
 _EXPORTED = {f"fastbert_{m.total or m.name}": m for m in MEASURES if m.exported}
 
-#: Names, and what they count. Exporters add `_total`.
+#: Names and meanings. Exporters add `_total`.
 COUNTERS = {
     "fastbert_slices": "Slices committed.",
     "fastbert_rows": "Rows committed, those with an error included.",
@@ -21,10 +21,10 @@ COUNTERS = {
 
 
 class Metrics(ABC):
-    """The counters of one run; `output` tells runs apart that label different corpora."""
+    """The counters of one run; `output` distinguishes runs that label different corpora."""
 
     def __init__(self, output: str, counter: Callable[[str, str, tuple[str, ...]], Any]) -> None:
-        """`counter` makes one of its name, meaning and labels."""
+        """`counter` makes a counter from its name, meaning and labels."""
         # Ray takes ASCII only.
         self.tags = {"output": redacted(output).encode("ascii", "backslashreplace").decode()}
         by_exit = {name for name, measure in _EXPORTED.items() if measure.by_exit}
@@ -34,7 +34,7 @@ class Metrics(ABC):
         }
 
     def add(self, record: Record) -> None:
-        """A slice has been committed."""
+        """Count a committed slice."""
         self.count("fastbert_slices", 1, self.tags)
         self.count("fastbert_rows", record.rows, self.tags)
         for name, measure in _EXPORTED.items():
@@ -62,7 +62,7 @@ class MetricsFile(Metrics):
         super().__init__(output, counter)
 
     def add(self, record: Record) -> None:
-        """As in `Metrics`; the file is whole at every moment."""
+        """As in `Metrics`; the file is complete at every moment."""
         super().add(record)
         write_to_textfile(self.path, self.registry)
 

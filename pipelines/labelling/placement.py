@@ -1,4 +1,4 @@
-"""Where input, output and model are: known everywhere, and not in each other's way."""
+"""Places of input, output and model: absolute, and apart from each other."""
 
 import os
 import re
@@ -18,13 +18,13 @@ S = TypeVar("S", bound=Labelling)
 
 
 def placed(settings: S) -> S:
-    """With places that processes in other folders find, too."""
+    """The settings with places that processes in other folders also find."""
     inputs = tuple(absolute(url) for url in settings.input)
     return replace(settings, input=inputs, output=absolute(settings.output))
 
 
 def model_placed(model: str) -> str:
-    """A model's place, likewise."""
+    """The same for a model's place."""
     return model if is_hub_id(model) else absolute(model)
 
 

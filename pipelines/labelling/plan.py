@@ -1,7 +1,7 @@
-"""What has to be labelled: the difference between the input's shards and the ledger.
+"""The plan: the difference between the input's shards and the ledger.
 
-Shards whose records are complete are not opened. A rerun with nothing new therefore reads no data.
-Commits stay tables: only what is to be done becomes objects.
+Shards with complete records are not opened. So a rerun with nothing new reads no data. Commits stay
+tables: only slices to label become objects.
 """
 
 import json
@@ -31,26 +31,26 @@ class Plan:
     shards: int
     todo: list[Slice]
     up_to_date: pa.Table
-    #: Of these, the ones whose record is still to be written.
+    #: Those of them whose record must still be written.
     adopted: list[Record]
-    #: Other commits whose rows stay: of the last good version of shards that cannot be read now,
-    #: and of shards that are no longer in the input, unless they are pruned.
+    #: Other commits whose rows stay: of the last good version of unreadable shards, and of shards
+    #: that are no longer in the input, unless they are pruned.
     spared: pa.Table
-    #: How many of these are of shards that are no longer in the input.
+    #: Number of these from shards that are no longer in the input.
     gone: int
-    #: Commits whose rows go: no new slice writes over their files.
+    #: Commits whose rows are removed: no new slice overwrites their files.
     removed: pa.Table
-    #: Commits whose files will be written over. Their records must go first: were the run
-    #: killed between rows and record, the old record would vouch for the new rows.
+    #: Commits whose files will be overwritten. Their records are removed first: if the run were
+    #: killed between rows and record, the old record would count for the new rows.
     replaced: pa.Table
-    #: Files of labelled rows without a record that no new slice writes over. Those go that are not
-    #: what this run would write: their rows would be there twice. Those stay whose shards cannot be
-    #: read now, or are gone, unless these are pruned: they may be the only labels there are.
+    #: Files of labelled rows without a record that no new slice overwrites. Files that this run
+    #: would write differently are removed: their rows would exist twice. Files of unreadable or
+    #: missing shards stay, unless pruned: they may hold the only labels.
     swept: list[str]
     left: list[str]
     #: url -> why it cannot be labelled.
     bad_shards: dict[str, str]
-    #: What this labelling's last commit was made in; None for a new output.
+    #: The precision of this labelling's last commit; None for a new output.
     precision: str | None
     #: See `InputColumns`.
     fields: pa.Schema
@@ -62,12 +62,12 @@ class Plan:
 
     @property
     def changes(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether the run has anything to do."""
         return bool(self.todo or self.adopted or len(self.removed) or self.swept)
 
 
-#: The commits of shards of the input: whether they are of another place, whether their recipe is
-#: one that this run leaves as it is, and whether they `fit`: need not be done again.
+#: The commits of the input's shards: whether they come from another place, whether this run keeps
+#: their recipe, and whether they `fit`: need not be labelled again.
 _JUDGED = """
     create temp table judged as
     select commits.n, place, first_row, rows, shard_rows, source <> url as moved,
@@ -79,7 +79,7 @@ _JUDGED = """
            and coalesce(precision = $precision, true) as fits
     from commits join shards using (shard)
 """
-#: The shards with some that fit, and whether these are complete: all rows, and none twice.
+#: The shards with commits that fit, and whether these are complete: all rows, and none twice.
 _KNOWN = """
     select place, min_by(shard_rows, first_row) as shard_rows,
            bool_and(first_row >= before) and sum(rows) = max(shard_rows)
@@ -108,19 +108,19 @@ def make_plan(
     prune: bool = False,
     scans: Scans | None = None,
 ) -> Plan:
-    """Compare shards with commits. `precision` is the one that was asked for, if one was.
+    """Compare shards with commits. `precision` is the requested one, if any.
 
-    Commits of other identities stay as they are where `on_change` does not say "relabel": with
-    "refuse" the last one has to be of this identity. Raises InputError where it is not, where
-    commits of the input have other columns or lengths, are from another place or in another
-    precision than is asked for, and may not be replaced; and where not one shard can be labelled.
+    Commits of other identities stay unless `on_change` is "relabel"; with "refuse" the last one
+    must be of this identity. Raises InputError if it is not; if commits that may not be replaced
+    have other columns or lengths, another place or a precision other than requested; and if no
+    shard can be labelled.
     """
     relabel, scans = on_change == "relabel", scans or Scans()
     last = output.precision(identity)
     if last and precision and last != precision and not relabel:
         raise InputError(
-            f"the output was labelled in {last}, --precision is {precision}; leave it out to go on "
-            "as before, or pass --relabel to label everything again"
+            f"the output was labelled in {last}, --precision is {precision}; leave it out to "
+            "continue as before, or pass --relabel to label everything again"
         )
     commits, new = output.commits, ~output.recorded
     kept = [
@@ -147,7 +147,7 @@ def make_plan(
         scanned, bad = _scan(shards, columns, scans, rows, done)
         if shards and not rows:
             url, reason = next(iter(bad.values()))
-            raise InputError(f"not one shard can be labelled; {url}: {reason}")
+            raise InputError(f"no shard can be labelled; {url}: {reason}")
         todo = [
             piece
             for place in sorted(done)
@@ -171,7 +171,7 @@ def make_plan(
         todo=todo,
         up_to_date=chosen(commits, fits),
         adopted=records,
-        # The former are of the last good version of their shard.
+        # The first are of the last good version of their shard.
         spared=chosen(commits, outdated & spoiled | vanished & ~goes),
         gone=int((vanished & ~goes).sum()),
         removed=chosen(commits, outdated & ~spoiled & ~again | goes),
@@ -185,7 +185,7 @@ def make_plan(
 
 
 def _table(shards: list[Shard]) -> pa.Table:
-    """What commits are compared with; without shards whose names are no text, which have none."""
+    """The shards that can have commits: not those whose names are not UTF-8."""
     some = [
         (place, shard)
         for place, shard in enumerate(shards)
@@ -203,8 +203,8 @@ def _table(shards: list[Shard]) -> pa.Table:
     )
 
 
-#: The first commit, in the order of the input, that this run may not replace; and of shards that
-#: are not in the input, one that does not go with it.
+#: The first commit, in the order of the input, that this run may not replace; and one of a shard
+#: outside the input that does not go with this run.
 _FOREIGN = """
     select place, source, recipe, moved from judged join commits using (n)
     where moved or not kept order by place, judged.first_row limit 1
@@ -218,7 +218,7 @@ _FOREIGN_AND_GONE = """
 def _check(
     sets: Sets, shards: list[Shard], identity: Identity, kept: list[str], any_fits: bool
 ) -> None:
-    """Raise InputError where commits would be replaced that are not to be."""
+    """Raises InputError if commits would be replaced that must not be."""
     for found in sets.table(_FOREIGN).to_pylist():
         if found["moved"]:
             shard = shards[found["place"]]
@@ -234,7 +234,7 @@ def _check(
 
 
 def _check_identity(recipe: dict[str, Any], identity: Identity) -> None:
-    """Raise InputError if they differ, with the ways out."""
+    """Raises InputError if they differ, with the options to pass."""
     differences = identity.differences(recipe)
     if not differences:
         return
@@ -243,21 +243,21 @@ def _check_identity(recipe: dict[str, Any], identity: Identity) -> None:
     before, now = differences[key]
     ways = ["--relabel to label everything again", "or another --output"]
     if identity.goes_with(recipe):
-        ways.insert(0, "--on-change new to label new and changed shards so, and leave the others")
+        ways.insert(0, "--on-change new to label new and changed shards so, and keep the others")
     where = {"criterion", "thresholds", "temperatures"}
     if differences.keys() <= where and (speed := _speed(recipe)) is not None:
-        ways.insert(0, f"--speed {speed} to go on as before")
+        ways.insert(0, f"--speed {speed} to continue as before")
     raise InputError(
         f"the output was labelled with {key} {before}, this run has {now}; pass {', '.join(ways)}"
     )
 
 
 def _speed(recipe: dict[str, Any]) -> Any:
-    """What --speed gives this recipe; None if none does."""
+    """The --speed of this recipe; None if there is none."""
     thresholds = recipe.get("thresholds")
     if recipe.get("criterion") != "entropy" or not isinstance(thresholds, list) or not thresholds:
         return None
-    before = (recipe.get("exit_depths") or [1])[0] == 0  # the first layer, where the paper has none
+    before = (recipe.get("exit_depths") or [1])[0] == 0  # an exit before the first layer
     first, later = thresholds[0], thresholds[1:] if before else thresholds
     if later != later[:1] * len(later) or not later or (before and first not in (0, later[0])):
         return None
@@ -265,8 +265,8 @@ def _speed(recipe: dict[str, Any]) -> Any:
 
 
 def _known(sets: Sets, fits: Mask) -> tuple[dict[int, int], dict[int, list[range]]]:
-    """Of shards, by place, that commits fit: how many rows they have; and, where these are not
-    complete, which of them are done. Commits that overlap an earlier one do not fit."""
+    """For shards with commits that fit, by place: their number of rows and, if incomplete, which
+    rows are done. Commits that overlap an earlier one do not fit."""
     known = sets.table(_KNOWN)
     sets.add("known", known)
     rows = dict(zip(known["place"].to_pylist(), known["shard_rows"].to_pylist(), strict=True))
@@ -312,7 +312,7 @@ def _gaps(
 ) -> list[Slice]:
     """The row ranges of a shard that no record covers, cut into slices.
 
-    A shard without rows gets one empty slice, so that it is not opened again the next night.
+    A shard without rows gets one empty slice, so that the next run does not open it again.
     """
     if rows == 0 and not done:
         return [Slice(shard, 0, 0, 0)]

@@ -1,4 +1,4 @@
-"""What takes torch to find out before a run may change anything: whether model and machine fit."""
+"""Checks that need torch, before a run may change anything: whether model and machine fit."""
 
 from pathlib import Path
 
@@ -14,14 +14,13 @@ def preflight(
     device: str,
     proven_in: str | None,
 ) -> str:
-    """The precision to label in, where `asked` is one or "auto", and an output is labelled in the
-    one of `before`.
+    """The precision to label in: `asked` is one or "auto", and `before` is that of the output.
 
-    Raises InputError for a checkpoint that readers and replicas could not work with, for `pairs`
-    of texts where there are some, and for a precision that the device does not do.
+    Raises InputError for a checkpoint that readers and replicas cannot use, with `pairs` for pairs
+    of texts, and for a precision that the device does not support.
     """
     load_checkpoint(checkpoint, pairs)
-    # An output goes on as it was.
+    # An output keeps its precision.
     precision = before if before and asked == "auto" else resolve(asked, device, proven_in)
     require(precision, device, emulated=asked == precision)
     return precision

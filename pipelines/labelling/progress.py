@@ -1,4 +1,4 @@
-"""How far a run is: a live bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a run: a live bar on a terminal, otherwise a line every few seconds."""
 
 import logging
 import sys
@@ -18,20 +18,20 @@ _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_LOOKS = 10.0, 1.0
 
 
 class Counter:
-    """Counts rows towards a total, and says so."""
+    """Counts rows towards a total, and reports them."""
 
     def __init__(self, total: int, bar: Progress | None, price_per_hour: float | None) -> None:
         self.total, self.bar, self.price_per_hour = total, bar, price_per_hour
         self.done = self.labelled = self.layers = 0
         self.device_seconds = 0.0
-        #: Rows that are done, those of slices at work included. It never falls.
+        #: Rows that are done, including those of slices in progress. It never decreases.
         self.seen = 0.0
         self.ended = False
         self.started = self.said = time.monotonic()
         self.task = bar.add_task("", total=total, state=self.state()) if bar else None
 
     def add(self, outcome: Outcome) -> None:
-        """A slice has come to its end."""
+        """Count a finished slice."""
         if isinstance(outcome, Failed):
             return self.advance(outcome.slice.rows)
         self.labelled += sum(outcome.exits)
@@ -40,12 +40,12 @@ class Counter:
         self.advance(outcome.rows)
 
     def advance(self, rows: int) -> None:
-        """`rows` more are done."""
+        """Count `rows` more."""
         self.done += rows
         self.look()
 
     def look(self, under_way: float = 0.0) -> None:
-        """Say how far it is, if it is time; `under_way` are rows done of slices at work."""
+        """Report progress, if it is time; `under_way` are rows done of slices in progress."""
         self.seen = max(self.seen, min(self.done + under_way, self.total))
         now = time.monotonic()
         if self.bar is not None and self.task is not None:
@@ -62,7 +62,7 @@ class Counter:
             log.info("%s", "  ".join(parts))
 
     def state(self) -> str:
-        """Speed, depth and, if the price of an hour is known, what has been spent."""
+        """Speed, depth and, if the price of an hour is known, the cost so far."""
         rate = self.seen / max(time.monotonic() - self.started, 1e-9)
         parts = [f"{rate:,.0f} rows/s"]
         if self.labelled:
@@ -78,8 +78,8 @@ def counting(
     price_per_hour: float | None = None,
     under_way: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[Counter]:
-    """A counter of `total` rows, which also speaks while nothing comes to its end; `under_way` is
-    asked how many rows of what is at work are done."""
+    """A counter of `total` rows, which also reports while no slice finishes; `under_way` returns
+    the rows done of slices in progress."""
     bar = Progress(
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows  {task.fields[state]}"),

@@ -1,6 +1,6 @@
 """First stage, on CPUs: the rows of a slice, tokenized.
 
-Rows are decoded and tokenized a few at a time, so that texts of any length fit the memory.
+Rows are decoded and tokenized in small batches, so that texts of any length fit into memory.
 """
 
 import os
@@ -44,14 +44,14 @@ class ReadTokenize:
         self.rows = SliceReader(self.columns)
         self.answer_early: Callable[[Work], Work] | None = None
         if run.answer_early:
-            from pipelines.labelling.early import AnswerEarly  # and torch: others need none
+            from pipelines.labelling.early import AnswerEarly  # imports torch
 
             folder = fetch_checkpoint(run.model, run.identity.checkpoint)
             with blamed_on_machine("the first exit cannot be made ready", "cpu"):
                 self.answer_early = AnswerEarly(run, folder)
 
     def __call__(self, work: Work, given_up: str | None = None) -> Work | Failed:
-        """Read and tokenize, or only read: every row gets `given_up` as its error then."""
+        """Read and tokenize; with `given_up`, only read, and give it to every row as error."""
         patience = Patience()
         try:
             done = read_patiently(patience, self._read, work, given_up)
@@ -86,7 +86,7 @@ class ReadTokenize:
         return replace(work, stats=stats)
 
     def _tokenized(self, table: pa.Table, given_up: str | None) -> pa.Table:
-        """Carried columns, token ids and errors of some rows."""
+        """Carried columns, token ids and errors of a batch of rows."""
         decoded = [decode(table[name]) for name in self.columns.texts]
         texts = [some for some, _ in decoded]  # by column
         wrong = [of_column for _, of_column in decoded]
@@ -111,7 +111,7 @@ class ReadTokenize:
             found += some
             for row, why in failed.items():
                 errors[row] = f"the tokenizer failed: {why}"
-        # Rows with an error have no tokens: an empty list between their neighbours'.
+        # Rows with an error have no tokens: an empty list between the others.
         lengths, truncated = np.zeros(len(errors), np.int64), np.zeros(len(errors), bool)
         for rows, tokens in found:
             lengths[rows], truncated[rows] = tokens.lengths, tokens.truncated
@@ -134,7 +134,7 @@ class ReadTokenize:
 
 
 def _window_lengths(rows: int, found: list[tuple[Rows, Tokens]]) -> pa.Array:
-    """Of so many rows, in the parts that were found, the lengths of each one's windows."""
+    """The lengths of the windows of each of `rows` rows, from the parts in `found`."""
     counts = np.zeros(rows, np.int64)
     sizes: list[Any] = [[]]
     for some, tokens in found:
@@ -146,6 +146,6 @@ def _window_lengths(rows: int, found: list[tuple[Rows, Tokens]]) -> pa.Array:
 
 
 def _portions(rows: Rows, sizes: Rows) -> list[Rows]:
-    """Rows whose texts are tokenized at a time: a text that repeats is in memory once before."""
+    """Groups of rows to tokenize at a time: before that, a repeated text is in memory once."""
     portion = np.cumsum(sizes) // BATCH_BYTES
     return np.split(rows, np.flatnonzero(np.diff(portion)) + 1)

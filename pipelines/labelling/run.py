@@ -1,4 +1,4 @@
-"""The parcels that travel with a run: what its stages know, and what they get of the machine."""
+"""Values passed to all stages of a run: its settings, and its share of the machine."""
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from pipelines.settings import LabelSettings
 
 
 def columns_of(identity: Identity) -> InputColumns:
-    """What is read of the input."""
+    """The columns to read from the input."""
     carry = None if identity.carry is None else tuple(identity.carry)
     text, pair = identity.text_column, identity.pair_column
     return InputColumns(text, pair, carry, added=added_by(identity))
@@ -30,7 +30,7 @@ def added_by(identity: Identity) -> pa.Schema:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What every stage of one run knows."""
+    """Settings of one run for every stage."""
 
     model: str  # URL of the checkpoint, whose fingerprint is in the identity
     #: Its fingerprint without the weights, which readers do not fetch; None is not compared.
@@ -40,23 +40,23 @@ class Run:
     identity: Identity
     #: See `InputColumns`.
     fields: pa.Schema = field(default_factory=lambda: pa.schema([]))
-    #: For the lineage: the name of what `identity` holds as thresholds.
+    #: For the lineage: the name of the thresholds in `identity`.
     operating_point: str
     audit_rate: float
     precision: str
     #: The user asked for this precision: a device may emulate it.
     emulated: bool = False
-    #: The operating point's, for 8-bit linear maps.
+    #: The operating point's ranges, for 8-bit linear maps.
     ranges: Mapping[str, Range] | None = None
-    #: Readers answer the rows that leave before the first layer.
+    #: Whether readers answer the rows that leave before the first layer.
     answer_early: bool = False
-    #: The run's token in the output's lock; without, the lock is not looked at.
+    #: The run's token in the output's lock; without it, the lock is not checked.
     lock: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Who gets what of the machine, or of the cluster."""
+    """Shares of the machine or the cluster."""
 
     low: int  # fewest and most replicas
     high: int
@@ -64,11 +64,11 @@ class Resources:
     replica_cpus: int  # each
     readers: int  # at most
     reader_cpus: float  # each
-    #: A commit encodes Parquet for moments, and waits for the store most of the time.
+    #: A commit encodes Parquet briefly, and mostly waits for the store.
     commit_cpus: float = 0.25
-    #: Readers may answer what they can: a GPU is what work should be kept from.
+    #: Whether readers may answer rows, to save work of a GPU.
     answer_early: bool = False
-    attempts: int  # times that a slice may end its process
+    attempts: int  # times a slice may end its process
     timeout: float  # seconds that a process may take for a slice
 
     @property
@@ -78,26 +78,26 @@ class Resources:
 
 
 class Executor(Protocol):
-    """What runs the stages."""
+    """Interface of what runs the stages."""
 
     def resources(self, settings: LabelSettings) -> Resources:
-        """Get hold of the machines and share them out; InputError if they are too small. Called
-        only if there is something to label.
+        """Connect to the machines and divide them; raises InputError if they are too small. Called
+        only if there are slices to label.
 
-        Processes may start now, and get ready while the rest of the run is checked.
+        Processes may start now, and load while the rest of the run is checked.
         """
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """What a function says that needs torch, such as "package.module:function"; it raises
+        """The result of a function that needs torch, named "package.module:function"; raises its
         FastBertErrors. Called after `resources`."""
 
     def under_way(self) -> float:
-        """Rows that are done, about, of the slices at work. Asked from another thread."""
+        """Approximate number of rows done of slices in progress. Called from another thread."""
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
     ) -> Generator[Outcome, None, None]:
-        """The outcome of each slice, as they come. To close it ends what was started."""
+        """The outcome of each slice, as it finishes. Closing the iterator ends all processes."""
 
     def close(self) -> None:
-        """End what was started, where nothing is run."""
+        """End started processes, if nothing is run."""

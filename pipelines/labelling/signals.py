@@ -1,4 +1,4 @@
-"""How a run is stopped from outside."""
+"""Signals that stop a run."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ from fastbert.errors import Stopped
 
 T = TypeVar("T")
 
-#: Seconds until a signal is repeated: it may arrive where some library swallows all exceptions.
+#: Seconds until a signal is repeated, because a library may swallow its exception.
 _AGAIN = 0.3
 
 
 class Stops:
-    """SIGTERM, with which schedulers and Ray stop a job, and Ctrl-C. Both raise Stopped in a run's
-    work, and neither disturbs the end of it."""
+    """Handlers of SIGTERM, by which schedulers and Ray stop a job, and Ctrl-C. Both raise Stopped
+    in a run's work, and neither interrupts its end."""
 
     def __init__(self) -> None:
         self._come: int | None = None
@@ -25,8 +25,8 @@ class Stops:
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Handle the signals; once more after calls that may have set handlers of their own. Only
-        the main thread can."""
+        """Set the handlers; again after calls that may have set others. Only the main thread
+        can."""
         if threading.current_thread() is not threading.main_thread():
             return
         for each in (signal.SIGTERM, signal.SIGINT):
@@ -36,7 +36,7 @@ class Stops:
                 self._before.setdefault(each, before)
 
     def during(self, work: Callable[[], T], end: Callable[[], None]) -> T:
-        """The result of `work`; `end` is called after it in any case, and whole.
+        """The result of `work`; `end` is always called after it, without interruption.
 
         Raises Stopped if a signal came, also one that came in `end`.
         """
@@ -46,7 +46,7 @@ class Stops:
             self.listen()
             return work()
         finally:
-            # CPython runs handlers at calls, jumps back and function starts: none comes between
+            # CPython runs handlers at calls, backward jumps and function starts, so never between
             # here and the end of the work. A context manager's `__exit__` is a function.
             self._raising = False
             try:
@@ -67,9 +67,9 @@ class Stops:
 
     def _stopped(self) -> Stopped:
         name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[signal.Signals(self._come or 0)]
-        stopped = Stopped(f"stopped by {name}; what is committed is kept, the next run goes on")
+        stopped = Stopped(f"stopped by {name}; what is committed is kept, the next run continues")
         if self._come == signal.SIGINT:
-            stopped.exit_code = 130  # as of other commands
+            stopped.exit_code = 130  # as in other commands
         return stopped
 
     def _insist(self) -> None:

@@ -1,4 +1,4 @@
-"""The summary of a run: what jobs print, `ledger/runs/` keeps and the view `runs` shows."""
+"""The summary of a run: printed by jobs, stored in `ledger/runs/`, shown in the view `runs`."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -12,7 +12,7 @@ from pipelines.output.statistics import TOTALS, arrow
 
 
 def _totals() -> Iterator[tuple[str, pa.DataType]]:
-    """A column for each sum, and what follows from it behind it."""
+    """A column for each sum, followed by those derived from it."""
     derived = {"labels": "mean_exit_layer", "full_flops": "flops_speedup"}
     for measure in TOTALS:
         yield measure.total, arrow(measure.summed, summed=True)
@@ -32,8 +32,8 @@ _AUDIT = pa.struct(
         ("exit_drift_p", _NUMBER),
     ]
 )
-#: The columns of `runs`, and the order of a summary's keys. Null, or left out, where it is not
-#: known, or a summary is of an earlier version.
+#: The columns of `runs`, in the order of a summary's keys. Null, or left out, if unknown, or in
+#: summaries of earlier releases.
 RUNS = pa.schema(
     [
         ("run_id", _TEXT),
@@ -45,14 +45,14 @@ RUNS = pa.schema(
         ("thresholds", pa.list_(_NUMBER)),
         ("temperatures", pa.list_(_NUMBER)),
         ("within", pa.list_(_NUMBER)),
-        ("questions", _TEXT),  # where several are asked: the same of each, as JSON
+        ("questions", _TEXT),  # for several questions: the same for each, as JSON
         ("shards", _INTEGER),
         ("passed_over", _INTEGER),  # files below the input that are no shards
         ("slices_up_to_date", _INTEGER),
         ("slices_adopted", _INTEGER),  # of those up to date: their record was lost
         ("slices_removed", _INTEGER),
         ("leftovers_removed", _INTEGER),  # files without a record
-        ("leftovers", _INTEGER),  # and those that stay
+        ("leftovers", _INTEGER),  # those that stay
         ("slices_labelled", _INTEGER),
         ("rows", _INTEGER),
         *_totals(),
@@ -67,7 +67,7 @@ RUNS = pa.schema(
         ("started_at", _TEXT),  # UTC, ISO 8601
         ("seconds", _NUMBER),
         ("startup_seconds", _NUMBER),  # before the first slice was begun
-        ("max_bad_rows", _NUMBER),  # as a share of rows; more with an error, and the exit code is 3
+        ("max_bad_rows", _NUMBER),  # share of rows with an error above which the exit code is 3
         ("price", _NUMBER),
         ("price_per_million_rows", _NUMBER),
         ("exit_code", _INTEGER),

@@ -1,7 +1,7 @@
-"""A slice on its way through the stages, what becomes of it, and both between processes.
+"""A slice between the stages, its outcome, and how both pass between processes.
 
-Each is pickled, and on Ray one row of one block: Ray splits blocks above 128 MiB, and would tear a
-slice apart, but it never splits a row.
+Each is pickled, and on Ray is one row of one block: Ray splits blocks above 128 MiB, which would
+divide a slice, but never splits a row.
 """
 
 import pickle
@@ -18,23 +18,24 @@ from pipelines.output.record import Record
 from pipelines.output.statistics import SliceStats
 
 if TYPE_CHECKING:
-    from fastbert.inference.decisions import Predictions  # and torch, which commits do without
+    from fastbert.inference.decisions import Predictions  # imports torch, which commits do not need
 
 #: Private columns between the stages; none reaches the output, and no shard may have such names.
 IDS, TYPES, TRUNCATED, ERROR = "\0ids", "\0types", "\0truncated", "\0error"
-#: Lengths of the windows of each row, where texts are read as several.
+#: Lengths of the windows of each row, if texts are read by windows.
 WINDOWS = "\0windows"
 #: The one column of a block.
 ITEM = "item"
-#: Makes bytes of what travels from process to process.
+#: Encodes data that passes between processes.
 packed = pickle.dumps
 
 
 @dataclass(frozen=True)
 class Early:
-    """What is known of the N rows of a slice before they come to the model's device."""
+    """Results for the N rows of a slice before they reach the model's device."""
 
-    #: Of those that have left, by question; they have no tokens any more, but for an audit.
+    #: Answers of rows that have left, by question; they have no tokens any more, except for an
+    #: audit.
     found: "list[Predictions]"
     lengths: NDArray[np.int64]  # tokens that each row had, as `CostModel` takes them
 
@@ -47,15 +48,15 @@ class Work:
     #: Carried columns and, after ReadTokenize, the private ones; after Classify, the output's.
     table: pa.Table = field(default_factory=lambda: pa.table({}))
     early: Early | None = None
-    #: So far.
+    #: Statistics so far.
     stats: SliceStats = field(default_factory=SliceStats)
 
     def retried(self, times: int) -> "Work":
-        """The same after so many further retries."""
+        """The same work, with `times` further retries counted."""
         return replace(self, stats=replace(self.stats, retries=self.stats.retries + times))
 
     def __getstate__(self) -> dict[str, Any]:
-        """With Arrow's own format: pickled, a part of a table takes along all that it is of."""
+        """In Arrow's own format: a pickled part of a table would include the whole table."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
@@ -67,7 +68,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Failed:
-    """A slice that could not be read, where others become a record."""
+    """The outcome of a slice that could not be read, instead of a record."""
 
     slice: Slice
     reason: str
@@ -77,8 +78,7 @@ Outcome = Record | Failed
 
 
 def to_block(item: Work | Outcome | FastBertError) -> pa.Table:
-    """A block of one row; errors, too, because one that is raised reaches the driver inside
-    tracebacks of Ray's."""
+    """A block of one row; also for errors: a raised one would arrive inside Ray's tracebacks."""
     return pa.table({ITEM: pa.array([packed(item)], pa.large_binary())})
 
 

@@ -1,1 +1,1 @@
-"""What is written, and by whom."""
+"""The output: ledger, lock and labelled rows."""

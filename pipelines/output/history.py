@@ -1,4 +1,4 @@
-"""`stats/<run id>.parquet`: what the slices of a run have cost, in a form that SQL can add up."""
+"""`stats/<run id>.parquet`: the costs of a run's slices, in a form that SQL can sum."""
 
 from typing import get_args
 
@@ -22,7 +22,7 @@ STATISTICS = pa.schema(
         *((m.column, arrow(get_args(m.kind)[0])) for m in PER_EXIT),
     ]
 )
-#: As `record.slice_id` has it.
+#: The same as `record.slice_id`.
 SLICE_ID = "left(sha256(shard || chr(0) || first_row::varchar), 32)"
 _COMMON = f"""
     run_id, {SLICE_ID} as slice_id, shard, first_row, rows as slice_rows, committed_at,
@@ -55,10 +55,10 @@ def encoded(records: pa.Table) -> bytes:
 
 
 def statistics(records: pa.Table) -> pa.Table:
-    """One row per slice and exit, and one for a slice's rows with errors, of rows of a manifest.
+    """From rows of a manifest: one row per slice and exit, and one for a slice's rows with errors.
 
-    `rows`, `tokens` and `flops` add up; columns that begin with `slice_` repeat on each row of
-    their slice.
+    `rows`, `tokens` and `flops` can be summed; columns that begin with `slice_` repeat in each row
+    of their slice.
     """
     with Sets(records=records) as sets:
         return sets.table(_ROWS).select(STATISTICS.names).cast(STATISTICS)

@@ -1,4 +1,4 @@
-"""What the labels of a slice depend on, beside its shard: the `recipe` of its record."""
+"""Everything that a slice's labels depend on besides its shard: the `recipe` of its record."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,10 +11,10 @@ from fastbert.exits.rules import Threshold
 from fastbert.exits.windows import Windows, windows_of
 from pipelines.output.schema import SCHEMA_VERSION
 
-#: What may differ from file to file of an output, where `--on-change new` allows it: which model
-#: answers, and where rows leave it. All else is about texts and columns, which files have alike.
+#: Fields that may differ between files of an output if `--on-change new` allows it: the model, and
+#: where rows leave it. The other fields are about texts and columns, equal in all files.
 MAY_CHANGE = {"checkpoint", "exit_depths", "questions", *WHERE}
-#: What recipes of earlier releases do not say.
+#: Fields that recipes of earlier releases lack.
 _FORMERLY = {
     "truncated": False,
     "temperatures": None,
@@ -29,49 +29,49 @@ _FORMERLY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The identity of a labelling: each file of an output is of one."""
+    """The identity of a labelling: each file of an output has one."""
 
     checkpoint: str  # fingerprint
     criterion: str
-    thresholds: list[float]  # of the exits but the last
-    temperatures: list[float] | None = None  # of the exits but the last
+    thresholds: list[float]  # of all exits except the last
+    temperatures: list[float] | None = None  # of all exits except the last
     within: list[float] | None = None  # of a score: the tolerance, or the cut-offs
-    #: Where several questions are asked, the four above of each, by name.
+    #: For several questions, the four fields above for each, by name.
     questions: dict[str, dict[str, Any]] | None = None
-    #: Of the questions that the checkpoint answers, by name.
+    #: The questions that the checkpoint answers, by name.
     kinds: dict[str, Kind] = field(default_factory=lambda: {"": "single-label"})
     exit_depths: list[int]  # of all exits, in layers; records without them have 1, 2, ... L
     text_column: str
     pair_column: str | None
-    carry: list[str] | None  # None: all columns but the texts
+    carry: list[str] | None  # None: all columns except the texts
     max_length: int  # in tokens
     windows: dict[str, Any] | None = None  # how longer texts are read
-    truncated: bool = False  # whether there is a column that tells where a text was cut
-    all_scores: bool = False  # and one of the probabilities of all classes
-    classes: list[str] | None = None  # which these are, of all questions
+    truncated: bool = False  # whether a column marks truncated texts
+    all_scores: bool = False  # whether a column has the probabilities of all classes
+    classes: list[str] | None = None  # the classes of all questions
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """As a record holds it."""
+        """The recipe in a record."""
         return asdict(self)
 
     @property
     def windowing(self) -> Windows | None:
-        """How texts are read that are longer."""
+        """How longer texts are read."""
         return windows_of(self.windows, self.max_length)
 
     @property
     def rules(self) -> list[Threshold]:
-        """What the engine does, by question."""
+        """The rules of the engine, by question."""
         own = {key: getattr(self, key) for key in WHERE}
         each = self.questions.values() if self.questions else [own]
         return [Threshold.of(**{key: values[key] for key in WHERE}) for values in each]
 
     def differences(self, recipe: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """By key in which a record's recipe differs: what it has, and what this one has.
+        """By key in which a record's recipe differs: its value, and the value here.
 
-        Recipes may be of earlier and of later versions: keys that only one of both has count, too.
+        Recipes may be of earlier or later releases: keys that only one of both has also count.
         """
         mine = self.recipe
         if recipe == mine:
@@ -85,7 +85,7 @@ class Identity:
         return {key: (theirs, ours) for key, (theirs, ours) in pairs.items() if theirs != ours}
 
     def goes_with(self, recipe: dict[str, Any]) -> bool:
-        """Whether files of a record's recipe may stand beside those of this identity."""
+        """Whether an output may have files of a record's recipe and of this identity."""
         return self.differences(recipe).keys() <= MAY_CHANGE
 
 

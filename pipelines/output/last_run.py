@@ -1,7 +1,7 @@
-"""The last run that has ended, also if it found nothing to do: one object, which is written over.
+"""The last run that ended, also if it found nothing to do: one object, which is overwritten.
 
-Summaries (`ledger/runs/`) are of runs that have changed something. A job that has died, and one
-that finds nothing new, differ in this object only.
+Summaries (`ledger/runs/`) are of runs that changed something. Only this object distinguishes a dead
+job from one that finds nothing new.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ import msgspec
 from pipelines.output.storage import Storage
 
 PATH = "ledger/last_run.json"
-#: What is known is not written again for so long: a run with nothing to do changes nothing.
+#: An unchanged state is not written again within this time.
 _KNOWN_FOR = timedelta(hours=1)
 
 
@@ -23,7 +23,7 @@ class LastRun:
     run_id: str
     ended_at: str  # UTC, ISO 8601
     exit_code: int
-    #: By URL: why they could not be labelled.
+    #: By URL: why each could not be labelled.
     bad_shards: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -33,7 +33,7 @@ class LastRun:
 
 
 def write(storage: Storage, run: LastRun) -> None:
-    """Say that it has ended, unless the same was said within the last hour."""
+    """Record that it ended, except if the same was recorded within the last hour."""
     known = read(storage)
     same = known and (known.exit_code, known.bad_shards) == (run.exit_code, run.bad_shards)
     if known and same and run.at - known.at < _KNOWN_FOR:
@@ -42,11 +42,11 @@ def write(storage: Storage, run: LastRun) -> None:
 
 
 def read(storage: Storage) -> LastRun | None:
-    """None where no run of a release that writes it has ended; its time may be up to an hour before
-    that of the last run of all."""
+    """The object; None if no run of a release that writes it has ended. Its time may be up to an
+    hour before the last run's end."""
     text = storage.read([PATH]).get(PATH)
     try:
         run = msgspec.json.decode(text or b"", type=LastRun)
         return run if run.at.tzinfo else None
-    except ValueError:  # it is not there, or damaged
+    except ValueError:  # missing or damaged
         return None

@@ -1,4 +1,4 @@
-"""The ledger: what an output holds, slice by slice, and what each run did.
+"""The ledger: the content of an output, slice by slice, and a summary of each run.
 
 A slice counts as done if and only if its record exists and matches shard version and recipe. A run
 commits with one JSON record per slice; when it ends, they are folded into manifests.
@@ -34,36 +34,36 @@ from pipelines.output.storage import FOOTER_THREADS, Damaged, Storage
 
 log = logging.getLogger(__name__)
 
-#: Says how the ledger is kept, in outputs that have manifests.
+#: The object with the ledger's format, in outputs that have manifests.
 FORMAT_PATH, FORMAT = "ledger/format.json", 2
-#: Records decoded at a time; and times that a reader looks again whose manifests are being merged.
+#: Records decoded at a time; and attempts of a reader while manifests are being merged.
 _BATCH, _LOOKS = 10_000, 10
 
 
 class Ledger:
     """Records, manifests and summaries of one output.
 
-    What folds and withdraws works on what `committed` has read, and is for who holds the lock.
+    Methods that fold or withdraw use what `committed` has read, and are only for the lock's holder.
     """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        #: Records of their own, all columns.
+        #: Single records, all columns.
         self._open = manifests.SCHEMA.empty_table()
-        #: The manifests that count, the latest last; None before they are looked at. They never
-        #: change: what plans read of them is kept, None of one that is damaged.
+        #: The valid manifests, the latest last; None before they are read. They never change, so
+        #: the columns that plans read are kept; None for a damaged one.
         self._counting: list[Manifest] | None = None
         self._known: dict[Manifest, pa.Table | None] = {}
-        #: Paths of manifests that were merged into others, and not removed.
+        #: Paths of manifests that were merged into others, but not yet removed.
         self._merged: list[str] = []
         self._formatted = False
 
     def put(self, record: Record) -> None:
-        """Commit a slice: its labelled rows are published already."""
+        """Commit a slice whose labelled rows are already published."""
         put(self.storage, record)
 
     def recorded(self) -> pa.Table:
-        """All commits with a record, as `Committed` has them; unreadable records count as absent.
+        """All commits with a record, as in `Committed`; unreadable records count as absent.
 
         Raises InputError for an output of a later format, and what `Storage` raises.
         """
@@ -78,8 +78,8 @@ class Ledger:
         return pa.concat_tables(parts)
 
     def committed(self, listing: tuple[pa.ChunkedArray, list[str]] | None = None) -> Committed:
-        """The same whose labelled rows are there, and labelled rows without a record. `listing` is
-        that of the table, if it is known."""
+        """All commits whose labelled rows exist, and labelled rows without a record. `listing` is
+        that of the table, if known."""
         files, foreign = listing or self.storage.listing("table", ".parquet")
         commits = self.recorded()
         with Sets(commits=commits.select(KEY), files=pa.table({"path": files})) as sets:
@@ -93,15 +93,15 @@ class Ledger:
             else:
                 foreign.append(path)
         for path in sorted(foreign):
-            log.warning("not written by this job, and left alone: %s", redacted(path))
+            log.warning("not written by this job, ignored: %s", redacted(path))
         return Committed(chosen(commits, there), stray)
 
     def _look(self) -> None:
-        """Read the records of their own, and the manifests."""
+        """Read the single records and the manifests."""
         if (text := self.storage.read([FORMAT_PATH]).get(FORMAT_PATH)) is not None:
             _check_format(text)
             self._formatted = True
-        # In this order: what is folded meanwhile is seen in one place at least.
+        # In this order, records folded meanwhile are seen in at least one place.
         self._open = self._records()
         for _ in range(_LOOKS):
             listed = self.storage.paths(manifests.FOLDER, ".parquet")
@@ -127,7 +127,7 @@ class Ledger:
         return pa.concat_tables([manifests.SCHEMA.empty_table(), *parts])
 
     def _read(self, manifest: Manifest) -> bool:
-        """Know what plans need of a manifest; False if it is not there any more."""
+        """Read the columns of a manifest that plans need; False if it no longer exists."""
         if manifest not in self._known:
             try:
                 table = self.storage.columns(manifest.path, PLANNED)
@@ -141,8 +141,8 @@ class Ledger:
 
     def _absent(self) -> FastBertError:
         return FastBertError(
-            f"'{redacted(self.storage.url)}/{manifests.FOLDER}' lists manifests that are not "
-            "there; run it again"
+            f"'{redacted(self.storage.url)}/{manifests.FOLDER}' lists manifests that do not exist; "
+            "run again"
         )
 
     def _rows(self, manifest: Manifest) -> pa.Table:
@@ -150,13 +150,13 @@ class Ledger:
         return manifests.PLAN_SCHEMA.empty_table() if known is None else known
 
     def whole(self, commits: pa.Table) -> pa.Table:
-        """All that the ledger says of these commits: rows of a manifest."""
+        """All columns of these commits, as rows of a manifest."""
         places = {path for path in pc.unique(commits["manifest"]).to_pylist() if path}
         for _ in range(_LOOKS):
             found = self.storage.read(sorted(places))
             if found.keys() == places:
                 break
-            self._look()  # somebody else has merged them
+            self._look()  # another process has merged them
             places = {each.path for each in self._counting or []}
         else:
             raise self._absent()
@@ -170,12 +170,12 @@ class Ledger:
         return pa.concat_tables(parts, promote_options="default").select(manifests.SCHEMA.names)
 
     def records(self, commits: pa.Table) -> list[Record]:
-        """The same, as records."""
+        """These commits, as records."""
         return manifests.records_of(self.whole(commits))
 
     def described(self, paths: list[str], run_id: str) -> list[Record]:
-        """The commits of files without a record, as they themselves tell, made by this run now and
-        at no cost. Files that do not tell, as those of earlier versions, have none."""
+        """Records of files without one, read from the files' own metadata, as committed by this run
+        now at no cost. Files without such metadata, as of earlier releases, get none."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         unknown = dict.fromkeys(OF_ATTEMPT, 0) | {"run_id": run_id, "committed_at": now}
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
@@ -186,41 +186,41 @@ class Ledger:
         return [record for record in found if known[record.path].num_rows == record.rows]
 
     def adopt(self, records: list[Record]) -> None:
-        """Write the records of files that have lost theirs."""
+        """Write the records of files that lost theirs."""
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             for record, _ in zip(records, pool.map(self.put, records), strict=True):
-                log.info("%s had no record, and has one again", record.path)
+                log.info("restored the record of %s, which was missing", record.path)
 
     def sweep(self, paths: list[str]) -> None:
-        """Remove files of labelled rows that no record vouches for."""
+        """Remove files of labelled rows that have no record."""
         for path in paths:
             log.info("removing %s, which has no record", path)
         self.storage.remove_all(paths)
 
     def withdraw(self, commits: pa.Table) -> None:
-        """Take back commits; their rows stay until they are written over."""
+        """Withdraw commits; their rows stay until they are overwritten."""
         if not len(commits):
             return
-        if self._counting:  # else none is in a manifest
+        if self._counting:  # without manifests, there is nothing to withdraw in one
             self._append(manifests.withdrawals_of(commits))
         self._remove_records(chosen(self._open, among(self._open, commits.select(KEY))))
 
     def forget(self, commits: pa.Table) -> None:
-        """Remove slices: the records first, so that they never promise rows that are gone."""
+        """Remove slices, the records first, so that no record is without its rows."""
         self.withdraw(commits)
         with Sets(commits=commits.select(KEY)) as sets:
             paths = sets.table(f"select {PATH} as path from commits")["path"].to_pylist()
         self.storage.remove_all(paths)
 
     def unreported(self, commits: pa.Table) -> set[str]:
-        """The ids of runs with such commits that were killed before they wrote their statistics."""
+        """Ids of runs of these commits that were killed before they wrote their statistics."""
         written = self.storage.paths("stats", ".parquet")
         runs = pc.unique(commits["run_id"]).to_pylist()
         return {run for run in runs if f"stats/{run}.parquet" not in written}
 
     def reopen(self, run_id: str) -> None:
-        """A name that was used before: without the statistics of its first run, those of this one
-        are missed, and written, if it is killed."""
+        """Reuse a run's name: remove the first run's statistics, so that those of this one are
+        missed, and written later, if it is killed."""
         self.storage.remove(f"stats/{run_id}.parquet")
 
     def close_run(
@@ -231,12 +231,12 @@ class Ledger:
         new: pa.Table,
         killed: set[str],
     ) -> None:
-        """Write a run's summary, and the statistics of it and of the runs `killed`.
+        """Write a run's summary, and the statistics of this run and of the runs `killed`.
 
         `new` is what it has committed, as rows of a manifest, and `commits` what else the output
         holds: nothing is read again at the end of a large run.
         """
-        runs = sorted({run_id, *killed})  # commits of this one may be older: ids can be used again
+        runs = sorted({run_id, *killed})  # ids can be reused, so commits may be older
         mine = commits.filter(pc.is_in(commits["run_id"], pa.array(runs, pa.string())))
         rows = pa.concat_tables([self.whole(mine), new])
         for run in runs:
@@ -254,7 +254,7 @@ class Ledger:
         if len(rows):
             if self._counting is None:
                 self._look()
-            with Sets(rows=rows.select(KEY)) as sets:  # neighbours compress well
+            with Sets(rows=rows.select(KEY)) as sets:  # similar rows compress well together
                 order = sets.table(f"select n from rows order by {', '.join(KEY)}")["n"]
             self._append(rows.take(order.combine_chunks()))
             self._remove_records(rows)
@@ -262,15 +262,15 @@ class Ledger:
         self._merged = []
 
     def _append(self, rows: pa.Table) -> None:
-        """Publish rows in a manifest, together with those before it that are not larger: so of n
-        slices, each is written some log2(n) times, and there are as many manifests at most."""
+        """Publish rows in a manifest, merged with earlier ones that are not larger. So each of n
+        slices is written about log2(n) times, and there are at most as many manifests."""
         counting = self._counting or []
         ends = [0, *(each.last for each in counting)]
         gaps = [i for i, each in enumerate(counting) if each.first > ends[i] + 1]
         cut, size = len(counting), len(rows)
         while cut and (known := self._known[counting[cut - 1]]) is not None:
             if len(known) > size and cut <= max(gaps, default=cut):
-                break  # one that is missing is no longer missed when those after it are merged
+                break  # merging those after a missing one would hide that it is missing
             cut, size = cut - 1, size + len(known)
         merged = counting[cut:]
         parts = [*map(self._rows, merged), rows.select(PLANNED)]
@@ -282,7 +282,7 @@ class Ledger:
         try:
             data = manifests.encoded(chain(pieces, [chosen(rows, masks[-1])]))
         except Damaged:
-            return self._append(rows)  # and leave that one where it is
+            return self._append(rows)  # and leave the old one in place
         if not self._formatted:
             self.storage.put(FORMAT_PATH, json.dumps({"format": FORMAT}).encode())
             self._formatted = True
@@ -295,11 +295,11 @@ class Ledger:
         self._merged = []
 
     def _pieces(self, manifest: Manifest, mask: Mask) -> Iterator[pa.Table]:
-        """The chosen rows of a manifest, with all columns."""
+        """The rows of a mask in a manifest, with all columns."""
         try:
             data, start = self.storage.read([manifest.path]).get(manifest.path), 0
             if data is None:
-                raise Damaged("it is not there any more")
+                raise Damaged("it no longer exists")
             for group in manifests.groups(data):
                 yield chosen(group, mask[start : start + len(group)])
                 start += len(group)
@@ -309,7 +309,7 @@ class Ledger:
             raise
 
     def _remove_records(self, rows: pa.Table) -> None:
-        """Remove the records of their own of these slices."""
+        """Remove the single records of these slices."""
         places = rows.select(KEY).to_pylist()
         self.storage.remove_all([record_path(**place) for place in places])
         self._open = chosen(self._open, ~among(self._open, rows.select(KEY)))
@@ -323,13 +323,13 @@ def _check_format(text: bytes) -> None:
     if found != FORMAT:
         raise InputError(
             f"the format of the output's ledger is {found}, expected {FORMAT}; if a later release "
-            f"of fastbert-ray has written it, use that one; if {FORMAT_PATH} is damaged, remove it"
+            f"of fastbert-ray wrote it, use that release; if {FORMAT_PATH} is damaged, remove it"
         )
 
 
 def _warn_of(path: str, error: Damaged) -> None:
     log.warning(
-        "the manifest %s cannot be read, its slices count as without a record: %s; restore it from "
-        "a backup, or remove it",
+        "cannot read the manifest %s, its slices count as without a record: %s; restore it from a "
+        "backup, or remove it",
         *(redacted(path), error),
     )

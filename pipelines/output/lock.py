@@ -1,16 +1,16 @@
 """One run at a time: a lock object in the output, with an owner and a heartbeat.
 
-No clock is compared with another machine's: whoever finds a lock watches whether it changes. The
-owner changes it every `beat` seconds; if it has not changed for `expiry` seconds, or if its owner
-was a process of this machine that is gone, it is taken over.
+Clocks of different machines are not compared: a run that finds a lock watches whether it changes.
+The owner changes it every `beat` seconds. If it has not changed for `expiry` seconds, or if its
+owner was a process of this machine that has ended, the run takes it over.
 
-Creating an object only if it is absent is atomic on local disks and on the large clouds' stores.
-On stores where it is not, two runs that start in the same moment may both succeed. Therefore each
-looks again after `settle` seconds, when the last writer has won, except one that has created the
-lock by a link on a local disk; and every commit looks once more.
+Creating an object only if it is absent is atomic on local disks and on the large clouds' stores. On
+other stores, two runs that start at the same moment may both succeed. Therefore each reads the lock
+again after `settle` seconds, when the last writer has won, except a run that created it by a link
+on a local disk; and every commit checks it again.
 
-An outage of the store may last longer than `expiry`: if the lock is still this run's afterwards, it
-is renewed and the run goes on.
+An outage of the store may last longer than `expiry`: if the lock is still this run's afterwards,
+the run renews it and continues.
 """
 
 import json
@@ -37,22 +37,22 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-#: Where the lock lies, below the output root.
+#: Path of the lock, below the output root.
 LOCK = "ledger/lock.json"
 
 
 class LockLost(FastBertError):
-    """The lock is not this run's any more."""
+    """The lock no longer belongs to this run."""
 
 
 class OutputHeld(LockLost):
-    """Another run is at work on the output; nothing is wrong with either (exit code 4)."""
+    """Another run holds the output; this is no fault of either (exit code 4)."""
 
     exit_code = 4
 
 
 class RunLock:
-    """An output's, for one run. Whoever calls `acquire` calls `release`, even where it raises."""
+    """The lock of an output, for one run. Always `release` after `acquire`, even if it raises."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class RunLock:
         expiry: float = 60.0,
         settle: float | None = None,
     ) -> None:
-        """Times are in seconds; `settle` must be longer than the store takes to show a write."""
+        """Times are in seconds; `settle` must exceed the time until a write is visible."""
         self.storage = storage
         self.beat, self.expiry = beat, expiry
         self._pause = min(1.0, beat / 4)
@@ -81,20 +81,20 @@ class RunLock:
         self._renewed = 0.0
         self._lost: LockLost | None = None
         self._requests = ThreadPoolExecutor(1, "run lock")
-        self._requests.submit(int)  # starts the thread, before anybody can be interrupted
+        self._requests.submit(int)  # starts the thread before an interrupt is possible
         self._done = threading.Event()
         self._heart = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
 
     def acquire(self) -> "RunLock":
-        """Take the lock; OutputHeld if another run holds it and lives."""
+        """Take the lock; raises OutputHeld if another live run holds it."""
         tries_end = time.monotonic() + self.expiry
         while (created := self._asked(self.storage.create, LOCK, self._content())) is Created.NOT:
             other = read_lock(self.storage)
-            if other is None:  # released in this moment
+            if other is None:  # released meanwhile
                 if time.monotonic() > tries_end:
                     raise FastBertError(
-                        f"{_place(self.storage)} can neither be created nor read; look what "
-                        "is there, and remove it"
+                        f"{_place(self.storage)} can neither be created nor read; inspect the "
+                        "object there, and remove it"
                     )
                 time.sleep(self._pause)
             elif other.get("token") == self.token or self._gone(other):
@@ -108,20 +108,20 @@ class RunLock:
         return self
 
     def release(self) -> None:
-        """Remove the lock, if it is this run's. May be called twice, and without a lock."""
+        """Remove the lock, if it is this run's. May be called again, or without a lock."""
         self._done.set()
         try:
             self._asked(self._remove)
         except (OSError, FastBertError) as error:
-            if self._renewed:  # else there is none
+            if self._renewed:  # otherwise there is no lock
                 log.warning(
-                    "could not remove the run lock, which expires by itself after %g s: %s",
+                    "could not remove the run lock, which expires after %g s: %s",
                     *(self.expiry, error),
                 )
 
     def check(self) -> None:
-        """Raise OutputHeld if another run has taken the output over, FastBertError if the lock is
-        gone, or the store does not answer. An outage that is over does no harm."""
+        """Raises OutputHeld if another run has taken over the output, FastBertError if the lock is
+        gone or the store does not answer. A past outage does no harm."""
         if self._lost:
             raise self._lost
         if time.monotonic() - self._renewed > self.expiry:
@@ -136,8 +136,8 @@ class RunLock:
                 ) from error
 
     def _asked(self, request: Callable[..., T], *arguments: Any) -> T:
-        """What the store says. One thread makes all requests that change the lock, one after
-        another: one that was under way when the run was stopped ends before the lock is removed."""
+        """The store's answer. One thread makes all requests that change the lock, in turn: a
+        request in progress when the run is stopped ends before the lock is removed."""
         return self._requests.submit(request, *arguments).result()
 
     def _look(self) -> None:
@@ -154,7 +154,7 @@ class RunLock:
         self._beats += 1
         self.storage.put(LOCK, self._content())
         if time.monotonic() - self._renewed > self.expiry:
-            # Between look and renewal another run may have taken over: the last writer has won.
+            # Another run may have taken over between reading and renewing: the last writer has won.
             time.sleep(self.settle)
             self._look()
         self._renewed = time.monotonic()
@@ -166,7 +166,7 @@ class RunLock:
     def _gone(self, other: dict[str, Any]) -> bool:
         """Whether the owner is dead; False if the lock changed hands meanwhile."""
         if _is_dead(other):
-            log.info("taking over from %s, which is gone", _described(other))
+            log.info("taking over from %s, whose process has ended", _described(other))
             return True
         log.info("%s holds the output; watching for %g s", _described(other), self.expiry)
         deadline = time.monotonic() + self.expiry
@@ -177,7 +177,7 @@ class RunLock:
                 return False
             if now != other:
                 raise OutputHeld(
-                    f"{_described(now)} is at work on this output; wait for it, or stop it first"
+                    f"{_described(now)} is working on this output; wait for it, or stop it first"
                 )
         log.info("taking over from %s: no sign of life", _described(other))
         return True
@@ -186,7 +186,7 @@ class RunLock:
         while not self._lost and not self._done.wait(self.beat):
             try:
                 self._asked(self._renew)
-            except Exception as error:  # an outage: the next beat may get through
+            except Exception as error:  # an outage: the next beat may succeed
                 log.warning("could not renew the run lock: %s", error)
 
     def _content(self) -> bytes:
@@ -200,19 +200,19 @@ def holds(storage: Storage, token: str) -> bool:
 
 
 def check_held(storage: Storage, token: str) -> None:
-    """Raise OutputHeld if the output is another run's, LockLost if it is nobody's."""
+    """Raises OutputHeld if another run holds the output, LockLost if no run does."""
     lock = read_lock(storage)
     if not lock:
         raise LockLost(
             f"the run lock {_place(storage)} {'is gone' if lock is None else 'cannot be read'}, "
-            "expected this run's: somebody has changed it; what is committed is kept, run it again"
+            "expected this run's: another process changed it; what is committed is kept: run again"
         )
     if lock.get("token") != token:
-        raise OutputHeld(f"this run has lost the output to {_described(lock)}; it stops here")
+        raise OutputHeld(f"this run lost the output to {_described(lock)}, and stops")
 
 
 def read_lock(storage: Storage) -> dict[str, Any] | None:
-    """What the lock says; None if there is none. One that cannot be read says nothing."""
+    """The lock's content; None if there is no lock, empty if it cannot be read."""
     data = storage.read([LOCK]).get(LOCK)
     try:
         return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
@@ -231,7 +231,7 @@ def _described(lock: dict[str, Any] | None) -> str:
 
 
 def _machine() -> str | None:
-    """The same for all processes that see each other's ids, different after a restart."""
+    """An id that is equal for all processes that see each other, and changes with a restart."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -240,7 +240,7 @@ def _machine() -> str | None:
 
 
 def _started(pid: object) -> int | None:
-    """When the process began, in clock ticks; None if it is gone. An id alone is used again."""
+    """Start of the process, in clock ticks; None if it has ended. Needed because ids are reused."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

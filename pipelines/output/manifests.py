@@ -1,10 +1,10 @@
-"""Manifests: the records of ended runs, many in one Parquet file, and few such files.
+"""Manifests: the records of finished runs, in a few Parquet files.
 
-`ledger/manifests/<first>-<last>-<time>.parquet` holds what the folds from `first` to `last` have
-written. The name is all there is of an index: what lies inside another one's range has been merged
-into it, and counts no more. So a manifest begins to count in one atomic step, and there is no
-second object to lose or to disagree. Of two rows of a slice the one of the later manifest counts;
-a row that is `withdrawn` says that older ones count no more.
+`ledger/manifests/<first>-<last>-<time>.parquet` holds the records of the folds from `first` to
+`last`. The names are the only index: a manifest inside another one's range has been merged into it,
+and is no longer valid. So a manifest becomes valid in one atomic step, and no second object can be
+lost or disagree. Of two rows of a slice, that of the later manifest counts; a `withdrawn` row
+invalidates older ones.
 """
 
 import json
@@ -25,14 +25,14 @@ from pipelines.output.statistics import MEASURES, arrow
 from pipelines.output.storage import Damaged
 
 FOLDER = "ledger/manifests"
-#: What names a slice.
+#: The key of a slice.
 KEY = ["shard", "first_row"]
-#: What a plan reads of a manifest. These come first in it, so that they lie together.
+#: The columns that a plan reads. They come first in a manifest, to lie together.
 PLANNED = [*KEY, "rows", "shard_rows", "source", "version", "recipe", "run_id", "committed_at",
            "precision", "quarantined", "model_errors", "withdrawn"]  # fmt: skip
 #: Texts that repeat from slice to slice.
 _REPEATING = {"shard", "source", "version", "recipe", "run_id", "precision", "device"}
-#: Slices decoded at a time where all columns are read: some 2 kB each.
+#: Slices decoded at a time if all columns are read: about 2 kB each.
 _GROUP_ROWS = 1 << 16
 
 
@@ -52,7 +52,7 @@ _REQUIRED = {*PLANNED, *(measure.name for measure in MEASURES if measure.require
 
 @dataclass(frozen=True, order=True)
 class Manifest:
-    """What its name says of a manifest. They sort as they count: the latest is the last."""
+    """A manifest's name. Names sort by precedence: the latest is the last."""
 
     last: int
     first: int
@@ -60,31 +60,31 @@ class Manifest:
 
     @classmethod
     def of(cls, path: str) -> "Manifest | None":
-        """None for a file that is no manifest."""
+        """The manifest at a path; None for other files."""
         found = re.fullmatch(rf"{FOLDER}/(\d{{6,}})-(\d{{6,}})-([0-9a-f]{{16}})\.parquet", path)
         return found and cls(int(found[2]), int(found[1]), found[3])
 
     @classmethod
     def new(cls, first: int, last: int, others: list["Manifest"]) -> "Manifest":
-        """A name that no other has, later than all others, also where two runs believe that they
-        hold the output."""
+        """A unique name, later than all others, even if two runs believe that they hold the
+        output."""
         stamps = [int(each.stamp, 16) + 1 for each in others]
         return cls(last, first, f"{max(time.time_ns(), *stamps, 0):016x}")
 
     @property
     def path(self) -> str:
-        """Where it lies, below the output root."""
+        """Its path, below the output root."""
         return f"{FOLDER}/{self.first:06d}-{self.last:06d}-{self.stamp}.parquet"
 
     def inside(self, other: "Manifest") -> bool:
-        """Whether the other one, which is later, has been made of it and others."""
+        """Whether the other, later one was merged from this one and others."""
         mine, theirs = (self.first, self.last), (other.first, other.last)
         wider = mine != theirs and theirs[0] <= mine[0] and mine[1] <= theirs[1]
         return wider and self.stamp < other.stamp
 
 
 def counting(paths: Iterable[str]) -> list[Manifest]:
-    """The manifests that count, the latest last."""
+    """The valid manifests, the latest last."""
     found = sorted(filter(None, map(Manifest.of, paths)))
     return [each for each in found if not any(each.inside(other) for other in found)]
 
@@ -99,7 +99,7 @@ def rows_of(records: Iterable[Record]) -> pa.Table:
 
 
 def withdrawals_of(commits: pa.Table) -> pa.Table:
-    """Rows that say that these slices have no record any more."""
+    """Rows that withdraw the records of these slices."""
     none = pa.Table.from_pylist([{"withdrawn": True}], SCHEMA)
     rows = none.take(pa.array(np.zeros(len(commits), np.int64)))
     for name in KEY:
@@ -108,7 +108,7 @@ def withdrawals_of(commits: pa.Table) -> pa.Table:
 
 
 def records_of(table: pa.Table) -> list[Record]:
-    """Inverse of `rows_of`. What a manifest does not tell stands for its default."""
+    """Inverse of `rows_of`. Fields that a manifest lacks get their defaults."""
     return [
         Record(
             **{k: v for k, v in row.items() if v is not None and k in _FIELDS},
@@ -126,8 +126,8 @@ def _parsed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked(table: pa.Table) -> pa.Table:
-    """The columns that plans read of a manifest. Which rows are done, and which files may be
-    removed, depends on them: Damaged for what no run can have written."""
+    """The columns that plans read of a manifest. They decide which rows are done, and which files
+    may be removed, so values that no run can have written raise Damaged."""
     if missing := sorted(set(PLANNED) - set(table.column_names)):
         raise Damaged(f"it has no {', '.join(missing)}")
     table = table.select(PLANNED).cast(PLAN_SCHEMA)
@@ -135,15 +135,15 @@ def checked(table: pa.Table) -> pa.Table:
     fits = pc.less_equal(pc.add(first, rows), table["shard_rows"])
     sound = pc.and_(pc.greater_equal(pc.min_element_wise(first, rows), 0), fits)
     if not pc.all(pc.or_kleene(withdrawn, sound), skip_nulls=False, min_count=0).as_py():
-        raise Damaged("it has rows that no shard has")
+        raise Damaged("it has rows outside their shard")
     shards = pc.unique(table["shard"]).dictionary
     if len(shards) and pc.any(pc.match_substring_regex(shards, r"(^|/)\.{0,2}(/|$)")).as_py():
-        raise Damaged("it has shards that would lie elsewhere")
+        raise Damaged("it has shards outside the output")
     return table
 
 
 def groups(data: bytes) -> Iterator[pa.Table]:
-    """The rows of a manifest, with all columns, some at a time; Damaged if they cannot be read."""
+    """The rows of a manifest, with all columns, in batches; raises Damaged if unreadable."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         if missing := sorted(_REQUIRED - set(file.schema_arrow.names)):
@@ -155,7 +155,7 @@ def groups(data: bytes) -> Iterator[pa.Table]:
 
 
 def encoded(tables: Iterable[pa.Table]) -> bytes:
-    """A manifest of these rows. Columns that only a later release knows are kept."""
+    """A manifest of these rows. Columns of later releases are kept."""
     sink, writer, schema = pa.BufferOutputStream(), None, SCHEMA
     for table in tables:
         if writer is None:
@@ -175,7 +175,7 @@ def _writer(sink: pa.BufferOutputStream, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def latest(parts: list[pa.Table]) -> list[Mask]:
-    """Of each part, which rows count: those whose slice no later part has."""
+    """For each part, which rows count: those whose slice is in no later part."""
     masks = [np.ones(len(part), bool) for part in parts]
     some = [place for place, part in enumerate(parts) if len(part)]
     with Sets(**{f"part_{place}": parts[place].select(KEY) for place in some}) as sets:

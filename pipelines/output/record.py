@@ -1,4 +1,4 @@
-"""The record of one slice: what it holds and what it cost, and how strictly one is read."""
+"""The record of one slice: its content and cost, and checks when it is read."""
 
 import hashlib
 import json
@@ -25,22 +25,22 @@ log = logging.getLogger(__name__)
 
 
 def slice_id(shard: str, first_row: int) -> str:
-    """The name of a slice: from what it is, never from who computed it."""
+    """The name of a slice, which depends only on its rows, not on the process."""
     return hashlib.sha256(f"{shard}\0{first_row}".encode()).hexdigest()[:32]
 
 
 def table_path(shard: str, first_row: int) -> str:
-    """Where the labelled rows of a slice are, below the output root."""
+    """Path of the labelled rows of a slice, below the output root."""
     return f"table/{shard}.{first_row:012d}.parquet"
 
 
 def record_path(shard: str, first_row: int) -> str:
-    """Where the record of a slice is."""
+    """Path of the record of a slice."""
     return f"ledger/slices/{slice_id(shard, first_row)}.json"
 
 
 def slice_of(path: str) -> tuple[str, int] | None:
-    """Inverse of `table_path`: shard and first row; None for a file that is not ours."""
+    """Inverse of `table_path`: shard and first row; None for a file of other software."""
     found = re.fullmatch(r"table/([^\ud800-\udfff]+)\.([0-9]{12,})\.parquet", path)
     return (found[1], int(found[2])) if found else None
 
@@ -66,21 +66,21 @@ class Record(SliceStats):
         return slice_id(self.shard, self.first_row)
 
 
-#: What two attempts at a slice differ in. All else stands in its file, too.
+#: Fields that differ between two attempts at a slice. All others are also in its file.
 OF_ATTEMPT = {m.name for m in MEASURES if m.kind == Seconds}
 OF_ATTEMPT |= {"run_id", "committed_at", "retries"}
-#: Where it stands there, among the key-value metadata.
+#: Their key there, in the key-value metadata.
 FACTS = "fastbert.record"
 
 
 def facts(record: Record) -> dict[str, str]:
-    """What a file of labelled rows says of itself, so that its record can be written again."""
+    """Metadata for a file of labelled rows, from which its record can be restored."""
     values = {name: value for name, value in asdict(record).items() if name not in OF_ATTEMPT}
     return {FACTS: json.dumps(values)}
 
 
 def readable(texts: dict[str, bytes], more: dict[str, Any] | None = None) -> list[Record]:
-    """The records of these texts, by path, and `more` of each; those that are none are left out."""
+    """Records from these texts, by path, with fields from `more`; invalid ones are left out."""
     records = []
     for path, text in texts.items():
         try:
@@ -91,29 +91,29 @@ def readable(texts: dict[str, bytes], more: dict[str, Any] | None = None) -> lis
 
 
 def _decoded(path: str, text: bytes, more: dict[str, Any]) -> Record:
-    """A record as `Ledger.put` writes it, and `more` of it; ValueError for all that is not one.
-    Much depends on what it says: which rows are done, and which files may be removed."""
+    """A record as `Ledger.put` writes it, with fields from `more`; raises ValueError for anything
+    invalid, because a record decides which rows are done, and which files may be removed."""
     values = msgspec.convert(json.loads(text), dict[str, Any]) | more
     record = msgspec.convert(values, Record)
     if missing := {m.name for m in MEASURES if m.required} - values.keys():
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    if "model_errors" not in values:  # of an earlier release; some have no reasons either
+    if "model_errors" not in values:  # of an earlier release; a few also lack reasons
         failed = of_the_model(record.errors) or record.error_rows * record.quarantined
         record = replace(record, model_errors=failed)
     if record.path != table_path(record.shard, record.first_row):
         raise ValueError(f"its path is {record.path}, which is not its shard's")
     if record.first_row + record.rows > record.shard_rows:
-        raise ValueError(f"its rows end behind those of the shard, {record.shard_rows}")
+        raise ValueError(f"its rows end after those of the shard, {record.shard_rows}")
     exits = len(record.exits)
     for measure in PER_EXIT:
         counts = len(getattr(record, measure.name))
         if counts != exits and (counts or measure.required):
-            raise ValueError(f"its {measure.name} are of {counts} exits, expected {exits}")
+            raise ValueError(f"its {measure.name} are for {counts} exits, expected {exits}")
     depths = record.depths
     if len(depths) != exits or depths != sorted(depths) or any(k > 127 for k in depths):
-        raise ValueError(f"its exits lie at {depths}, expected {exits} depths, rising to 127")
+        raise ValueError(f"its exits lie at {depths}, expected {exits} rising depths up to 127")
     if {"", ".", ".."} & {*record.shard.split("/"), *record.run_id.split("/")}:
-        raise ValueError("its shard or run would lie elsewhere")
+        raise ValueError("its shard or run would lie outside the output")
     if path not in (record.path, record_path(record.shard, record.first_row)):
         raise ValueError(f"it is the record of {record.path}")
     return record

@@ -1,6 +1,6 @@
-"""How long to try again where a store has a fault that passes by itself.
+"""Retries of calls to a store, for temporary faults.
 
-Most clients try again on their own, for seconds. A nightly job can wait a little longer.
+Most clients retry by themselves, for seconds. A nightly job can wait a little longer.
 """
 
 import logging
@@ -11,13 +11,13 @@ from fastbert.filesystem import is_transient
 
 log = logging.getLogger(__name__)
 
-#: Times a call is made, and the longest pause between two, in seconds.
+#: Number of attempts, and the longest pause between two, in seconds.
 _TRIES, _LONGEST_PAUSE = 6, 20.0
 
 
 class Patience(tenacity.Retrying):
-    """Makes calls again that fail for a passing reason, and counts how often that was needed: the
-    result of the call, its last error if it keeps failing, any other error at once."""
+    """Retries calls that fail for a temporary reason, and counts the retries. Returns the result of
+    the call, and raises its last error if it keeps failing, or any other error at once."""
 
     def __init__(self, tries: int = _TRIES, longest_pause: float = _LONGEST_PAUSE) -> None:
         self.tries, self.retries = tries, 0

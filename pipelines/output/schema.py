@@ -10,7 +10,7 @@ from fastbert.exits.question import ANSWERS, Kind, prefix
 #: Raised when the meaning or the type of an output column changes.
 SCHEMA_VERSION = 1
 
-#: Of every answer, and of every row.
+#: Columns of every answer, and of every row.
 _SURE = [
     ("exit_layer", pa.int8()),  # layers passed; 0: none
     ("uncertainty", pa.float32()),  # by the point's criterion at the exit layer, in [0, 1]
@@ -27,11 +27,9 @@ def output_schema(
     all_scores: bool = False,
     windows: bool = False,
 ) -> pa.Schema:
-    """What labelling adds, after the carried input columns, for kinds of questions, by name.
-
-    Without `truncated` in outputs begun by releases that did not tell where a text was cut; with
-    `all_scores` the probability of every class, too, and with `windows` how many of a text were
-    read.
+    """The columns after the carried input columns, for kinds of questions, by name. `truncated` is
+    missing in outputs begun by releases without that column; `all_scores` adds the probability of
+    every class, and `windows` the number of windows read.
     """
     audits, fields = [], []
     for name, kind in kinds.items():
@@ -42,7 +40,7 @@ def output_schema(
             fields += [_of(name, field) for field in [*own, audit]]
         else:
             fields += own
-            audits = [audit]  # full depth's, null unless audited
+            audits = [audit]  # full depth's answer; null if not audited
     if "" not in kinds:
         fields.append(pa.field(*_SURE[0]))  # where the row left
     fields += [pa.field(*each) for each in _COSTS] + audits

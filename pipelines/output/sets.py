@@ -1,6 +1,6 @@
-"""Sets of slices as tables: SQL says which rows, and only their numbers come back.
+"""Sets of slices as tables: SQL selects rows, and returns only their numbers.
 
-A Python object for each slice would take gigabytes and minutes where there are millions.
+With millions of slices, a Python object for each would take gigabytes and minutes.
 """
 
 from functools import cache
@@ -15,26 +15,26 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def chosen(table: pa.Table, mask: Mask) -> pa.Table:
-    """The rows of a mask; not a copy if it is all of them."""
+    """The rows of a mask, without a copy if it is all of them."""
     return table if mask.all() else table.filter(pa.array(mask))
 
 
 def numbered(table: pa.Table) -> pa.Table:
-    """With its rows' numbers as column `n`."""
+    """The table with row numbers as column `n`."""
     return table.append_column("n", pa.array(np.arange(len(table))))
 
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """One in memory for the process, as each takes its time; what is named in a cursor is not seen
-    in others."""
+    """One database in memory for the process, because each takes time to open. Names in one cursor
+    are not visible in others."""
     connection = duckdb.connect()
     connection.execute("set enable_progress_bar = false")
     return connection
 
 
 class Sets:
-    """Tables, `numbered`, under names, and questions about them."""
+    """Named tables, `numbered`, and queries on them."""
 
     def __init__(self, **tables: pa.Table) -> None:
         self._connection = _database().cursor()
@@ -49,28 +49,28 @@ class Sets:
         self._connection.close()
 
     def add(self, name: str, table: pa.Table) -> None:
-        """Name a table."""
+        """Register a table under a name."""
         self._rows[name] = len(table)
         self._connection.register(name, numbered(table))
 
     def run(self, sql: str, **values: object) -> None:
-        """A statement that has no answer."""
+        """Run a statement without a result."""
         self._connection.execute(sql, values or None)
 
     def table(self, sql: str, **values: object) -> pa.Table:
-        """The answer to a query, whose parameters are `values`."""
+        """The result of a query with parameters `values`."""
         answer: pa.Table = self._connection.sql(sql, params=values or None).to_arrow_table()
         return answer
 
     def mask(self, of: str, sql: str, **values: object) -> Mask:
-        """Which rows of a table are among those whose `n` the query selects."""
+        """Mask of a table's rows whose `n` the query selects."""
         chosen = np.zeros(self._rows[of], bool)
         chosen[self.table(sql, **values)["n"].to_numpy()] = True
         return chosen
 
 
 def among(table: pa.Table, keys: pa.Table) -> Mask:
-    """Which rows of a table have values that are among the keys, in the columns of these."""
+    """Mask of a table's rows whose values in the columns of `keys` are among the keys."""
     if not len(table) or not len(keys):
         return np.zeros(len(table), bool)
     with Sets(rows=table.select(keys.column_names), keys=keys) as sets:

@@ -1,8 +1,8 @@
-"""What is measured of a slice, and all that follows from it.
+"""Measurements of a slice, and everything that follows from them.
 
 Each measurement is declared once, as a field of `SliceStats`. From the fields follow the ledger's
-record and how strictly it is read, the columns of `stats/` and of the views `slices` and `runs`,
-a run's totals, and the counters for Prometheus.
+record and its checks, the columns of `stats/` and of the views `slices` and `runs`, a run's totals,
+and the counters for Prometheus.
 """
 
 from collections import Counter
@@ -16,41 +16,41 @@ from msgspec import Meta
 
 #: Kinds of measurements. Each fits the columns of the statistics.
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Flops = Annotated[int, Meta(ge=0, le=2**63 - 1, title="of a billion rows, more than 64 bits")]
+Flops = Annotated[int, Meta(ge=0, le=2**63 - 1, title="a billion rows exceed 64 bits")]
 Seconds = Annotated[float, Meta(ge=0, lt=2**63)]
 Text = Annotated[str, Meta(pattern=r"\A[^\0\ud800-\udfff]+\Z")]
 
-#: Equal parts of [0, 1] that an exit's uncertainties are counted in.
+#: Number of equal parts of [0, 1] into which an exit's uncertainties are counted.
 UNCERTAINTY_BINS = 20
 
-#: How errors begin that are not the text's own: the row may get its label another time.
+#: Beginnings of errors not caused by the text: the row may get its label another time.
 _OF_THE_MODEL = ("the model", "the tokenizer", "given up")
 
-#: What a measurement is one of: per slice, per exit, or per slice about its rows with errors.
+#: Scope of a measurement: a slice, an exit, or a slice's rows with errors.
 Per = Literal["slice", "exit", "errors"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How one measurement is kept and added up."""
+    """How one measurement is stored and summed."""
 
     name: str  # of its field
     kind: Any  # and its type
     meaning: str
     per: Per = "slice"
-    #: Name in `stats/`, where it is not that of the field as `per` has it; None for no column.
+    #: Name in `stats/`, if not derived from field and `per`; None for no column.
     column: str | None = ""
-    #: Name of its sum in a run's summary and in the view `runs`; the sum may keep exits apart.
+    #: Name of its sum in a run's summary and in the view `runs`; the sum may be per exit.
     total: str = ""
     by_exit: bool = False
     #: Prometheus counts it.
     exported: bool = False
-    #: Every ledger there has been has it. What came later stands for its default where missing.
+    #: Every ledger so far has it. If not required, its default replaces a missing one.
     required: bool = False
 
     @classmethod
     def of(cls, field: Field[Any]) -> "Measure":
-        """What a field of `SliceStats` declares."""
+        """The measure that a field of `SliceStats` declares."""
         measure = cls(field.name, _KINDS[field.name], **field.metadata)
         prefixed = {"slice": f"slice_{field.name}", "exit": field.name.removeprefix("exit_")}
         usual = prefixed.get(measure.per, field.name)
@@ -58,12 +58,12 @@ class Measure:
 
     @property
     def summed(self) -> Any:
-        """Of what type its sum is."""
+        """The type of its sum."""
         apart = self.per != "exit" or self.by_exit
         return self.kind if apart else get_args(self.kind)[0]
 
     def sum(self, records: Sequence["SliceStats"]) -> Any:
-        """Over slices and, unless it keeps them apart, exits."""
+        """The sum over slices and, unless the sum is per exit, over exits."""
         values = [getattr(record, self.name) for record in records]
         apart = self.summed == self.kind
         return _sum(self.summed, values if apart else [*chain.from_iterable(values)])
@@ -85,21 +85,21 @@ def _sum(kind: Any, values: list[Any]) -> Any:
 
 
 def of_the_model(errors: Mapping[str, int]) -> int:
-    """Rows whose error is not their text's own, of rows by reason."""
+    """Number of rows whose error is not caused by their text, given rows by reason."""
     return sum(rows for reason, rows in errors.items() if reason.startswith(_OF_THE_MODEL))
 
 
 def measured(default: Any, meaning: str, per: Per = "slice", **more: Any) -> Any:
-    """A field of `SliceStats`: its default or what makes it, and the parts of its `Measure`."""
+    """A field of `SliceStats`: its default or factory, and the parts of its `Measure`."""
     known = {"default_factory" if callable(default) else "default": default}
     return field(**known, metadata={"meaning": meaning, "per": per, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SliceStats:
-    """What is measured of one slice; lists have one entry per exit, in the order of depth.
+    """Measurements of one slice; lists have one entry per exit, in the order of depth.
 
-    The stages begin with an empty one and fill it in.
+    The stages start with an empty one and fill it in.
     """
 
     # fmt: off
@@ -174,7 +174,7 @@ _SUMS = _ARROW | {Flops: pa.decimal128(38), bool: pa.int64()}
 
 
 def arrow(kind: Any, summed: bool = False) -> pa.DataType:
-    """The column type of a field's type, or of the sum of many such."""
+    """The column type of a field's type, or of its sum."""
     inner = get_args(kind)
     if get_origin(kind) is list:
         return pa.list_(arrow(inner[0], summed))

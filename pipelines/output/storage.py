@@ -1,4 +1,4 @@
-"""The output folder on any file system: whole objects, written in one atomic step."""
+"""The output folder on any file system: objects, each written in one atomic step."""
 
 import contextlib
 import os
@@ -22,43 +22,43 @@ from fastbert.errors import InputError
 from fastbert.filesystem import is_transient, open_url, reaching, redacted
 from pipelines.output.retry import Patience
 
-#: Where files of a local output are written before they appear under their names.
+#: Folder where files of a local output are written before they get their names.
 STAGING = "staging"
-#: Parquet footers read at the same time; each waits for the store, not for a core.
+#: Parquet footers read concurrently; each waits for the store, not for a core.
 FOOTER_THREADS = 32
-#: Largest file that is fetched in whole where only some of its columns are asked for.
+#: Largest file that is fetched whole if only some of its columns are needed.
 _AT_ONCE = 16 << 20
-#: Paths that are turned into Arrow's strings at a time.
+#: Paths converted to Arrow strings at a time.
 _TOGETHER = 100_000
 
 T = TypeVar("T")
 
 
 class Created(Enum):
-    """What `Storage.create` knows of its success."""
+    """Result of `Storage.create`."""
 
-    NOT = "something is there already"
-    PERHAPS = "others may believe at the same moment that they have created it"
-    ALONE = "nobody else has"
+    NOT = "an object exists already"
+    PERHAPS = "other processes may also believe that they created it"
+    ALONE = "no other process has"
 
 
 class Damaged(ValueError):
-    """A file that is not what it should be."""
+    """A file with invalid content."""
 
 
 class Storage:
-    """Objects by path below one root URL. What fails for a passing reason is tried again.
+    """Objects by path below one root URL. Calls that fail for a temporary reason are retried.
 
-    All methods raise InputError where this user cannot write or read, and FastBertError where the
-    store has no room, or does not answer in the end.
+    All methods raise InputError if this user may not read or write, and FastBertError if the store
+    has no room, or does not answer after retries.
     """
 
     def __init__(self, url: str) -> None:
-        """InputError if the URL cannot be reached, or is a pattern."""
+        """Raises InputError if the URL cannot be reached, or is a pattern."""
         self.url = url.rstrip("/")
         self.fs, root = open_url(self.url)
         self.root = root.rstrip("/")
-        if has_magic(self.root):  # fsspec and DuckDB would take other folders for it, too
+        if has_magic(self.root):  # for fsspec and DuckDB it would match other folders
             raise InputError(
                 f"'{redacted(url)}' is a pattern; expected a folder without any of * ? [ in its "
                 "path"
@@ -66,11 +66,11 @@ class Storage:
         self.patience = Patience()
 
     def put(self, path: str, data: bytes) -> None:
-        """Publish `data` at `path`, whole or not at all, over whatever was there.
+        """Publish `data` at `path`, completely or not at all; overwrites an existing object.
 
         Object stores publish an upload when it is complete. A local disk needs a temporary file,
-        which lies outside `table/` because readers take every file there for data, and a rename;
-        both are synced, so what is visible after a power cut is complete.
+        outside `table/` because readers read every file there, and a rename. Both are synced, so
+        every file visible after a power cut is complete.
         """
         target = posixpath.join(self.root, path)
         with self._reaching("written", path):
@@ -106,9 +106,9 @@ class Storage:
                 os.unlink(name)
 
     def create(self, path: str, data: bytes) -> Created:
-        """Publish `data` at `path` as `put` does, except where something is there.
+        """Publish `data` at `path` as `put` does, unless an object exists there.
 
-        Of several at the same time one succeeds, where the store can do that: see `lock.py`.
+        Only one of concurrent calls succeeds, if the store supports it: see `lock.py`.
         """
         target = posixpath.join(self.root, path)
         with self._reaching("written", path):
@@ -122,7 +122,7 @@ class Storage:
                     os.unlink(temporary)
             try:
                 self.patience(self.fs.pipe_file, target, data, mode="create")
-            except OSError:  # the reason is named differently by each store
+            except OSError:  # each store has its own error for this
                 self.fs.invalidate_cache()
                 if not self.patience(self.fs.exists, target):
                     raise
@@ -139,7 +139,7 @@ class Storage:
         return temporary
 
     def clear_staging(self) -> None:
-        """Remove temporary files of writers that were killed; nobody may be writing."""
+        """Remove temporary files of killed writers; no process may be writing."""
         if isinstance(self.fs, LocalFileSystem):
             with self._reaching("emptied", STAGING), contextlib.suppress(FileNotFoundError):
                 for entry in os.scandir(os.path.join(self.root, STAGING)):
@@ -151,7 +151,7 @@ class Storage:
         return {*found.to_pylist(), *odd}
 
     def listing(self, folder: str, suffix: str) -> tuple[pa.ChunkedArray, list[str]]:
-        """The same, of millions: as strings of Arrow's, and those that are no UTF-8."""
+        """The same for millions: as Arrow strings, and a list of those that are not UTF-8."""
         place = posixpath.join(self.root, folder)
         self.fs.invalidate_cache()
         find = _files if isinstance(self.fs, LocalFileSystem) else self.fs.find
@@ -171,7 +171,7 @@ class Storage:
         return pa.chunked_array(parts), odd
 
     def read(self, paths: list[str]) -> dict[str, bytes]:
-        """The objects at `paths`; those that do not exist any more are left out."""
+        """The objects at `paths`; those that no longer exist are left out."""
         if not paths:
             return {}
         full = {posixpath.join(self.root, path): path for path in paths}
@@ -180,7 +180,7 @@ class Storage:
         return {full[path]: data for path, data in found.items()}
 
     def _read(self, paths: list[str]) -> dict[str, bytes]:
-        # From byte 0 on: for whole objects, S3's client makes two requests. Empty ones have none.
+        # From byte 0 on: S3's client makes two requests for whole objects. Empty ones have none.
         parts = self.fs.cat_ranges(paths, [0] * len(paths), [None] * len(paths))
         found = dict(zip(paths, parts, strict=True))
         if again := [path for path, data in found.items() if _failed(data)]:
@@ -195,28 +195,29 @@ class Storage:
             self.patience(self.fs.rm_file, posixpath.join(self.root, path))
 
     def remove_all(self, paths: Sequence[str]) -> None:
-        """Delete the objects at `paths`, some at a time."""
+        """Delete the objects at `paths`, in batches."""
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             deque(pool.map(self.remove, paths), maxlen=0)
 
     def footer(self, path: str) -> pq.FileMetaData | None:
-        """The footer of a Parquet file; None if it is gone, or no Parquet."""
+        """The footer of a Parquet file; None if the file is gone, or not Parquet."""
         try:
             return self._parquet(path, lambda file: file.metadata)
         except Damaged:
             return None
 
     def columns(self, path: str, names: list[str]) -> pa.Table | None:
-        """Some columns of a Parquet file, those of these names that it has; None if it is gone.
+        """The existing columns of these names of a Parquet file; None if the file is gone.
 
-        Raises Damaged if it is no Parquet.
+        Raises Damaged if it is not Parquet.
         """
         return self._parquet(path, lambda file: file.read(names), _AT_ONCE)
 
     def _parquet(
         self, path: str, read: Callable[[pq.ParquetFile], T], at_once: int = 0
     ) -> T | None:
-        """What `read` gives of a Parquet file; up to `at_once` bytes are fetched in one request."""
+        """The result of `read` on a Parquet file; a file of up to `at_once` bytes is fetched
+        whole."""
 
         def opened() -> T:
             with self.fs.open(posixpath.join(self.root, path), "rb") as file:
@@ -242,7 +243,7 @@ class Storage:
         raise Damaged(str(damage)) from damage
 
     def _reaching(self, done: str, path: str) -> contextlib.AbstractContextManager[None]:
-        """`done` is what cannot be done at `path`."""
+        """`done` names the operation on `path` that failed."""
         return reaching(
             f"'{redacted(self.url)}/{path}' cannot be {done}",
             "expected a folder, or a bucket, that this user may read and write",
@@ -251,8 +252,8 @@ class Storage:
 
 
 def to_parquet(table: pa.Table, facts: dict[str, str] | None = None) -> bytes:
-    """A table as the content of a Parquet file, with `facts` among its key-value metadata. Those of
-    the table's schema are written twice, the second time for Arrow."""
+    """A table as the content of a Parquet file, with `facts` in its key-value metadata. Metadata of
+    the table's schema is written twice, the second time for Arrow."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
         writer.write_table(table)
@@ -262,11 +263,11 @@ def to_parquet(table: pa.Table, facts: dict[str, str] | None = None) -> bytes:
 
 
 def _files(place: str) -> Iterator[str]:
-    """All files below a local folder. fsspec's `find` asks for the size of each, and passes over
+    """All files below a local folder. fsspec's `find` reads the size of each, and silently skips
     folders that may not be listed."""
 
     def complain(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # vanished meanwhile, or not there yet
+        if not isinstance(error, FileNotFoundError):  # removed meanwhile, or not yet created
             raise error
 
     found = os.walk(place, onerror=complain)
@@ -274,7 +275,7 @@ def _files(place: str) -> Iterator[str]:
 
 
 def _failed(data: object) -> bool:
-    """Whether this is no object, and not because there is none; below a file there is none."""
+    """Whether `data` is an error other than a missing object; below a file there is none."""
     absent = isinstance(data, FileNotFoundError | NotADirectoryError)
     return isinstance(data, Exception) and not absent
 
@@ -288,20 +289,20 @@ def _is_utf8(text: str) -> bool:
 
 
 def _write(path: str, data: bytes) -> None:
-    """A new local file, synced, or none."""
+    """Write a new local file and sync it, or remove it."""
     with open(path, "xb") as file:
         try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        except OSError:  # no room: leave what there is to others
+        except OSError:  # no room: leave the remaining space to others
             os.unlink(path)
             raise
 
 
 def _link(path: str, name: str) -> bool:
-    """Give a local file another name; FileExistsError if that is taken. Mounted buckets and shares
-    know no links: they get a copy, of which readers may see a part. Whether it is a link."""
+    """Give a local file another name; FileExistsError if that exists. Returns whether it is a link:
+    mounted buckets and shares get a copy, which readers may see partially written."""
     try:
         os.link(path, name)
     except FileExistsError:

@@ -1,1 +1,1 @@
-"""What runs the stages."""
+"""Executors, which run the stages."""

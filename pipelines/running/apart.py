@@ -1,4 +1,4 @@
-"""Work in a process of its own: what it takes of memory, or of a GPU, is free again afterwards."""
+"""Work in a separate process, which frees all memory, also of a GPU, when it ends."""
 
 import os
 from multiprocessing.connection import Connection
@@ -12,7 +12,7 @@ from pipelines.running.quiet import log_to_stderr
 
 
 def apart(function: str, *arguments: Any) -> Any:
-    """What a function returns, such as "package.module:function"; it raises FastBertErrors. The
+    """The result of a function, named "package.module:function"; raises its FastBertErrors. The
     process ends with this one."""
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=_serve, args=(theirs, function, arguments))
@@ -23,7 +23,7 @@ def apart(function: str, *arguments: Any) -> Any:
     except EOFError as error:
         process.join()
         raise FastBertError(
-            f"the process for {function.partition(':')[2]} ended ({how(process.exitcode)}); run it "
+            f"the process for {function.partition(':')[2]} ended ({how(process.exitcode)}); run "
             "again, with more memory if that was the reason; what is done is kept"
         ) from error
     finally:

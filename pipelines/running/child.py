@@ -1,4 +1,4 @@
-"""A stage in a child process, and the driver's hold on it.
+"""A stage in a child process, and the driver's handle of it.
 
 Two pipes join them. On one, slices go in and out, pickled, as bytes that the driver passes on
 without a look. On the other, the child says what it begins and ends, which the driver counts
@@ -33,22 +33,23 @@ log = logging.getLogger(__name__)
 
 
 class Child:
-    """A process of a stage, which imports what it needs while nobody has said what to do. When it
-    dies, another one takes its place."""
+    """A process of a stage, which imports its modules while it has no work. If it dies, another one
+    takes its place."""
 
     def __init__(self, number: int, stage: type[Stage], limit: int) -> None:
-        """FastBertError, in what follows, once `limit` in a row have died without a word."""
+        """Later calls raise FastBertError once `limit` processes in a row have died without a
+        message."""
         self.name, self.stage, self.limit = f"{stage.doing} {number}", stage, limit
-        #: What it has been given and not answered; it works on the first.
+        #: Items given and not answered; it works on the first.
         self.given: deque[bytes] = deque()
-        self._silent = 0  # deaths in a row before the first word
+        self._silent = 0  # deaths in a row before the first message
         self._first: bytes | None = None
         self._process: BaseProcess
         self._start()
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """What a function says in the child, such as "package.module:function"; it raises
-        FastBertErrors. Not once the stage is made."""
+        """The result of a function in the child, named "package.module:function"; raises its
+        FastBertErrors. Only before the stage is made."""
         request = packed((function, arguments))
         self._send(request)
         while True:
@@ -67,7 +68,7 @@ class Child:
         return found
 
     def begin(self, arguments: tuple[Any, ...], guard: Guard) -> None:
-        """Make the stage. `guard.attempts` are the driver's; `arguments` are the stage's."""
+        """Make the stage. `guard.attempts` are the driver's; `arguments` are those of the stage."""
         self.guard = guard
         self._first = packed((None, (guard.limit, guard.timeout, arguments)))
         self._send(self._first)
@@ -79,8 +80,8 @@ class Child:
         self._process = SPAWN.Process(
             target=serve, args=(items, words, self.stage, self.name), name=self.name, daemon=True
         )
-        # Ctrl-C goes to children, too: the driver ends them. The tracker, which the first start
-        # would start, unblocks the signal.
+        # Block Ctrl-C, which also goes to children: the driver ends them. Start the tracker first,
+        # because its start unblocks the signal.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -93,26 +94,26 @@ class Child:
             self._send(self._first)
 
     def _send(self, data: bytes) -> None:
-        # It may be dead, which `answers` will find.
+        # If it is dead, `answers` will find that.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._items.send_bytes(data)
 
     def waited_for(self) -> list[Any]:
-        """What becomes ready when `answers` has something to do."""
+        """Objects that become ready when `answers` has something to do."""
         return [self._words, self._process.sentinel]
 
     def give(self, item: bytes) -> None:
-        """A slice to work on, pickled."""
+        """Give it a slice to work on, pickled."""
         self.given.append(item)
         self._send(item)
 
     def answers(self) -> Iterator[tuple[bool, bytes]]:
-        """What it has answered since, pickled, and whether that is a slice for the next stage.
+        """New answers, pickled, and for each whether it is a slice for the next stage.
 
-        Answers what it asks. If it has died, starts another one, which gets what it was given;
-        FastBertError if that comes to nothing.
+        Also answers its questions. If it has died, starts another one with the same items; raises
+        FastBertError if that fails.
         """
-        dead = not self._process.is_alive()  # first: what it said before is there to be read
+        dead = not self._process.is_alive()  # first, so that its last messages are still read below
         try:
             while self._words.poll():
                 word, *rest = self._words.recv()
@@ -121,7 +122,7 @@ class Child:
                     data = self._items.recv_bytes()
                     self.given.popleft()
                     yield rest[0], data
-                elif word in ("end", "advance"):  # which want no answer
+                elif word in ("end", "advance"):  # which need no answer
                     getattr(self.guard.attempts, word)(*rest)
                 else:
                     self._words.send(getattr(self.guard.attempts, word)(*rest))
@@ -145,7 +146,7 @@ class Child:
             self.give(item)
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it, and wait until it has ended."""
         self._process.kill()
         self._process.join()
         self._items.close()
@@ -193,7 +194,7 @@ def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -
     setproctitle(f"fastbert: {name}")
     os.dup2(2, 1)  # stdout is for the summary
     arrived: SimpleQueue[bytes] = SimpleQueue()
-    # The next slice arrives while the model is at work on this one.
+    # The next slice arrives while the model works on this one.
     threading.Thread(target=_receive, args=(items, arrived), daemon=True).start()
     faulthandler.dump_traceback_later(STARTING, exit=True)
     stage.load()
@@ -210,7 +211,7 @@ def serve(items: Connection, words: Connection, stage: type[Stage], name: str) -
 
 
 def _called(function: str, arguments: tuple[Any, ...]) -> tuple[Any, list[logging.LogRecord]]:
-    """What it returned or which FastBertError it raised, and what it has logged."""
+    """Its result or the FastBertError that it raised, and its log records."""
     logged: SimpleQueue[logging.LogRecord] = SimpleQueue()
     handler = QueueHandler(logged)  # makes records that can be pickled
     logging.getLogger().addHandler(handler)

@@ -1,6 +1,6 @@
-"""The Ray cluster a job runs on: the one that RAY_ADDRESS names, or one node started here.
+"""The Ray cluster of a job: the one at RAY_ADDRESS, or one node started here.
 
-All that is asked of Ray is public; what only some of its releases have is looked for here.
+Uses only Ray's public interface, and checks here what not all releases have.
 """
 
 import contextlib
@@ -25,44 +25,44 @@ from pipelines.machine import cores
 from pipelines.running.apart import apart
 from pipelines.running.quiet import quiet_transformers
 
-#: Every Ray's head lets everybody ask whether it lives.
+#: The health check of every Ray head, open to all.
 _HEALTH, _HEALTH_SECONDS = "/grpc.health.v1.Health/Check", 20.0
-#: What befalls a cluster. Not all releases end jobs that make no progress.
+#: Failures of a cluster. Not all releases end jobs that make no progress.
 _FAULTS = (RayError, getattr(exceptions, "ExecutionTimeoutError", RayError))
 
 
 def start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS names, as in `ray job submit`, else start a Ray here, which
-    is as open to others as Ray's own settings make it.
+    """Join the cluster at RAY_ADDRESS, as in `ray job submit`, or start Ray here, as open to others
+    as Ray's own settings make it.
 
-    Raises FastBertError if that cannot be reached or started, InputError for what is no address.
+    Raises FastBertError if it cannot be reached or started, InputError if the address is invalid.
     """
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
-        advice = "see whether it has memory and disk, or let RAY_TMPDIR name a shorter directory"
+        advice = "check its memory and disk, or set RAY_TMPDIR to a shorter path"
         with _started("cannot start Ray on this machine", advice):
             # Twice the cores: replicas hold all of them, readers and commits wait for I/O or are
             # short. Ray Data hangs on two logical CPUs.
             ray.init(address, num_cpus=max(4, 2 * cores()), include_dashboard=False, **quiet)
     else:
         advice = (
-            f"see that the cluster is up, takes this user's token and is of Ray {ray.__version__}, "
-            "or unset RAY_ADDRESS"
+            "check that the cluster is up, accepts this user's token and has Ray "
+            f"{ray.__version__}, or unset RAY_ADDRESS"
         )
         with _started(f"cannot join the Ray cluster at RAY_ADDRESS '{address}'", advice):
             check_address(address)
             ray.init(**quiet)
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # we report progress ourselves
-    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # and faults
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # and report faults
 
 
 def on_a_gpu(function: str, *arguments: Any) -> Any:
-    """What a function returns, such as "package.module:function", on a node with a GPU; without
-    one, in a process here. What it logs is logged here; it raises FastBertErrors."""
+    """The result of a function, named "package.module:function", on a node with a GPU; without one,
+    in a process here. Its log records are logged here; raises its FastBertErrors."""
     start_ray()
     gpus = min(1.0, cluster_resources().get("GPU", 0.0))
     if not gpus:
@@ -83,7 +83,8 @@ def _task(gpus: float) -> Any:
 
 
 def _logged(function: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
-    """What a function logs; at last what it returns, or which FastBertError it raises."""
+    """Log records of a function; the last item is its result, or the FastBertError that it
+    raises."""
     said: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
     root = logging.getLogger()
     root.addHandler(QueueHandler(said))  # makes records that can be pickled
@@ -102,7 +103,7 @@ def _logged(function: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _started(what: str, advice: str) -> Iterator[None]:
-    """Whatever Ray raises when it starts, of many kinds, is one line."""
+    """Turn the errors of Ray's start, of many kinds, into one line."""
     try:
         yield
     except FastBertError:
@@ -112,8 +113,8 @@ def _started(what: str, advice: str) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Raises InputError for what is no address of a cluster, and FastBertError if nothing answers
-    there: Ray itself would ask again for an hour."""
+    """Raises InputError if it is not an address of a cluster, and FastBertError if nothing answers
+    there: Ray itself would retry for an hour."""
     if address.startswith("ray://") or address == "auto":
         return  # Ray gives up by itself
     if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", address):
@@ -137,7 +138,7 @@ def check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def faults_of_ray() -> Iterator[None]:
-    """What befalls processes, nodes and disks of the cluster becomes a FastBertError of one line;
+    """Turn failures of processes, nodes and disks of the cluster into a FastBertError of one line;
     a bug in a stage keeps its traceback."""
     try:
         yield
@@ -148,26 +149,26 @@ def faults_of_ray() -> Iterator[None]:
             raise
         said = full[-1] if full else lines[-1] if "creation task" in lines[0] else lines[0]
         raise FastBertError(
-            f"Ray cannot go on: {said}; what is committed is kept, run again"
+            f"Ray cannot continue: {said}; what is committed is kept, run again"
         ) from error
 
 
 def bear_standstill(seconds: float) -> None:
-    """Let Ray Data, in releases that end a whole job without progress, wait so long."""
+    """Set how long Ray Data waits, in releases that end a job without progress."""
     context = DataContext.get_current()
     if hasattr(context, "execution_no_progress_timeout_s"):
         context.execution_no_progress_timeout_s = seconds
 
 
 def cluster_resources() -> dict[str, float]:
-    """What the cluster has now: "CPU" and, where there are some, "GPU"."""
+    """Present resources of the cluster: "CPU" and, if it has any, "GPU"."""
     return dict(ray.cluster_resources())
 
 
 def cores_of_nodes() -> list[int]:
     """The CPU cores of each node, as far as Ray may use them.
 
-    Of this process's own node no more than there are, as `start_ray` tells Ray of more.
+    For this process's node, at most its real cores, because `start_ray` gives Ray more.
     """
     here = ray.get_runtime_context().get_node_id()
     sizes = {

@@ -1,4 +1,4 @@
-"""Where a labelling job runs: on this machine, or on Ray."""
+"""Choice of the executor: this machine, or Ray."""
 
 import os
 from collections.abc import Generator
@@ -11,7 +11,7 @@ from pipelines.labelling.run import Executor, Resources, Run
 from pipelines.labelling.work import Outcome
 from pipelines.settings import Labelling, LabelSettings
 
-#: What tells that a process belongs to a cluster: its user's wish, and Ray's word in a job.
+#: Environment variables that show a cluster: set by the user, and by Ray in a job.
 _RAYS = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 
 
@@ -21,7 +21,7 @@ def label_anywhere(settings: LabelSettings) -> dict[str, Any]:
 
 
 class Chosen:
-    """The executor that `--executor` names. It is chosen when there is something to label: a run
+    """The executor that `--executor` names. It is made only if there are slices to label: a run
     with nothing to do needs neither Ray nor torch."""
 
     executor: Executor | None = None
@@ -54,7 +54,7 @@ class Chosen:
 
 
 def asks_for_ray(settings: Labelling) -> bool:
-    """Whether a run is on Ray, as far as that is plain without a look at the machine."""
+    """Whether a run is on Ray, as far as settings and environment show."""
     in_cluster = any(os.environ.get(name) for name in _RAYS)
     auto = settings.executor == "auto" and (in_cluster or settings.replica_range()[1] > 1)
     return settings.executor == "ray" or auto
@@ -62,7 +62,7 @@ def asks_for_ray(settings: Labelling) -> bool:
 
 def choose(settings: LabelSettings) -> Executor:
     """By `--executor`; auto is Ray in a Ray job, with RAY_ADDRESS, for several replicas and on a
-    machine with several GPUs, else this machine."""
+    machine with several GPUs, and this machine otherwise."""
     from pipelines.running.local import LocalExecutor
     from pipelines.running.ray_executor import RayExecutor
 

@@ -1,6 +1,5 @@
-"""How often something was begun and not finished: what kills its process does so a few times.
-
-And how far the slices at work are, as far as their processes tell.
+"""Counts of attempts that were begun and not finished, so that a slice can end only a few
+processes; and the reported progress of slices.
 """
 
 import faulthandler
@@ -12,26 +11,26 @@ from typing import Protocol
 
 
 class Counts(Protocol):
-    """`Attempts`, or what reaches those of another process."""
+    """Interface of `Attempts`, in this or another process."""
 
     def failed(self, what: str, stage: str) -> int:
-        """How many attempts have ended their process."""
+        """Number of attempts that ended their process."""
 
     def begin(self, what: str, stage: str) -> int:
-        """Note an attempt; returns how many before it have ended their process."""
+        """Count an attempt; returns how many before it ended their process."""
 
     def end(self, what: str, stage: str) -> None:
-        """The attempt came to an end, good or bad, and its process lives."""
+        """The attempt finished, with or without success, and its process lives."""
 
     def advance(self, what: str, rows: float) -> None:
-        """So many rows of a slice are done, about."""
+        """Report the approximate number of rows done of a slice."""
 
 
 class Attempts:
-    """Counts, by what and stage, the attempts that did not come to an end.
+    """Counts the unfinished attempts, by `what` and stage.
 
-    It is kept where it outlives processes that are killed. `what` is tried by one process at a
-    time: a slice, or the start of one process.
+    It is kept where it outlives killed processes. Only one process at a time tries `what`: a slice,
+    or the start of one process.
     """
 
     def __init__(self) -> None:
@@ -58,13 +57,13 @@ class Attempts:
         self._rows[what] = rows
 
     def under_way(self) -> float:
-        """Rows that are done, about, of the slices at work."""
-        return sum([*self._rows.values()])  # of a copy: others may write meanwhile
+        """Approximate number of rows done of slices in progress."""
+        return sum([*self._rows.values()])  # a copy, because other threads may write meanwhile
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Counts the attempts at a slice, and ends the process of one that takes too long."""
+    """Counts the attempts at a slice, and ends the process if one takes too long."""
 
     attempts: Counts
     limit: int
@@ -72,12 +71,12 @@ class Guard:
 
     @contextmanager
     def attempt(self, what: str, stage: str, timeout: float | None = None) -> Iterator[int]:
-        """An attempt at `what`; gives how many before it have ended their process.
+        """Context of an attempt at `what`; yields how many before it ended their process.
 
-        It has so many seconds, by default the guard's `timeout`.
+        `timeout` is in seconds, by default the guard's.
         """
         failed = self.attempts.begin(what, stage)
-        # A thread of C: it works while Python hangs in a call that does not let go of it.
+        # A C thread: it works even if Python hangs in a call that holds the interpreter.
         faulthandler.dump_traceback_later(timeout or self.timeout, exit=True)
         try:
             yield failed

@@ -1,7 +1,7 @@
 """The executor on one machine: each stage in child processes of the driver, without Ray.
 
-The driver passes slices on from stage to stage, and waits. Readers work ahead of the model, as far
-as memory allows.
+The driver only passes slices from stage to stage. Readers work ahead of the model as far as memory
+allows.
 """
 
 from collections import deque
@@ -19,9 +19,9 @@ from pipelines.running.guard import Attempts, Guard
 from pipelines.running.stages import STAGES, Stage
 from pipelines.settings import LabelSettings
 
-#: Slices that a process has: it works on one, and the next is there when it is done.
+#: Slices given to a process: it works on one, and the next is already there.
 _GIVEN = 2
-#: Slices that wait for a stage, at most, and bytes beyond which no further one is made.
+#: Most slices that wait for a stage, and bytes above which no further one is made.
 _WAITING, _WAITING_BYTES = 2, 256 << 20
 
 
@@ -34,7 +34,7 @@ class LocalExecutor:
         self.attempts = Attempts()
 
     def start(self, settings: LabelSettings) -> None:
-        """Start a process of each stage, unless they are there."""
+        """Start a process of each stage, unless they exist."""
         if not self.crews:
             kinds = (Readers, *[Crew] * len(self.stages[1:]))
             made = zip(kinds, self.stages, strict=True)
@@ -46,7 +46,7 @@ class LocalExecutor:
         return found
 
     def resources(self, settings: LabelSettings) -> Resources:
-        """Start, and share out the machine; InputError for what takes Ray."""
+        """Start, and divide the machine; raises InputError for settings that need Ray."""
         _, high = settings.replica_range()
         asked = settings.gpus_per_replica
         if high > 1 or (asked or 0) > 1:
@@ -62,7 +62,7 @@ class LocalExecutor:
             high=1,
             replica_gpus=float(on_gpu),
             replica_cpus=cpus,
-            # Tokenizing falls behind a GPU; beside a model on the same cores, one is enough.
+            # A GPU needs many tokenizing readers; beside a model on the same cores, one is enough.
             readers=max(1, cores() - cpus) if on_gpu else 1,
             reader_cpus=1,
             attempts=settings.slice_attempts,
@@ -77,7 +77,7 @@ class LocalExecutor:
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
     ) -> Generator[Outcome, None, None]:
-        """Run the slices through the stages; yields what becomes of each.
+        """Run the slices through the stages; yields the outcome of each.
 
         Raises FastBertErrors as the stages do. Closing it ends the processes.
         """
@@ -111,23 +111,23 @@ class LocalExecutor:
 
 
 class Crew:
-    """The processes of one stage, and what waits for them."""
+    """The processes of one stage, and the slices that wait for them."""
 
     def __init__(self, stage: type[Stage], limit: int) -> None:
-        """One process, to begin with; `limit` as in `Child`."""
+        """Starts one process; `limit` as in `Child`."""
         self.stage, self.limit = stage, limit
         self.children = [Child(1, stage, limit)]
         self.waiting: deque[bytes] = deque()
 
     def begin(self, processes: int, arguments: tuple[Any, ...], guard: Guard) -> None:
-        """Become as many, and make the stage in each."""
+        """Start further processes, and make the stage in each."""
         numbers = range(2, processes + 1)
         self.children += [Child(number, self.stage, self.limit) for number in numbers]
         for child in self.children:
             child.begin(arguments, guard)
 
     def hand_out(self, following: "Crew | None") -> None:
-        """Give what waits to who has least, as long as the stage behind has room for it."""
+        """Give waiting slices to the process with the fewest, while the next stage has room."""
         while following is None or following.has_room(self):
             for child in sorted(self.children, key=lambda child: len(child.given)):
                 if len(child.given) < _GIVEN and (item := self.next_for(child)):
@@ -137,11 +137,11 @@ class Crew:
                 return
 
     def next_for(self, child: Child) -> bytes | None:
-        """What a process may do next, if there is anything."""
+        """The next slice for a process, if there is one."""
         return self.waiting.popleft() if self.waiting else None
 
     def has_room(self, before: "Crew") -> bool:
-        """Whether what the stage before has, and one more, may come to wait here."""
+        """Whether all slices of the stage before, and one more, may wait here."""
         coming = sum(len(child.given) for child in before.children)
         size = sum(map(len, self.waiting))
         return coming + len(self.waiting) < _WAITING + len(before.children) and (
@@ -158,12 +158,12 @@ class Readers(Crew):
     """The processes of the first stage. Each follows a stream of slices to its end."""
 
     def follow(self, streams: list[list[Slice]]) -> None:
-        """Have these to read."""
+        """Set the streams to read."""
         self.streams = iter(streams)
         self.of: dict[Child, Iterator[Slice]] = {}
 
     def next_for(self, child: Child) -> bytes | None:
-        """The next slice of the child's stream, or of one that nobody has."""
+        """The next slice of the child's stream, or of one without a reader."""
         piece = next(self.of.get(child, iter(())), None)
         if piece is None and (stream := next(self.streams, None)):
             self.of[child] = iter(stream)

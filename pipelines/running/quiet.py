@@ -1,4 +1,4 @@
-"""What is asked of messages, ours and of libraries, in processes of ours; importing asks none."""
+"""Log settings for the processes of a job; importing this module changes none."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import sys
 
 
 def log_to_stderr() -> None:
-    """What the project says, with the time, and of libraries only what went wrong."""
+    """Log this project's messages with the time, and only warnings of libraries."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     for noisy in ("ray", "httpx", "httpx2", "transformers", "fsspec", "botocore", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -14,8 +14,8 @@ def log_to_stderr() -> None:
 
 
 def quiet_transformers() -> None:
-    """Errors only, and no progress bars: a checkpoint is loaded in every worker, and what its
-    loading report would list is checked in `fastbert.weights` anyway."""
+    """Errors only, and no progress bars: every worker loads a checkpoint, and `fastbert.weights`
+    checks what the loading report would list."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if transformers := sys.modules.get("transformers"):

@@ -2,8 +2,8 @@
 
     slices -> ReadTokenize (CPU) -> Classify (model replicas) -> Commit (CPU) -> records
 
-The driver sees records, never rows. What becomes of slices whose processes die is told in
-`stages.py`.
+The driver sees records, never rows. `stages.py` describes what happens to slices whose processes
+die.
 """
 
 import threading
@@ -29,13 +29,13 @@ from pipelines.running.cluster import bear_standstill
 from pipelines.running.guard import Attempts, Guard
 from pipelines.running.stages import STAGES, STARTING, Stage
 
-#: Slices an actor works on or has waiting. Ray's default, 2, leaves it idle for the length of one
+#: Slices that an actor works on or has waiting. With Ray's default, 2, it is idle for one
 #: scheduling round whenever a slice takes less time than that; more would hold back slices that
 #: another replica could take.
 _SLICES_PER_ACTOR = 4
-#: Seconds that Ray Data's threads have to end; one, which asks Ray for nothing, never does.
+#: Seconds for Ray Data's threads to end; one, which makes no calls to Ray, never does.
 _LAST_MOMENTS = 3.0
-#: Seconds to wait for word of how far the slices are.
+#: Seconds to wait for the progress of slices.
 _PATIENCE = 5.0
 
 
@@ -52,7 +52,7 @@ def run_stages(
     """
     low, high = min(resources.low, len(slices)), min(resources.high, len(slices))
     tries, timeout = resources.attempts, resources.timeout
-    # What hangs is ended before that.
+    # The guard ends hung calls before that.
     bear_standstill(2 * tries * max(timeout, STARTING) + (3 * tries + 2) * timeout)
     name = attempts_of(run)
     attempts = start_attempts(name)
@@ -69,7 +69,7 @@ def run_stages(
         ),
         (CommitActor, (), resources.commit_cpus, (1, high, 1)),
     ]
-    # A slice is a row, and a row a block: else slices of one stream would wait for each other.
+    # A slice is a row, and a row a block: otherwise slices of one stream would wait for each other.
     DataContext.get_current().target_max_block_size = 1
     # Not `from_arrow`: it runs a task per block.
     rows = [{ITEM: packed([Work(piece) for piece in stream])} for stream in streams(slices)]
@@ -104,8 +104,8 @@ def run_stages(
     finally:
         ray.kill(attempts)
         if not ended:
-            # Ray Data's threads go on for a moment. One that asks Ray for anything once that has
-            # shut down ends the driver, with status 1.
+            # Ray Data's threads continue for a moment. One that calls Ray after its shutdown ends
+            # the driver, with status 1.
             latest = time.monotonic() + _LAST_MOMENTS
             for thread in {*threading.enumerate()} - before:
                 thread.join(max(0.0, latest - time.monotonic()))
@@ -117,17 +117,17 @@ def attempts_of(run: Run) -> str:
 
 
 class RayMetrics(Metrics):
-    """The counters as the cluster exports them; Ray adds `ray_` in front of their names."""
+    """The counters as the cluster exports them; Ray adds `ray_` to their names."""
 
     def count(self, name: str, amount: float, tags: dict[str, str]) -> None:
         """As in `Metrics`."""
-        if amount:  # Ray refuses to count nothing
+        if amount:  # Ray refuses to add 0
             self.counters[name].inc(amount, tags)
 
 
 def start_attempts(name: str) -> Any:
     """An actor `Attempts` of this name; it lives as long as this handle. It stays on the driver's
-    node, where no stage can take its counts with the node."""
+    node, so that its counts are not lost with a node of a stage."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     return ray.remote(Attempts).options(name=name, scheduling_strategy=here, **options).remote()
@@ -137,8 +137,8 @@ class AttemptsOfActor:
     """`Attempts` that an actor keeps."""
 
     def __init__(self, name: str) -> None:
-        # Not its handle: Ray would put what holds one into its object store, and could not start an
-        # actor again once that is lost.
+        # The name, not its handle: Ray would put arguments with a handle into its object store, and
+        # could not restart an actor if that is lost.
         self.name = name
 
     @cached_property
@@ -164,7 +164,7 @@ class AttemptsOfActor:
         self._actor.advance.remote(what, rows)
 
     def under_way(self) -> float:
-        """As in `Attempts`; 0 where the actor is not there, or has no time."""
+        """As in `Attempts`; 0 if the actor is missing or busy."""
         try:
             rows: float = ray.get(self._actor.under_way.remote(), timeout=_PATIENCE)
         except (ValueError, RayError):
@@ -176,11 +176,11 @@ class OnBlocks:
     """A stage as an actor of Ray Data, under the name that Ray's dashboard shows."""
 
     def __init__(self, stage: type[Stage], guard: Guard, *arguments: Any) -> None:
-        me: Any = ray.get_runtime_context().get_actor_id()  # the same when Ray starts it again
+        me: Any = ray.get_runtime_context().get_actor_id()  # the same when Ray restarts it
         self.stage = stage(guard, me, *arguments)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """As the stage, on blocks of one item."""
+        """Call the stage on a block of one item."""
         return to_block(self.stage(from_block(block)))
 
 
@@ -188,7 +188,7 @@ class ReadTokenizeActor(OnBlocks):
     """First."""
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """As the stage, on a block of one stream of slices."""
+        """Call the stage on a block of one stream of slices."""
         for work in from_block(block):
             yield to_block(self.stage(work))
 

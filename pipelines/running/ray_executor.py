@@ -1,4 +1,4 @@
-"""The executor on Ray. Imports Ray when it is started: a run with nothing to do needs none."""
+"""The executor on Ray. It imports Ray when started: a run with nothing to do needs no Ray."""
 
 from collections.abc import Generator
 from pkgutil import resolve_name
@@ -13,14 +13,14 @@ from pipelines.settings import LabelSettings
 
 
 class RayExecutor:
-    """Runs the stages on the cluster that RAY_ADDRESS names, or on one that it starts here."""
+    """Runs the stages on the cluster at RAY_ADDRESS, or on one that it starts here."""
 
     def __init__(self, stages: tuple[type[Stage], ...] = STAGES) -> None:
         self.stages = stages
         self._attempts: Any = None
 
     def resources(self, settings: LabelSettings) -> Resources:
-        """Join the cluster, or start it, and share out what it has now."""
+        """Join or start the cluster, and divide its present resources."""
         from pipelines.running.cluster import cluster_resources, cores_of_nodes, start_ray
 
         start_ray()
@@ -36,12 +36,12 @@ class RayExecutor:
         return rows
 
     def close(self) -> None:
-        """As in `Executor`; the cluster is left to who has started it."""
+        """As in `Executor`; does not stop the cluster."""
 
     def run(
         self, run: Run, slices: list[Slice], resources: Resources
     ) -> Generator[Outcome, None, None]:
-        """As `ray_data.run_stages` does; what befalls the cluster is a FastBertError, too."""
+        """As `ray_data.run_stages`; failures of the cluster also become FastBertErrors."""
         from pipelines.running.cluster import faults_of_ray
         from pipelines.running.ray_data import AttemptsOfActor, attempts_of, run_stages
 
@@ -51,14 +51,13 @@ class RayExecutor:
 
 
 def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[int]) -> Resources:
-    """Divide the cluster between replicas and readers; InputError if it is too small.
+    """Divide the cluster between replicas and readers; raises InputError if it is too small.
 
-    `cluster` has "CPU" and, where there are some, "GPU"; `nodes` are the cores of each node.
+    `cluster` has "CPU" and, if there are any, "GPU"; `nodes` are the cores of each node.
 
-    With GPUs, tokenizing is what may fall behind: readers get all the cores that are left. On
-    CPUs the model is slower than any tokenizer by far: replicas get the cores, and one reader per
-    replica works beside them. Three pools of actors: Ray never fuses those, so tokenizing stays
-    out of the replica.
+    With GPUs, tokenizing may be the bottleneck: readers get all remaining cores. On CPUs the model
+    is far slower than any tokenizer: replicas get the cores, with one reader each beside them.
+    Three pools of actors, because Ray never fuses those, which keeps tokenizing out of the replica.
     """
     low, high = settings.replica_range()
     cpus, gpus = cluster.get("CPU", 0.0), settings.gpus_per_replica
@@ -66,14 +65,14 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
         gpus = 1.0 if cluster.get("GPU") else 0.0
     if gpus:
         reader_cpus, replica_cpus = 1.0, settings.cpus_per_replica or 1
-        # A cluster that grows with the work shows few CPUs yet: allow some readers per replica.
+        # An autoscaling cluster has few CPUs at first: allow several readers per replica.
         readers = max(4 * high, int(cpus - high * replica_cpus - Resources.commit_cpus))
     else:
         reader_cpus, readers = 0.5, high
         share = int(cpus - reader_cpus - Resources.commit_cpus) // high
         replica_cpus = settings.cpus_per_replica or max(1, min(share, _fitting(nodes, high)))
     needed = low * replica_cpus + reader_cpus + Resources.commit_cpus
-    if needed > cpus and not gpus:  # a GPU cluster may be about to grow
+    if needed > cpus and not gpus:  # a GPU cluster may still grow
         raise InputError(
             f"the cluster has {cpus:g} CPUs, {low} replicas of {replica_cpus} CPUs with a reader "
             f"need {needed:g}; lower --replicas or --cpus-per-replica, or use a larger cluster"
@@ -92,6 +91,6 @@ def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[in
 
 
 def _fitting(nodes: list[int], replicas: int) -> int:
-    """The most cores that each of so many replicas can have, as none spans two nodes."""
+    """The most cores that each of `replicas` replicas can have, since none spans two nodes."""
     sizes = range(max(nodes, default=0), 0, -1)
     return next((n for n in sizes if sum(node // n for node in nodes) >= replicas), 0)

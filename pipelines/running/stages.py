@@ -2,9 +2,9 @@
 
     slice -> Reading (CPU) -> Labelling (the model) -> Committing (CPU) -> record
 
-Processes may die at any moment: their slice runs again in another one. A slice that ends processes
-every time is given up after some attempts, by a process that has labelled known texts: where these
-fail, the machine is to blame, and the run ends.
+Processes may die at any moment: their slice runs again in another one. A slice that ends its
+process every time is given up after a few attempts, by a process that has labelled known texts: if
+these fail, the machine is at fault, and the run ends.
 """
 
 import os
@@ -20,7 +20,7 @@ from pipelines.output.record import Record, slice_id
 from pipelines.running.guard import Guard
 from pipelines.running.quiet import quiet_transformers
 
-#: Seconds that processes may take to begin, each time that one has died; busy machines need them.
+#: Seconds that a process may take to start after a death; busy machines need them.
 STARTING = 300
 
 
@@ -28,16 +28,16 @@ class Stage:
     """One stage in a process of its own: made once, called with one slice at a time."""
 
     doing: str
-    #: What the stage is. By name, because every process imports this module, and those that commit
-    #: need not wait for torch, nor hold it.
+    #: The stage's class, by name, because every process imports this module, and those that commit
+    #: need not load torch.
     made_by: str
 
     def __init__(self, guard: Guard, process: str, *arguments: Any) -> None:
-        """`process` names this process, and those that take its place when it has died."""
+        """`process` names this process, and those that replace it if it dies."""
         self.guard = guard
         self.refused: FastBertError | None = None
         self.known = f"known texts on {process}"
-        # A model takes its time to load, however small the slices.
+        # A model takes time to load, however small the slices.
         longest = max(guard.timeout, STARTING)
         with guard.attempt(f"the start of {process}", self.doing, longest) as failed:
             try:
@@ -49,17 +49,18 @@ class Stage:
 
     @classmethod
     def load(cls) -> Callable[..., Any]:
-        """What makes it; to import that may take seconds."""
+        """The class of the stage; its import may take seconds."""
         quiet_transformers()
         found: Callable[..., Any] = resolve_name(cls.made_by)
         return found
 
     def make(self, *arguments: Any) -> Any:
-        """What does the work."""
+        """The object that does the work."""
         return self.load()(*arguments)
 
     def __call__(self, item: Work | Outcome | FastBertError) -> Work | Outcome | FastBertError:
-        """One slice in, one slice out, or what has become of it, or what was refused."""
+        """Take one slice; return the slice for the next stage, its outcome, or the error of the
+        run."""
         if not isinstance(item, Work):
             return item
         name = slice_id(item.slice.shard.name, item.slice.first_row)
@@ -79,8 +80,8 @@ class Stage:
         return self.refused
 
     def prove(self, name: str) -> None:
-        """Show on known texts that this process works, before it takes a slice that has ended
-        others. MachineError if as many in a row do not as a slice may end."""
+        """Check on known texts that this process works, before it takes a slice that has ended
+        others. Raises MachineError if that has ended as many in a row as a slice may end."""
         if not self.guard.attempts.failed(name, self.doing):
             return
         longest = min(self.guard.timeout, STARTING)
@@ -88,9 +89,9 @@ class Stage:
             if failed >= self.guard.limit:
                 raise MachineError(
                     f"{self.doing} known texts ended the process {failed} times, the last time on "
-                    f"{os.uname().nodename} (a crash, too little memory, or more than "
-                    f"{longest:g} s); no row is to blame: look at the machine, its memory and its "
-                    "libraries, and run again; what is committed is kept"
+                    f"{os.uname().nodename} (a crash, too little memory, or more than {longest:g} "
+                    "s); no row is the cause: check the machine, its memory and its libraries, and "
+                    "run again; what is committed is kept"
                 )
             try:
                 self.stage.check()
@@ -98,14 +99,14 @@ class Stage:
                 self.fail(error, failed)
 
     def fail(self, error: MachineError, failed: int) -> NoReturn:
-        """Known texts have failed, and in `failed` processes before: the next one tries, or none
-        does."""
+        """Known texts failed here and in `failed` processes before: let the next one try, or end
+        the run."""
         if failed + 1 < self.guard.limit:
             leave(error)
         raise error
 
     def done(self, work: Work, failed: int) -> Work | Outcome:
-        """The slice after this stage, and `failed` attempts at it."""
+        """The slice after this stage, given `failed` attempts at it."""
         reason = (
             f"given up: {self.doing} its slice ended the process {failed} times (a crash, too "
             f"little memory, or more than {self.guard.timeout:g} s)"
@@ -115,77 +116,77 @@ class Stage:
             found = self.stage(work)
         elif failed < 2 * self.guard.limit:
             found = self.stage(work, reason)
-        else:  # even that kills
+        else:  # even reading ends the process
             found = Failed(work.slice, reason)
         return found
 
 
 def dead_on_arrival(doing: str, failed: int) -> FastBertError:
-    """What is said of processes that have died `failed` times before their first slice."""
+    """The error for processes that died `failed` times before their first slice."""
     return FastBertError(f"the process for {doing} died {failed} times at its start")
 
 
 def leave(error: BaseException) -> NoReturn:
-    """End this process: what it was at counts as having done that, and another one tries it."""
+    """End this process: its slice counts as the cause, and another process tries it."""
     print(f"this process ends: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 class Reading(Stage):
-    """First."""
+    """The first stage."""
 
     doing, made_by = "reading", "pipelines.labelling.read:ReadTokenize"
 
 
 class Labelling(Stage):
-    """Second."""
+    """The second stage."""
 
     doing, made_by = "labelling", "pipelines.labelling.classify:Classify"
 
     @classmethod
     def load(cls) -> Callable[..., Any]:
-        """As above, with small caches in oneDNN and in torch's own layer above it. Batches hardly
-        ever have the same number of tokens, and in bf16 what is kept for each is large: by
-        themselves, 1,024 shapes, they grow to 600 MB with a tiny model."""
+        """As above, with small caches in oneDNN and in torch's layer above it. Batches rarely have
+        equal numbers of tokens, and in bf16 the cache of each is large: by default, 1,024 shapes,
+        caches grow to 600 MB with a tiny model."""
         for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
             os.environ.setdefault(cache, "64")  # read when torch is imported
         return super().load()
 
     def make(self, *arguments: Any) -> Any:
-        """As above; batches are heard of on the way."""
-        made, self.said = super().make(*arguments), time.monotonic()
-        made.told = self.tell
+        """As above; reports batches on the way."""
+        made, self.reported = super().make(*arguments), time.monotonic()
+        made.report = self.report
         return made
 
-    def tell(self, slice: str, rows: float) -> None:
-        """Say how many rows of a slice are done, if nothing was said for a second."""
-        if time.monotonic() - self.said >= 1:
-            self.said = time.monotonic()
+    def report(self, slice: str, rows: float) -> None:
+        """Report how many rows of a slice are done, at most once a second."""
+        if time.monotonic() - self.reported >= 1:
+            self.reported = time.monotonic()
             self.guard.attempts.advance(slice, rows)
 
 
 class Committing(Stage):
-    """Third: a labelled slice in, its outcome out.
+    """The third stage: a labelled slice in, its outcome out.
 
-    A process although it keeps no state: as tasks of Ray, commits would start ever more worker
-    processes, and each has to import what this module needs before its first slice.
+    A process although it keeps no state: as Ray tasks, commits would start ever more worker
+    processes, each of which imports this module's dependencies before its first slice.
     """
 
     doing, made_by = "committing", "pipelines.labelling.commit:Commit"
 
     def prove(self, name: str) -> None:
-        """It computes nothing."""
+        """Does nothing: commits compute nothing."""
 
     def done(self, work: Work, failed: int) -> Outcome:
         """The outcome of a slice."""
         if failed >= self.guard.limit:
             raise FastBertError(
                 f"publishing {work.slice.path} ended the process {failed} times (a crash, too "
-                f"little memory, or more than {self.guard.timeout:g} s): is the store there?"
+                f"little memory, or more than {self.guard.timeout:g} s): does the store answer?"
             )
         record: Record = self.stage(work)
         return record
 
 
-#: What an executor runs, in this order.
+#: The stages that an executor runs, in this order.
 STAGES: tuple[type[Stage], ...] = (Reading, Labelling, Committing)

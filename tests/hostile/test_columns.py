@@ -29,7 +29,7 @@ def text_twice(folder: Path) -> Expected:
 def carried_column_twice(folder: Path) -> Expected:
     table = pa.table([TEXTS, range(20), range(20)], names=["text", "id", "id"])
     pq.write_table(table, folder / "x.parquet")
-    return bad(folder, "columns cannot be told apart: id, id; choose with --carry")
+    return bad(folder, "columns with equal names, or with a NUL in them: id, id")
 
 
 @KINDS.add
@@ -49,14 +49,14 @@ def carried_like_ours(folder: Path) -> Expected:
 @KINDS.add
 def carried_like_ours_and_its_new_name(folder: Path) -> Expected:
     write(folder, numbered(TEXTS, label=TEXTS, input_label=TEXTS))
-    reason = "two carried columns would be called 'input_label'; choose with --carry"
+    reason = "two carried columns would have the name 'input_label'; choose with --carry"
     return Expected(bad={"x.parquet": reason}, of_one_label=True)
 
 
 @KINDS.add
 def carried_name_with_nul(folder: Path) -> Expected:
     pq.write_table(numbered(TEXTS, **{"\0ids": TEXTS}), folder / "x.parquet")
-    return bad(folder, "cannot be told apart|NUL")
+    return bad(folder, "equal names|NUL")
 
 
 @KINDS.each(

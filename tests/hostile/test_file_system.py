@@ -37,7 +37,7 @@ def folder_named_like_an_output(folder: Path) -> Expected:
     """`x`'s labelled rows would be a file where the other's need a folder."""
     expected = write(folder, numbered(TEXTS))
     write(folder, numbered(TEXTS), "x.000000000000.parquet/part")
-    expected.bad = {"x.000000000000.parquet/part.parquet": "a folder of its path is called like"}
+    expected.bad = {"x.000000000000.parquet/part.parquet": "a folder of its path has the name of"}
     return expected
 
 
@@ -64,7 +64,7 @@ def socket_file(folder: Path) -> Expected:
 @KINDS.add
 def dangling_link(folder: Path) -> Expected:
     (folder / "x.parquet").symlink_to(folder / "nowhere")
-    return bad(folder, "a link to none")
+    return bad(folder, "a broken link")
 
 
 @KINDS.add

@@ -82,7 +82,7 @@ def footer_that_contradicts_itself(folder: Path, rows: int) -> Expected:
 
     assert data.count(field(300)) == 1
     (folder / "x.parquet").write_bytes(data.replace(field(300), field(rows)))
-    return bad(folder, f"its footer says {rows} rows, its row groups hold 300; write it again")
+    return bad(folder, f"its footer gives {rows} rows, its row groups hold 300; write it again")
 
 
 @KINDS.each("flipped-page", {str(seed): seed for seed in range(6)})

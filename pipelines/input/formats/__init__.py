@@ -1,4 +1,4 @@
-"""Formats of shards: Parquet, Arrow, JSON Lines and CSV. Which one a file has, its name says."""
+"""Formats of shards: Parquet, Arrow, JSON Lines and CSV. A file's name gives its format."""
 
 import re
 from functools import cache
@@ -6,7 +6,7 @@ from importlib import import_module
 
 from pipelines.input.formats.format import Format
 
-#: By ending: the module of the format, and what its `Format` is made with.
+#: By ending: the module of the format, and the arguments of its `Format`.
 _ENDINGS = {
     "parquet": ("parquet", "Parquet"),
     "arrow": ("ipc", "Arrow"),
@@ -18,18 +18,18 @@ _ENDINGS = {
     "csv": ("delimited", "Delimited"),
     "tsv": ("delimited", "Delimited"),
 }
-#: Of these, text, which may be compressed: by ending, what Arrow calls it.
+#: Compressions of text formats: by ending, Arrow's name for it.
 _TEXT = {"jsonl", "ndjson", "json", "csv", "tsv"}
 _COMPRESSIONS = {"gz": "gzip", "zst": "zstd"}
 _NAME = re.compile(rf"(?s).*\.({'|'.join(_ENDINGS)})(?:\.({'|'.join(_COMPRESSIONS)}))?")
 
-#: What a folder may hold, for messages.
+#: The formats, for messages.
 NAMES = "Parquet, Arrow, JSON Lines or CSV"
 WITHOUT = ".parquet"
 
 
 def ending(path: str) -> tuple[str, str | None] | None:
-    """What a path says of its format, and of its compression; None where it says nothing."""
+    """The format and the compression by a path's ending; None if the ending is unknown."""
     found = _NAME.fullmatch(path)
     if not found or (found[2] and found[1] not in _TEXT):
         return None
@@ -37,7 +37,7 @@ def ending(path: str) -> tuple[str, str | None] | None:
 
 
 def format_of(path: str) -> Format:
-    """The format of a file: the one of its ending, or, of another ending, Parquet."""
+    """The format of a file by its ending; Parquet if the ending is unknown."""
     return _format(*(ending(path) or ("parquet", None)))
 
 

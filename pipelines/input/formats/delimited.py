@@ -1,7 +1,7 @@
-"""CSV and TSV, with a line of names first, as Python's `csv` reads them. Blank lines are no rows.
+"""CSV and TSV with a header line, as Python's `csv` reads them. Blank lines are no rows.
 
-A quoted cell may span lines. One that does not end within 64 MiB was never meant to: its
-line has an error, and reading goes on with the next.
+A quoted cell may span lines. If it does not end within 64 MiB, its quote counts as a mistake: its
+line has an error, and reading continues with the next line.
 """
 
 import csv
@@ -20,10 +20,10 @@ from pipelines.input.formats.format import BROKEN, Opened, Scan, Start
 from pipelines.input.formats.text import BLOCK_BYTES, Block, blocks
 from pipelines.input.unreadable import ShardError
 
-#: Longest quoted cell, and what a file may be separated by, the likeliest first.
+#: Longest quoted cell, and possible separators, the likeliest first.
 _LONGEST_CELL = 64 << 20
 _SEPARATORS = ",;\t|"
-#: How cells are written that are numbers or truths, and nothing of which is lost as such.
+#: Cells that can be numbers or booleans without loss.
 _WRITTEN = {
     pa.int64(): r"^-?(0|[1-9][0-9]{0,17})$",
     pa.float64(): r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,16})?(e[+-][0-9]{2,3})?$",
@@ -33,10 +33,10 @@ _WRITTEN = {
 
 @dataclass(frozen=True)
 class Record:
-    """A row, as it lies there."""
+    """A row as it is in the file."""
 
     offset: int  # of its first byte, where the file is not compressed
-    cells: list[str]  # what is not UTF-8 in them is escaped by halves of surrogate pairs
+    cells: list[str]  # bytes that are not UTF-8 are escaped as lone surrogates
     error: str | None = None
 
 
@@ -49,7 +49,7 @@ class Delimited:
     name, scanned, typed = "CSV", True, False
 
     def scan(self, file: IO[bytes]) -> Scan:
-        """By all of its lines."""
+        """Reads all lines."""
         names, records = self._records(file, 0)
         kinds = [set(_WRITTEN) for _ in names]
         filled = [False for _ in names]
@@ -79,7 +79,7 @@ class Delimited:
         return Scan(rows, pa.schema(fields), [] if self.compression else starts[1:])
 
     def open(self, file: IO[bytes], start: Start, row: int, columns: InputColumns) -> Opened:
-        """From a row on."""
+        """Reads from a row on."""
         names, records = self._records(file, start.position)
         schema = pa.schema([field.remove_metadata() for field in columns.read_fields()])
 
@@ -90,7 +90,7 @@ class Delimited:
         return Opened(pa.schema([*schema, BROKEN]), start.row, batches())
 
     def _records(self, file: IO[bytes], position: int) -> tuple[list[str], Iterator[Record]]:
-        """The names of the columns, and the records from a position on, which begins one."""
+        """The names of the columns, and the records from `position` on, where a record begins."""
         header = _Cells(blocks(file, self.compression), ",")
         first = header.line()
         line = first.decode(errors="surrogateescape")
@@ -102,14 +102,14 @@ class Delimited:
             return [], iter(())
         names = found.cells
         if found.error or not all(map(_is_text, names)):
-            raise ShardError(f"begins with no line of names: {found.error or 'it is not UTF-8'}")
+            raise ShardError(f"has no header line: {found.error or 'it is not UTF-8'}")
         if position:
             return names, iter(_Cells(blocks(file, None, position), separator))
         return names, iter(header)
 
 
 class _Cells:
-    """Iterates over records, and knows where each begins."""
+    """Iterator over records and their offsets."""
 
     def __init__(self, parts: Iterator[Block], separator: str) -> None:
         self.separator = separator
@@ -121,11 +121,11 @@ class _Cells:
         self._size = 0
 
     def line(self) -> bytes:
-        """The next line; none at the end."""
+        """The next line; empty at the end."""
         return self._waiting.pop() if self._waiting else next(self._lines, b"")
 
     def give_back(self, *lines: bytes) -> None:
-        """Lines that come again."""
+        """Put lines back, to be read again."""
         self._waiting += reversed([line for line in lines if line])
 
     def _pull(self) -> Iterator[str]:
@@ -135,7 +135,7 @@ class _Cells:
             if self._size > _LONGEST_CELL and len(self._taken) > 1:
                 raise _Unclosed
             yield line.decode(errors="surrogateescape")
-        if self._taken:  # no further line is asked for, but within quotes
+        if self._taken:  # csv takes a further line only within quotes
             raise _Unclosed
 
     def __iter__(self) -> Iterator[Record]:
@@ -149,7 +149,7 @@ class _Cells:
                 cells = next(reader, None)
                 if cells is None:
                     return
-                if cells:  # else a blank line
+                if cells:  # not a blank line
                     record = Record(begin, cells)
             except (_Unclosed, csv.Error) as error:
                 reason = error if isinstance(error, csv.Error) else "a quote is not closed"
@@ -178,7 +178,7 @@ def _is_text(cell: str) -> bool:
 
 
 def _error(record: Record, names: list[str]) -> str | None:
-    """Why a record is no row."""
+    """Why a record is not a row; None if it is one."""
     if record.error:
         return record.error
     if len(record.cells) != len(names):
@@ -190,7 +190,7 @@ def _error(record: Record, names: list[str]) -> str | None:
 
 
 def _batch(some: list[Record], names: list[str], schema: pa.Schema) -> pa.RecordBatch:
-    """Records as rows, in order; the others have an error."""
+    """Records as rows, in order; invalid ones have an error."""
     errors = [_error(record, names) for record in some]
     good = [record.cells for record, error in zip(some, errors, strict=True) if error is None]
     columns = dict(zip(names, zip(*good, strict=True), strict=True)) if good else {}
@@ -206,17 +206,17 @@ def _batch(some: list[Record], names: list[str], schema: pa.Schema) -> pa.Record
 
 
 def _places(errors: list[str | None]) -> Iterator[int | None]:
-    """Of each row: where it is among those without an error."""
+    """For each row, its place among those without an error."""
     place = count()
     return (next(place) if error is None else None for error in errors)
 
 
 def _typed(cells: Sequence[str], kind: pa.DataType) -> pa.Array:
-    """Cells as values of a type; those that are empty have none."""
+    """Cells as values of a type; empty cells become null."""
     text = pa.array(cells, pa.string())
     if pa.types.is_string(kind):
         return text
     written = pc.match_substring_regex(text, _WRITTEN[kind])
     if not pc.all(pc.or_(written, pc.equal(text, ""))).as_py():
-        raise ShardError(f"changed while it was read: a cell is not {kind} any more")
+        raise ShardError(f"changed while it was read: a cell is no longer {kind}")
     return pc.if_else(written, text, None).cast(kind)

@@ -1,6 +1,5 @@
-"""The types of columns in formats that say none: such that every value of a corpus has a place.
-
-A column whose values are of several kinds is text, with JSON for what is no string.
+"""Types of columns in formats without types, chosen so that they can hold every value of a corpus.
+A column with values of several kinds is text, with JSON for values that are not strings.
 """
 
 import json
@@ -10,17 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as types
 
-#: Fields of one object, with those inside of it, beyond which it is kept as JSON: they are data.
+#: Most fields of an object, nested ones included; an object with more stays JSON.
 _MOST_FIELDS = 256
-#: Objects and lists within each other that are columns of columns.
+#: Deepest nesting of objects and lists that becomes nested columns.
 _DEEPEST = 16
-#: Of a column's metadata: not all of its values are strings in the file.
+#: Key of a column's metadata: not all of its values are strings in the file.
 MIXED = {b"mixed": b"1"}
 
 
 def settled(kind: pa.DataType, depth: int = 0) -> pa.DataType:
-    """The type for values that Arrow has found to be of a type: strings stay what they are, though
-    they be dates; what lies deep is text."""
+    """The column type for values of a type that Arrow inferred: dates stay strings, and deeply
+    nested values become text."""
     if depth > _DEEPEST:
         return pa.string()
     if types.is_struct(kind):
@@ -35,7 +34,7 @@ def settled(kind: pa.DataType, depth: int = 0) -> pa.DataType:
 
 
 def common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both, settled; None where only text does."""
+    """The settled type that holds the values of both; None if only text does."""
     if one == other or types.is_null(other):
         return one
     if types.is_null(one):
@@ -57,7 +56,7 @@ def common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def merged(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """All columns of some files, in the order in which they appear, with types that hold all."""
+    """All columns of several files, in order of appearance, with types that hold all values."""
     found: dict[str, pa.Field] = {}
     for field in (field for schema in schemas for field in schema):
         known = found.get(field.name, field)
@@ -70,7 +69,7 @@ def merged(schemas: Iterable[pa.Schema]) -> pa.Schema:
 
 
 def _bounded(field: pa.Field) -> pa.Field:
-    """As JSON where it has too many fields inside, or none."""
+    """The field, as JSON if it has too many nested fields, or none."""
     counts = _counts(field.type)
     if counts and (min(counts) == 0 or sum(counts) > _MOST_FIELDS):
         return pa.field(field.name, pa.string(), metadata=MIXED)
@@ -78,7 +77,7 @@ def _bounded(field: pa.Field) -> pa.Field:
 
 
 def _counts(kind: pa.DataType) -> list[int]:
-    """How many fields each object inside has."""
+    """The number of fields of each nested object."""
     if types.is_list(kind):
         return _counts(kind.value_type)
     if not types.is_struct(kind):
@@ -87,12 +86,12 @@ def _counts(kind: pa.DataType) -> list[int]:
 
 
 def fitted(value: Any, kind: pa.DataType) -> Any:
-    """A value out of JSON as one of a type; ValueError for one that has no place in it."""
+    """A JSON value as a value of a type; raises ValueError if the type cannot hold it."""
     if value is None:
         return None
     if types.is_string(kind):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        text.encode()  # halves of surrogate pairs are no text
+        text.encode()  # lone surrogates are not text
         return text
     if types.is_struct(kind) and isinstance(value, dict):
         return {field.name: fitted(value.get(field.name), field.type) for field in kind}

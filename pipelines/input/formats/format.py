@@ -1,4 +1,4 @@
-"""What every format can do: say what a file holds, and read it from some place on."""
+"""Interface of all formats: scan a file, and read it from a given place on."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.input.columns import InputColumns
 
-#: A column that text formats add to what they read: why a row could not be read, null for others.
+#: A column that text formats add: why a row could not be read, null for good rows.
 BROKEN = pa.field("\0broken", pa.string())
 
 
@@ -25,9 +25,9 @@ class Scan:
     """What a file holds."""
 
     rows: int
-    #: Its columns; of text formats, of the types that hold all of its values.
+    #: Its columns; in text formats, with types that hold all values.
     schema: pa.Schema
-    #: Beside its beginning, in order.
+    #: Places other than the beginning, in order.
     starts: Sequence[Start] = ()
 
     def start(self, row: int) -> Start:
@@ -40,23 +40,23 @@ class Scan:
 class Opened:
     """An open file."""
 
-    #: Of the batches, and their order of columns.
+    #: Schema of the batches.
     schema: pa.Schema
-    #: That of the first batch's first row.
+    #: Number of the first batch's first row.
     row: int
     batches: Iterator[pa.RecordBatch]
-    #: Rows where reading can begin, where the file itself says so.
+    #: Rows where reading can begin, if the file itself lists them.
     starts: Sequence[int] = (0,)
 
 
 class Format(Protocol):
-    """How files of a format are read. Raises what Arrow and the store do, or ShardError."""
+    """How files of a format are read. Raises errors of Arrow and the store, and ShardError."""
 
-    #: For messages.
+    #: Name, for messages.
     name: str
-    #: A file is scanned as a whole before it is read; else its footer says what it holds.
+    #: Whether the whole file is scanned before it is read; if not, its footer is enough.
     scanned: bool
-    #: Files say of which types their columns are.
+    #: Whether files have the types of their columns.
     typed: bool
 
     def scan(self, file: IO[bytes]) -> Scan:
@@ -64,5 +64,5 @@ class Format(Protocol):
         ...
 
     def open(self, file: IO[bytes], start: Start, row: int, columns: InputColumns) -> Opened:
-        """The columns' values from a place at or before a row on; `start` is the one of a scan."""
+        """The columns' values from `start` on, a place of a scan at or before the row."""
         ...

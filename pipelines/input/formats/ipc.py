@@ -1,4 +1,4 @@
-"""Arrow's own formats: files of batches (Feather), and streams (Hugging Face `datasets`)."""
+"""Arrow's formats: files of batches (Feather), and streams (Hugging Face `datasets`)."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -14,19 +14,19 @@ _FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
 
 
 class Arrow:
-    """See `Format`. Of a stream all batches before a row are read, too."""
+    """See `Format`. In a stream, all batches before a row are also read."""
 
     name, scanned, typed = "Arrow", True, True
 
     def scan(self, file: IO[bytes]) -> Scan:
-        """By its batches, each of which is checked."""
+        """Reads and checks each batch."""
         seekable, schema, batches = _batches(file, 0)
         ends = [*accumulate((batch.num_rows for batch in batches), initial=0)]
         starts = [Start(row, place) for place, row in enumerate(ends)][1:-1]
         return Scan(ends[-1], schema, starts if seekable else [])
 
     def open(self, file: IO[bytes], start: Start, row: int, columns: InputColumns) -> Opened:
-        """From the start of a batch on."""
+        """Reads from the start of a batch on."""
         _, schema, batches = _batches(file, start.position)
         names = columns.read(schema)
         wanted = pa.schema([schema.field(name) for name in names], schema.metadata)
@@ -34,8 +34,8 @@ class Arrow:
 
 
 def _batches(file: IO[bytes], first: int) -> tuple[bool, pa.Schema, Iterator[pa.RecordBatch]]:
-    """Whether reading can begin at any batch, the columns, and the batches from one on. What a
-    batch says of its lengths is not believed: to read beyond them would end the process."""
+    """Whether reading can begin at any batch, the columns, and the batches from `first` on. Lengths
+    in a batch are checked, because reading beyond its end would end the process."""
     magic = file.read(6)
     file.seek(0)
     if magic[:4] == _FEATHER_1:

@@ -1,7 +1,7 @@
-"""JSON Lines: an object in each line. Blank lines are none.
+"""JSON Lines: an object in each line. Blank lines are skipped.
 
-Arrow reads many lines at a time. Where it refuses some, each half is tried, down to single lines;
-those that it refuses alone are read by hand, or have an error. So no line's row depends on others.
+Arrow reads many lines at a time. If it refuses them, each half is tried, down to single lines. A
+single line that it refuses is read with `json`, or has an error. So no row depends on other lines.
 """
 
 import json
@@ -18,7 +18,7 @@ from pipelines.input.formats.format import BROKEN, Opened, Scan, Start
 from pipelines.input.formats.text import Block, blocks
 from pipelines.input.unreadable import ShardError
 
-#: Objects and lists in a line, as which many, one in the other, Arrow would overflow the stack.
+#: Number of nested objects and lists in a line at which Arrow would overflow the stack.
 _MOST_OPEN = 500
 
 
@@ -30,7 +30,7 @@ class JsonLines:
     name, scanned, typed = "JSON Lines", True, False
 
     def scan(self, file: IO[bytes]) -> Scan:
-        """By all of its lines."""
+        """Reads all lines."""
         rows, starts, schema, first = 0, [], pa.schema([]), None
         for block in blocks(file, self.compression):
             if not rows:
@@ -51,7 +51,7 @@ class JsonLines:
             yield from _lines(block)
 
     def open(self, file: IO[bytes], start: Start, row: int, columns: InputColumns) -> Opened:
-        """From a line on."""
+        """Reads from a line on."""
         schema = columns.read_fields()
         texts = set(columns.texts)
         mixed = any(field.metadata and field.name not in texts for field in schema)
@@ -62,7 +62,7 @@ class JsonLines:
             for block in blocks(file, self.compression, start.position):
                 lines = _lines(block)
                 at += len(lines)
-                if at <= row:  # before what is wanted
+                if at <= row:  # before the wanted rows
                     yield pa.record_batch(
                         [pa.nulls(len(lines), field.type) for field in [*bare, BROKEN]],
                         schema=pa.schema([*bare, BROKEN]),
@@ -74,7 +74,7 @@ class JsonLines:
 
 
 def _check_begin(data: bytes) -> None:
-    """Raise ShardError for a file that is JSON, and not lines of it."""
+    """Raises ShardError for a file of JSON that is not JSON Lines."""
     if data.lstrip()[:1] == b"[":
         raise ShardError(
             "is one JSON array, expected an object in each line; convert it, as with jq -c '.[]'"
@@ -91,13 +91,14 @@ def _lines(block: Block) -> list[bytes]:
 
 
 def _is_object(line: bytes) -> bool:
-    """Whether it looks like one. Then Arrow, which does not look for ends of lines, finds at least
-    one object in each such line, and none that goes on in the next."""
+    """Whether the line looks like an object. Arrow does not look for ends of lines; it then finds
+    at least one object in each such line, and none that continues in the next."""
     return line[:1] == b"{" and line.rstrip()[-1:] == b"}"
 
 
 def _table(lines: list[bytes], schema: pa.Schema | None) -> pa.Table:
-    """As Arrow reads them; ArrowInvalid where it does not, or not a row for each."""
+    """The lines as Arrow reads them; raises ArrowInvalid if it fails, or does not find one row per
+    line."""
     if not all(map(_is_object, lines)):
         raise pa.ArrowInvalid("no objects")
     data = b"".join(line if line[-1:] == b"\n" else line + b"\n" for line in lines)
@@ -110,14 +111,14 @@ def _table(lines: list[bytes], schema: pa.Schema | None) -> pa.Table:
         ),
     )
     if len(table) != len(lines):
-        raise pa.ArrowInvalid("another number of objects than of lines")
+        raise pa.ArrowInvalid("the numbers of objects and lines differ")
     if schema is not None:
-        table.validate(full=True)  # Arrow does not look whether text is UTF-8
+        table.validate(full=True)  # Arrow does not check UTF-8 while reading
     return table
 
 
 def _schemas(lines: list[bytes]) -> Iterator[pa.Schema]:
-    """What columns some lines have."""
+    """The columns of lines."""
     if not lines:
         return
     try:
@@ -143,7 +144,7 @@ def _kind(value: Any) -> pa.DataType:
 def _batches(
     lines: list[bytes], schema: pa.Schema, texts: set[str], by_hand: bool
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of some lines, in order."""
+    """The rows of lines, in order."""
     waiting = [lines] if lines else []
     while waiting:
         some = waiting.pop()
@@ -180,7 +181,7 @@ def _by_hand(lines: list[bytes], schema: pa.Schema, texts: set[str]) -> pa.Recor
 
 
 def _read(line: bytes) -> tuple[dict[str, Any], str | None]:
-    """The object in a line, or why there is none."""
+    """The object in a line, and an error if there is none."""
     try:
         found = json.loads(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:
@@ -188,9 +189,9 @@ def _read(line: bytes) -> tuple[dict[str, Any], str | None]:
     except ValueError as error:
         return {}, f"line is not JSON: {error}"
     except RecursionError:
-        return {}, "line has too many objects or lists within each other"
+        return {}, "line has too many nested objects or lists"
     if not isinstance(found, dict):
-        return {}, f"line is JSON, and no object: {line[:40].decode(errors='replace').strip()}"
+        return {}, f"line is JSON, expected an object: {line[:40].decode(errors='replace').strip()}"
     if any("\ud800" <= letter <= "\udfff" for letter in "".join(found)):
         return {}, "line has a name that is not UTF-8"
     return found, None

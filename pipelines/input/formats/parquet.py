@@ -1,4 +1,4 @@
-"""Parquet: a footer says what there is, and row groups are where reading can begin."""
+"""Parquet: a footer lists the content, and reading can begin at row groups."""
 
 from bisect import bisect_right
 from itertools import accumulate
@@ -12,10 +12,10 @@ from pipelines.input.columns import InputColumns
 from pipelines.input.formats.format import Opened, Scan, Start
 from pipelines.input.unreadable import ShardError
 
-#: Rows decoded at a time, or as many as there are columns, whose batches take time each. Few,
-#: because a footer does not tell how long rows are: a text that repeats is in the file once.
+#: Rows decoded at a time; at least the number of columns, because each column's batch takes time.
+#: Few, because a footer does not give the length of rows: a repeated text is in the file once.
 _DECODE_ROWS = 64
-#: Largest row group that is fetched in whole, and else the bytes of a column read at a time.
+#: Largest row group that is fetched whole; of larger ones, bytes of a column read at a time.
 _FETCH_BYTES, _READ_BYTES = 256 << 20, 1 << 20
 
 
@@ -25,21 +25,19 @@ class Parquet:
     name, scanned, typed = "Parquet", False, True
 
     def scan(self, file: IO[bytes]) -> Scan:
-        """By its footer."""
+        """Reads the footer."""
         parquet = pq.ParquetFile(file)
         footer = parquet.metadata
         rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-        if (
-            sum(rows) != footer.num_rows or min(rows, default=0) < 0
-        ):  # some would be lost in silence
+        if sum(rows) != footer.num_rows or min(rows, default=0) < 0:  # rows would be lost silently
             raise ShardError(
-                f"its footer says {footer.num_rows} rows, its row groups hold {sum(rows)}; "
-                "write it again"
+                f"its footer gives {footer.num_rows} rows, its row groups hold {sum(rows)}; write "
+                "it again"
             )
         return Scan(int(footer.num_rows), parquet.schema_arrow)
 
     def open(self, file: IO[bytes], start: Start, row: int, columns: InputColumns) -> Opened:
-        """From the start of the row's group on."""
+        """Reads from the start of the row's row group on."""
         metadata = pq.read_metadata(file)
         groups = map(metadata.row_group, range(metadata.num_row_groups))
         weights = [(group.num_rows, group.total_byte_size) for group in groups]
@@ -53,7 +51,7 @@ class Parquet:
         )
         schema = parquet.schema_arrow
         names = columns.read(schema)
-        # Of the row groups; at last, the end.
+        # First rows of the row groups; the last number is the end.
         starts = list(accumulate((rows for rows, _ in weights), initial=0))
         first = max(0, bisect_right(starts, row, hi=len(starts) - 1) - 1)
         bytes_per_row = max((size // max(1, rows) for rows, size in weights), default=0)
@@ -62,7 +60,7 @@ class Parquet:
             max(_DECODE_ROWS, len(names)),
             max(1, BATCH_BYTES // max(1, bytes_per_row)),
         )
-        # Arrow keeps what it has fetched for a call until the next one.
+        # Arrow keeps the data fetched by a call until the next call.
         batches = (
             batch
             for run in together(range(first, len(weights)), weights.__getitem__)

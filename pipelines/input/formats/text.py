@@ -1,4 +1,4 @@
-"""Files of text as blocks of whole lines, whether they are compressed or not."""
+"""Text files, compressed or not, as blocks of whole lines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import pyarrow as pa
 
 from pipelines.input.unreadable import ShardError
 
-#: About so many bytes are read at a time, and lie between two places where reading can begin.
+#: Approximate bytes read at a time, and between two places where reading can begin.
 BLOCK_BYTES = 1 << 20
 _UTF8, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some whole lines."""
+    """Whole lines."""
 
     offset: int  # of its first byte, where the file is not compressed
     data: bytes
@@ -30,9 +30,9 @@ class Block:
 
 
 def blocks(file: IO[bytes], compression: str | None, position: int = 0) -> Iterator[Block]:
-    """The lines of a file, from a position on that begins one. A byte order mark is left out.
+    """The lines of a file, from the start of a line at `position` on. A byte order mark is dropped.
 
-    Raises ShardError for UTF-16, and OSError for compressed data that is cut off or spoiled.
+    Raises ShardError for UTF-16, and OSError for compressed data that is truncated or corrupt.
     """
     if compression:
         stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
@@ -50,7 +50,7 @@ def blocks(file: IO[bytes], compression: str | None, position: int = 0) -> Itera
                 data, position = data[len(_UTF8) :], len(_UTF8)
         end = data.rfind(b"\n") + 1
         if not end:
-            waiting.append(data)  # a line that is longer than a block
+            waiting.append(data)  # a line longer than a block
             continue
         whole = b"".join([*waiting, data[:end]])
         yield Block(position, whole)

@@ -16,7 +16,9 @@ from support.models import tiny_fastbert, tiny_tokenizer, with_bag
 from support.shards import random_texts
 
 from benchmarks import RESULTS
+from benchmarks.pages import scale
 from benchmarks.pages.gpu import section
+from benchmarks.pages.markdown import load
 from benchmarks.speed import at_scale, gpu_corpus
 from fastbert.weights import save_checkpoint
 
@@ -146,6 +148,23 @@ def test_made_up_nights_label_what_is_new(tmp_path):
     nights = [at_scale.night(str(tmp_path), 200, what) for what in ("plan", "first", "nothing")]
     nights.append(at_scale.night(str(tmp_path), 200, "some"))
     assert [found["slices"] for found in nights] == [2000, 2000, 0, 20]
+
+
+def test_the_page_of_scale_follows_from_what_was_measured(monkeypatch):
+    kept = {name: load(name) for name in ("at_scale", "at_scale_before", "feeding", "scale")}
+    monkeypatch.setattr(scale, "load", kept.__getitem__)
+    each = kept["scale"]["overhead"]["sizes"][-1]["milliseconds_per_slice"]["job"]
+    for milliseconds in (36.0, 72.0):
+        each |= {"before": milliseconds - 2, "stages": 1, "after": 1}
+        # 10,000 shards of 62 slices; 64 GPUs at 10,000 rows a second need 4.3 hours.
+        driver, gpus = 620_000 * milliseconds / 3.6e6, 1e10 / 640_000 / 3600
+        costs = scale.Costs()
+        rest = (costs.start(10_000) + costs.end(620_000)) / 3600
+        whole = max(driver, gpus) + rest
+        page = scale.scale_page()
+        assert f"| 16,384 | 620,000 | {scale.duration(3600 * driver)} |" in page
+        row = next(line for line in page.splitlines() if line.startswith("| 10,000 | 4.3 h |"))
+        assert f"| {scale.duration(3600 * whole)} ({100 * gpus / whole:.0f} %) |" in row
 
 
 def run(program, folder, *arguments):

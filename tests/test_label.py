@@ -22,11 +22,13 @@ from fastbert.errors import InputError
 from fastbert.inference.tokens import tokenize
 from fastbert.tokenizer import load_tokenizer
 from fastbert.weights import load_model, save_checkpoint
+from pipelines.input.shards import Shard
+from pipelines.input.slices import Slice
 from pipelines.labelling.job import label
 from pipelines.output.ledger import Ledger
 from pipelines.output.storage import Storage
 from pipelines.running.local import LocalExecutor
-from pipelines.running.ray_executor import RayExecutor, share_out
+from pipelines.running.ray_executor import RayExecutor, share_out, tell_many
 
 pytestmark = pytest.mark.integration
 
@@ -240,6 +242,17 @@ def test_too_small_a_cluster_is_refused():
         InputError, match="has 3 CPUs, 3 replicas of 1 CPUs with a reader need 3.75"
     ):
         share_out(wanted, {"CPU": 3.0}, [2])
+
+
+@pytest.mark.parametrize(("slices", "said"), [(2, 0), (3, 1)])
+def test_slices_that_keep_rays_driver_busy_are_told(slices, said, monkeypatch, caplog):
+    monkeypatch.setattr("pipelines.running.ray_executor._MANY", 2)
+    shard = Shard("file:///in/a.parquet", "a", "etag:1")
+    tell_many([Slice(shard, 30, 10 * k, 10 - k) for k in range(slices)])
+    assert len(caplog.messages) == said
+    if said:
+        assert caplog.messages[0].startswith("3 slices of at most 10 rows: on Ray the driver takes")
+        assert "--slice-rows" in caplog.messages[0]
 
 
 def test_a_bad_shard_does_not_stop_the_others(checkpoint, speed, tmp_path):

@@ -1,4 +1,4 @@
-"""Writes docs/results.md, docs/benchmarks.md and README's results block from committed JSON.
+"""Writes docs/results.md, docs/benchmarks.md, docs/scale.md and README's results block from committed JSON.
 
 python -m benchmarks.pages.tables          # write
 python -m benchmarks.pages.tables --check  # exit 1 if what is committed differs (a test does this)
@@ -15,6 +15,7 @@ from benchmarks.pages.kinds import kinds_section
 from benchmarks.pages.markdown import load
 from benchmarks.pages.peers import peers_table
 from benchmarks.pages.performance import performance_page
+from benchmarks.pages.scale import scale_page
 
 
 def speeds_table(result: dict) -> str:
@@ -312,6 +313,7 @@ def main() -> None:
     pages = {
         ROOT / "docs" / "results.md": results_page(),
         ROOT / "docs" / "benchmarks.md": performance_page(),
+        ROOT / "docs" / "scale.md": scale_page(),
         ROOT / "README.md": readme(),
     }
     if "--check" in sys.argv:

@@ -1,5 +1,6 @@
 """The executor on Ray. It imports Ray when started: a run with nothing to do needs no Ray."""
 
+import logging
 from collections.abc import Generator
 from pkgutil import resolve_name
 from typing import Any
@@ -10,6 +11,12 @@ from pipelines.labelling.run import Resources, Run
 from pipelines.labelling.work import Outcome
 from pipelines.running.stages import STAGES, Stage
 from pipelines.settings import LabelSettings
+
+log = logging.getLogger(__name__)
+
+#: Slices from which on it is said what they cost the driver, and about how long it takes for each
+#: (docs/scale.md).
+_MANY, _SECONDS_PER_SLICE = 100_000, 0.02
 
 
 class RayExecutor:
@@ -46,8 +53,20 @@ class RayExecutor:
         from pipelines.running.ray_data import AttemptsOfActor, attempts_of, run_stages
 
         self._attempts = AttemptsOfActor(attempts_of(run))
+        tell_many(slices)
         with faults_of_ray():
             yield from run_stages(run, slices, resources, self.stages)
+
+
+def tell_many(slices: list[Slice]) -> None:
+    """Say it where the slices keep Ray's driver busy for long, however fast the replicas are."""
+    if len(slices) > _MANY:
+        log.warning(
+            "%d slices of at most %d rows: on Ray the driver takes about %g ms for each, %.1f h in "
+            "all, however many replicas there are; a larger --slice-rows makes fewer",
+            *(len(slices), max(piece.rows for piece in slices)),
+            *(1e3 * _SECONDS_PER_SLICE, len(slices) * _SECONDS_PER_SLICE / 3600),
+        )
 
 
 def share_out(settings: LabelSettings, cluster: dict[str, float], nodes: list[int]) -> Resources:

@@ -296,7 +296,7 @@ processes. A plan forgets the schemas of Parquet shards. On Ray, the job says wh
 SETTINGS = """## What to set
 
 * **Slices**: `--slice-rows 500000` on GPUs, or as many that a replica works on a slice for some seconds; readers and replicas hold a slice in memory
-  ([how much](sizing.md#how-large)). No more than 100,000 slices in a run.
+  ([how much](sizing.md)). No more than 100,000 slices in a run.
 * **Shards**: Parquet, of as many rows as a slice or a multiple of that, as a slice does not span shards: a million rows each.
 * **The head node**: 4 cores and 16 GB for 100,000 slices, as in `cluster.yaml`, with no slices beside the driver. For text, as many cores as there are, and a fast network.
 * **Replicas**: `--replicas 64`, not a range, where the machines are there.

@@ -161,7 +161,8 @@ def main(data: Path, work: Path, output: Path, rows: int, rounds: int) -> None:
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     everything = corpus(data, rows)
-    seen, table = everything["text"][: rows // 2].to_pylist(), everything.slice(rows // 2)
+    half = len(everything) // 2
+    seen, table = everything["text"][:half].to_pylist(), everything.slice(half)
     write(table, work)
     here = machine("nanotoken", "pyarrow")
     print(here)

@@ -48,13 +48,13 @@ def test_every_section_has_its_table_and_picture(page):
     assert titles == [
         *("Alarms", "Labels", "Exit layers by label", "Exit layers", "Exit layers by run"),
         *("Cost", "Audit", "Drift of the exit layers", "Labels by run", "Uncertainty"),
-        *("Where the time goes", "Slowest slices", "Errors", "Unreadable shards", "Runs", "Words"),
+        *("Where the time goes", "Slowest slices", "Errors", "Unreadable shards", "Runs", "Terms"),
     ]
     without = {"Alarms", "Exit layers by label", "Slowest slices", "Errors", "Unreadable shards"}
-    without |= {"Runs", "Words"}
+    without |= {"Runs", "Terms"}
     for title in titles:
         assert ("<svg" in section(page, title)) == (title not in without), title
-        assert ("<table" in section(page, title)) == (title not in ("Alarms", "Words")), title
+        assert ("<table" in section(page, title)) == (title not in ("Alarms", "Terms")), title
 
 
 def test_all_that_pictures_say_follows_light_and_dark(page):
@@ -179,8 +179,8 @@ def layer_colors(page: str, scheme: str) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("lower", "upper", "verdict"),
     [
-        (96.25, 98.5, "too few rows to tell"),
-        (96.25, 97.9, "this audit speaks against the promise"),
+        (96.25, 98.5, "too few rows to decide"),
+        (96.25, 97.9, "this audit contradicts the promise"),
         (98.0, 98.5, "this audit confirms the promise"),
     ],
 )
@@ -193,8 +193,8 @@ def test_the_promise_is_said_in_words(lower, upper, verdict):
     )  # fmt: skip
     said = " ".join(lead(frames_of(audits)))
     assert "'two percent' promises that at most 2 % of its labels" in said
-    shares = f"of all rows {100 - upper:.3g} % to {100 - lower:.3g} % have (with 95 % confidence)"
-    differ = "Of 2,160 audited rows, 2.5 % have another answer than at full depth, so that"
+    shares = f"of all rows {100 - upper:.3g} % to {100 - lower:.3g} % do (with 95 % confidence)"
+    differ = "Of 2,160 audited rows, 2.5 % differ from full depth, so"
     assert f"{differ} {shares}: {verdict}" in said
     without = " ".join(lead(frames_of(audits.tail(1))))
     assert "promises" not in without
@@ -205,9 +205,9 @@ def test_the_promise_is_said_in_words(lower, upper, verdict):
     ("agreed", "verdict"),
     [
         (3995, "these audits confirm the promise"),
-        (3900, "these audits speak against the promise"),
-        (3968, "With as many as until now, 200 a run, it takes about 28 more runs"),
-        (3960, "no audit will tell soon"),
+        (3900, "these audits contradict the promise"),
+        (3968, "At 200 audited rows per run, as so far, it takes about 28 more runs"),
+        (3960, "too close to the promise"),
     ],
 )
 def test_audits_of_all_nights_add_up(agreed, verdict):
@@ -254,8 +254,8 @@ def test_sentences_come_first():
     frames = frames_of(pd.DataFrame(columns=["audited", "promised_percent"]))
     assert lead(frames) == [
         "1,000 rows are labelled, and 7 have an error in place of a label.",
-        "Of 1,000 texts, 120 (12.0%) were longer than the model reads, and only their beginning "
-        "counted.",
+        "Of 1,000 texts, 120 (12.0%) were longer than the model's input, so only their beginning "
+        "was read.",
         "Labelling cost 33.3 minutes of the model; full depth for every row would have cost 2.2 "
         "hours of the model: 75% saved.",
     ]
@@ -263,7 +263,7 @@ def test_sentences_come_first():
     frames["costs"] = frames["costs"].assign(
         price_per_million=[2000.0], full_depth_price_per_million=[6000.0]
     )
-    assert lead(frames)[2] == "Of 400 rows with a true label, 96.0 % have it."
+    assert lead(frames)[2] == "Of 400 rows with a true label, 96.0 % are labelled correctly."
     assert lead(frames)[-1] == (
         "Labelling cost 2.00 in money; full depth for every row would have cost 6.00 in money: 67% "
         "saved."

@@ -136,7 +136,7 @@ def test_training_names_classes_that_look_alike(asked, tmp_path, caplog):
     labels = ["pos", "neg", "Pos", "pos "]
     write_shard(tmp_path / "a.parquet", random_texts(4), label=labels)
     assert train(asked)["classes"] == sorted(labels)
-    assert "learnt as they are: 'Pos', 'pos', 'pos '; where" in caplog.text
+    assert "learnt as they are: 'Pos', 'pos', 'pos '; if" in caplog.text
     assert "'neg'" not in caplog.text
     assert "column 'label' has 4 classes for 4 rows" in caplog.text
 
@@ -160,7 +160,7 @@ def test_training_tells_of_texts_that_the_tokenizer_does_not_know(
 def test_training_says_that_it_cannot_judge(asked, tmp_path, caplog):
     write_shard(tmp_path / "a.parquet", random_texts(4), label=["pos", "neg"] * 2)
     train(replace(asked, dev=asked.train))
-    assert "not judged and not calibrated" in caplog.text
+    assert "not evaluated and not calibrated" in caplog.text
 
 
 def test_training_refuses_one_class(asked, tmp_path):

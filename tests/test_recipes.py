@@ -117,7 +117,7 @@ def test_the_report_shows_recipes(month, tmp_path):
     assert len(json.loads(result.stdout)["recipes"]) == 2
     assert "speed 0.7" in result.stderr
     assert "<h2>Recipes</h2>" in page.read_text()
-    assert "all nights" in page.read_text()
+    assert "all runs" in page.read_text()
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [0.2], [0.01, 0.3, 0.3]])

@@ -1,1 +1,1 @@
-"""The jobs that make and judge checkpoints."""
+"""The jobs that make and evaluate checkpoints."""

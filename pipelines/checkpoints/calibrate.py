@@ -54,10 +54,10 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
 
 
 def prove(settings: CalibrateSettings) -> dict[str, Any]:
-    """The same, for who goes on with it.
+    """`calibrate`, without the hint of the next step.
 
-    Raises InputError where the rows are too few to prove the promise, and where nothing faster
-    than full depth keeps it; the checkpoint is left alone then.
+    Raises InputError if there are too few rows to prove the promise, or if nothing faster than full
+    depth keeps it; the checkpoint then stays unchanged.
     """
     folder = fetch_checkpoint(settings.model)
     check_folder(settings.model)
@@ -80,7 +80,7 @@ def prove(settings: CalibrateSettings) -> dict[str, Any]:
     targets, ranges = None if examples.labels is None else np.asarray(examples.labels), None
     if precision == "int8":
         few = measuring(len(tokens), settings.seed)
-        log.info("measuring input ranges on %d rows, which prove nothing", few.sum())
+        log.info("measuring input ranges on %d rows, not used for the proof", few.sum())
         ranges = measure_ranges(model, tokens.take(np.flatnonzero(few)))
         tokens = tokens.take(np.flatnonzero(~few))
         targets = None if targets is None else targets[~few]
@@ -95,7 +95,7 @@ def prove(settings: CalibrateSettings) -> dict[str, Any]:
             full = Engine(model, device(), DTYPES[against])
             exact = question_outputs(full, tokens, counter.advance, last)
     cost = CostModel(model)
-    # Named exits are chosen already, and on CPUs all pay.
+    # Exits given by the user are kept, and on CPUs all exits pay.
     choosing = len(model.exits) > 1 and settings.exits is None and settings.speedup is None
     on_gpu = engine.device.type == "cuda"
     heads = heads_on_clock(engine, cost, tokens) if choosing and on_gpu else None
@@ -134,7 +134,7 @@ def prove(settings: CalibrateSettings) -> dict[str, Any]:
 
 
 def _name(points: Mapping[str, OperatingPoint], settings: CalibrateSettings) -> str:
-    """What the point is called by default: what was asked for."""
+    """The default name of the point, made from its goal."""
     if len(points) == 1:
         return next(iter(points.values())).name
     if settings.speedup is not None:
@@ -144,13 +144,13 @@ def _name(points: Mapping[str, OperatingPoint], settings: CalibrateSettings) -> 
 
 
 def _of(question: str, said: str) -> str:
-    """What is said of a question, with its name where there are others."""
+    """A message about a question, with its name if there are several."""
     return f"question '{question}': {said}" if question else said
 
 
 def _criterion(settings: CalibrateSettings, asked: Asked) -> tuple[str, tuple[float, ...]]:
-    """What thresholds are compared with for a question, and the numbers that go with it. Raises
-    InputError for what does not go with its kind."""
+    """The criterion for a question, and its numbers. Raises InputError for options that do not fit
+    its kind."""
     kind, only = asked.task.question.kind, not asked.name
     gives = f"the checkpoint gives {kind.replace('-', ' ')}"
     tolerance, cutoffs = (
@@ -160,7 +160,7 @@ def _criterion(settings: CalibrateSettings, asked: Asked) -> tuple[str, tuple[fl
     if kind != "score":
         if tolerance or cutoffs:
             option = "--cutoff" if cutoffs else "--tolerance"
-            raise InputError(_of(asked.name, f"{option} is of a score, {gives}"))
+            raise InputError(_of(asked.name, f"{option} needs a score, but {gives}"))
         known = CRITERIA_OF[kind]
         if settings.criterion not in ("auto", *known):
             raise InputError(
@@ -170,40 +170,39 @@ def _criterion(settings: CalibrateSettings, asked: Asked) -> tuple[str, tuple[fl
         return settings.criterion, ()
     if settings.max_accuracy_loss is not None:
         raise InputError(
-            "--max-accuracy-loss is of labels, which are right or wrong, the checkpoint gives a "
-            "score; pass --max-disagreement with --tolerance or --cutoff"
+            "--max-accuracy-loss needs labels, which are right or wrong, but the checkpoint gives "
+            "a score; pass --max-disagreement with --tolerance or --cutoff"
         )
     if only and settings.criterion != CalibrateSettings.criterion:
         raise InputError(
-            f"--criterion is '{settings.criterion}', which is of labels, the checkpoint gives a "
-            "score; leave it out: --tolerance or --cutoff say what counts"
+            f"--criterion is '{settings.criterion}', which needs labels, but the checkpoint gives "
+            "a score; leave it out: --tolerance or --cutoff decide which scores are equal"
         )
     if bool(tolerance) == bool(cutoffs) or len(tolerance) > 1:
         begins = "" if only else f"{asked.name}="
         raise InputError(
             _of(asked.name, f"--tolerance is {tolerance or 'missing'}, --cutoff {cutoffs or 'too'}")
-            + "; a score hardly ever stays the same to the last digit: pass one of --tolerance "
-            f"{begins}D, how far it may be off, and --cutoff {begins}C, for each number that rows "
-            "are filtered by"
+            + f"; scores rarely agree to the last digit: pass one of --tolerance {begins}D, the "
+            f"largest difference, and --cutoff {begins}C, for each number that rows are filtered by"
         )
     return ("cutoff", tuple(sorted({*cutoffs}))) if cutoffs else ("tolerance", tuple(tolerance))
 
 
 def _check_names(settings: CalibrateSettings, questions: Questions) -> None:
-    """Raises InputError for a tolerance or a cut-off of no question."""
+    """Raises InputError for a tolerance or a cut-off without a question."""
     names = [asked.name for asked in questions]
     for text in (*settings.tolerance, *settings.cutoff):
         if (name := text.rpartition("=")[0]) not in names:
             begins = "a number alone" if names == [""] else f"NAME=number, of {', '.join(names)}"
             raise InputError(
-                f"--tolerance or --cutoff is '{text}', which is of no question "
-                f"{f'called {name!r}' if name else 'by name'}; expected {begins}"
+                f"--tolerance or --cutoff is '{text}', which names no "
+                f"question{f', {name!r} is none' if name else ''}; expected {begins}"
             )
 
 
 def _numbers(option: str, values: Sequence[str], question: str) -> list[float]:
-    """Those of a question, which begin with its name and a sign of equality, or, of the only one,
-    with nothing."""
+    """The values for a question, after its name and an equals sign, or, for the only question,
+    without a name."""
     found = []
     for text in values:
         name, _, number = text.rpartition("=")
@@ -220,7 +219,7 @@ def _numbers(option: str, values: Sequence[str], question: str) -> list[float]:
 
 
 def _harm(settings: CalibrateSettings) -> tuple[Harm, float]:
-    """What a promise is to bound, and how."""
+    """The harm that a promise bounds, and the bound."""
     harm: Harm = "disagreement" if settings.max_accuracy_loss is None else "accuracy-loss"
     share = settings.max_disagreement or settings.max_accuracy_loss
     assert share is not None
@@ -230,7 +229,7 @@ def _harm(settings: CalibrateSettings) -> tuple[Harm, float]:
 def _point(
     sample: Sample, criterion: str, settings: CalibrateSettings, against: str | None
 ) -> OperatingPoint:
-    """What is asked for, as far as the sample proves it."""
+    """The point for the goal, as far as the sample proves it."""
     exits = np.array(chosen(settings.exits or "0-", sample.cost.exits))
     if settings.speedup is not None:
         return faster_point(sample, settings.speedup, settings.confidence, criterion, exits)

@@ -1,4 +1,4 @@
-"""The conversion job: an official checkpoint in, one of ours out."""
+"""The conversion job: an official checkpoint in, a checkpoint of this project out."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pipelines.checkpoints.students import check_length
 
 
 def convert(settings: ConvertSettings) -> dict[str, Any]:
-    """Convert and save. Returns the summary; InputError if the parts do not fit."""
+    """Convert and save. Returns the summary; raises InputError if the parts do not fit."""
     check_output(settings.output)
     tokenizer = tokenizer_of(Path(settings.vocabulary))
     weights = read_official(Path(settings.checkpoint))
@@ -20,7 +20,7 @@ def convert(settings: ConvertSettings) -> dict[str, Any]:
     if len(tokenizer) != backbone.vocab_size:
         raise InputError(
             f"{settings.vocabulary} has {len(tokenizer)} tokens, the checkpoint was trained with "
-            f"{backbone.vocab_size}; pass the vocabulary it was trained with"
+            f"{backbone.vocab_size}; pass the vocabulary that it was trained with"
         )
     check_length(model, tokenizer, settings.max_length)
     save_checkpoint(model, tokenizer, settings.output)

@@ -26,35 +26,35 @@ from pipelines.input.examples import read_examples
 
 log = logging.getLogger(__name__)
 
-#: Share of the corpus that is held out to compare exits by, at most so many rows; none of a corpus
-#: of fewer rows.
+#: Share of the corpus that is held out to compare exits, and most rows; smaller corpora hold out
+#: none.
 _SHARE, _MOST, _FEWEST = 10, 2_000, 500
 
 
-#: What is told of each exit.
+#: The measure reported for each exit.
 _SAME = {
     "single-label": "the same label as full depth",
     "several-labels": "the same labels as full depth",
-    "score": "variance of full depth's score that is explained",
+    "score": "explained variance of full depth's score",
 }
 
 
 def distill(settings: DistilSettings) -> dict[str, Any]:
     """Put branches on an existing classifier, self-distil them, save. Returns the summary.
 
-    Its `exit_code` is 3 where no exit but the last is better than the classifier's most frequent
-    answer. Raises InputError, before anything is trained, for unusable teachers or data.
+    Its `exit_code` is 3 if no exit except the last is better than the classifier's most frequent
+    answer. Raises InputError, before training, for unusable teachers or data.
     """
     check_output(settings.output)
     if settings.add_bag:
         return _add_bag(settings)
     summary = give_exits(settings)
-    log.info("next: fastbert calibrate, with texts that are not of this corpus")
+    log.info("next: fastbert calibrate, with texts that are not in this corpus")
     return summary
 
 
 def give_exits(settings: DistilSettings) -> dict[str, Any]:
-    """The same, for who goes on with it."""
+    """`distill`, without the hint of the next step."""
     return on_workers(_distill, settings, settings.workers)
 
 
@@ -78,8 +78,7 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
 def untaught(
     settings: DistilSettings, corpus: Examples
 ) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
-    """The classifier with branches that have learnt nothing yet, of the length that these texts
-    want."""
+    """The classifier with untrained branches, of a length that fits these texts."""
     teachers, tokenizer = load_teachers(settings)
     questions = teachers.questions
     set_seed(settings.seed)
@@ -111,7 +110,7 @@ def _add_bag(settings: DistilSettings) -> dict[str, Any]:
         if not had or not any(each.thresholds[0] for each in point.each())
     }
     for name in points.keys() - kept.keys():
-        log.warning("the operating point '%s' was of the former exit: it is left out", name)
+        log.warning("the operating point '%s' used the former exit, and is removed", name)
     config.operating_points = {
         name: (point if had else point.with_bag()).settings() for name, point in kept.items()
     }
@@ -121,14 +120,14 @@ def _add_bag(settings: DistilSettings) -> dict[str, Any]:
     judged = judges or corpus.take(range(min(len(corpus), _MOST)))
     summary |= _compare(model, outputs_of(model, tokenizer, judged), bool(judges))
     log.info(
-        "next: fastbert calibrate --model %s, with texts that are not of this corpus",
+        "next: fastbert calibrate --model %s, with texts that are not in this corpus",
         summary["output"],
     )
     return summary
 
 
 def _held_out(corpus: Examples, seed: int) -> tuple[Examples, Examples | None]:
-    """The texts to learn from, and those to compare exits by, if there are enough."""
+    """The texts to learn from, and, if there are enough, those to compare exits."""
     held = min(len(corpus) // _SHARE, _MOST) if len(corpus) >= _FEWEST else 0
     rest, judges = draw(corpus, seed, held)
     return rest, judges
@@ -137,7 +136,7 @@ def _held_out(corpus: Examples, seed: int) -> tuple[Examples, Examples | None]:
 def _compare(
     model: FastBertForSequenceClassification, outputs: Sequence[ExitOutputs], held_out: bool
 ) -> dict[str, Any]:
-    """Say how often each exit agrees with the last one, for each question."""
+    """Log how often each exit agrees with the last one, for each question."""
     summary: dict[str, Any] = {}
     for asked, each in zip(model.questions, outputs, strict=True):
         found = _compare_one(asked.name, [exit.depth for exit in model.exits], each, held_out)
@@ -160,12 +159,12 @@ def _compare_one(
         _SAME[task.question.kind],
         "  ".join(f"{k} {a:.1%}" for k, a in zip(depths[:-1], agreement, strict=False)),
         rows,
-        "held out" if held_out else "learnt from, as the corpus is small",
+        "held out" if held_out else "also learnt from, because the corpus is small",
     )
     if same := not task.differs(deep, deep[:1]).any():
         log.warning(
-            f"full depth answers {frequent!r} to all of {rows} texts: is the teacher, or its "
-            "tokenizer, the right one, and are texts of other classes in the corpus?"
+            f"full depth answers {frequent!r} to all of {rows} texts: are teacher and tokenizer "
+            "the right ones, and does the corpus have texts of other classes?"
         )
     found: dict[str, Any] = {"agreement_by_layer": [round(float(each), 4) for each in agreement]}
     useless = not same and agreement[:-1].max(initial=0) <= share

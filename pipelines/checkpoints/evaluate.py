@@ -33,13 +33,13 @@ from pipelines.labelling.progress import counting
 
 log = logging.getLogger(__name__)
 
-#: Rows that the clock sees, spread evenly over the data: full depth is run on them several times.
+#: Most rows that are timed, spread evenly over the data: full depth runs on them several times.
 _TIMED_ROWS = 1000
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Evaluate and print a table; returns the summary. Speed 0, full depth, is always included,
-    and so are the operating points that the checkpoint holds."""
+    """Evaluate and print a table; returns the summary. Always includes speed 0, full depth, and the
+    checkpoint's operating points."""
     folder = fetch_checkpoint(settings.model)
     model, tokenizer = load_checkpoint(folder, bool(settings.pair_column))
     config, questions = model.config, model.questions
@@ -59,7 +59,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     others = [p.name for p in stored if p.ranges != ranges] if precision == "int8" else []
     if others:
         log.warning(
-            "int8 keeps inputs to the ranges that '%s' has; %s would be used with others",
+            "int8 uses the input ranges of '%s'; %s would be used with others",
             *(default.name if default else "no point", ", ".join(others)),
         )
     tokenize = Tokenizer(tokenizer, config.windowing)
@@ -75,7 +75,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     realised: list[float | None] = [None] * len(points)
     if settings.timing:
         timed, repeats = sample(tokens, _TIMED_ROWS), 3
-        log.info("%d of the rows against the clock", len(timed))
+        log.info("timing %d of the rows", len(timed))
         with counting(len(timed) * (1 + repeats) * (1 + len(points))) as counter:
             realised = [*realised_speedups(engine, timed, points, repeats, counter.advance)]
     summary = {
@@ -111,13 +111,13 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _speeds(settings: EvaluateSettings, config: FastBertConfig) -> tuple[float, ...]:
-    """Those that are asked for; by default none where there is a score, which has no entropy."""
+    """The speeds given; by default none for a score, which has no entropy."""
     score = any(each.kind == "score" for each in config.question_list)
     return () if score and settings.speeds == EvaluateSettings.speeds else settings.speeds
 
 
 def stored_points(config: FastBertConfig) -> list[OperatingPoint]:
-    """What the checkpoint holds; a point that cannot be used is left out, and said to be."""
+    """The checkpoint's points; unusable ones are left out and logged."""
     points = []
     for name in config.operating_points or {}:
         try:
@@ -133,12 +133,12 @@ def print_outcomes(
     outcomes: list[Outcome],
     realised: list[float | None],
 ) -> None:
-    """One line per point, on stderr, of one question."""
+    """Print one line per point, on stderr, for one question."""
     measure = next((name for each in outcomes for name in each.quality), "accuracy")
     shown = measure.replace("_", " ")
     names = ("point", shown, "agrees", "layers", "FLOPs speed-up", "on the clock", "exits")
     columns = (Column(name, justify="right") for name in names)
-    title = "speed-ups are against full depth without branches"
+    title = "speed-ups over full depth without branches"
     if question:
         title = f"question '{question}'; exits and FLOPs as if it were the only one; {title}"
     table = Table(*columns, title=title)

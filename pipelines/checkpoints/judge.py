@@ -1,4 +1,4 @@
-"""What rows that a model has not learnt from say of it, in plain lines."""
+"""Evaluation and calibration of a new checkpoint on held-out rows."""
 
 import logging
 from collections.abc import Sequence
@@ -32,19 +32,17 @@ from pipelines.checkpoints.verdict import CONFIDENCE, Verdict
 
 log = logging.getLogger(__name__)
 
-#: Shares of labels that may change, of which a new checkpoint promises the first that its held-out
-#: rows prove.
+#: Shares of labels that may change; a new checkpoint promises the first that its held-out rows
+#: prove.
 _PROMISED = (0.01, 0.02, 0.05, 0.1)
-#: Of a score, how far it may be off in these promises, in standard deviations of the scores that
-#: it was learnt from.
+#: Tolerance of a score in these promises, in standard deviations of the scores in training.
 _TOLERANCE = 0.25
 
 
 def outputs_of(
     model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, rows: Examples
 ) -> list[ExitOutputs]:
-    """What each exit says of the rows, by question, in the precision that a calibrated point is
-    proven in."""
+    """Answers of each exit to the rows, by question, in the precision of the calibrated point."""
     tokenize = Tokenizer(tokenizer, model.config.windowing)
     tokens = tokenize(rows.texts, rows.pairs, model.config.max_length)
     return question_outputs(Engine(model, device(), DTYPES[resolve("auto", device())]), tokens)
@@ -57,8 +55,8 @@ def judge(
     output: str,
     corpus: Sequence[str],
 ) -> dict[str, Any]:
-    """Judge the checkpoint at `output` by labelled rows of `corpus`, and calibrate it by them.
-    Returns what the summary says of it."""
+    """Evaluate the checkpoint at `output` on labelled rows of `corpus`, and calibrate it on them.
+    Returns fields for the summary."""
     cost, targets = CostModel(model), np.asarray(judges.labels)
     summary: dict[str, Any] = {}
     points: dict[str, OperatingPoint] = {}
@@ -89,7 +87,7 @@ def judge(
 
 
 def _provable(sample: Sample) -> OperatingPoint | None:
-    """The point with the first of the promises that the rows prove; says why there is none."""
+    """The point with the first promise that the rows prove; logs why there is none."""
     refused: list[InputError] = []
     for share in _PROMISED:
         try:
@@ -105,7 +103,7 @@ def _provable(sample: Sample) -> OperatingPoint | None:
 
 
 def _verdict(outputs: ExitOutputs, truth: NDArray[Any]) -> Verdict | MeasuredVerdict:
-    """Of rows with these targets."""
+    """The verdict for rows with these targets."""
     task = outputs.task
     if task.question.kind == "single-label":
         certain = truth.ndim == 1 or bool((truth.max(1) == 1).all())
@@ -116,12 +114,12 @@ def _verdict(outputs: ExitOutputs, truth: NDArray[Any]) -> Verdict | MeasuredVer
 
 
 def _within(question: Question) -> tuple[float, ...]:
-    """What the promise of a new checkpoint's score is about."""
+    """The tolerance in the promise of a new checkpoint's score."""
     if question.kind != "score":
         return ()
     tolerance = float(f"{_TOLERANCE * question.scale:.2g}")
     log.info(
-        f"scores count as the same where they are no more than {tolerance:g} apart, a quarter of "
-        "their standard deviation; fastbert calibrate --tolerance or --cutoff asks for others"
+        f"scores count as equal if they differ by at most {tolerance:g}, a quarter of their "
+        "standard deviation; fastbert calibrate --tolerance or --cutoff sets another rule"
     )
     return (tolerance,)

@@ -1,7 +1,7 @@
-"""The exits that an output makes for a classifier that has none.
+"""Exits that an output makes for a classifier without exits.
 
-A sample of the input is drawn. On most of it exits learn the classifier's answers; the rest proves
-at which thresholds they keep the promise. Where the input is small, the whole model answers it.
+A sample of the input is drawn. On most of it, exits learn the classifier's answers; on the rest,
+the thresholds that keep the promise are proven. A small input is answered by the whole model.
 """
 
 import hashlib
@@ -42,22 +42,22 @@ from pipelines.output.storage import Storage
 
 log = logging.getLogger(__name__)
 
-#: Below the output, as soon as exits have learnt: a digest of from whom, and of what.
+#: Below the output, once exits have learnt: a digest of teachers and texts.
 TAUGHT = "ledger/model_taught"
-#: Rows that exits learn from, and those that prove, at most, and of fewer rows which shares.
+#: Most rows to learn from, and to prove on; of fewer rows, the shares.
 _LEARN, _PROVE = 20_000, 5_000
 _SHARES = 0.4, 0.2
-#: Rows that say how long texts are, where no exits are made.
+#: Rows to measure the length of texts, if no exits are made.
 _LOOK = 1_000
-#: Rows that say how long the whole model takes.
+#: Rows to time the whole model.
 _PROBE = 128
-#: Exits are made where they cost this share at most of labelling all rows at full depth.
+#: Exits are made if that costs at most this share of labelling all rows at full depth.
 _WORTH = 0.5
 
 
 def make(settings: LabelAnySettings) -> None:
-    """Make the model, in a process of its own. What a killed run has taught is taken, if that was
-    on the same sample."""
+    """Make the model, in a separate process. Exits taught by a killed run are reused, if the sample
+    is the same."""
     classifiers = list(map(fetch_checkpoint, settings.model))
     columns = InputColumns(settings.text_column, settings.pair_column)
     classes = max(map(_classes, classifiers))
@@ -66,7 +66,7 @@ def make(settings: LabelAnySettings) -> None:
         list(settings.input),
         columns,
         lambda rows: _plan(settings, rows, classes).sample,
-        Scans(storage, keep=True),  # the labelling job uses them again
+        Scans(storage, keep=True),  # reused by the labelling job
     )
     plan = _plan(settings, total, classes)
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def make(settings: LabelAnySettings) -> None:
             return
         taught = storage.read([TAUGHT]).get(TAUGHT) == digest.encode()
         if taught and storage.paths(MODEL, "config.json"):
-            log.info("%s has learnt from this sample already", target)
+            log.info("reusing %s, which has learnt from this sample", target)
         else:
             give_exits(replace(asked, max_length=model.config.max_length))
             storage.put(TAUGHT, digest.encode())
@@ -99,7 +99,7 @@ def make(settings: LabelAnySettings) -> None:
 
 
 def _prove(settings: LabelAnySettings, target: str, corpus: str) -> None:
-    """Store the fastest point that keeps the promise on these texts, or full depth."""
+    """Store the fastest point that is proven to keep the promise on these texts, or full depth."""
     try:
         prove(
             CalibrateSettings(
@@ -125,14 +125,14 @@ def _answer_at_full_depth(target: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made for an input of so many rows."""
+    """What to make for an input of a number of rows."""
 
     makes: bool
     learn: int
     prove: int
-    #: What making takes, in rows at full depth.
+    #: Cost of making the exits, in rows at full depth.
     cost: int
-    #: Why exits are made, or why not.
+    #: Why exits are made or not.
     why: str
 
     @property
@@ -142,8 +142,8 @@ class Plan:
 
 
 def _plan(settings: LabelAnySettings, rows: int, classes: int) -> Plan:
-    """Whether exits pay: learning reads a number of rows that hardly depends on how many there are,
-    forwards and, of the branches alone, backwards."""
+    """Whether exits pay: learning reads an almost constant number of rows, forwards and, through
+    the branches alone, backwards."""
     learn, prove = (
         min(most, int(share * rows)) for most, share in zip((_LEARN, _PROVE), _SHARES, strict=True)
     )
@@ -153,14 +153,14 @@ def _plan(settings: LabelAnySettings, rows: int, classes: int) -> Plan:
     if settings.make_exits != "auto":
         why = f"--make-exits is {settings.make_exits}"
     else:
-        why = "that pays" if makes else "with so few rows that does not (--make-exits always does)"
+        why = "that pays" if makes else "with so few rows that does not pay (--make-exits)"
     return Plan(makes, learn, prove, cost, why)
 
 
 def _seconds_per_row(
     model: FastBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: Examples
 ) -> float:
-    """What the whole model takes for a row, here."""
+    """Seconds of the whole model for a row, on this machine."""
     few = texts.take(range(min(len(texts), _PROBE)))
     read = Tokenizer(tokenizer, model.config.windowing)
     tokens = read(few.texts, few.pairs, model.config.max_length)
@@ -172,13 +172,13 @@ def _seconds_per_row(
 
 
 def _told(plan: Plan, rows: int, each: float) -> str:
-    """What making exits takes and may bring, and what is done."""
+    """A message: cost and benefit of making exits, and the decision."""
     return (
-        f"the model has no exits: {rows:,} rows take it about {duration(rows * each)} on this "
+        f"the model has no exits: it takes about {duration(rows * each)} for {rows:,} rows on this "
         f"{device_name(device())}; making exits takes about {duration(plan.cost * each)} and saves "
-        f"from half of that to nine tenths; {plan.why}: "
+        f"half to nine tenths of the labelling; {plan.why}: "
         + (
-            f"{plan.learn:,} rows teach them, {plan.prove:,} others prove what they may answer"
+            f"{plan.learn:,} rows to teach them, {plan.prove:,} others to prove their thresholds"
             if plan.makes
             else "the whole model answers all rows"
         )
@@ -186,21 +186,21 @@ def _told(plan: Plan, rows: int, each: float) -> str:
 
 
 def _names(settings: LabelAnySettings) -> tuple[str, ...]:
-    """What several classifiers' questions are called; by themselves where there is one."""
+    """Names of several classifiers' questions; none for a single classifier."""
     return tuple(map(question_name, settings.model)) if len(settings.model) > 1 else ()
 
 
 def _classes(classifier: Path) -> int:
-    """How many classes its configuration names."""
+    """Number of classes in its configuration."""
     try:
         found = json.loads((classifier / "config.json").read_text())
         return max(2, len(found.get("id2label") or {}))
     except (OSError, ValueError, AttributeError, TypeError):
-        return 2  # `load_classifier` says what is wrong with it
+        return 2  # `load_classifier` reports the error
 
 
 def _write(texts: Examples, path: str, columns: InputColumns) -> str:
-    """Write texts where jobs read them. Returns a digest of them."""
+    """Write texts for other jobs to read. Returns a digest of them."""
     sides = [texts.texts, texts.pairs] if texts.pairs else [texts.texts]
     table = pa.table(
         {name: pa.array(side, pa.string()) for name, side in zip(columns.texts, sides, strict=True)}

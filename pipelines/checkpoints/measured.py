@@ -1,4 +1,4 @@
-"""What held-out rows say of a model that gives several labels, or a score.
+"""Quality of a model that gives several labels, or a score, on held-out rows.
 
 Letters: n rows, E exits.
 """
@@ -18,27 +18,27 @@ from pipelines.input.columns import listed
 
 log = logging.getLogger(__name__)
 
-#: Of a normal distribution, what `CONFIDENCE` of all lie below.
+#: Quantile of the normal distribution at `CONFIDENCE`.
 _QUANTILE = 1.645
 
 
 @dataclass(frozen=True)
 class MeasuredVerdict:
-    """How good a model is on n rows, by the measures of its task."""
+    """Quality of a model on n rows, by the measures of its task."""
 
     rows: int
     measures: list[dict[str, float]]  # by exit
-    constant: str  # the answer that suits the rows best, if it is the same for all
-    constant_quality: float  # of that, by the first measure
-    #: How much less the model's loss is than without a look at the text: a lower bound of the mean
+    constant: str  # the best constant answer for the rows
+    constant_quality: float  # its quality, by the first measure
+    #: By how much the model's loss is below that of the constant answer: a lower bound of the mean
     #: over all rows.
     gain_bound: float
     several: bool  # labels a row
-    never: list[str]  # labels that some rows have and full depth never gives
+    never: list[str]  # labels of rows that full depth never gives
 
     @classmethod
     def of(cls, outputs: ExitOutputs, targets: NDArray[Any]) -> "MeasuredVerdict":
-        """From what each exit says, and the targets of n rows."""
+        """From the answers of each exit, and the targets of n rows."""
         task, truth = outputs.task, outputs.task.truth(targets)
         known = torch.from_numpy(np.asarray(targets, np.float32))
         constant, quality = task.constant(truth)
@@ -60,17 +60,17 @@ class MeasuredVerdict:
 
     @property
     def useful(self) -> bool:
-        """Whether it is proven to know more than how frequent answers are."""
+        """Whether it is proven to be better than the frequencies of answers."""
         return self.gain_bound > 0
 
     @property
     def wrong(self) -> float | None:
-        """Share of rows that full depth gets wrong, where that means something."""
+        """Share of rows that full depth gets wrong, if defined."""
         accuracy = self.measures[-1].get("accuracy")
         return None if accuracy is None else 1 - accuracy
 
     def tell(self, depths: Sequence[int]) -> None:
-        """Say it; `depths` are those of the exits."""
+        """Log the results; `depths` are those of the exits."""
         first = next(iter(self.measures[-1]))
         found = ", ".join(f"{_NAMES[k]} {value:.3f}" for k, value in self.measures[-1].items())
         log.info(
@@ -85,16 +85,15 @@ class MeasuredVerdict:
         )
         if self.never:
             log.warning(
-                "%d labels that rows have are never given: %s; they have few rows, or look like "
-                "others%s",
+                "%d labels of rows are never given: %s; they have few rows, or look like others%s",
                 *(len(self.never), listed([repr(name) for name in self.never])),
-                "; a lower --cutoff gives them sooner" if self.several else "",
+                "; a lower --cutoff gives them more often" if self.several else "",
             )
         if not self.useful:
             log.warning(
-                "DO NOT TRUST THIS MODEL: it is not proven to know more of a text than how "
-                "frequent answers are; exit code 3. Look at some texts and their labels; pass more "
-                "labelled rows, or more --epochs"
+                "DO NOT TRUST THIS MODEL: it is not proven to be better than the frequencies of "
+                "answers; exit code 3. Check a few texts and their labels; pass more labelled "
+                "rows, or more --epochs"
             )
 
     def summary(self) -> dict[str, Any]:
@@ -110,7 +109,7 @@ class MeasuredVerdict:
         } | ({} if self.useful else {"exit_code": 3})
 
 
-#: Of measures, for people.
+#: Names of measures in messages.
 _NAMES = {
     "accuracy": "right",
     "micro_f1": "F1",

@@ -1,7 +1,7 @@
-"""Labelling with any models: where a classifier has no exits, the output makes some and keeps them.
+"""Labelling with any models: for a classifier without exits, the output makes and keeps them.
 
-What is made lies in OUTPUT/model, and what it was made of in the ledger: later runs use it again.
-This file imports no torch: they need none to see that there is nothing to do.
+The made model is in OUTPUT/model, and its origin in the ledger: later runs reuse it. This file
+imports no torch, so that a run without new files needs none.
 """
 
 import json
@@ -28,15 +28,16 @@ from pipelines.settings import Labelling, LabelSettings
 
 log = logging.getLogger(__name__)
 
-#: Below the output: the checkpoint, and, once it is complete, what it was made of.
+#: Below the output: the checkpoint, and, once it is complete, its origin.
 MODEL, FACTS = "model", "ledger/model.json"
-#: Exit code of a run that is done, except for what it could not read: of several, it counts most.
+#: Exit code of a run that is done, except for unreadable input: of several runs, it takes
+#: precedence.
 _UNUSABLE = 3
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the model of an output was made of."""
+    """The origin of an output's model."""
 
     classifiers: list[str]  # fingerprints
     sources: list[str]
@@ -49,11 +50,11 @@ class Made:
 
 
 def label_with_any(settings: LabelAnySettings) -> dict[str, Any]:
-    """The labelling job, by FastBERT checkpoints or by classifiers that become one.
+    """The labelling job, with FastBERT checkpoints or with classifiers that become one.
 
-    Returns the summary; of models with outputs of their own, `outputs` with the summary of each by
-    its name. Raises InputError, before anything is done, for what is no model, and where an
-    output's model was made of other classifiers, or for another promise.
+    Returns the summary; for models with separate outputs, `outputs` with the summary of each by
+    name. Raises InputError, before any work, for invalid models, and if an output's model was made
+    of other classifiers, or for another promise.
     """
     settings = replace(placed(settings), model=tuple(map(model_placed, settings.model)))
     folders = [fetch_checkpoint(each) for each in settings.model]
@@ -66,8 +67,8 @@ def label_with_any(settings: LabelAnySettings) -> dict[str, Any]:
 
 
 def _together(settings: LabelAnySettings, folders: list[Path]) -> bool:
-    """Whether several models have one output, which asks each row all of their questions in one
-    pass. What the outputs are already, they stay."""
+    """Whether several models share one output, which answers all of their questions in one pass.
+    Existing outputs keep their layout."""
     storage = Storage(settings.output)
     before = _read(storage)
     if before is not None and len(before.sources) > 1:
@@ -75,7 +76,7 @@ def _together(settings: LabelAnySettings, folders: list[Path]) -> bool:
     if before is not None or storage.paths("table", ".parquet"):
         raise InputError(
             f"'{redacted(settings.output)}' holds the labels of one model, expected an --output "
-            "for several, with a folder for each; pass another one, or that model alone"
+            "for several, with a folder for each; pass another --output, or that model alone"
         )
     begun = any(Storage(each.output).paths("ledger", ".json") for each in _of_each(settings))
     if begun or any(map(is_fastbert, folders)):
@@ -87,13 +88,13 @@ def _together(settings: LabelAnySettings, folders: list[Path]) -> bool:
 
 
 def _of_each(settings: LabelAnySettings) -> list[LabelAnySettings]:
-    """The settings of each model, with an output of its own below the output, and with what
-    --tolerance and --cutoff say of it. InputError for names that two have, or none."""
+    """The settings of each model, with its own output below the output, and with its values of
+    --tolerance and --cutoff. Raises InputError for names that are equal or unknown."""
     names = [question_name(model) for model in settings.model]
     if len({name.casefold() for name in names}) < len(names):
         raise InputError(
-            f"the models are called {', '.join(names)} and each has an output of that name: call "
-            "their folders by different names, or label with one at a time"
+            f"the models are named {', '.join(names)}, but each needs an output of its own name: "
+            "rename their folders, or label with one at a time"
         )
     for text in (*settings.tolerance, *settings.cutoff):
         name, equals, _ = text.partition("=")
@@ -119,15 +120,14 @@ def _said_of(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _label(settings: LabelAnySettings, folders: list[Path]) -> dict[str, Any]:
-    """Fill one output, by one checkpoint, or by classifiers that answer together."""
+    """Fill one output, with one checkpoint, or with classifiers that answer together."""
     if len(folders) == 1 and is_fastbert(folders[0]):
         return label_anywhere(_job(settings, settings.model[0]))
     names = ", ".join(map(redacted, settings.model))
     if settings.speed or settings.operating_point:
         raise InputError(
-            f"'{names}' has no exits yet, and --speed and --operating-point say which to use; "
-            "leave them out: the output makes exits for --max-disagreement, or none with "
-            "--make-exits never"
+            f"'{names}' has no exits, which --speed and --operating-point need; leave them out: "
+            "the output makes exits for --max-disagreement, or none with --make-exits never"
         )
     made = Made(
         classifiers=list(map(fingerprint, folders)),
@@ -145,7 +145,7 @@ def _label(settings: LabelAnySettings, folders: list[Path]) -> dict[str, Any]:
         _check(before, made, output)
     if before is None:
         if settings.dry_run:
-            log.info("the output has no model yet: a run makes one, which a dry run does not")
+            log.info("the output has no model yet: a run makes one, a dry run does not")
             return {"dry_run": True, "output": redacted(output), "models_to_make": made.sources}
         _make(settings, made, storage)
     found = label_anywhere(replace(_job(settings, f"{output}/{MODEL}"), speed=None))
@@ -164,12 +164,12 @@ def _read(storage: Storage) -> Made | None:
     try:
         return msgspec.json.decode(text, type=Made)
     except msgspec.DecodeError as error:
-        log.warning("%s cannot be read, the model is made again: %s", FACTS, error)
+        log.warning("cannot read %s, making the model again: %s", FACTS, error)
         return None
 
 
 def _check(before: Made, now: Made, output: str) -> None:
-    """Raises InputError where the output's model is not what is asked for."""
+    """Raises InputError if the output's model is not the requested one."""
     names = ("classifiers", "text_column", "pair_column", "max_disagreement", "tolerance", "cutoff")
     for name in (*names, "make_exits"):
         was, asked = getattr(before, name), getattr(now, name)
@@ -183,14 +183,14 @@ def _check(before: Made, now: Made, output: str) -> None:
 
 
 def _make(settings: LabelAnySettings, made: Made, storage: Storage) -> None:
-    """Make the model, while nobody else is at work on the output."""
+    """Make the model, while this run holds the output's lock."""
     lock, stops = RunLock(storage, settings.run_id or f"model-{uuid.uuid4().hex[:4]}"), Stops()
 
     def work() -> None:
         lock.acquire()
         run = apart
         if asks_for_ray(settings):
-            from pipelines.running.cluster import on_a_gpu  # and Ray
+            from pipelines.running.cluster import on_a_gpu  # imports Ray
 
             run = on_a_gpu
         run("pipelines.checkpoints.making:make", settings)

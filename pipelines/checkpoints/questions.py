@@ -1,4 +1,4 @@
-"""What a new checkpoint is asked, by the labels that it learns or the classifier it is made of."""
+"""Questions of a new checkpoint, from its labels or the classifier that it is made of."""
 
 import logging
 from collections.abc import Sequence
@@ -24,27 +24,26 @@ from pipelines.input.examples import Found
 
 log = logging.getLogger(__name__)
 
-#: Texts that a classifier answers before anything is learnt from it.
+#: Number of texts that a classifier answers before training.
 _FIRST = 512
-#: Share of them with no label, or with several, above one half, from which on a classifier of one
-#: label looks like one of several.
+#: Share of them with no probability above one half, or several, at which a classifier of one label
+#: looks like one of several.
 _ODD = 0.5
 
 
 def kinds_asked(task: Sequence[str], columns: Sequence[str]) -> list[Kind | None]:
-    """Of each column, what --task says of its question: a kind, for all, or NAME=KIND for one; None
-    for "auto". InputError for others."""
+    """The kind of question of each column by --task: KIND for all, or NAME=KIND for one; None for
+    "auto". Raises InputError for other values."""
     asked: dict[str, Kind | None] = dict.fromkeys(columns)
     kinds: dict[str, Kind | None] = {kind: kind for kind in PROBLEM_TYPES}
-    for text in sorted(task, key=lambda text: "=" in text):  # those for all come first
+    for text in sorted(task, key=lambda text: "=" in text):  # values for all come first
         name, _, kind = text.rpartition("=")
         if kind not in {*kinds, "auto"} or (name and name not in asked):
             names = [name for name in columns if name]
             others = (
-                f", or one of these behind NAME=, of {listed(names)}"
+                f", or NAME= and one of these, with NAME from {listed(names)}"
                 if names
-                else "; a classifier of another kind than the others says so by problem_type in "
-                "its config.json"
+                else "; set problem_type in config.json of classifiers of different kinds"
             )
             raise InputError(f"--task is '{text}', expected auto, {', '.join(kinds)}{others}")
         asked |= dict.fromkeys([name] if name else columns, kinds.get(kind))
@@ -52,14 +51,14 @@ def kinds_asked(task: Sequence[str], columns: Sequence[str]) -> list[Kind | None
 
 
 def all_names(found: Sequence[Found]) -> list[str]:
-    """The class names of all questions, one behind the other."""
+    """The class names of all questions, concatenated."""
     return [name for each in found for name in each.names]
 
 
 def questions_from(
     examples: Examples, found: Sequence[Found], cutoffs: Sequence[str]
 ) -> list[Question]:
-    """For labels of columns. InputError for a score that is the same everywhere, and as
+    """Questions for label columns. Raises InputError for constant scores, and as
     `_with_cutoffs`."""
     plain = [_named(Question(each.kind), each, found) for each in found]
     asked = Questions(plain, all_names(found))
@@ -68,7 +67,7 @@ def questions_from(
     for each, question, of in zip(found, plain, asked, strict=True):
         if each.kind == "score":
             log.info(
-                "column '%s' has numbers, so a score is learnt; --task single-label takes each for "
+                "column '%s' has numbers, so a score is learnt; with --task single-label, each is "
                 "the name of a class",
                 each.column,
             )
@@ -78,7 +77,7 @@ def questions_from(
 
 
 def _named(question: Question, found: Found, among: Sequence[Found]) -> Question:
-    """With its column's name, where there are others."""
+    """The question with its column's name, if there are several."""
     if len(among) == 1:
         return question
     return msgspec.structs.replace(question, name=found.column, classes=len(found.names))
@@ -87,8 +86,8 @@ def _named(question: Question, found: Found, among: Sequence[Found]) -> Question
 def questions_for(
     classifiers: Sequence[PreTrainedConfig], kind: Kind | None, cutoffs: Sequence[str]
 ) -> list[Question]:
-    """For existing classifiers of a kind, or of what their configurations say. InputError as
-    `asked_of` and `_with_cutoffs`."""
+    """Questions for existing classifiers, of a kind or by their configurations. Raises InputError
+    as `asked_of` and `_with_cutoffs`."""
     questions = [asked_of(each, kind) for each in classifiers]
     names = [
         label_names(config, question.kind)
@@ -98,11 +97,11 @@ def questions_for(
 
 
 def in_units(question: Question, scores: NDArray[Any]) -> Question:
-    """With centre and scale of some scores; InputError if these do not differ."""
+    """The question with centre and scale of these scores; raises InputError if all are equal."""
     centre, scale = float(scores.mean()), float(scores.std())
     if not scale > 0:
         raise InputError(
-            f"all {len(scores):,} scores are {centre:g}, expected some that differ; is the column, "
+            f"all {len(scores):,} scores are {centre:g}, expected different ones; is the column, "
             "or the classifier, the right one?"
         )
     return msgspec.structs.replace(question, centre=centre, scale=scale)
@@ -111,8 +110,7 @@ def in_units(question: Question, scores: NDArray[Any]) -> Question:
 def scaled(
     model: FastBertForSequenceClassification, answers: NDArray[np.float32]
 ) -> list[Question]:
-    """The model's questions, with centre and scale of the scores among what it has answered, (n,
-    classes)."""
+    """The model's questions, with centre and scale of the scores in its answers, (n, classes)."""
     return [
         in_units(asked.task.question, answers[:, asked.target.start])
         if asked.task.question.kind == "score"
@@ -124,9 +122,9 @@ def scaled(
 def _with_cutoffs(
     questions: list[Question], names: Sequence[Sequence[str]], given: Sequence[str]
 ) -> list[Question]:
-    """With cut-offs as --cutoff gives them: numbers for all labels, or NAME=0.3 for one. Raises
-    InputError where no question has several labels, for labels that none has, and for numbers that
-    are not between 0 and 1."""
+    """The questions with cut-offs of --cutoff: a number for all labels, or NAME=0.3 for one. Raises
+    InputError if no question has several labels, for unknown labels, and for numbers that are not
+    between 0 and 1."""
     several = [k for k, each in enumerate(questions) if each.kind == "several-labels"]
     if given and not several:
         raise InputError(
@@ -134,7 +132,7 @@ def _with_cutoffs(
             f"{questions[0].kind.replace('-', ' ')}"
         )
     known = {name: 0.5 for k in several for name in names[k]}
-    for text in sorted(given, key=lambda text: "=" in text):  # those for all come first
+    for text in sorted(given, key=lambda text: "=" in text):  # values for all come first
         name, _, number = text.rpartition("=")
         try:
             value = float(number)
@@ -143,7 +141,7 @@ def _with_cutoffs(
         if not 0 < value < 1 or (name and name not in known):
             raise InputError(
                 f"--cutoff is '{text}', expected a number between 0 and 1, or NAME= and such a "
-                f"number, of {listed(list(known))}"
+                f"number, with NAME from {listed(list(known))}"
             )
         known |= {name: value} if name else dict.fromkeys(known, value)
     if not given:
@@ -161,7 +159,8 @@ def first_answers(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Examples,
 ) -> NDArray[np.float32]:
-    """What full depth gives for the first texts, as Hugging Face's classifiers do: (n, classes)."""
+    """Logits of full depth for the first texts, as from Hugging Face's classifiers: (n,
+    classes)."""
     some = corpus.take(range(min(len(corpus), _FIRST)))
     tokens = Tokenizer(tokenizer, model.config.windowing)(
         some.texts, some.pairs, model.config.max_length
@@ -172,18 +171,19 @@ def first_answers(
 
 
 def doubt_one_label(logits: NDArray[np.float32]) -> None:
-    """Warn where a classifier that does not say what it is for seems to give several labels."""
+    """Warn if a classifier without a problem_type seems to give several labels."""
     above = (logits > 0).sum(1)
     odd = float((above != 1).mean())
     sure = float((np.abs(logits) > 2).mean())
     if logits.shape[1] > 2 and odd > _ODD and sure > _ODD:
         log.warning(
-            f"in {odd:.0%} of the first texts the classifier finds no label, or several, likely by "
-            "itself, and its configuration has no problem_type: it is read as one of a single "
-            "label, as Hugging Face's pipeline reads it; pass --task several-labels if it is not"
+            f"for {odd:.0%} of the first texts the classifier gives no label, or several, a "
+            "probability above one half, and its configuration has no problem_type: it counts as "
+            "one of a single label, as in Hugging Face's pipeline; pass --task several-labels if "
+            "it is not"
         )
     else:
         log.info(
-            "the classifier's configuration has no problem_type: it is read as one of a single "
-            "label, as Hugging Face's pipeline reads it"
+            "the classifier's configuration has no problem_type: it counts as one of a single "
+            "label, as in Hugging Face's pipeline"
         )

@@ -1,4 +1,4 @@
-"""What every way to a checkpoint ends with: students learn from the teacher, all is saved."""
+"""The last steps of all jobs that make a checkpoint: students learn from the teacher; save."""
 
 import logging
 import time
@@ -41,22 +41,22 @@ def settle_length(
     texts: Examples,
     settings: SelfDistillation,
 ) -> None:
-    """Give the model the longest input that is asked for, or that fits the texts.
+    """Set the model's longest input, as given or to fit the texts.
 
-    Raises InputError for one that the backbone cannot take, or that holds no text.
+    Raises InputError if the backbone does not support it, or if it has no room for a text.
     """
     length = settings.max_length
     if length is None and settings.recipe == "paper":
         length = min(PAPER_LENGTH, model.encoder.longest)
     if length is None:
-        # Where only distances count, a backbone takes more, at a price that grows with the square.
+        # Backbones with relative positions only allow more, at a cost that grows with the square.
         longest = model.config.backbone_config().max_position_embeddings
         longest = min(longest, model.encoder.longest)
         length, share = fitting_length(tokenizer, texts, longest)
         all_of = "takes" if longest == model.encoder.longest else "was made for"
         log.info(
             f"--max-length {length}, which holds {share:.1%} of the texts whole"
-            + (f", is all that the backbone {all_of}" if length == longest else "")
+            + (f", is the most that the backbone {all_of}" if length == longest else "")
         )
     check_length(model, tokenizer, length, texts.pairs is not None)
     model.config.max_length = length
@@ -70,8 +70,8 @@ def settle_length(
             else Windows(most, settings.stride, settings.pool)
         )
         model.config.windows = msgspec.structs.asdict(windows)
-        _ = model.config.windowing  # which raises
-        in_windows(Tokens.of([[0]]), tokenizer, length, windows)  # and so does this
+        _ = model.config.windowing  # raises
+        in_windows(Tokens.of([[0]]), tokenizer, length, windows)  # raises
 
 
 def check_length(
@@ -80,7 +80,8 @@ def check_length(
     max_length: int,
     pairs: bool = False,
 ) -> None:
-    """Raises InputError for inputs that the backbone cannot take, or that hold no text."""
+    """Raises InputError for a length that the backbone does not support, or too short for a
+    text."""
     limit = model.encoder.longest
     if not 3 <= max_length <= limit:
         raise InputError(f"--max-length is {max_length}, expected 3 to {limit} for this backbone")
@@ -99,7 +100,7 @@ def teach(
     if windows := model.config.windowing:
         read = Tokenizer(tokenizer, windows)(corpus.texts, corpus.pairs, model.config.max_length)
         rows = len(read.apart()[0])
-        log.info("%d texts are %d windows", len(corpus), rows)
+        log.info("%d texts have %d windows", len(corpus), rows)
     log.info("self-distilling %d branches on %d rows", len(model.exits) - 1, rows)
     recipe = replace(
         distil_recipe(settings, rows, len(model.config.label_names)),
@@ -115,15 +116,15 @@ def teach_first_exit(
     texts: Examples,
     seed: int,
 ) -> int:
-    """Put an exit before the first layer that has learnt full depth's answers to these texts.
-    Returns how many of them are cut. Pairs of texts get none: whether two texts belong together is
-    not a matter of which words they have."""
+    """Add an exit before the first layer that learns full depth's answers to these texts. Returns
+    how many of them are truncated. Pairs of texts get none: words alone do not show whether two
+    texts belong together."""
     if texts.pairs is not None:
-        log.info("no exit before the first layer: of two texts, words alone tell too little")
+        log.info("no exit before the first layer: for pairs of texts, words alone are not enough")
         return 0
     tokenize = Tokenizer(tokenizer, model.config.windowing)
     read = tokenize(texts.texts, None, model.config.max_length)
-    tokens, _ = read.apart()  # it learns what full depth says of windows
+    tokens, _ = read.apart()  # it learns full depth's answers to windows
     log.info("full depth's answers to %d texts, for the exit before the first layer", len(tokens))
     engine = Engine(model, device(), DTYPES[resolve("auto", device())])
     with counting(len(tokens)) as counter:
@@ -144,7 +145,7 @@ def teach_first_exit(
 
 
 def distil_recipe(settings: SelfDistillation, rows: int, classes: int) -> Recipe:
-    """That of self-distillation on so many rows."""
+    """The recipe of self-distillation on this number of rows."""
     epochs, rate = settings.distil_epochs, settings.distil_learning_rate
     return asked(settings, distilling(rows, classes), PAPER_DISTIL, epochs, rate)
 
@@ -156,7 +157,7 @@ def asked(
     epochs: float | None,
     learning_rate: float | None,
 ) -> Recipe:
-    """The `chosen` recipe of a step, or the paper's, with what the user asks for in its place."""
+    """The `chosen` recipe of a step, or the paper's, with the user's values in place."""
     recipe = paper if settings.recipe == "paper" else chosen
     return replace(
         recipe,
@@ -175,8 +176,8 @@ def save(
     rows: int,
     started: float,
 ) -> dict[str, Any]:
-    """Save, and say what was made of `rows` rows, of which so many are cut, since `started`, of
-    the monotonic clock."""
+    """Save, and return fields for the summary; `rows` rows, of which `truncated` are cut; `started`
+    is a time of the monotonic clock."""
     if is_first_worker():
         save_checkpoint(model, tokenizer, output)
     tell_truncated(truncated, rows, model.config.max_length, model.config.windowing)

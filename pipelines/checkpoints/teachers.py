@@ -1,4 +1,4 @@
-"""The classifiers that a checkpoint is made of: one, or several on the same backbone."""
+"""The classifiers from which a checkpoint is made: one, or several on the same backbone."""
 
 import logging
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: A classifier and its tokenizer.
 _Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-#: Tokens of the texts that tokenizers are compared on.
+#: Most tokens of the texts on which tokenizers are compared.
 _LENGTH = 512
 
 
@@ -36,21 +36,21 @@ class Teachers:
     questions: list[Question]
 
     def model(self, questions: Sequence[Question], **settings: Any) -> Any:
-        """With new branches, for these questions."""
+        """The model with new branches, for these questions."""
         return FastBertForSequenceClassification.from_heads(
             self.backbone, self.heads, questions, **settings
         )
 
 
 def load_teachers(settings: DistilSettings) -> tuple[Teachers, PreTrainedTokenizerBase]:
-    """Raises InputError as `load_classifier`, for classifiers whose backbones or tokenizers are not
-    the same, and for questions without names of their own."""
+    """Raises InputError as `load_classifier`, for classifiers whose backbones or tokenizers differ,
+    and for questions without distinct names."""
     (kind,) = kinds_asked(settings.task, ("",))
     loaded = [load_classifier(each, bool(settings.pair_column), kind) for each in settings.teacher]
     if difference := _difference(settings.teacher, loaded):
         raise InputError(
             f"{difference}; one pass over a text needs the same backbone and tokenizer in all: "
-            "distil each into a checkpoint of its own"
+            "distil each into a separate checkpoint"
         )
     (first, tokenizer), heads, names = loaded[0], list[Own](), list[str]()
     for place, (classifier, _) in zip(settings.teacher, loaded, strict=True):
@@ -75,7 +75,7 @@ def load_teachers(settings: DistilSettings) -> tuple[Teachers, PreTrainedTokeniz
 
 
 def one_pass(places: Sequence[str], pairs: bool) -> bool:
-    """Whether these classifiers can answer in one pass over a text; if not, the log says why.
+    """Whether these classifiers can answer in one pass over a text; if not, logs why.
 
     Raises InputError as `load_classifier`.
     """
@@ -83,15 +83,15 @@ def one_pass(places: Sequence[str], pairs: bool) -> bool:
     difference = _difference(places, loaded)
     for place, (classifier, _) in zip(places, loaded, strict=True):
         if len(own_heads(classifier)) > 1:
-            difference = f"'{place}' answers several questions by itself"
+            difference = f"'{place}' alone answers several questions"
     if difference:
-        log.info("each model reads the texts for itself: %s", difference)
+        log.info("each model reads the texts separately: %s", difference)
     return not difference
 
 
 def _difference(places: Sequence[str], loaded: Sequence[_Loaded]) -> str | None:
-    """What keeps classifiers from sharing one pass over a text: another tensor in a backbone, or
-    another tokenizer."""
+    """Why classifiers cannot share one pass over a text: backbones or tokenizers differ; None if
+    they can."""
     (first, tokenizer), *others = loaded
     mine = _tensors(first)
     for place, (other, its_tokenizer) in zip(places[1:], others, strict=True):
@@ -100,19 +100,19 @@ def _difference(places: Sequence[str], loaded: Sequence[_Loaded]) -> str | None:
             return f"{both} are not of one family and size"
         for key, value in mine.items():
             if value.shape != theirs[key].shape or not torch.equal(value, theirs[key]):
-                return f"the backbones of {both} differ, as in '{key}'"
+                return f"the backbones of {both} differ, for example in '{key}'"
         if _said(tokenizer) != _said(its_tokenizer):
-            return f"the tokenizers of {both} are not the same"
+            return f"the tokenizers of {both} differ"
     return None
 
 
 def _tensors(classifier: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Those of the backbone."""
+    """The tensors of the backbone."""
     named: dict[str, torch.Tensor] = classifier.base_model.state_dict()
     return {key: value for key, value in named.items() if "pooler." not in key}
 
 
 def _said(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """What tells a tokenizer from others: its words, and what it makes of odd texts."""
+    """The identity of a tokenizer: its words, and its tokens for unusual texts."""
     found = tokenizer(list(PROBES), truncation=True, max_length=_LENGTH)
     return tokenizer.get_vocab(), found["input_ids"]

@@ -1,4 +1,4 @@
-"""The training job: labelled Parquet in, a judged and calibrated checkpoint out."""
+"""The training job: labelled texts in, an evaluated and calibrated checkpoint out."""
 
 import logging
 import math
@@ -41,10 +41,10 @@ log = logging.getLogger(__name__)
 
 
 def train(settings: TrainSettings) -> dict[str, Any]:
-    """Fine-tune, self-distil, save, judge and calibrate. Returns the summary.
+    """Fine-tune, self-distil, save, evaluate and calibrate. Returns the summary.
 
     Its `exit_code` is 3 for a model that is not proven to be better than its most frequent class.
-    Raises InputError, before anything is trained, for unusable data or backbones.
+    Raises InputError, before training, for unusable data or backbones.
     """
     check_output(settings.output)
     return on_workers(_train, settings, settings.workers)
@@ -61,9 +61,10 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         _check_classes(each, len(examples))
     if any(each.kind == "score" for each in found) and settings.distil_epochs == 0:
         raise InputError(
-            "--distil-epochs 0 does not go with a score: its exits learn how far they are off then"
+            "--distil-epochs 0 does not go with a score: self-distillation teaches its exits their "
+            "error"
         )
-    if settings.dev:  # rows that have chosen can neither judge nor prove any more
+    if settings.dev:  # rows that decided when to stop can neither evaluate nor prove
         known = read_labelled(
             list(settings.dev), columns, [Known(each.kind, each.names) for each in found]
         )[0]
@@ -110,7 +111,7 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         corpus_of = settings.dev or settings.train
         summary |= judge(model, tokenizer, judges, settings.output, corpus_of)
     else:
-        log.warning("not judged and not calibrated: no row is held out for that; pass more rows")
+        log.warning("not evaluated and not calibrated: no row is held out for that; pass more rows")
     if "exit_code" in summary:
         return summary
     if "operating_point" not in summary:
@@ -121,7 +122,7 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
 
 
 def _described(found: Found) -> str:
-    """What is learnt of a column."""
+    """What the model learns from a column."""
     if found.kind == "score":
         return "a score"
     any_number = ", any number of them a row" * (found.kind == "several-labels")
@@ -129,19 +130,19 @@ def _described(found: Found) -> str:
 
 
 def _check_classes(found: Found, rows: int) -> None:
-    """Raises InputError for one class; warns of classes that look like mistakes."""
+    """Raises InputError for a single class; warns of classes that look like mistakes."""
     labels, column = found.names, found.column
     if found.kind == "score":
         return
     if len(labels) < 2 and found.kind == "single-label":
         raise InputError(
-            f"all rows of --train have one class, {labels[0]!r}, in column "
-            f"'{column}'; expected two or more; name another one with --label-column"
+            f"all rows of --train have one class, {labels[0]!r}, in column '{column}'; expected "
+            "two or more; name another one with --label-column"
         )
     for group in look_alikes(labels):
         log.warning(
-            "classes that look alike, or like nothing, are learnt as they are: %s; where they "
-            "differ only in %s, write them alike; drop rows whose label is empty",
+            "classes that look alike, or empty, are learnt as they are: %s; if they differ only in "
+            "%s, write them alike; drop rows whose label is empty",
             *(listed([repr(name) for name in group]), LOOKS),
         )
     if missing := [name for name in labels if name.strip().casefold() in MISSING]:
@@ -158,22 +159,22 @@ def _check_classes(found: Found, rows: int) -> None:
 
 
 def _tell(learnt: Learnt, epochs: float) -> None:
-    """Say whether fine-tuning was long enough."""
+    """Log whether fine-tuning was long enough."""
     first, before, end = learnt.losses
     stopped = learnt.steps < learnt.planned
     log.info(
         f"fine-tuned in {learnt.steps:,} of {learnt.planned:,} steps; the loss was {first:.3g} at "
-        f"first, {before:.3g} before the last fifth and {end:.3g} at the end"
-        + (", and the last looks at held-out rows brought no gain" if stopped else "")
+        f"the start, {before:.3g} before the last fifth and {end:.3g} at the end"
+        + (", and the last evaluations on held-out rows showed no gain" if stopped else "")
         + (f", and was still falling: try --epochs {2 * epochs:g}" if learnt.falling else "")
     )
 
 
 def _join(first: Examples, second: Examples, missing: Any) -> Examples:
-    """Both, the second without targets, for which `missing` stands."""
+    """Both, the second with `missing` as targets."""
     pairs = None if first.pairs is None else first.pairs + (second.pairs or [])
     known = first.labels or []
-    if known and isinstance(known[0], list):  # chances of classes
+    if known and isinstance(known[0], list):  # probabilities of classes
         missing = [math.nan] * len(known[0])
     return replace(
         first, texts=first.texts + second.texts, pairs=pairs, labels=known + [missing] * len(second)

@@ -1,4 +1,4 @@
-"""What held-out rows say of a model that gives one label."""
+"""Accuracy of a model that gives one label, on held-out rows."""
 
 import logging
 from collections import Counter
@@ -16,8 +16,8 @@ from pipelines.input.columns import listed
 log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.95
-#: Pairs of classes that are named; and how far the mean over classes may be from that over rows
-#: before it is worth a word.
+#: Most pairs of classes to list; and the difference between the means over classes and over rows
+#: above which both are logged.
 _CONFUSED, _UNLIKE = 3, 0.05
 
 
@@ -28,16 +28,16 @@ class Verdict:
     rows: int
     by_exit: list[float]  # share of rows
     bound: float  # lower, on full depth's share of all rows
-    majority: float  # share that the most frequent class has
-    frequent: str  # which that is
+    majority: float  # share of the most frequent class
+    frequent: str  # the most frequent class
     by_class: dict[str, float]  # full depth's share of each class that has rows
     confused: list[
         tuple[str, str, int]
-    ]  # class, another that full depth gives it, rows; most first
+    ]  # class, the other class given by full depth, rows; most first
 
     @classmethod
     def of(cls, outputs: ExitOutputs, truth: NDArray[np.int64], names: Sequence[str]) -> "Verdict":
-        """From what each exit says, and the class indices (n,)."""
+        """From the answers of each exit, and the class indices (n,)."""
         right = ~outputs.differs(outputs.task.truth(truth))  # (E, n)
         counts = np.bincount(truth, minlength=len(names))
         there = counts > 0
@@ -56,7 +56,7 @@ class Verdict:
 
     @property
     def balanced(self) -> float:
-        """Full depth's share, as a mean over classes."""
+        """Full depth's share of right answers, as a mean over classes."""
         return float(np.mean([*self.by_class.values()]))
 
     @property
@@ -75,7 +75,7 @@ class Verdict:
         return self.bound > self.majority
 
     def tell(self, depths: Sequence[int]) -> None:
-        """Say it; `depths` are those of the exits."""
+        """Log the results; `depths` are those of the exits."""
         unlike = self.majority > 0.5 or abs(self.accuracy - self.balanced) > _UNLIKE
         lopsided = f" ({self.balanced:.1%} as a mean over classes)" if unlike else ""
         log.info(
@@ -92,15 +92,15 @@ class Verdict:
             )
         if never := [repr(name) for name, share in self.by_class.items() if not share]:
             log.warning(
-                "of %d classes %d are never answered right: %s; they have few rows, or look like "
-                "others",
+                "of %d classes %d are never answered correctly: %s; they have few rows, or look "
+                "like others",
                 *(len(self.by_class), len(never), listed(never)),
             )
         if not self.useful:
             log.warning(
                 "DO NOT TRUST THIS MODEL: it is not proven to be better than always answering "
-                f"{self.frequent!r}; exit code 3. Look at the classes and at some texts of each; "
-                "pass more labelled rows, or more --epochs"
+                f"{self.frequent!r}; exit code 3. Check the classes and a few texts of each; pass "
+                "more labelled rows, or more --epochs"
             )
 
     def summary(self) -> dict[str, Any]:

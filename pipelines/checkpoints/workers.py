@@ -13,9 +13,8 @@ from fastbert.filesystem import absolute
 def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int) -> dict[str, Any]:
     """`run(settings)`, here or, for several workers, on Ray Train.
 
-    Each worker runs the same function, in a folder of Ray's; transformers.Trainer finds the process
-    group that Ray has made and shares out the batches. The output must be where all of them can
-    write.
+    Each worker runs the same function, in a folder of Ray; transformers.Trainer finds Ray's process
+    group and divides the batches. All workers must be able to write the output.
     """
     if workers == 1:
         return run(settings)
@@ -36,7 +35,7 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
         quiet_transformers()
         summary = run(settings)
         if is_first_worker():
-            summaries.put(summary)  # not all releases pass on what is returned
+            summaries.put(summary)  # not all releases of Ray pass on return values
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
@@ -49,7 +48,7 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
         )
         try:
             trainer.fit()
-        except WorkerGroupError as error:  # Ray wraps what a worker raised
+        except WorkerGroupError as error:  # Ray wraps a worker's error
             causes = [cause for e in error.worker_failures.values() for cause in (e, *e.args)]
             raise next((e for e in causes if isinstance(e, FastBertError)), error) from error
     summary: dict[str, Any] = summaries.get()
@@ -57,12 +56,12 @@ def on_workers(run: Callable[[Any], dict[str, Any]], settings: Any, workers: int
 
 
 def is_first_worker() -> bool:
-    """Whether this process writes what all workers have made; the only one there is does, too."""
+    """Whether this process writes the result of all workers; also True for a single process."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def _absolute(settings: Any) -> dict[str, Any]:
-    """The settings that name places, with every local path absolute."""
+    """The settings that name places, with absolute local paths."""
     values = vars(settings)
     places: dict[str, Any] = {"output": absolute(settings.output)}
     for name in {"train", "dev", "unlabeled", "corpus"} & values.keys():
@@ -75,5 +74,5 @@ def _absolute(settings: Any) -> dict[str, Any]:
 
 
 def _local(place: str) -> str:
-    """A folder's absolute path; or the id of a model on the hub, as it is."""
+    """A folder's absolute path; or a model's id on the hub, unchanged."""
     return os.path.abspath(place) if os.path.isdir(place) else place

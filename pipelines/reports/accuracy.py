@@ -1,4 +1,4 @@
-"""How often answers are right, where the table carries the true ones: it is scanned for that."""
+"""Accuracy of answers, from true labels in the table, which is scanned."""
 
 import logging
 
@@ -13,16 +13,16 @@ from pipelines.reports.analytics import Analytics
 
 log = logging.getLogger(__name__)
 
-#: The labels of a row in one order, null for none.
+#: The labels of a row, sorted; null for none.
 _LABELS = "list_sort(list_distinct({column}::varchar[]))::varchar"
 
 
 def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
-    """How good answers are at each exit layer, with the truth read as `evaluate` reads it.
+    """Quality of answers at each exit layer; true labels are read as in `evaluate`.
 
     Columns `layer` and `rows`; for labels `accuracy_percent`, for one label `mean_score_percent`,
-    for a score `mean_absolute_error` and `r2`. Rows without truth are counted in the log. Raises
-    InputError for a column that is not carried, or is no truth, and for the job's own.
+    for a score `mean_absolute_error` and `r2`. Rows without a true label are counted in the log.
+    Raises InputError if the column is not carried, holds no labels, or is an output column.
     """
     if len(found.kinds) > 1:
         raise InputError(
@@ -32,8 +32,8 @@ def accuracy_by_layer(found: Analytics, truth: str) -> pd.DataFrame:
     kind: Kind = next(iter(found.kinds.values()), "single-label")
     if truth.casefold() in output_schema({"": kind}).names:
         raise InputError(
-            f"--truth-column is '{truth}', which is the model's own; true labels that were called "
-            f"so in the input are carried as input_{truth}"
+            f"--truth-column is '{truth}', which is an output column; true labels with this name "
+            f"in the input are carried as input_{truth}"
         )
     names = found.arrow("from rows limit 0").schema.names
     if truth.casefold() not in map(str.casefold, names):
@@ -68,7 +68,7 @@ def _of_labels(found: Analytics, kind: Kind, truth: str, column: str) -> pd.Data
     strange = some[~some["truth"].isin(set(counts["label"]))]
     if len(strange) and not several:
         log.warning(
-            "%d of %d true labels in column '%s' are none that the model has given, as '%s'; they "
+            "%d of %d true labels in column '%s' never occur among the model's, such as '%s'; they "
             "count as wrong",
             *(strange["rows"].sum(), some["rows"].sum(), truth, strange["truth"].min()),
         )

@@ -1,4 +1,4 @@
-"""What people see of a data frame, on the terminal and on the page."""
+"""Data frames as shown on the terminal and on the page."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import pandas as pd
 
 #: Labels in a table or a picture; the others are summed.
 MOST_LABELS = 15
-#: Frames of which the last rows matter most: they have a row per run, in the order of time.
+#: Frames whose last rows matter most: they have a row per run, in the order of time.
 _BY_RUN = {"runs", "costs", "audits", "drift", "exits by run", "labels by run", "times"}
 
 
 def shortened(frame: pd.DataFrame, name: str, most: int) -> tuple[pd.DataFrame, str | None]:
-    """The `most` rows that matter most, and, if there are others, a line that says so; columns
-    without a value, as prices that nobody gave, are left out."""
+    """The `most` rows that matter most, and, if there are others, a line with their number; columns
+    without values, such as unknown prices, are left out."""
     last = name in _BY_RUN
     some = frame.tail(most) if last else frame.head(most)
     which = f"the {'last' if last else 'first'} {most} of {len(frame):,}"
@@ -23,7 +23,7 @@ def shortened(frame: pd.DataFrame, name: str, most: int) -> tuple[pd.DataFrame, 
 
 
 def summed(frame: pd.DataFrame, key: str, most: int = MOST_LABELS) -> pd.DataFrame:
-    """The first `most` rows, and the sum of the others in one row; a mean is that of their rows."""
+    """The first `most` rows, and the others summed in one row; means are over their rows."""
     rest = frame[most:]
     if len(rest) < 2:
         return frame
@@ -35,8 +35,8 @@ def summed(frame: pd.DataFrame, key: str, most: int = MOST_LABELS) -> pd.DataFra
 
 
 def spread(frame: pd.DataFrame, value: str, by: str, key: str, most: int = 20) -> pd.DataFrame:
-    """Sums of `value`: a row per `by`, a column per `key`. Layers are in their order; of all else
-    the `most` with the largest sums come, the largest first, and the others added up."""
+    """Sums of `value`: a row per `by`, a column per `key`. Layers keep their order; of other keys,
+    the `most` with the largest sums come first, and the others are summed."""
     table = frame.pivot_table(value, by, key, "sum", fill_value=0, sort=False)
     if key == "layer":
         return table.sort_index(axis="columns")
@@ -48,7 +48,7 @@ def spread(frame: pd.DataFrame, value: str, by: str, key: str, most: int = 20) -
 
 
 def cell(value: Any) -> str:
-    """A value as people read it."""
+    """A value as readable text."""
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
     if isinstance(value, bool | np.bool_):

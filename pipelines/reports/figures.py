@@ -1,7 +1,7 @@
-"""The report's pictures: SVG for the inside of a page, in colours that follow its light or dark.
+"""The report's charts: SVG elements for a page, with colours for light and dark mode.
 
-`svg` makes them of drawings, which take a data frame that `questions` describes. Nothing in them
-refers to anything outside.
+`svg` makes them from drawings, functions of a data frame that `questions` describes. They refer to
+no other files.
 """
 
 import io
@@ -20,16 +20,16 @@ from matplotlib.rcsetup import cycler
 
 from pipelines.reports.cells import spread, summed
 
-#: Stand in for colours until the SVG is written, where CSS takes over.
+#: Placeholders for colours, replaced by CSS when the SVG is written.
 _INK, _FAINT = "#fe0100", "#fe0200"
 _SERIES = [f"#fe03{i:02x}" for i in range(256)]
-#: About as wide as a phone, in inches of 72 px: text is as large as that of the page.
+#: About the width of a phone, in inches of 72 px: text is as large as that of the page.
 _SIZE = (5.4, 2.7)
 _MOST_TICKS = 7
-#: Names in a bar per run; the others are added up.
+#: Names in a bar per run; the others are summed.
 _MOST_STACKED = 12
 
-#: What a picture is called, and how many colours it has.
+#: A chart's title, and its number of colours.
 Said = tuple[str, int]
 Drawing = Callable[[Axes, pd.DataFrame], Said]
 
@@ -59,12 +59,12 @@ _STYLE: Any = {
 
 
 def svg(draw: Drawing, frame: pd.DataFrame) -> str:
-    """The picture as an element of a page."""
+    """The chart as an element of a page."""
     buffer = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         title, colors = draw(figure.subplots(), frame)
-        # Ids are made of the salt, and are one space for all pictures of a page.
+        # Ids are made from the salt, and share one namespace with all charts of a page.
         matplotlib.rcParams["svg.hashsalt"] = title
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
     text = buffer.getvalue()
@@ -89,7 +89,7 @@ def exit_layers(axes: Axes, frame: pd.DataFrame) -> Said:
 
 
 def uncertainties(axes: Axes, frame: pd.DataFrame) -> Said:
-    """Rows by uncertainty when they left, a colour per layer."""
+    """Rows by uncertainty at their exit, a colour per layer."""
     table = spread(frame, "rows", "from_uncertainty", "layer")
     below = np.zeros(len(table))
     for layer in table:
@@ -118,7 +118,7 @@ def stacked(axes: Axes, frame: pd.DataFrame, key: str, value: str, unit: str) ->
     runs = frame.drop_duplicates("run_id").sort_values(["started_at", "run_id"])
     table = spread(frame, value, "run_id", key, _MOST_STACKED).loc[runs["run_id"]]
     edges, below = np.arange(len(table) + 1) - 0.5, np.zeros(len(table))
-    for name in table:  # one shape each: a year of bars would make a heavy page
+    for name in table:  # one shape per name, because a year of bars would make a large page
         above = below + table[name].to_numpy(float)
         axes.stairs(above, edges, baseline=below, fill=True, label=_short(name))
         below = above
@@ -128,11 +128,11 @@ def stacked(axes: Axes, frame: pd.DataFrame, key: str, value: str, unit: str) ->
 
 
 def lines(axes: Axes, frame: pd.DataFrame, values: dict[str, str], unit: str) -> Said:
-    """A line over runs for each column of `values`, which gives it a name."""
+    """A line over runs for each column of `values`, which maps columns to names."""
     for column, name in values.items():
         axes.plot(np.arange(len(frame)), frame[column].astype(float), "o-", label=name)
     top = float(np.nanmax(frame[[*values]].astype(float).to_numpy(), initial=0.0)) or 1.0
-    axes.set_ylim(-0.03 * top, 1.08 * top)  # zeros lie within, too
+    axes.set_ylim(-0.03 * top, 1.08 * top)  # zeros are also inside
     _by_run(axes, frame, unit)
     if len(values) > 1:
         _legend(axes, "")
@@ -140,23 +140,21 @@ def lines(axes: Axes, frame: pd.DataFrame, values: dict[str, str], unit: str) ->
 
 
 def spending(axes: Axes, frame: pd.DataFrame) -> Said:
-    """Money if prices are known, else seconds."""
+    """Money if prices are known, otherwise seconds."""
     unit = "price" if frame["price_per_million"].notna().any() else "seconds"
     values = {f"{unit}_per_million": "spent", f"full_depth_{unit}_per_million": "full depth"}
     return lines(axes, frame, values, f"{unit} per million rows")
 
 
 def agreement(axes: Axes, frame: pd.DataFrame) -> Said:
-    """Audited agreement with full depth by night and of all nights so far, intervals, promise."""
+    """Audited agreement with full depth by run and of all runs so far, intervals, promise."""
     x, values = np.arange(len(frame)), frame["agreement_percent"].astype(float)
     spread = np.array([values - frame["lower_percent"].astype(float),
                        frame["upper_percent"].astype(float) - values]).clip(0)  # fmt: skip
-    axes.errorbar(x, values, spread, fmt="o", label="night")
+    axes.errorbar(x, values, spread, fmt="o", label="run")
     if len(x) > 1:
         low, high = (frame[f"all_{side}_percent"].astype(float) for side in ("lower", "upper"))
-        axes.fill_between(
-            x, low, high, alpha=0.25, color=_SERIES[1], step="mid", label="all nights"
-        )
+        axes.fill_between(x, low, high, alpha=0.25, color=_SERIES[1], step="mid", label="all runs")
     promised = frame["promised_percent"].astype(float)
     if promised.notna().any():
         line = {"drawstyle": "steps-mid"} if len(x) > 1 else {"marker": "_", "markersize": 40}
@@ -168,12 +166,12 @@ def agreement(axes: Axes, frame: pd.DataFrame) -> Said:
 
 def _short(name: Any) -> str:
     text = str(name) if len(str(name)) <= 24 else f"{str(name)[:23]}…"
-    # A dollar would begin a formula; what begins with an underscore has no place in a legend.
+    # A dollar would begin a formula; names with a leading underscore are omitted from legends.
     return "\u200b" + text.replace("$", r"\$")
 
 
 def _by_run(axes: Axes, runs: pd.DataFrame, unit: str) -> None:
-    """Dates below some of the runs."""
+    """Dates below a few of the runs."""
     places = np.arange(0, len(runs), max(1, -(-len(runs) // _MOST_TICKS)))
     starts = runs["started_at"].iloc[places]
     axes.set_xticks(places, ["?" if pd.isna(at) else f"{at:%m-%d}" for at in starts])
@@ -185,7 +183,7 @@ def _legend(axes: Axes, title: str) -> None:
 
 
 def _palette(n: int) -> Sequence[str]:
-    """Colours in an order that shows, each for light and for dark."""
+    """Colours that show their order, each for light and dark mode."""
     places = np.linspace(0, 1, n) if n > 1 else np.array([0.3])
     light, dark = colormaps["viridis"](places * 0.85), colormaps["viridis"](0.3 + places * 0.65)
     return [f"light-dark({to_hex(a)}, {to_hex(b)})" for a, b in zip(light, dark, strict=True)]

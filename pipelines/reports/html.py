@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside itself."""
+"""The report as one self-contained HTML file."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from pipelines.settings import ReportSettings
 
 #: Rows of a table.
 _MOST_ROWS = 100
-#: Questions that only the page asks.
+#: Queries only for the page.
 _MORE = {
     "exits by label": questions.EXITS_BY_LABEL,
     "exits by run": questions.EXITS_BY_RUN,
@@ -27,7 +27,7 @@ _MORE = {
     "steps": questions.STEPS,
     "drift": questions.DRIFT,
 }
-#: Pictures, by the frame that they show.
+#: Charts, by the frame that they show.
 _DRAW: dict[str, figures.Drawing] = {
     "labels": figures.labels,
     "exit layers": figures.exit_layers,
@@ -39,7 +39,7 @@ _DRAW: dict[str, figures.Drawing] = {
     "uncertainty": figures.uncertainties,
     "steps": partial(figures.stacked, key="step", value="value", unit="seconds"),
 }
-#: Frames whose numbers of rows are shown as a table of these two columns' values.
+#: Frames shown as a cross table of numbers of rows by these two columns.
 _WIDE = {
     "exits by label": ("label", "layer"),
     "exits by run": ("run_id", "layer"),
@@ -56,7 +56,7 @@ def html_report(
     sentences: Sequence[str],
     frames: Mapping[str, pd.DataFrame],
 ) -> str:
-    """The page: `sentences`, then `frames`, the answers that the terminal shows, by title."""
+    """The page: `sentences`, then `frames`, the tables of the terminal, by title."""
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters["cell"] = cell
     page.tests["numeric"] = lambda column: bool(pd.api.types.is_numeric_dtype(column))
@@ -76,7 +76,7 @@ def html_report(
 
 
 def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame, str | None]]:
-    """The frames as the page shows them, with what it leaves out, except those that say nothing."""
+    """The frames as the page shows them, with a note on omitted rows; empty ones are left out."""
     some = {name: frame for name, frame in frames.items() if len(frame)}
     for name in _WIDE.keys() & some.keys():
         wide = spread(some[name], "rows", *_WIDE[name])
@@ -87,7 +87,7 @@ def _tables(frames: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame,
 
 
 def _pictures(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """Those that have something to show; by run only where there are several."""
+    """Charts of frames that are not empty; those by run only for several runs."""
     several = len(frames["runs"]) > 1
     return {
         name: figures.svg(draw, frames[name])

@@ -1,4 +1,4 @@
-"""The report job: sentences and tables about a labelled output, or the answer to a query."""
+"""The report job: sentences and tables about a labelled output, or the result of a query."""
 
 import math
 import posixpath
@@ -19,7 +19,7 @@ from pipelines.reports.analytics import Analytics
 from pipelines.reports.check import check
 from pipelines.reports.lead import lead
 from pipelines.reports.recipes import recipes
-from pipelines.reports.terminal import WIDTH, show, tell
+from pipelines.reports.terminal import WIDTH, show, write
 from pipelines.reports.uncertain import least_certain
 from pipelines.settings import ReportSettings
 
@@ -35,15 +35,15 @@ _QUESTIONS = {
     "labels": questions.LABELS,
     "errors": questions.ERRORS,
 }
-#: Rows shown of the result of a query, of which a million take minutes.
+#: Rows shown of a query's result; a million would take minutes.
 _RESULT = 1_000
-#: Columns of text where there is no terminal to fit into: a query's cells are not to be folded.
+#: Width of a query's result without a terminal, in characters, so that cells are not folded.
 _WIDTH = 1_000
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
-    """Print the sentences and tables, one query's result, or what needs a person; returns the same
-    as the summary."""
+    """Print the sentences and tables, a query's result, or the findings for a person; returns the
+    same as the summary."""
     found = analytics.open(settings.output)
     for url in filter(None, (settings.save, settings.html)):
         check_file(url)
@@ -66,7 +66,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
             found, settings.least_certain, list(settings.text_from)
         )
     sentences = lead(frames)
-    tell(console, sentences, frames)
+    write(console, sentences, frames)
     summary: dict[str, Any] = {"output": redacted(settings.output)}
     if settings.html is not None:
         from pipelines.reports.html import html_report
@@ -81,7 +81,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
 
 
 def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> dict[str, Any]:
-    """The result of the user's own query, in a file or shown."""
+    """The result of the user's query, saved or printed."""
     if save is not None:
         return {"saved": redacted(save), "rows": found.save(sql, save)}
     frame = found.query(sql)
@@ -91,7 +91,7 @@ def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> d
 
 
 def _plain(value: Any) -> Any:
-    """Rows, or a value of them, as JSON types; None for what is missing or no finite number."""
+    """Rows, or a single value, as JSON types; None for missing values and infinite numbers."""
     if isinstance(value, pd.DataFrame):
         return [_plain(row) for row in value.to_dict("records")]
     if isinstance(value, dict):

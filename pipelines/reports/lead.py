@@ -1,4 +1,4 @@
-"""What a report says first, in sentences: rows, labels that differ, what was saved, accuracy."""
+"""The first sentences of a report: rows, differing labels, saved cost, accuracy."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,7 @@ Frames = Mapping[str, pd.DataFrame]
 
 
 def lead(frames: Frames) -> list[str]:
-    """The sentences. `frames` are answers to `questions`, by title."""
+    """The sentences. `frames` are the results of `questions`, by title."""
     return [*_rows(frames), *_accuracy(frames), *_promise(frames["recipes"]), *_saved(frames)]
 
 
@@ -20,8 +20,8 @@ def _rows(frames: Frames) -> Iterator[str]:
     if cut := int(runs["truncated_rows"].sum()):
         read = int(runs["rows"].sum())
         yield (
-            f"Of {read:,} texts, {cut:,} ({cut / read:.1%}) were longer than the model reads, and "
-            "only their beginning counted."
+            f"Of {read:,} texts, {cut:,} ({cut / read:.1%}) were longer than the model's input, so "
+            "only their beginning was read."
         )
 
 
@@ -29,15 +29,15 @@ def _accuracy(frames: Frames) -> Iterator[str]:
     if (found := frames.get("accuracy")) is not None and (rows := int(found["rows"].sum())):
         if "accuracy_percent" not in found:
             off = float((found["rows"] * found["mean_absolute_error"]).sum() / rows)
-            yield f"Of {rows:,} rows with a true score, scores are {off:.3g} off as a mean."
+            yield f"Of {rows:,} rows with a true score, the mean error of the score is {off:.3g}."
             return
         right = float((found["rows"] * found["accuracy_percent"]).sum() / rows)
-        yield f"Of {rows:,} rows with a true label, {right:.1f} % have it."
+        yield f"Of {rows:,} rows with a true label, {right:.1f} % are labelled correctly."
 
 
 def _promise(recipes: pd.DataFrame) -> Iterator[str]:
-    """What all audits of the recipe that was used last say of its promise; of the last audited one
-    where it was not."""
+    """Whether all audits of the last used recipe confirm its promise; if it was not audited, those
+    of the last audited one."""
     judged = recipes[recipes["audited"] > 0]
     promised = recipes.dropna(subset=["promised_percent"])
     both = judged.dropna(subset=["promised_percent"])
@@ -47,8 +47,7 @@ def _promise(recipes: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"'{last['operating_point']}' promises that at most "
                 f"{100 - last['promised_percent']:.3g} % of its labels differ from those of the "
-                "same model at full depth; no row was audited, as --audit-rate of fastbert label "
-                "would."
+                "same model at full depth; no row was audited (see --audit-rate of fastbert label)."
             )
         return
     last = (both if len(both) else judged).iloc[-1]
@@ -57,8 +56,8 @@ def _promise(recipes: pd.DataFrame) -> Iterator[str]:
     runs = int(last["audited_runs"])
     said = (
         f"Of {int(last['audited']):,} audited rows{f' of {runs:,} runs' * (runs > 1)}, "
-        f"{differ:.3g} % have another answer than at full depth, so that of all rows {low:.3g} % "
-        f"to {high:.3g} % have (with 95 % confidence)"
+        f"{differ:.3g} % differ from full depth, so of all rows {low:.3g} % to {high:.3g} % do "
+        "(with 95 % confidence)"
     )
     if not len(both):
         yield f"{said}."
@@ -66,25 +65,25 @@ def _promise(recipes: pd.DataFrame) -> Iterator[str]:
     these, s = ("these audits", "") if runs > 1 else ("this audit", "s")
     verdict = f"{these} confirm{s} the promise"
     if low > promise:
-        verdict = f"{these} speak{s} against the promise"
+        verdict = f"{these} contradict{s} the promise"
     elif high > promise:
-        verdict = f"too few rows to tell whether the promise is kept. {_patience(last)}"
+        verdict = f"too few rows to decide whether the promise is kept. {_patience(last)}"
     yield (
         f"'{last['operating_point']}' promises that at most {promise:.3g} % of its labels differ "
-        f"from those of the same model at full depth. {said}: {verdict}. Whether labels are right, "
-        "no audit knows."
+        f"from those of the same model at full depth. {said}: {verdict}. Audits do not check "
+        "whether labels are correct."
     )
 
 
 def _patience(recipe: pd.Series) -> str:
-    """How long it takes to know."""
+    """How many more runs the decision takes."""
     more = recipe["more_runs"]
     if pd.isna(more):
-        return "They differ so nearly as often as is promised that no audit will tell soon"
+        return "The share of differing labels is too close to the promise for a decision soon"
     some = recipe["audited"] / recipe["audited_runs"]
     return (
-        f"With as many as until now, {some:,.0f} a run, it takes about {more:,.0f} more "
-        f"run{'s' * bool(more > 1)}; a higher --audit-rate takes fewer"
+        f"At {some:,.0f} audited rows per run, as so far, it takes about {more:,.0f} more "
+        f"run{'s' * bool(more > 1)}; with a higher --audit-rate, fewer"
     )
 
 

@@ -1,7 +1,4 @@
-"""What a report asks of an output, by title: SQL over the views of `analytics`.
-
-All of it comes from statistics.
-"""
+"""The queries of a report: SQL over the views of `analytics`. All of them use only statistics."""
 
 from pipelines.output.statistics import UNCERTAINTY_BINS
 from pipelines.reports.views import slices_of
@@ -18,8 +15,8 @@ EXIT_LAYERS = """
     group by exit_layer order by exit_layer
 """
 
-#: What is not counted by its name: of more than 256 labels of a slice, the less frequent ones, and
-#: those of statistics that know no labels. Together with them, percents are of all rows.
+#: Labels not counted by name: the less frequent ones of more than 256 in a slice, and those of
+#: statistics without labels. They make percentages refer to all rows.
 _OTHER_LABELS = "'(other labels)'"
 _LABELLED = f"""
     with named as materialized (
@@ -48,7 +45,7 @@ LABELS = f"""
     from ({_LABELLED}) group by label, other order by other, rows desc, label
 """
 
-#: Where several are asked: where rows got their answer to each, and how often audits agree.
+#: For several questions: where rows were answered, and how often audits agree.
 QUESTIONS = """
     with answered as (
         select unnest(map_keys(answers)) as question, unnest(map_values(answers)) as n, exit_layer
@@ -77,7 +74,7 @@ EXITS_BY_LABEL = f"""
     order by other, sum(sum(n)) over (partition by label, other) desc, label, layer
 """
 
-#: Shares of [0, 1] by layer: where the rows of a layer were when they left.
+#: Parts of [0, 1] by layer: the uncertainty of a layer's rows when they left.
 UNCERTAINTY = f"""
     select exit_layer as layer, (bin - 1) / {UNCERTAINTY_BINS} as from_uncertainty,
            bin / {UNCERTAINTY_BINS} as to_uncertainty, sum(n)::bigint as rows
@@ -87,7 +84,7 @@ UNCERTAINTY = f"""
     group by exit_layer, bin having sum(n) > 0 order by exit_layer, bin
 """
 
-#: The most frequent reasons; the ledger counts twenty of a slice, what is left has no name.
+#: The most frequent reasons; the ledger counts twenty for each slice, and the rest without names.
 ERRORS = """
     with named as (
         select error, sum(n) as rows
@@ -119,8 +116,8 @@ LAST_MODEL = """
     order by started_at desc nulls last, run_id desc limit 1
 """
 
-#: Prices where runs were told what an hour of a replica costs. Full depth by its FLOPs; of the time
-#: spent, the audit's part is left in.
+#: Prices for runs with --price-per-hour. Full depth is estimated from its FLOPs; the time spent
+#: includes the audit.
 COSTS = """
     select run_id, started_at, rows, round(device_seconds, 1) as device_seconds,
            round(1e6 * device_seconds / nullif(rows, 0), 1) as seconds_per_million,
@@ -171,10 +168,10 @@ AUDITS = f"""
     order by started_at nulls first, run_id
 """
 
-#: What makes runs one recipe. Temperatures, which earlier runs do not say, go with thresholds.
+#: The key of a recipe. Temperatures, which earlier runs lack, follow from thresholds.
 _RECIPE = "runs.checkpoint, criterion, thresholds, within, questions"
 
-#: Audited runs, and what all of their recipe have found until then.
+#: Audited runs, each with the sums of its recipe until then.
 AUDITED = f"""
     select {_AUDIT},
            sum(audit_rows) over so_far as all_audited,
@@ -186,7 +183,7 @@ AUDITED = f"""
     order by started_at nulls first, run_id
 """
 
-#: Of each checkpoint at each point: what the table holds of it, and what all of its audits found.
+#: For each checkpoint at each point: its rows in the table, and the results of all of its audits.
 RECIPES = f"""
     with sums as (
         select run_id, sum(rows) filter (current) as held, sum(audit_rows) as audited,
@@ -226,7 +223,7 @@ STEPS = f"""
     join (select run_id, started_at from runs) using (run_id)
 """
 
-#: Found before they are summed up: a slice has up to 128 exits, and rows with errors.
+#: Selected before the sums: a slice has up to 128 exits, and rows with errors.
 SLOWEST_SLICES = f"""
     with slowest as (
         select distinct slice_id from (
@@ -246,7 +243,7 @@ SLOWEST_SLICES = f"""
 
 
 def _newest(found: str, name: str) -> str:
-    """What runs list, of the newest ones first; in the column `name`, how many more there are."""
+    """Items listed by runs, the newest first; the last row has the number of further ones."""
     return f"""
         with found as (
             select run_id, {found} from runs order by started_at desc nulls last, run_id, {name}

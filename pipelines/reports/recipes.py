@@ -1,6 +1,6 @@
-"""What each recipe, a checkpoint at an operating point, has done, and what all its audits say.
+"""Results of each recipe, a checkpoint at an operating point, and of all its audits.
 
-A night's audit is small. Those of all runs with one recipe are about one promise, and add up.
+The audit of one run is small. Audits of all runs with one recipe test one promise, and are summed.
 """
 
 import math
@@ -19,7 +19,7 @@ def recipes(found: Analytics) -> pd.DataFrame:
     """A row per recipe, the one used last at the end.
 
     `more_runs` is how many further runs, with as many audited rows as those so far, it takes to
-    tell whether the promise is kept: 0 if that is known, null if no number of rows will tell.
+    decide whether the promise is kept: 0 if that is known, null if no number of rows is enough.
     """
     frame = found.query(questions.RECIPES)
     more_runs = pd.Series([_more_runs(row) for row in frame.to_dict("records")], dtype=float)
@@ -27,7 +27,7 @@ def recipes(found: Analytics) -> pd.DataFrame:
 
 
 def audited_nights(found: Analytics) -> pd.DataFrame:
-    """A row per audited run, with what it and all of its recipe until then say."""
+    """A row per audited run, with its results and those of its recipe until then."""
     frame = found.query(questions.AUDITED)
     so_far = _with_interval(
         frame[["all_audited", "all_agreed"]].rename(columns=lambda name: name.removeprefix("all_"))
@@ -39,7 +39,7 @@ _INTERVAL = ["agreement_percent", "lower_percent", "upper_percent"]
 
 
 def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
-    """With the audited agreement and its exact interval behind `audited` and `agreed`."""
+    """The frame with the audited agreement and its exact interval after `audited` and `agreed`."""
     shares = [
         (each["agreed"] / each["audited"],
          *interval(int(each["agreed"]), int(each["audited"]), CONFIDENCE))

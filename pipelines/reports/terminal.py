@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipelines.reports.cells import cell, shortened, summed
 
-#: Titles in their order, and the columns that the terminal has room for; none: all.
+#: Titles in order, and the columns shown on a terminal; none: all.
 TABLES: dict[str, tuple[str, ...]] = {
     "alarms": (),
     "unreadable shards": (),
@@ -31,22 +31,22 @@ TABLES: dict[str, tuple[str, ...]] = {
     "runs": ("run_id", "rows", "errors", "mean_layer", "flops_speedup", "truncated_rows",
              "exit_code"),
 }  # fmt: skip
-#: Headings that would be broken within a word.
+#: Headings that would otherwise be broken within a word.
 _SHORT = {"truncated_rows": "cut", "flops_speedup": "FLOPs fewer"}
 #: Rows of a table.
 _SHOWN = 20
 WIDTH = 80
 
 
-def tell(console: Console, sentences: Sequence[str], frames: Mapping[str, pd.DataFrame]) -> None:
-    """Sentences, and the tables that have something to say."""
+def write(console: Console, sentences: Sequence[str], frames: Mapping[str, pd.DataFrame]) -> None:
+    """Print the sentences, and the tables that are not empty."""
     for sentence in sentences:
         console.print(Text(sentence))
     less = False
     for title, columns in TABLES.items():
         frame = frames.get(title)
         if frame is None or not len(frame) or (title == "recipes" and len(frame) == 1):
-            continue  # of one recipe the sentences say it
+            continue  # for one recipe, the sentences have it
         if title == "labels":
             frame = summed(frame, "label")
         some, below = shortened(frame, title, _SHOWN)
@@ -60,7 +60,7 @@ def tell(console: Console, sentences: Sequence[str], frames: Mapping[str, pd.Dat
 
 
 def _show_rows(console: Console, rows: pd.DataFrame) -> None:
-    """Rows with long texts, one below the other."""
+    """Print rows with long texts, one below the other."""
     console.print(Text("least certain rows\n", style="bold"))
     for row in rows.to_dict("records"):
         console.print(
@@ -74,7 +74,7 @@ def _show_rows(console: Console, rows: pd.DataFrame) -> None:
 
 
 def _answers(row: Mapping[Any, Any]) -> str:
-    """What a row was answered, by question where there are several."""
+    """The answers of a row, by question if there are several."""
     said = []
     for name in row:
         if str(name).endswith("label"):
@@ -87,7 +87,7 @@ def _answers(row: Mapping[Any, Any]) -> str:
 
 
 def show(console: Console, title: str, frame: pd.DataFrame, below: str | None = None) -> None:
-    """A data frame as a terminal table, and a line below it."""
+    """Print a data frame as a table, and a line below it."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])

@@ -1,4 +1,4 @@
-"""The rows that the model was least certain of, with their texts: those to look at first."""
+"""The rows that the model was least certain of, with their texts, to check first."""
 
 import json
 from contextlib import closing
@@ -23,7 +23,7 @@ _SHOWN = 300
 
 
 def least_certain(found: Analytics, rows: int, inputs: list[str]) -> pd.DataFrame:
-    """So many rows with the highest uncertainty where they left, the highest first: label, score,
+    """The `rows` rows with the highest uncertainty at their exit, the highest first: label, score,
     layer, shard and row in it, and, from the shards of `inputs`, the text. Scans the table."""
     frame = found.least_certain(rows)
     slices = [slice_of(path) or ("", 0) for path in frame.pop("path")]
@@ -39,14 +39,14 @@ def least_certain(found: Analytics, rows: int, inputs: list[str]) -> pd.DataFram
 
 
 def _commits(storage: Storage, slices: list[tuple[str, int]]) -> dict[tuple[str, int], Any]:
-    """What the ledger says of these slices."""
+    """The commits of these slices."""
     commits = Ledger(storage).committed().commits
     some = commits.filter(pc.is_in(commits["shard"], pa.array({name for name, _ in slices})))
     return {(each["shard"], each["first_row"]): each for each in some.to_pylist()}
 
 
 def _text(shard: Shard | None, commit: Any, row: int) -> str:
-    """The text of a row, or, in brackets, why it is not known."""
+    """The text of a row, or, in brackets, why it is unknown."""
     if shard is None or shard.problem is not None or commit is None:
         return "(its shard is not in --text-from)"
     if not shard.has_version(commit["version"]):

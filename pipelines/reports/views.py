@@ -1,4 +1,4 @@
-"""The views of `analytics`, but for `rows`, as SQL over statistics and summaries."""
+"""The views of `analytics`, except `rows`, as SQL over statistics and summaries."""
 
 import pyarrow as pa
 
@@ -8,19 +8,19 @@ from pipelines.output.committed import PATH
 from pipelines.output.history import SLICE_ID
 from pipelines.output.statistics import PER_SLICE
 
-#: Statistics of all commits there have ever been, with where their rows are.
+#: Statistics of all commits ever made, with the paths of their rows.
 HISTORY = f"""
     create or replace view history as
     select * replace (try_cast(committed_at as timestamp) as committed_at),
            {PATH} as path from ({{sources}})
 """
 
-#: The commits whose rows the table holds now, as the ledger has them.
+#: The commits whose rows the table holds now, by the ledger.
 CURRENT = f"""
     create or replace table newest as select n, {SLICE_ID} as slice_id, run_id from commits
 """
-#: Of files without a record, what statistics say of their last run. Runs come one after the other;
-#: in the order of their drivers' clocks, as those of nodes may differ.
+#: For files without a record, their last run by the statistics. Runs are ordered by their drivers'
+#: clocks, because clocks of nodes may differ.
 STRAY = """
     insert into newest
     with begun as (
@@ -40,7 +40,7 @@ MARKS = """
 #: Commits without statistics.
 MISSING = "select n from marks where told is null order by n"
 
-#: Of most runs all slices are current, or none: then only their names are looked up, for speed.
+#: For speed: in most runs all slices are current, or none, so only the run's name is looked up.
 EXITS = """
     create or replace table whole as
     select run_id from marks group by run_id having bool_and(current is true);
@@ -53,13 +53,13 @@ EXITS = """
     drop table newest;
 """
 
-#: What a run's slices add up to, and as what.
+#: Sums of a run's slices, and their types.
 _TYPES = {pa.decimal128(38): "decimal(38, 0)", pa.float64(): "double", pa.int64(): "bigint"}
 _SUMMED = {m: _TYPES[summary.RUNS.field(m.total).type] for m in PER_SLICE if m.total}
 
 
 def slices_of(exits: str) -> str:
-    """The slices that the table holds now, summed up from some of the rows of `exits`."""
+    """The slices that the table holds now, summed from rows of `exits`."""
     return f"""
     select slice_id, any_value(run_id) as run_id, any_value(shard) as shard,
            any_value(first_row) as first_row, any_value(slice_rows) as rows,
@@ -77,14 +77,14 @@ def slices_of(exits: str) -> str:
 
 SLICES = f"create or replace view slices as {slices_of('exits')}"
 
-#: What commits say of the recipe of their run.
+#: The recipes of runs, from their commits.
 RECIPES = """
     create or replace table recipes as
     select run_id, any_value(recipe) as recipe from commits group by run_id
 """
 
 _NUMBERS = ("thresholds", "temperatures", "within")
-#: Runs that are still at work, or were killed, have statistics at most.
+#: Runs in progress, or killed, have at most statistics.
 RUNS = f"""
     create or replace view runs as
     select * replace (try_cast(started_at as timestamp) as started_at,
@@ -112,7 +112,7 @@ RUNS = f"""
 
 
 def answer(question: str, kind: Kind) -> str:
-    """The columns of an answer in words, and how likely it is."""
+    """SQL for the columns of an answer: as text, and its probability."""
     main, *more = (f'"{prefix(question)}{name}"' for name in ANSWERS[kind].names)
     label, score = f'"{prefix(question)}label"', f'"{prefix(question)}score"'
     if kind == "score":

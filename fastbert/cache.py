@@ -1,7 +1,7 @@
-"""Copies of remote files on this machine: one download of each version for all processes of a user.
+"""Local copies of remote files: one download of each version for all processes of a user.
 
-They lie in the user's cache directory (XDG_CACHE_HOME, else ~/.cache), or, where that cannot be
-used, in the directory for temporary files. Nobody else may enter either: what lies there is loaded.
+They are in the user's cache directory (XDG_CACHE_HOME, or ~/.cache), or, if that cannot be used, in
+the directory for temporary files. Other users may enter neither, because files there are loaded.
 """
 
 import contextlib
@@ -21,20 +21,20 @@ from filelock import FileLock, Timeout
 from fastbert.errors import FastBertError
 from fastbert.filesystem import reaching
 
-#: Copies that stay: so many that were used last, and all that were used within so many seconds,
-#: for whoever fetched them may not have read them yet.
+#: Copies that stay: this number of the last used ones, and all used within this time in seconds,
+#: because the processes that fetched them may not have read them yet.
 _KEPT, _IN_USE = 3, 24 * 3600.0
-#: Times that files are copied which are replaced meanwhile.
+#: Attempts to copy files that are replaced meanwhile.
 _TRIES = 3
 
 
 def local_copy(
     fs: fsspec.AbstractFileSystem, list_files: Callable[[], list[str]], what: str
 ) -> Path:
-    """A local folder with copies of the files that `list_files` finds, under their last names;
-    `what` is how messages call them.
+    """A local folder with copies of the files that `list_files` finds, under their base names;
+    `what` names them in messages.
 
-    Raises FastBertError if there is no room for them, and if they do not stop changing.
+    Raises FastBertError if there is no room for them, or if they keep changing.
     """
     root = _root()
     copying = f"cannot copy {what} to {root} (XDG_CACHE_HOME may name another place)"
@@ -44,15 +44,15 @@ def local_copy(
         copy, partial = root / version, root / f"{version}.partial"
         with reaching(copying, "pass one that this user may read"), FileLock(_lock(copy)):
             if not copy.exists():
-                shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+                shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
                 partial.mkdir()
                 with contextlib.suppress(FileNotFoundError):
                     for name in files:
                         fs.get_file(name, str(partial / os.path.basename(name)))
-                if _version(fs, list_files()) != version:  # some may be new, some old
+                if _version(fs, list_files()) != version:  # may mix new and old files
                     shutil.rmtree(partial)
                     continue
-                for path in partial.iterdir():  # all outlives a power cut from now on
+                for path in partial.iterdir():  # from now on, files survive a power cut
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
                 partial.rename(copy)
@@ -60,13 +60,13 @@ def local_copy(
         _evict(root)
         return copy
     raise FastBertError(
-        f"{what} changed each of the {_TRIES} times that it was copied; run again when nobody "
+        f"{what} changed each of the {_TRIES} times that it was copied; run again when no process "
         "writes there"
     )
 
 
 def _version(fs: fsspec.AbstractFileSystem, files: list[str]) -> str:
-    """Differs when the files do."""
+    """A hash that changes with the files."""
     text = "\n".join(f"{name} {fs.ukey(name)}" for name in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -76,13 +76,14 @@ def _lock(copy: Path) -> Path:
 
 
 def _evict(root: Path) -> None:
-    """Remove what has not been used for long; what is gone or in work is somebody else's."""
+    """Remove copies that were not used for long; skip those in use or removed by another
+    process."""
     with contextlib.suppress(OSError):
         copies = sorted(filter(Path.is_dir, root.iterdir()), key=_used, reverse=True)
         for copy in copies[_KEPT:]:
             with contextlib.suppress(OSError, Timeout), FileLock(_lock(copy), timeout=0):
                 if time.time() - _used(copy) > _IN_USE:
-                    going = copy.with_suffix(".partial")  # never half of one under its name
+                    going = copy.with_suffix(".partial")  # never half a copy under its name
                     if copy != going:
                         shutil.rmtree(going, ignore_errors=True)
                         copy.rename(going)
@@ -95,8 +96,8 @@ def _used(copy: Path) -> float:
 
 
 def _root() -> Path:
-    """The directory of the copies, which no other user can enter; FastBertError if there is none,
-    as where somebody else was the first to use its name."""
+    """The directory of the copies, which no other user can enter; raises FastBertError if there is
+    none, for example because another user created it first."""
     places = [Path(tempfile.gettempdir()) / f"fastbert-{os.getuid()}"]
     with contextlib.suppress(RuntimeError):  # a user without a home
         places.insert(0, Path(platformdirs.user_cache_dir("fastbert")))
@@ -104,13 +105,13 @@ def _root() -> Path:
         return found
     raise FastBertError(
         f"no place for a copy of the checkpoint: expected one of {', '.join(map(str, places))} "
-        "that this user can write and others cannot enter (mode 700); let XDG_CACHE_HOME name "
+        "that this user can write and others cannot enter (mode 700); set XDG_CACHE_HOME to "
         "another place"
     )
 
 
 def _private(place: Path) -> bool:
-    """Whether it is a directory of ours that no other user can enter; made if it is not there."""
+    """Whether it is a directory of this user that no other user can enter; created if missing."""
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = place.lstat()

@@ -19,9 +19,9 @@ from fastbert.cache import local_copy
 from fastbert.errors import InputError, explained
 from fastbert.filesystem import open_url, reaching, redacted
 
-#: What is fetched of a model on the hub: weights, tokenizer and settings, nothing that is run.
+#: Files fetched from a model on the hub: weights, tokenizer and settings, no code.
 _HUB_FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model"]
-#: Settings that do not change what a layer answers: decisions taken later, and where files lay.
+#: Settings that do not change a layer's answers: later decisions, and places of files.
 _NOT_FINGERPRINTED = {
     "operating_points",
     "default_operating_point",
@@ -35,12 +35,12 @@ _NOT_FINGERPRINTED = {
 def store_operating_point(
     url: str, name: str, settings: dict[str, Any], default: bool = True
 ) -> tuple[str, str | None]:
-    """Add a point to those of the checkpoint at `url`, unless told otherwise as its default one: in
-    one step, and every other setting of config.json stays, for whatever they are, labels may depend
-    on them. Returns its name, and that of the default point before.
+    """Add a point to the checkpoint at `url` in one atomic step, by default as its default point.
+    All other settings of config.json stay, because labels may depend on them. Returns its name, and
+    that of the previous default.
 
-    Points that are there stay what they are, for outputs may go on with them: where `name` is
-    another point's, a number is added to it.
+    Existing points stay the same, because outputs may continue with them: if another point has
+    `name`, a number is added.
     """
     fs, path = open_url(url)
     target = f"{path}/config.json"
@@ -63,7 +63,7 @@ def store_operating_point(
 
 
 def _free_name(points: dict[str, Any], name: str, settings: dict[str, Any]) -> str:
-    """`name`, with a number if another point has it: one where other rows leave."""
+    """`name`, with a number if a different point has it."""
     numbered = (name if k == 1 else f"{name}-{k}" for k in itertools.count(1))
     return next(
         each for each in numbered if each not in points or _where(points[each]) == _where(settings)
@@ -71,7 +71,7 @@ def _free_name(points: dict[str, Any], name: str, settings: dict[str, Any]) -> s
 
 
 def _where(point: dict[str, Any]) -> list[Any]:
-    """What of a point's settings says where rows leave, of each of its questions."""
+    """The settings of a point that decide where rows leave, for each of its questions."""
     names = ("criterion", "thresholds", "temperatures", "within", "exit_depths")
     each = point.get("questions") or {}
     return [*(point.get(name) for name in names), {k: _where(own) for k, own in each.items()}]
@@ -83,22 +83,22 @@ def is_hub_id(place: str) -> bool:
 
 
 def fetch_from_hub(name: str) -> Path:
-    """A local folder with a model of the hub, as `huggingface_hub` keeps it; InputError if there is
-    none. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded."""
-    from huggingface_hub import snapshot_download  # of no use to others
+    """A local folder with a model of the hub, from the cache of `huggingface_hub`; raises
+    InputError if there is none. Uses HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE."""
+    from huggingface_hub import snapshot_download  # only needed here
     from huggingface_hub.errors import HfHubHTTPError
 
-    what = f"no checkpoint '{name}': there is no such folder here, and the hub does not give one"
+    what = f"no checkpoint '{name}': it is neither a local folder nor available on the hub"
     advice = "expected a folder, a URL or the id of a model on the hub"
     with explained(what, advice, OSError, ValueError, HfHubHTTPError):
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
 
 
 def fetch_checkpoint(url: str, expected: str | None = None, weights: bool = True) -> Path:
-    """A local directory with the checkpoint at `url`, or of this id on the hub; remote ones are
-    downloaded once a version, without `weights` only the rest of it.
+    """A local directory with the checkpoint at `url`, a URL or an id on the hub. Remote ones are
+    downloaded once per version, without the weights unless `weights`.
 
-    Raises InputError if there is none, and if its fingerprint is not the `expected` one.
+    Raises InputError if there is none, or if its fingerprint is not the `expected` one.
     """
     if is_hub_id(url):
         return _expected(fetch_from_hub(url), url, expected, weights)
@@ -133,29 +133,29 @@ def _expected(folder: Path, url: str, expected: str | None, weights: bool) -> Pa
     if expected is not None and (found := fingerprint(folder, weights)) != expected:
         raise InputError(
             f"the checkpoint at '{redacted(url)}' has changed since the run began (it has the "
-            f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept: put "
-            "the old one back and run again, or label all with the new one by --relabel"
+            f"fingerprint {found[:8]}, expected {expected[:8]}); what is committed is kept: "
+            "restore the old one and run again, or label everything with the new one by --relabel"
         )
     return folder
 
 
 def is_fastbert(folder: Path) -> bool:
-    """Whether a model is one of ours, rather than a classifier to be taught from."""
+    """Whether a model is a FastBERT checkpoint, and not a classifier to learn from."""
     with readable(folder / "config.json", Exception):
         settings = json.loads((folder / "config.json").read_text())
         return bool(settings.get("model_type") == "fastbert")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What config.json of the checkpoint in `folder` holds, unchecked; InputError if it cannot be
-    read, is not a FastBERT's, or has no weights beside it."""
+    """The unchecked content of config.json of the checkpoint in `folder`; raises InputError if it
+    cannot be read, is not of a FastBERT, or has no weights beside it."""
     with readable(folder / "config.json", Exception):
         settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
         model_type = settings.get("model_type")
     if model_type != "fastbert":
         raise InputError(
             f"the checkpoint in {folder} has model_type '{model_type}', expected 'fastbert'; "
-            "turn a Hugging Face classifier into one with fastbert distill"
+            "convert a Hugging Face classifier with fastbert distill"
         )
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"the checkpoint in {folder} has no .safetensors weights; save it again")
@@ -163,7 +163,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def is_part(name: str, weights: bool = True) -> bool:
-    """Whether a file of this name belongs to a checkpoint, or to it without its weights."""
+    """Whether a file of this name belongs to a checkpoint, with or without its weights."""
     if name.endswith(".safetensors"):
         return weights
     return name.startswith(
@@ -172,8 +172,8 @@ def is_part(name: str, weights: bool = True) -> bool:
 
 
 def fingerprint(folder: Path, weights: bool = True) -> str:
-    """SHA-256 over everything in `folder` that decides which label a text gets; without weights,
-    which tokens it gets.
+    """SHA-256 over everything in `folder` that affects labels; without weights, over what affects
+    tokens.
 
     Raises InputError if a file of settings is not JSON.
     """
@@ -195,5 +195,5 @@ def fingerprint(folder: Path, weights: bool = True) -> str:
 
 
 def readable(what: object, *kinds: type[Exception]) -> AbstractContextManager[None]:
-    """Errors of these kinds become an InputError: this part of a checkpoint cannot be read."""
+    """Turn errors of these kinds into an InputError: this part of a checkpoint cannot be read."""
     return explained(f"{what} cannot be read", "save the checkpoint again", *kinds)

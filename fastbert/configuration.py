@@ -20,7 +20,7 @@ from fastbert.exits.question import KINDS, PROBLEM_TYPES, Kind, Question, questi
 from fastbert.exits.windows import Windows, windows_of
 from fastbert.tasks.questions import Questions
 
-#: What a backbone's configuration says of a head that it had, and of the place it came from.
+#: Settings of a backbone's configuration about its former head and origin.
 _FOREIGN = (
     "id2label",
     "label2id",
@@ -28,17 +28,17 @@ _FOREIGN = (
     "problem_type",
     "_name_or_path",
     "dtype",
-    "chunk_size_feed_forward",  # which changes no answer, and refuses lengths
+    "chunk_size_feed_forward",  # changes no answer, but refuses lengths
 )
 
 
-#: Settings of a bag, and the least of each.
+#: Settings of a bag, and their minimums.
 _BAG_SIZES = {"bag_size": 1, "bag_hidden": 1, "bag_tokens": 0, "bag_pairs": 0}
 
 
 @strict
 class FastBertConfig(PreTrainedConfig):
-    """Everything `config.json` of a checkpoint says.
+    """The content of a checkpoint's `config.json`.
 
     `backbone` stays a plain dict so that one config class serves every backbone family; use
     `backbone_config()` for the object.
@@ -52,30 +52,29 @@ class FastBertConfig(PreTrainedConfig):
     branch_size: int = 128
     #: Attention heads of a branch; must divide `branch_size` (the official code: 2).
     branch_heads: int = 2
-    #: What is asked, as `{"kind": "score", "centre": 2.5}`; None: one label, or what `problem_type`
-    #: says.
+    #: The questions, as `{"kind": "score", "centre": 2.5}`; None: one label, or by `problem_type`.
     questions: list[dict[str, Any]] | None = None
     #: Where rows may leave, in order, as `{"depth": 1, "head": "branch"}`; None: after every layer,
     #: with the adopted head at the last one if there are `head_layouts`.
     exits: list[dict[str, Any]] | None = None
-    #: Of the bag, if `exits` has one: numbers of each token or pair, width of its hidden layer.
+    #: Of the bag, if `exits` has one: numbers per token or pair, width of its hidden layer.
     bag_size: int = 64
     bag_hidden: int = 64
     #: Of the bag: tokens and pairs of tokens that have numbers.
     bag_tokens: int = 0
     bag_pairs: int = 0
-    #: Of an adopted classifier's own head: its activation ("tanh", "gelu", "relu") where that is
-    #: all there is to say, as of BERT and its kin, else a `HeadLayout` for each question. Neither:
-    #: the last exit has a branch like every other, as in the paper.
+    #: Of an adopted classifier's own head: its activation ("tanh", "gelu", "relu") if that is
+    #: enough, as for BERT and similar families, or a `HeadLayout` for each question. Neither: the
+    #: last exit has a branch like every other, as in the paper.
     teacher_activation: str | None = None
     adopted_heads: list[dict[str, Any]] | None = None
     #: Longest input in tokens, special tokens included; longer texts are truncated.
     max_length: int = 128
-    #: How longer texts are read, as `{"stride": 32}`; None: only as far as `max_length` goes.
+    #: How longer texts are read, as `{"stride": 32}`; None: they are truncated.
     windows: dict[str, Any] | None = None
-    #: name -> {"thresholds": one per exit but the last, "exit_depths": of all, ...}
+    #: name -> {"thresholds": one per exit except the last, "exit_depths": of all, ...}
     operating_points: dict[str, Any] | None = None
-    #: The operating point used where none is asked for.
+    #: The operating point used by default.
     default_operating_point: str | None = None
 
     @classmethod
@@ -86,8 +85,8 @@ class FastBertConfig(PreTrainedConfig):
         questions: Sequence[Question] = (),
         **settings: Any,
     ) -> "FastBertConfig":
-        """For a backbone, questions about classes of these names, by default which one of them a
-        row has, and any of the fields above. No two classes of a question have one name."""
+        """For a backbone, questions about classes with these names (by default a single label), and
+        any of the fields above. Raises InputError if two classes of a question have one name."""
         start = 0
         for size in [each.classes or len(labels) for each in questions] or [len(labels)]:
             check_distinct(labels[start : start + size])
@@ -102,7 +101,7 @@ class FastBertConfig(PreTrainedConfig):
         return cls(backbone=own, id2label=names, label2id=numbers, **settings)
 
     def backbone_config(self) -> PreTrainedConfig:
-        """The backbone's own configuration object; InputError where it is none."""
+        """The backbone's own configuration object; raises InputError if invalid."""
         settings = dict(self.backbone or {})
         check_family(model_type := settings.pop("model_type", None))
         advice = "expected the config.json of an encoder; save the checkpoint again"
@@ -111,7 +110,7 @@ class FastBertConfig(PreTrainedConfig):
         return config
 
     def check(self) -> None:
-        """Raises InputError for settings that no checkpoint can have."""
+        """Raises InputError for invalid settings."""
         longest = encoder_for(self.backbone_config()).longest
         heads, width = self.branch_heads, self.branch_size
         own, layouts = self.adopted_heads, self.head_layouts
@@ -124,7 +123,7 @@ class FastBertConfig(PreTrainedConfig):
                 for name, least in _BAG_SIZES.items()
             ),
             ("adopted_heads", own, own is None or not self.teacher_activation,
-             "none beside a teacher_activation, which is another"),
+             "none beside a teacher_activation"),
             ("adopted_heads", own, len(layouts) in (0, len(self.question_list)),
              f"one for each of {len(self.question_list)} questions"),
             *(
@@ -153,61 +152,59 @@ class FastBertConfig(PreTrainedConfig):
                     len(cutoffs) == size and all(0 < number < 1 for number in cutoffs)),
                  f"{size} numbers between 0 and 1"),
             ])  # fmt: skip
-        _ = self.exit_list, self.windowing  # which raise, too
+        _ = self.exit_list, self.windowing  # also raise
 
     @property
     def exit_list(self) -> tuple[Exit, ...]:
-        """Where rows may leave, by index; InputError where `exits` makes no sense."""
+        """Where rows may leave, by index; raises InputError if `exits` is invalid."""
         layers: int = self.backbone_config().num_hidden_layers
         return exits_of(self.exits, layers, bool(self.head_layouts))
 
     @property
     def head_layouts(self) -> list[HeadLayout]:
-        """Of adopted classifiers' own heads, if there are any, by question; InputError where they
-        are none."""
+        """Layouts of adopted classifiers' own heads, if any, by question; raises InputError if
+        invalid."""
         if self.adopted_heads is None:
             return [HeadLayout(self.teacher_activation)] if self.teacher_activation else []
         what = "the checkpoint's adopted_heads cannot be read"
-        advice = "expected some like {'activation': 'gelu', 'pooling': 'mean', 'norm': 1e-05}"
+        advice = "expected objects like {'activation': 'gelu', 'pooling': 'mean', 'norm': 1e-05}"
         with explained(what, advice, msgspec.ValidationError):
             return msgspec.convert(self.adopted_heads, list[HeadLayout])
 
     def new_bag(self) -> Bag:
-        """A bag of these sizes, which has learnt nothing."""
+        """A new, untrained bag of these sizes."""
         vocabulary: int = self.backbone_config().vocab_size
         sizes = (self.bag_tokens, self.bag_pairs, self.bag_size, self.bag_hidden)
         return Bag(vocabulary, *sizes, self.new_questions().numbers)
 
     @property
     def windowing(self) -> Windows | None:
-        """How texts are read that are longer than `max_length`; InputError where that makes no
-        sense."""
+        """How texts longer than `max_length` are read; raises InputError if invalid."""
         return windows_of(self.windows, self.max_length)
 
     @property
     def question_list(self) -> tuple[Question, ...]:
-        """What is asked; InputError where `questions` makes no sense."""
+        """The questions; raises InputError if `questions` is invalid."""
         return questions_of(self.questions, self.problem_type)
 
     @property
     def question(self) -> Question:
-        """What is asked, where it is one thing; ValueError where it is several."""
+        """The only question; raises ValueError if there are several."""
         (question,) = self.question_list
         return question
 
     def new_questions(self) -> Questions:
-        """What logits mean."""
+        """The questions with the meaning of logits."""
         return Questions(self.question_list, self.label_names)
 
     @property
     def label_names(self) -> list[str]:
-        """Class names by index; of a score its one name. Of several questions all, one behind the
-        other."""
+        """Class names by index, or the name of a score; for several questions all, concatenated."""
         questions = self.question_list
         return label_names(self, questions[0].kind if len(questions) == 1 else "several-labels")
 
 
-#: Fewest and most classes of a kind, and how to say that.
+#: Fewest and most classes of a kind, and that in words.
 _CLASSES: dict[Kind, tuple[int, float, str]] = {
     "single-label": (2, math.inf, "two or more"),
     "several-labels": (1, math.inf, "one or more"),
@@ -216,8 +213,8 @@ _CLASSES: dict[Kind, tuple[int, float, str]] = {
 
 
 def load_config(folder: Path) -> FastBertConfig:
-    """The configuration of the checkpoint in `folder`; InputError if it is not a FastBERT's, or has
-    settings that none can have."""
+    """The configuration of the checkpoint in `folder`; raises InputError if it is not of a
+    FastBERT, or has invalid settings."""
     read_settings(folder)
     with readable(folder / "config.json", Exception):
         config: FastBertConfig = FastBertConfig.from_pretrained(folder)
@@ -226,17 +223,16 @@ def load_config(folder: Path) -> FastBertConfig:
 
 
 def check_distinct(labels: Sequence[str]) -> None:
-    """Raises InputError if two classes have one name: which is meant, nobody could tell."""
+    """Raises InputError if two classes have one name, which would be ambiguous."""
     if double := [name for k, name in enumerate(labels) if name in labels[:k]]:
-        raise InputError(f"two classes are called '{double[0]}'; give each a name of its own")
+        raise InputError(f"two classes are named '{double[0]}'; give each a different name")
 
 
 def label_names(config: PreTrainedConfig, kind: Kind) -> list[str]:
-    """Class names by index, of the configuration of any classifier of a kind; numbers become
+    """Class names by index, from the configuration of any classifier of a kind; numbers become
     strings.
 
-    Raises InputError for a number of classes that the kind does not have, gaps, and what is no
-    name.
+    Raises InputError for a number of classes that the kind does not allow, gaps, and invalid names.
     """
     names: dict[Any, Any] = config.id2label or {}
     if not (least := _CLASSES[kind])[0] <= len(names) <= least[1]:
@@ -258,10 +254,10 @@ def label_names(config: PreTrainedConfig, kind: Kind) -> list[str]:
 
 
 def asked_of(config: PreTrainedConfig, kind: Kind | None = None) -> Question:
-    """What an existing classifier is for: of a `kind`, or by its `problem_type`, and without one by
-    the number of its classes, as Hugging Face's pipeline has it.
+    """The question of an existing classifier: of a `kind`, or by its `problem_type`, or by the
+    number of its classes, as in Hugging Face's pipeline.
 
-    Raises InputError where that does not tell, and for several scores.
+    Raises InputError if that is ambiguous, and for several scores.
     """
     classes, problem = len(config.id2label or {}), config.problem_type
     if kind is None and problem is None and classes == 1:

@@ -1,13 +1,13 @@
 """Errors a caller can act on, and the exit code that each gives a command.
 
-    FastBertError     something the project can name went wrong                            1
+    FastBertError     an expected failure                                                  1
     ├── InputError    an option, path, checkpoint or table is wrong; nothing was done      2
     │   └── NotProven   a promise cannot be proven on these rows
-    └── MachineError  the machine, its memory or its libraries fail; no input is to blame  1
-    Stopped           somebody wants the process to end                                    1
+    └── MachineError  the machine, its memory or its libraries fail; not caused by input   1
+    Stopped           the process was asked to end                                         1
 
-Messages say what was found, what was expected and what to do. Everything else that can go wrong is
-a bug and keeps its traceback.
+Messages state what was found, what was expected and what to do. Any other error is a bug and keeps
+its traceback.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,17 +15,17 @@ from contextlib import contextmanager
 
 
 class FastBertError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of all errors that this project raises on purpose."""
 
     exit_code = 1
 
     def __str__(self) -> str:
-        """One line, whatever the names in it hold."""
+        """One line, even if names in it have line breaks."""
         return " ".join(super().__str__().splitlines())
 
 
 class InputError(FastBertError):
-    """What the user passed cannot be used; the message says what to pass instead."""
+    """The user's input cannot be used; the message says what to pass instead."""
 
     exit_code = 2
 
@@ -35,12 +35,12 @@ class NotProven(InputError):
 
 
 class MachineError(FastBertError):
-    """The machine, its memory or its libraries fail, and would with any input."""
+    """The machine, its memory or its libraries fail, with any input."""
 
 
 class Stopped(BaseException):
-    """The process was asked to end, by SIGTERM or Ctrl-C. Like KeyboardInterrupt no `Exception`, so
-    that nobody who handles these takes it for a fault of what he called."""
+    """The process was asked to end, by SIGTERM or Ctrl-C. Like KeyboardInterrupt it is no
+    `Exception`, so that handlers do not take it for a failure of the call."""
 
     exit_code = 1
 
@@ -50,14 +50,14 @@ def first_line(error: BaseException) -> str:
     append pages of advice."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
     said = " ".join(lines[: 1 + lines[0].endswith(":")])
-    bare = isinstance(error, KeyError) or not said  # which tells nothing without its kind
+    bare = isinstance(error, KeyError) or not said  # is unclear without its kind
     return f"{type(error).__name__} {said}".strip() if bare else said
 
 
 @contextmanager
 def explained(what: str, advice: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds become an InputError: what went wrong, why, and what to do. Those that
-    say so themselves stay as they are."""
+    """Turn errors of these kinds into an InputError: what went wrong, why, and what to do.
+    FastBertErrors stay as they are."""
     try:
         yield
     except FastBertError:
@@ -67,8 +67,8 @@ def explained(what: str, advice: str, *kinds: type[Exception]) -> Iterator[None]
 
 
 def check_settings(whose: str, settings: Iterable[tuple[str, object, bool, str]]) -> None:
-    """Raises InputError for the first setting, of name, value, whether that can be, and what is
-    expected, that cannot be."""
+    """Raises InputError for the first invalid setting; each is given as name, value, whether it is
+    valid, and what is expected."""
     for name, value, right, expected in settings:
         if not right:
             raise InputError(f"the {whose}'s {name} is {value!r}, expected {expected}")

@@ -13,23 +13,23 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from fastbert.errors import FastBertError, InputError, explained, first_line
 
-#: Clients try again by themselves, but not for an hour: a request without an answer ends after
-#: half a minute. What the user has configured for fsspec comes first.
+#: Clients retry by themselves, but not for an hour: a request without an answer ends after half a
+#: minute. The user's configuration of fsspec takes precedence.
 _S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
 _S3 = ("s3", "s3a")
-#: No room: the disk, or the user's part of it, is full.
+#: No room: the disk, or the user's quota, is full.
 FULL = {errno.ENOSPC, errno.EDQUOT}
-#: What may be gone the next time.
+#: Errors that may be temporary.
 _PASSING = {
     errno.EAGAIN,
     errno.EBUSY,
-    errno.EIO,  # s3fs: any answer it has no better name for, as 503 SlowDown
+    errno.EIO,  # s3fs: any other answer, such as 503 SlowDown
     errno.EHOSTUNREACH,
     errno.ENETDOWN,
     errno.ENETUNREACH,
     errno.ESTALE,
 }
-#: The same by HTTP clients, by module and name; none of them is imported here, because each
+#: The same from HTTP clients, by module and name; none of them is imported here, because each
 #: belongs to an optional extra.
 _CLIENT_ERRORS = {
     ("aiohttp", "ClientError"),
@@ -38,15 +38,15 @@ _CLIENT_ERRORS = {
     ("botocore", "ConnectionError"),
     ("botocore", "HTTPClientError"),
     ("botocore", "IncompleteReadError"),
-    ("gcsfs", "HttpError"),  # what it has no better name for, as 503
+    ("gcsfs", "HttpError"),  # any other answer, such as 503
     ("httpx", "TransportError"),
     ("httpx2", "TransportError"),
     ("requests", "ConnectionError"),
     ("requests", "Timeout"),
 }
-#: Whose other errors are about what was asked: no credentials, say.
+#: Clients whose other errors are about the request, such as missing credentials.
 _CLIENTS = {module for module, _ in _CLIENT_ERRORS} | {"google"}
-#: What the user can mend, said by the system.
+#: System errors that the user can fix.
 _WRONG_KINDS = (
     FileExistsError,
     FileNotFoundError,
@@ -60,10 +60,9 @@ _WRONG_NUMBERS = {errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS}
 
 
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of `url` and the path in it; errors as of `reaching` if there is no way to
-    reach it."""
+    """The file system of `url` and the path in it; raises as `reaching` if it cannot be reached."""
     if not url:
-        raise InputError("a path is empty, expected one; is a variable of the shell not set?")
+        raise InputError("a path is empty, expected one; is a shell variable unset?")
     advice = (
         "expected a local path or a URL that fsspec knows, such as s3:// (pip install "
         "'fastbert-ray[s3]'), gs:// ([gcs]) or abfs:// ([azure])"
@@ -75,14 +74,14 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _options(url: str) -> dict[str, dict[str, Any]]:
-    """By protocol, how file systems that occur in `url` (`zip://x::s3://bucket/y`) are opened."""
+    """Options, by protocol, for opening the file systems in `url` (`zip://x::s3://bucket/y`)."""
     configured = any("config_kwargs" in fsspec.config.conf.get(name, {}) for name in _S3)
     used = [name for name in _S3 if re.search(rf"(^|::){name}://", url)]
     return {} if configured else {name: {"config_kwargs": _S3_CLIENT} for name in used}
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether `error` is of the kind that may be gone the next time."""
+    """Whether `error` may be temporary."""
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     if isinstance(error, OSError) and error.errno in _PASSING:
@@ -92,7 +91,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether a file system, or a store's client in its own words, says no."""
+    """Whether a file system, or a store's client with its own error, denies access."""
     return (
         isinstance(error, _WRONG_KINDS)
         or type(error).__module__.partition(".")[0] in _CLIENTS
@@ -102,10 +101,10 @@ def _is_refusal(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def reaching(what: str, advice: str, kept: str = "") -> Iterator[None]:
-    """Faults of file systems and of their clients become one line that begins with `what`.
+    """Turn errors of file systems and their clients into one line that begins with `what`.
 
-    An InputError with `advice` where the user can mend them; a FastBertError where a disk is full,
-    or they may pass, with what is `kept` meanwhile.
+    An InputError with `advice` if the user can fix them; a FastBertError, with what is `kept`, if a
+    disk is full or they may be temporary.
     """
     try:
         yield
@@ -124,30 +123,31 @@ def reaching(what: str, advice: str, kept: str = "") -> Iterator[None]:
         if _is_refusal(error):
             raise InputError(f"{what}: {said}; {advice}") from error
         if isinstance(error, OSError) or kind.__module__ != "builtins":
-            raise FastBertError(f"{what}: {said}; {kept}run again when that has passed") from error
+            raise FastBertError(f"{what}: {said}; {kept}run again later") from error
         raise
 
 
 def redacted(url: str) -> str:
-    """The URL as it may stand in logs and records: without password, key or signature.
+    """The URL for logs and records: without password, key or signature.
 
-    Those stand before the host (`https://user:password@host/`) or in the query. Bytes of a name
-    that are no UTF-8 are escaped.
+    Those are before the host (`https://user:password@host/`) or in the query. Bytes of a name that
+    are not UTF-8 are escaped.
     """
-    if "://" in url and not url.startswith("file://"):  # a local path has neither
+    if "://" in url and not url.startswith("file://"):  # local paths have none
         url = re.sub(r"(?<=://)[^/]*:[^/]*@", "", url)
         url = re.sub(r"\?[^?]*=.*", "", url)  # not the wildcard of a glob
     return url.encode("utf-8", "backslashreplace").decode()
 
 
 def absolute(url: str) -> str:
-    """The URL, or the absolute path if it is local, as other processes can use it.
+    """The URL, or the absolute path if it is local, for use in other processes.
 
     Raises InputError for this process's memory.
     """
     fs, path = open_url(url)
     if isinstance(fs, MemoryFileSystem):
         raise InputError(
-            f"{redacted(url)}: no other process sees this one's memory; use another file system"
+            f"{redacted(url)}: other processes cannot access this one's memory; use another file "
+            "system"
         )
     return path if isinstance(fs, LocalFileSystem) else url

@@ -1,4 +1,4 @@
-"""A checkpoint in two lines: texts in, labels out, the same as the labelling job's.
+"""A checkpoint in two lines: texts in, labels out, the same labels as from the labelling job.
 
 model = fastbert.load("models/news")
 model.label(["Oil prices fall again"])
@@ -30,29 +30,29 @@ from fastbert.weights import load_checkpoint
 
 Text = str | None | tuple[str | None, str | None]
 
-#: Texts that go through the model together; more gain nothing.
+#: Texts that go through the model together; more are not faster.
 _PORTION = 16_384
 
 
 @dataclass(frozen=True)
 class Label:
-    """The label of one text: all of it None, except the error, where there is none."""
+    """The label of one text; without a label, all fields except the error are None."""
 
     label: str | None
     score: float | None  # probability of the label
-    exit_layer: int | None  # layers that the text has passed
-    uncertainty: float | None  # there, 0 to 1
+    exit_layer: int | None  # layers that the text passed
+    uncertainty: float | None  # at that exit, 0 to 1
     tokens: int | None  # after truncation
     error: str | None  # why there is no label
     truncated: bool | None  # whether the text was longer than these tokens
-    windows: int | None = None  # that the text was read as, where the model reads by windows
+    windows: int | None = None  # windows of the text, if the model reads by windows
     scores: list[float] | None = None  # of all classes, if asked for
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Those labels of one text whose probability reaches their cut-off, the likeliest first; the
-    rest as of a `Label`."""
+    """The labels of one text whose probability reaches their cut-off, the likeliest first; other
+    fields as in `Label`."""
 
     labels: list[str] | None
     label_scores: list[float] | None  # their probabilities
@@ -67,7 +67,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Value:
-    """The score of one text; the rest as of a `Label`."""
+    """The score of one text; other fields as in `Label`."""
 
     value: float | None
     exit_layer: int | None
@@ -83,7 +83,7 @@ _ANSWERS: dict[Kind, type[Label] | type[Labels] | type[Value]] = {
     "several-labels": Labels,
     "score": Value,
 }
-#: What is told of a text, not of an answer.
+#: Fields about a text, not about an answer.
 _OF_ROW = ("tokens", "error", "truncated", "windows")
 
 
@@ -103,9 +103,9 @@ class Classifier:
         hub.
 
         `device` is "cpu" or "cuda", by default a GPU if there is one. `precision` "auto" is the one
-        in which an operating point was proven, where the device has it. `operating_point` or
-        `speed` is what `label` works at unless told otherwise. Raises InputError, in one line, for
-        what is no such checkpoint.
+        in which an operating point was proven, if the device supports it. `operating_point` or
+        `speed` is the default of `label`. Raises InputError, in one line, if there is no such
+        checkpoint.
         """
         known = ("auto", *DTYPES)
         if precision not in known:
@@ -116,17 +116,17 @@ class Classifier:
         self.model, tokenizer = load_checkpoint(folder)
         self.precision = precision
         self.device = device or arithmetic.device()
-        arithmetic.resolve(precision, self.device)  # refused here, not at the first text
+        arithmetic.resolve(precision, self.device)  # raises here, not at the first text
         self._tokenizer = Tokenizer(tokenizer, self.model.config.windowing)
-        self._fits_pairs = False  # not known yet
+        self._fits_pairs = False  # unknown yet
         self._engines: dict[tuple[str, str | None], Engine] = {}
         self._point: OperatingPoint | None = None
         if operating_point is not None or speed is not None:
             self._point = self.point(operating_point, speed)
 
     def point(self, name: str | None = None, speed: float | None = None) -> OperatingPoint:
-        """One of the checkpoint's points, or that of a speed; by default what was asked for when
-        loading, else the checkpoint's default. InputError if there is none."""
+        """One of the checkpoint's points, or that of a speed; by default that given when loading,
+        or the checkpoint's default. Raises InputError if there is none."""
         if name is None and speed is None and self._point is not None:
             return self._point
         if name is not None and speed is not None:
@@ -144,15 +144,14 @@ class Classifier:
         as_: Literal["labels", "arrow"] = "labels",
         all_scores: bool = False,
     ) -> Any:
-        """The answers to texts, or to pairs of texts, in their order: a list of `Label`, `Labels`
-        or `Value`, as the checkpoint has it, or a table with their columns. Where it answers
-        several questions, the list has a dict for each text, with an answer by question, and
-        columns begin with the question's name, as in `topic_label`; `exit_layer` is where the text
-        left.
+        """The answers to texts, or to pairs of texts, in order: a list of `Label`, `Labels` or
+        `Value`, by the kind of checkpoint, or a table with their columns. For several questions,
+        the list has a dict for each text, with an answer by question, and columns begin with the
+        question's name, as in `topic_label`; `exit_layer` is where the text left.
 
-        `speed` 0 is full depth. With `all_scores` the probability of every class of
-        `model.config.label_names` comes along. A text that is None, empty or not UTF-8 gets an
-        error in place of a label. Raises InputError for what is no text, and for points that the
+        `speed` 0 is full depth. `all_scores` adds the probability of every class of
+        `model.config.label_names`. A text that is None, empty or not UTF-8 gets an error in place
+        of a label. Raises InputError for values that are not texts, and for points that the
         checkpoint lacks.
         """
         point = self.point(operating_point, speed)
@@ -208,7 +207,7 @@ class Classifier:
         return pa.table({name: answers[name] for name in dict.fromkeys(names) if name in answers})
 
     def _engine(self, point: OperatingPoint) -> Engine:
-        """In the precision that was asked for, or that suits the point."""
+        """The engine in the requested precision, or in that of the point."""
         precision = arithmetic.resolve(self.precision, self.device, point.proven_in)
         key = precision, point.name if precision == "int8" and point.ranges else None
         if key not in self._engines:
@@ -221,13 +220,13 @@ load = Classifier
 
 
 def _names(asked: Asked) -> dict[str, str]:
-    """Where a question's answer is in a table: by field, the column."""
+    """The columns of a question's answer in a table, by field."""
     names = [field.name for field in fields(_ANSWERS[asked.task.question.kind])]
     return {name: name if name in _OF_ROW else prefix(asked.name) + name for name in names}
 
 
 def _answers(row: dict[str, Any], questions: Questions) -> dict[str, Any]:
-    """What a row of a table says to each question."""
+    """The answers in a row of a table, by question."""
     return {
         asked.name: _ANSWERS[asked.task.question.kind](
             **{name: row[column] for name, column in _names(asked).items() if column in row}
@@ -237,7 +236,7 @@ def _answers(row: dict[str, Any], questions: Questions) -> dict[str, Any]:
 
 
 def _sides(texts: Sequence[Text]) -> tuple[list[str], list[str] | None, list[str | None]]:
-    """First texts, second ones if they are pairs, and why some of them cannot be classified."""
+    """First texts, second ones of pairs, and why a text cannot be classified."""
     if isinstance(texts, str):
         raise InputError("texts is one text, expected a list of them")
     rows = list(texts)

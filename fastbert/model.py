@@ -36,11 +36,11 @@ def _loss(task: Task, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tens
 
 @dataclass
 class FastBertOutput(ModelOutput):
-    """What `forward` returns."""
+    """The result of `forward`."""
 
     loss: torch.Tensor | None = None  # of the last exit, mean over rows, if labels were given
     logits: torch.Tensor | None = None  # (B, classes) of the last exit; of a score, itself
-    exit_logits: torch.Tensor | None = None  # (E, B, N) of every exit, if asked for
+    exit_logits: torch.Tensor | None = None  # (E, B, N) of every exit, if requested
 
 
 class FastBertForSequenceClassification(PreTrainedModel):
@@ -50,7 +50,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
     config_class = FastBertConfig
     base_model_prefix = "backbone"
     _supports_sdpa = True
-    #: The loss is a mean over rows already; Trainer must not rescale it.
+    #: The loss is already a mean over rows; Trainer must not rescale it.
     accepts_loss_kwargs = False
 
     def __init__(self, config: FastBertConfig) -> None:
@@ -62,7 +62,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         self.questions = config.new_questions()
         #: One per exit.
         self.branches = nn.ModuleList(self._new_head(each) for each in self.exits)
-        # DistilBERT knows no types of tokens.
+        # DistilBERT has no token types.
         self._takes_types = "token_type_ids" in inspect.signature(self.backbone.forward).parameters
         self._teacher_frozen = False
         self.post_init()
@@ -73,8 +73,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
     ) -> "FastBertForSequenceClassification":
         """Pre-trained weights `name` with new branches, to be fine-tuned.
 
-        `labels` are the class names by index; `settings` are the `questions`, by default which of
-        them a row has, and fields of FastBertConfig.
+        `labels` are the class names by index; `settings` are the `questions`, by default a single
+        label, and fields of FastBertConfig.
         """
         model = cls._around(load_backbone(name), labels, **settings)
         last = model.heads[-1]
@@ -88,9 +88,9 @@ class FastBertForSequenceClassification(PreTrainedModel):
     ) -> "FastBertForSequenceClassification":
         """An existing sequence classifier with new branches; at full depth it is unchanged.
 
-        `question` is what it answers, by default what `asked_of` its configuration finds;
-        `settings` are fields of FastBertConfig. Raises InputError for other families, and for
-        models whose head is not the family's own, or not one for the question.
+        `question` is what it answers, by default `asked_of` its configuration; `settings` are
+        fields of FastBertConfig. Raises InputError for other families, and for models whose head is
+        not the family's own, or does not fit the question.
         """
         own = own_heads(classifier)
         questions = [question] if question else [asked_of(each.config) for each in own]
@@ -101,7 +101,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         cls, backbone: Any, heads: Sequence[Own], questions: Sequence[Question], **settings: Any
     ) -> "FastBertForSequenceClassification":
         """The heads of classifiers that share a backbone, one for each question, with new branches.
-        Several questions have names of their own. InputError as `from_classifier`."""
+        Several questions need different names. Raises InputError as `from_classifier`."""
         pairs = list(zip(heads, questions, strict=True))
         names = [label_names(own.config, question.kind) for own, question in pairs]
         if len(pairs) > 1:
@@ -130,15 +130,15 @@ class FastBertForSequenceClassification(PreTrainedModel):
 
     @torch.no_grad()
     def begin(self, targets: torch.Tensor) -> None:
-        """Let the last exit, which has learnt nothing, know how frequent the targets of n rows are
-        (compare Lin et al. 2017, section 4.1)."""
+        """Initialise the untrained last exit with the frequencies of the targets of n rows (compare
+        Lin et al. 2017, section 4.1)."""
         last = self.heads[-1]
         assert not isinstance(last, JointHead)
         last.classifier.bias.copy_(self.questions.prior(targets))
 
     @property
     def task(self) -> Task:
-        """Of a model that is asked one thing; ValueError for others."""
+        """The task of the only question; raises ValueError if there are several."""
         return self.questions.only
 
     @property
@@ -148,8 +148,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return list(heads)
 
     def names(self) -> dict[nn.Module, str]:
-        """What ranges of inputs are stored under: the backbone's own names, and heads by their
-        depth, which an exit that is put before all others does not change."""
+        """Names for stored input ranges: the backbone's own names, and heads by their depth, which
+        a new exit before all others does not change."""
         names = {module: f"backbone.{name}" for name, module in self.backbone.named_modules()}
         for exit, head in zip(self.exits, self.heads, strict=True):
             names |= {module: f"exits.{exit.depth}.{name}" for name, module in head.named_modules()}
@@ -168,8 +168,8 @@ class FastBertForSequenceClassification(PreTrainedModel):
             return config.new_bag()
         raise InputError(
             f"the checkpoint has a head of kind '{exit.head}' at depth {exit.depth}, for the "
-            f"question '{exit.task}'; this release knows 'branch', 'bag', and with an "
-            "adopted classifier's head 'adopted', all for 'label': use a newer one"
+            f"question '{exit.task}'; this release supports 'branch', 'bag', and with an adopted "
+            "classifier's head 'adopted', all for 'label': use a newer one"
         )
 
     def forward(
@@ -186,7 +186,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         rows.
 
         With `all_exits` every head is computed as well, not only the last; with `as_numbers` logits
-        are the head's own numbers, also where those are not what Hugging Face's classifiers give.
+        are the head's own numbers, even if Hugging Face's classifiers give others.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._takes_types:
@@ -211,12 +211,12 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _read(self, states: Any, depth: int) -> torch.Tensor:
-        """What heads at this depth read of the backbone's output: (B, T, H)."""
+        """The input of heads at this depth, from the backbone's output: (B, T, H)."""
         return self.encoder.trained_readout(self.backbone, depth, states.hidden_states[depth])
 
     def add_bag(self, tokens: torch.Tensor, pairs: torch.Tensor) -> Bag:
-        """Put an exit that has learnt nothing before the first layer, for these ids of tokens (W,)
-        and pairs (P, 2), in place of one that may be there. Operating points stay what they are."""
+        """Add an untrained exit before the first layer, for these ids of tokens (W,) and pairs (P,
+        2), or replace an existing one. Operating points stay the same."""
         config = self.config
         config.bag_tokens, config.bag_pairs = len(tokens), len(pairs)
         first = Exit(0, "bag")
@@ -231,7 +231,7 @@ class FastBertForSequenceClassification(PreTrainedModel):
         return bag
 
     def freeze_teacher(self) -> None:
-        """Fix backbone and last classifier: no gradients, and no dropout even in train mode.
+        """Freeze backbone and last classifier: no gradients, and no dropout even in train mode.
 
         Self-distillation needs the teacher's real answers; the official code leaves dropout on.
         """

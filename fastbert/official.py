@@ -1,14 +1,14 @@
-"""Checkpoints of the authors' code (github.com/autoliuweijie/FastBERT, PyPI `fastbert`), read.
+"""Reader for checkpoints of the authors' code (github.com/autoliuweijie/FastBERT, PyPI `fastbert`).
 
-They are bare state dicts with UER's names, and say nothing of labels, heads or vocabulary. What
-differs from Hugging Face's BERT beside names:
+They are bare state dicts with UER's names, without labels, heads or vocabulary. Differences from
+Hugging Face's BERT besides names:
 
 * Layer normalisation divides by s + 1e-6, where s is the standard deviation with n - 1. The n - 1
   goes into the scale, and s + 1e-6 is the root of s^2 + 2e-6 s + ...: with an epsilon of 2e-6 that
-  is right where s is about 1, as it is in the layers. Of embeddings s is far smaller; as scaling
-  them changes nothing else, they are scaled by the root of 1 / s.
-* Segments are 0 padding, 1 first, 2 second text: the first two are of use.
-* A single text has no [SEP] at its end. `tokenizer_of` makes a tokenizer that does the same.
+  is right for s near 1, as in the layers. In embeddings s is far smaller; because scaling them
+  changes nothing else, they are scaled by the root of 1 / s.
+* Segments are 0 padding, 1 first, 2 second text: only 1 and 2 are used.
+* A single text has no [SEP] at its end. `tokenizer_of` makes such a tokenizer.
 * The keys' bias of a branch cancels in its softmax: it is dropped.
 """
 
@@ -28,14 +28,14 @@ from fastbert.model import FastBertForSequenceClassification
 
 Weights = dict[str, torch.Tensor]
 
-#: Our names of the parts of embeddings, and UER's.
+#: Names of the parts of embeddings, here and in UER.
 _EMBEDDINGS = {
     "word_embeddings": "word_embedding",
     "position_embeddings": "position_embedding",
     "token_type_embeddings": "segment_embedding",
     "LayerNorm": "layer_norm",
 }
-#: The same of a layer's parts.
+#: The same for a layer's parts.
 _LAYER = {
     "attention.self.query": "self_attn.linear_layers.0",
     "attention.self.key": "self_attn.linear_layers.1",
@@ -46,7 +46,7 @@ _LAYER = {
     "output.dense": "feed_forward.linear_2",
     "output.LayerNorm": "layer_norm_2",
 }
-#: And of a branch's.
+#: The same for a branch's parts.
 _BRANCH = {
     "narrow": "output_layer_0",
     "query": "self_atten.linear_layers.0",
@@ -59,7 +59,7 @@ _BRANCH = {
 
 
 def read_official(path: Path) -> Weights:
-    """The tensors of an official checkpoint by UER's names; no code in it is run.
+    """The tensors of an official checkpoint by UER's names; runs no code in it.
 
     Raises InputError if it is not a state dict, or not that of a FastBERT with a BERT encoder.
     """
@@ -86,10 +86,10 @@ def read_official(path: Path) -> Weights:
 def from_official(
     weights: Weights, labels: list[str] | None, heads: int | None, max_length: int
 ) -> FastBertForSequenceClassification:
-    """The model of an official checkpoint, as `read_official` gives it.
+    """The model of an official checkpoint, from `read_official`.
 
-    `labels` are class names by index, default "0", "1", ...; `heads` of attention, default one per
-    64 numbers of the hidden size, as in BERT. Raises InputError where they do not fit.
+    `labels` are class names by index, default "0", "1", ...; `heads` of attention, by default one
+    per 64 numbers of the hidden size, as in BERT. Raises InputError if they do not fit.
     """
     vocabulary, hidden = weights["embedding.word_embedding.weight"].shape
     layers = 1 + max(int(n.split(".")[2]) for n in weights if n.startswith("encoder.transformer."))
@@ -151,7 +151,7 @@ def _renamed(weights: Weights, model: FastBertForSequenceClassification) -> Weig
 
 def _get(weights: Weights, name: str) -> torch.Tensor:
     if name not in weights:
-        raise InputError(f"the checkpoint has no '{name}'; it was cut off, or is of another model")
+        raise InputError(f"the checkpoint has no '{name}'; it is truncated, or of another model")
     return weights[name]
 
 

@@ -1,7 +1,7 @@
-"""What a run asks of a checkpoint before it knows whether there is anything to label.
+"""The part of a checkpoint that a run needs before it knows whether there are rows to label.
 
-To load a configuration is to import torch and transformers, which takes longer than a run that
-finds nothing to do.
+Loading a whole configuration imports torch and transformers, which takes longer than a run with
+nothing to do.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ from fastbert.exits.windows import Windows, windows_of
 
 
 class Outline(msgspec.Struct, frozen=True):
-    """Of `config.json` what says where rows may leave, and how long they may be.
+    """The fields of `config.json` about where rows may leave, and their longest length.
 
-    The rest of it is unchecked: whoever loads the model checks all.
+    The rest is unchecked: loading the model checks everything.
     """
 
     layers: int
@@ -38,30 +38,30 @@ class Outline(msgspec.Struct, frozen=True):
 
     @property
     def exit_list(self) -> tuple[Exit, ...]:
-        """As a `FastBertConfig` has it."""
+        """As in `FastBertConfig`."""
         adopted = bool(self.adopted_heads or self.teacher_activation)
         return exits_of(self.exits, self.layers, adopted)
 
     @property
     def label_names(self) -> list[str]:
-        """As a `FastBertConfig` has it."""
+        """As in `FastBertConfig`."""
         names = self.id2label or {"0": "LABEL_0", "1": "LABEL_1"}
         return [names[str(k)] for k in range(len(names))]
 
     @property
     def windowing(self) -> Windows | None:
-        """As a `FastBertConfig` has it."""
+        """As in `FastBertConfig`."""
         return windows_of(self.windows, self.max_length)
 
     @property
     def question_list(self) -> tuple[Question, ...]:
-        """As a `FastBertConfig` has it."""
+        """As in `FastBertConfig`."""
         return questions_of(self.questions, self.problem_type)
 
 
 def read_outline(folder: Path) -> Configuration:
-    """That of the checkpoint in `folder`. What is unusual, or wrong, is loaded as a whole: raises
-    InputError as `load_config`."""
+    """The outline of the checkpoint in `folder`. An unusual or invalid one is loaded as a whole:
+    raises InputError as `load_config`."""
     settings = read_settings(folder)
     try:
         backbone = settings["backbone"]

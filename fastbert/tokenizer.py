@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, and whether it fits the model beside it."""
+"""The tokenizer of a checkpoint, and checks that it fits the model."""
 
 import logging
 from importlib.util import find_spec
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside the weights, in a folder or on the hub.
 
-    Raises InputError if there is none: Hugging Face makes one that knows no words then.
+    Raises InputError if there is none: Hugging Face would make one without words.
     """
-    advice = "save it beside the weights, by its save_pretrained"
+    advice = "save it beside the weights, with its save_pretrained"
     if not find_spec("sentencepiece"):  # transformers asks for another package
         advice += "; if it is a .model file alone, pip install sentencepiece"
-    # The tokenizers library raises nothing more exact.
+    # The tokenizers library has no more specific errors.
     with explained(f"no tokenizer in {place}", advice, Exception):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place, trust_remote_code=False
@@ -27,7 +27,7 @@ def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
         special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
         words = tokenizer.get_vocab().keys() - special
     if not words:
-        raise InputError(f"no tokenizer in {place}: only special tokens are known; {advice}")
+        raise InputError(f"no tokenizer in {place}: it has only special tokens; {advice}")
     tokenizer.padding_side = "right"  # heads read the first token
     return tokenizer
 
@@ -38,10 +38,11 @@ def check_tokenizer(
     pairs: bool = False,
     trained: bool = False,
 ) -> None:
-    """Raises InputError if the tokens are not the model's, whose backbone's configuration is given.
+    """Raises InputError if the tokenizer does not fit the model with this configuration of its
+    backbone.
 
-    With `pairs` for pairs of texts, with `trained` for training, which pads. A vocabulary that is
-    far smaller than the model's is told in a warning.
+    With `pairs` for pairs of texts, with `trained` for training, which pads. Warns of a vocabulary
+    that is far smaller than the model's.
     """
     advice = "pass the tokenizer that the model was trained with"
     vocabulary, rows = tokenizer.get_vocab(), model.vocab_size
@@ -63,7 +64,7 @@ def check_tokenizer(
         encoded = tokenizer(texts, texts if pairs else None, return_token_type_ids=True)
     types = getattr(model, "type_vocab_size", None)
     found = max(map(max, encoded["token_type_ids"])) if pairs else 0
-    if types and found >= types:  # a model of no type reads none
+    if types and found >= types:  # a model without types ignores them
         raise InputError(
             f"the tokenizer gives tokens of a pair's second text the type {found}, the model has "
             f"{types} type; {advice}, or one text a row"
@@ -71,7 +72,7 @@ def check_tokenizer(
 
 
 def check_room(tokenizer: PreTrainedTokenizerBase, length: int, pairs: bool = False) -> None:
-    """Raises InputError if so many tokens leave none for a text, or for each text of a pair."""
+    """Raises InputError if this length leaves no token for a text, or for each text of a pair."""
     special = tokenizer.num_special_tokens_to_add(pair=pairs)
     if length < (least := special + 1 + pairs):
         raise InputError(

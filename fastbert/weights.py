@@ -32,15 +32,16 @@ from fastbert.writable import check_folder
 
 log = logging.getLogger(__name__)
 
-#: There while a checkpoint is being saved: what lies beside it is ours, should that be cut off.
+#: A file that exists while a checkpoint is saved: after an interruption, it marks the others as
+#: ours.
 _SAVING = "config.json.partial"
-#: Files that others leave beside their weights, and that a tokenizer or a loader would still read.
+#: Files of other models beside their weights that a tokenizer or a loader would still read.
 _REMAINS = ("special_tokens_map.json", "added_tokens.json", "model.safetensors.index.json")
 
 
 def check_output(url: str) -> None:
-    """Raises InputError if `url` cannot be written, or if a model that is no FastBERT checkpoint
-    lies there, such as the teacher itself: saving would overwrite it."""
+    """Raises InputError if `url` cannot be written, or holds a model that is not a FastBERT
+    checkpoint, such as the teacher itself, which saving would overwrite."""
     check_folder(url)
     fs, path = open_url(url)
     ours = any(fs.exists(f"{path}/{name}") for name in ("config.json", _SAVING))
@@ -69,7 +70,7 @@ def save_checkpoint(
 ) -> None:
     """Write model and tokenizer as a directory at `url` (any fsspec URL).
 
-    Raises FastBertError if that cannot be written; what took hours lies in a local folder then.
+    Raises FastBertError if that fails; the checkpoint is then kept in a local folder.
     """
     folder = tempfile.mkdtemp(prefix="checkpoint-")
     model.save_pretrained(folder)
@@ -88,17 +89,17 @@ def _put(folder: str, url: str) -> None:
     fs, path = open_url(url)
     fs.makedirs(path, exist_ok=True)
     fs.put_file(os.path.join(folder, "config.json"), f"{path}/{_SAVING}")
-    # A directory without configuration is not taken for a checkpoint: an old one goes first,
-    # the new one comes last.
+    # A directory without config.json is not a checkpoint: remove the old one first, and write the
+    # new one last.
     if fs.exists(f"{path}/config.json"):
         fs.rm_file(f"{path}/config.json")
     names = sorted(os.listdir(folder), key=lambda name: name == "config.json")
-    for name in {*_parts(fs, path)} - {*names, _SAVING}:  # it would be read with the new
+    for name in {*_parts(fs, path)} - {*names, _SAVING}:  # it would be read with the new files
         fs.rm_file(f"{path}/{name}")
     for name in names:
         mine, place = os.path.join(folder, name), f"{path}/{name}"
         if isinstance(fs, LocalFileSystem):
-            # A file that is written over is still read by the models that were loaded from it.
+            # Replace the file: models loaded from the old one still read it.
             shutil.copyfile(mine, f"{place}.new")
             os.replace(f"{place}.new", place)
         else:
@@ -107,7 +108,7 @@ def _put(folder: str, url: str) -> None:
 
 
 def _parts(fs: AbstractFileSystem, path: str) -> list[str]:
-    """Names of the files there that a checkpoint replaces, or removes."""
+    """Names of the files there that saving a checkpoint replaces or removes."""
     found: list[dict[str, Any]] = []
     with suppress(FileNotFoundError):  # object stores have no empty folders
         found = fs.ls(path, detail=True)
@@ -140,8 +141,8 @@ def load_checkpoint(
 def load_classifier(
     name: str, pairs: bool = False, kind: Kind | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face sequence classifier (hub id or directory), or a `Mixin`, and its tokenizer, to
-    be taught from.
+    """A Hugging Face sequence classifier (hub id or directory), or a `Mixin`, and its tokenizer, as
+    a teacher.
 
     Raises InputError as `load_weights`, `read_mixin`, `check_tokenizer` and `asked_of`, and for
     other families.
@@ -154,8 +155,8 @@ def load_classifier(
         config = read_config("classifier", name)
     if config.model_type == "fastbert":
         raise InputError(
-            f"'{name}' is a FastBERT checkpoint already; label with it, give it an exit before the "
-            "first layer with --add-bag, or pass the classifier that it was made of"
+            f"'{name}' is already a FastBERT checkpoint; label with it, add an exit before the "
+            "first layer with --add-bag, or pass the classifier that it was made from"
         )
     encoder_for(config)
     model: PreTrainedModel = load_weights(auto, name, config, **options)
@@ -166,8 +167,8 @@ def load_classifier(
         numbers = own.config.label2id if isinstance(own.config.label2id, dict) else {}
         if moved := [n for k, n in enumerate(names) if str(numbers.get(n, k)) != str(k)]:
             log.warning(
-                "label2id of '%s' contradicts its id2label, as of '%s'; id2label is used, as in "
-                "Hugging Face's pipeline",
+                "label2id of '%s' contradicts its id2label, for example for '%s'; id2label is "
+                "used, as in Hugging Face's pipeline",
                 *(name, moved[0]),
             )
     return model, tokenizer

@@ -1,4 +1,4 @@
-"""Proof that a place can be written, before hours are spent on what is to lie there."""
+"""Checks that a place can be written, before hours of work for it."""
 
 import logging
 import os
@@ -14,29 +14,29 @@ from fastbert.filesystem import absolute, open_url, reaching, redacted
 
 log = logging.getLogger(__name__)
 
-#: Stores without folders: what can be written in one says nothing of others.
+#: Stores without folders, where one path does not show that others can be written.
 _BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 #: Longest name of a file or folder, in bytes.
 _LONGEST_NAME = 255
 
 
 def check_folder(url: str) -> None:
-    """Write and remove a small file in the folder `url`, or in that where it is to be made.
+    """Write and remove a small file in the folder `url`, or in its nearest existing parent.
 
-    Raises InputError where this user cannot write, and FastBertError where a store does not answer.
+    Raises InputError if this user cannot write, and FastBertError if a store does not answer.
     """
     _check(url, "folder")
 
 
 def check_file(url: str) -> None:
-    """The same for the folder of a file; nor may a folder have its name."""
+    """The same for the folder of a file; also raises InputError if `url` is a folder."""
     _check(url, "file")
 
 
 def _check(url: str, kind: str) -> None:
     place = f"'{redacted(url)}'"
     advice = f"pass a {kind} that this user can write"
-    absolute(url)  # what is in this process's memory would be lost with it
+    absolute(url)  # this process's memory would be lost
     fs, path = open_url(url)
     path = path.rstrip("/")
     if any(sign in path for sign in "*?"):
@@ -53,7 +53,7 @@ def _check(url: str, kind: str) -> None:
 
 
 def _write(fs: AbstractFileSystem, folder: str) -> None:
-    """Write in the folder, or in the one where it is to be made, and leave nothing there."""
+    """Write in the folder, or in its nearest existing parent, and leave nothing there."""
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}
     if protocols.isdisjoint(_BUCKETS):
         while folder and not fs.lexists(folder):
@@ -66,5 +66,5 @@ def _write(fs: AbstractFileSystem, folder: str) -> None:
     fs.pipe_file(name, b"0")
     try:
         fs.rm_file(name)
-    except Exception as error:  # writing is what was asked for
-        log.warning("%s was written for proof and cannot be removed: %s", name, error)
+    except Exception as error:  # writing itself worked
+        log.warning("%s was written as a test and cannot be removed: %s", name, error)

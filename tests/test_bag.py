@@ -172,7 +172,7 @@ def test_exits_are_chosen_by_depth():
     for wrong in ("", "x", "4", "1-x", "2-1", "-1", "1,,2"):
         with pytest.raises(InputError, match=r"--exits is .*, expected depths .* of 0, 1, 2, 3"):
             chosen(wrong, exits)
-    with pytest.raises(InputError, match="a bag behind a layer"):
+    with pytest.raises(InputError, match="a bag after a layer"):
         exits_of([{"depth": 1, "head": "bag"}, {"depth": 3}], 3, None)
 
 
@@ -222,7 +222,7 @@ def test_a_new_exit_takes_the_place_of_an_old_one(place, caplog):
     assert calibrated.exit_code == 0, calibrated.output
     assert json.loads(calibrated.stdout)["operating_point"]["thresholds"][1:] == [0, 0]
     assert add_bag(place, "--in-place", "--seed", 4).exit_code == 0
-    assert "'speedup-1.5' was of the former exit: it is left out" in caplog.text
+    assert "'speedup-1.5' used the former exit, and is removed" in caplog.text
     config = load_model(place / "model").config
     assert [*config.operating_points] == ["old"]
     assert config.default_operating_point is None

@@ -138,8 +138,8 @@ def test_accuracy_and_speedup(model, corpus, caplog):
         (["--speedup", 2, "--criterion", "patience"], ["'patience': removed", "entropy"]),
         (["--speedup", 2, "--shape", "per-layer"], ["'per-layer': removed", "tempered"]),
         (["--speedup", 2, "--exits", "7-"], ["--exits is '7-'", "of 1, 2, 3"]),
-        (["--speedup", 30], ["--speedup is 30", f"that is {LAYERS} at most"]),
-        (["--max-disagreement", 0.004], ["699 rows", "at least 832 (10% of", "--rows"]),
+        (["--speedup", 30], ["--speedup is 30", f"at most {LAYERS}"]),
+        (["--max-disagreement", 0.004], ["699 rows", "at least 832 (10% of them for", "--rows"]),
         (["--max-disagreement", 0.01], ["nothing faster than full depth", "allow more"]),
         (["--max-accuracy-loss", 0.1, "--label-column", "x"], ["no column 'x'", "text, id, label"]),
     ],
@@ -176,8 +176,8 @@ EVIDENCE = dict(
     [
         ({"thresholds": [0.5]}, "1 thresholds, expected 2"),
         ({"thresholds": [0.5, 0.5], "criterion": "mood"}, "criterion is 'mood'"),
-        ({"thresholds": [0.5, 0.5], "evidence": EVIDENCE | {"exits": [3, 4]}}, "of 2 exits"),
-        ({"thresholds": [0.5, 0.5], "hope": 1}, "'hope', which this release"),
+        ({"thresholds": [0.5, 0.5], "evidence": EVIDENCE | {"exits": [3, 4]}}, "for 2 exits"),
+        ({"thresholds": [0.5, 0.5], "hope": 1}, "'hope', unknown to this release"),
         ({"thresholds": ["a", "b"]}, "got `str`"),
         ({"thresholds": [0.5, 0.5], "exit_depths": [1, 2, 4]}, r"depths \[1, 2, 4\]"),
         ({"thresholds": [0.5, 0.5], "criterion": "patience"}, "fastbert calibrate"),
@@ -272,4 +272,6 @@ def test_label_takes_the_point_and_audits_its_promise(model, corpus, tmp_path):
 def test_nothing_can_be_calibrated_with_one_exit(tmp_path, corpus):
     exits = [{"depth": LAYERS, "head": "adopted"}]
     save_checkpoint(tiny_fastbert(exits=exits), tiny_tokenizer(tmp_path), str(tmp_path / "model"))
-    refused(calibrate(tmp_path / "model", corpus, "--max-disagreement", 0.9), "one exit only")
+    refused(
+        calibrate(tmp_path / "model", corpus, "--max-disagreement", 0.9), "no exit except the last"
+    )

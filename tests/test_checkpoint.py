@@ -205,7 +205,7 @@ def test_pickled_weights_are_never_loaded(copy):
 def test_load_classifier_refuses_what_is_none(tmp_path, checkpoint):
     with pytest.raises(InputError, match="cannot load the classifier"):
         load_classifier(str(tmp_path / "nothing"))
-    with pytest.raises(InputError, match="is a FastBERT checkpoint already"):
+    with pytest.raises(InputError, match="is already a FastBERT checkpoint"):
         load_classifier(checkpoint)
 
 

@@ -98,7 +98,7 @@ def test_speed_zero_agrees_with_itself(engine):
     found = outcome(exit_outputs(engine, tokens), CostModel(tiny_fastbert()), everywhere(0))
     assert found.agreement == 1.0
     assert found.quality == {}
-    assert found.flops_speedup == 1  # exits that nobody leaves at are not computed
+    assert found.flops_speedup == 1  # exits where no row leaves are not computed
 
 
 def test_realised_speedups_are_measured(engine):

@@ -69,7 +69,7 @@ def fail() -> None:
 LABEL_POISON = {"bridge": crash, "market": run_out_of_memory, "night": hang, "bread": fail}
 #: A word, and what the tokenizer does of it.
 READ_POISON = {"quiet": leave}
-#: The slice that ends whoever opens it.
+#: The slice that ends each process that opens it.
 UNREADABLE = 50
 
 

@@ -40,8 +40,8 @@ def counted(run) -> int:
 
 
 def needless(config: PreTrainedConfig, tokens: int, layers: int) -> int:
-    """What Hugging Face's DeBERTa computes, and nobody needs: tables of distances, for every batch
-    anew, and the products with distances that the row does not have."""
+    """Superfluous work of Hugging Face's DeBERTa: tables of distances, for every batch anew, and
+    the products with distances that the row does not have."""
     if config.model_type != "deberta-v2":
         return 0
     kinds, buckets = len(config.pos_att_type), config.position_buckets

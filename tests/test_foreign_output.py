@@ -136,7 +136,7 @@ def flipped(path: Path) -> None:
 
 
 def beside(output: Path) -> None:
-    """What is nobody's, in each folder."""
+    """Foreign files, in each folder."""
     odd = pa.table({"label": [{"a": 1}], "x": ["y"]})
     pq.write_table(odd, output / "table" / "x.parquet")
     (output / "table" / "y.parquet").touch()

@@ -62,7 +62,7 @@ def test_what_is_not_on_the_hub(hub, tmp_path):
     common = ("--input", "hf://datasets/org/corpus", "--output", tmp_path / "out")
     none = run(hub, tmp_path, "label", "--model", "org/none", *common)
     assert none.returncode == 2
-    assert "no checkpoint 'org/none': there is no such folder here, and the hub" in none.stderr
+    assert "no checkpoint 'org/none': it is neither a local folder nor" in none.stderr
     out = run(hub, tmp_path, "label", "--model", "org/exits", "--input", "x", "--output", "hf://x")
     assert "upload its table/ afterwards with hf upload" in out.stderr
     common = ("--input", "hf://datasets/org/none", "--output", tmp_path / "out")

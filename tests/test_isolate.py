@@ -1,4 +1,4 @@
-"""Rows that make a computation fail cost nobody else their answer."""
+"""Rows that make a computation fail do not cost other rows their answer."""
 
 import weakref
 

@@ -345,7 +345,7 @@ def test_columns_decide(values, options, kind, names, tmp_path):
         (pa.array([[0, 1, 1], [1, 0, 0]] * N), [], ["has a value twice in a row", "cast it"]),
         (pa.array([[0.0, 0.0], [1.0, 0.0]] * N), ["--task", "single-label"], ["all probabilities"]),
         (pa.array(TWO), ["--task", "odd"], ["--task is 'odd'"]),
-        (pa.array(TWO), ["--task", "labels=score"], ["--task is 'labels=score'", "of label"]),
+        (pa.array(TWO), ["--task", "labels=score"], ["--task is 'labels=score'", "NAME from label"]),
     ],
 )
 def test_columns_that_tell_nothing(values, options, said, tmp_path):
@@ -357,7 +357,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
     path = tmp_path / "model" / "config.json"
     for questions, said in (
         ([{"kind": "odd"}], "questions cannot be read"),
-        ([{}, {}], "questions are called"),
+        ([{}, {}], "questions are named"),
         (
             [{"kind": "score", "scale": 0.0}],
             "id2label names 5 classes, expected one for the task score",

@@ -1,4 +1,4 @@
-"""Imports go one way through the rooms, and only the job's wiring knows Ray."""
+"""Imports go one way through the packages, and only the job's wiring imports Ray."""
 
 import ast
 import re
@@ -128,15 +128,15 @@ def edges_of(root: Path) -> Edges:
 
 
 def room(module: str) -> str:
-    """The first two parts of its name; all of jobs/ is one room."""
+    """The first two parts of its name; all of jobs/ is one package."""
     parts = module.split(".")
     name = parts[0] if parts[0] == "jobs" else ".".join(parts[:2])
-    assert name in LEVEL, f"{module} is in no room: add {name} to ORDER"
+    assert name in LEVEL, f"{module} is in no package: add {name} to ORDER"
     return name
 
 
 def upwards(edges: Edges) -> list[str]:
-    """Imports of a higher room."""
+    """Imports of a higher package."""
     return [
         f"{module} -> {target}"
         for module, targets in edges.items()

@@ -99,7 +99,7 @@ def test_it_answers_as_the_labelling_job(calibrated, tmp_path):
 
 
 def test_alone_and_in_company(calibrated, monkeypatch):
-    """A row's answer is its own: whoever else is there, and wherever the list is cut."""
+    """A row's answer does not depend on other rows, nor on where the list is divided."""
     model = fastbert.load(calibrated, precision="fp32")
     texts = [*random_texts(30, seed=2), None, "", *random_texts(8, seed=3)]
     together = model.label(texts)
@@ -201,7 +201,7 @@ def test_a_checkpoint_of_the_hub(calibrated, tmp_path, monkeypatch):
 
 def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    wrong("no checkpoint 'news/none': there is no such folder", fastbert.load, "news/none")
+    wrong("no checkpoint 'news/none': it is neither a local folder", fastbert.load, "news/none")
 
 
 def test_pickles_are_never_read(calibrated, tmp_path):

@@ -235,7 +235,7 @@ def test_another_run_that_takes_over_between_look_and_renewal(storage, monkeypat
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage"])
 def test_a_lock_that_is_nobodys_is_no_other_run(storage, content):
-    """Removed or written over by hand: exit code 4 would say that somebody else does the work."""
+    """Removed or overwritten by hand: exit code 4 would mean that another run does the work."""
     with locked(storage, "night-1", **QUICK) as lock:
         if content is None:
             storage.remove(LOCK)

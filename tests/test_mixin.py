@@ -149,7 +149,7 @@ def test_several_heads_are_several_questions(tmp_path, caplog):
     published = prompts(tmp_path, sizes)
     asked = [Question(name=name) for name, size in sizes.items() if size > 1]
     classifier, _ = load_classifier(str(tmp_path))
-    assert "question 'no_label_reason' has one class, and is left out" in caplog.text
+    assert "question 'no_label_reason' has only one class, and is left out" in caplog.text
     heads = own_heads(classifier)
     assert [own.name for own in heads] == [each.name for each in asked]
     model = FastBertForSequenceClassification.from_heads(classifier.base_model, heads, asked)
@@ -195,7 +195,7 @@ def test_what_is_missing_or_unknown_is_told(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     for change, says in [
         (lambda w: w.pop("fc.weight"), "'fc.weight' is missing"),
-        (lambda w: w.update({"fc.scale": w["fc.bias"].clone()}), "'fc.scale' is not of this model"),
+        (lambda w: w.update({"fc.scale": w["fc.bias"].clone()}), "'fc.scale' is not part of"),
         (lambda w: w.pop("model.encoder.layer.0.output.dense.weight"), "is missing"),
     ]:
         changed = dict(weights)

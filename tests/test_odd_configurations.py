@@ -245,9 +245,9 @@ def test_two_classes_of_one_name(place, copy):
     for folder in (teacher, model):
         edited(folder / "config.json", {"id2label": names})
     distill = commands("teacher", teacher, place, [])["distill"]
-    refused(invoke("distill", *distill), "two classes are called 'x'")
+    refused(invoke("distill", *distill), "two classes are named 'x'")
     calls = commands("model", model, place, [])
-    refused(invoke("evaluate", *calls["evaluate"]), "two classes are called 'x'")
+    refused(invoke("evaluate", *calls["evaluate"]), "two classes are named 'x'")
     assert invoke("evaluate", *calls["evaluate"], "--no-labels").exit_code == 0
     assert invoke("label", *calls["label"]).exit_code == 0
 

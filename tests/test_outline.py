@@ -55,7 +55,7 @@ def kept(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def said(read, folder: Path) -> tuple | None:
-    """What somebody who reads it goes by; None where it is refused."""
+    """The fields that readers use; None if it is refused."""
     try:
         found = read(folder)
         return (

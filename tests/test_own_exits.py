@@ -89,7 +89,7 @@ def test_exits_are_made_once_and_used_every_night(job, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["give_exits", "prove", "_encoded"])
 def test_a_run_that_is_killed_goes_on(job, tmp_path, monkeypatch, moment):
-    """In the midst of learning, before the proof, and before the model is noted as complete."""
+    """During learning, before the proof, and before the model is recorded as complete."""
     job("undisturbed")
     module = own_exits if moment == "_encoded" else making
     taught, real = [], making.give_exits

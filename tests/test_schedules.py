@@ -79,7 +79,7 @@ def cron_lines() -> list[str]:
 
 
 def command(name: str, dag: ModuleType) -> str:
-    """What this file of deploy/, or cluster.yaml's header, tells somebody to run."""
+    """What this file of deploy/, or cluster.yaml's header, contains to run."""
     if name == "cluster.yaml":
         header = (ROOT / name).read_text().replace("\\\n#", " ")
         return re.findall(r"# +ray job submit .* -- +(.+)", header)[0]
@@ -144,7 +144,7 @@ def test_checks_are_understood_and_look_at_what_was_labelled(dag, name):
     assert settings.max_age == (None if name == "airflow_dag.py" else 26)
 
 
-#: A Python that says where it is and what it shall do, and ends with $CODE, or $CHECK if it checks.
+#: A Python that prints its folder and arguments, and ends with $CODE, or $CHECK if it checks.
 FAKE = """#!/bin/sh
 echo "in $(pwd): $*"
 case $1 in jobs/report.py) exit $CHECK ;; esac

@@ -44,7 +44,7 @@ def cluster():
         running_worker(head, cpus=3) as first,
         running_worker(head, cpus=3) as second,
     ):
-        if OLD:  # nodes share a folder whatever they are told: all shall unpack into it now
+        if OLD:  # nodes always share a folder: all must unpack into it now
             found = head.run("python", "-c", ON_EACH_NODE)
             assert found.returncode == 0, said(found)
         yield head, [first, second]

@@ -86,7 +86,7 @@ def test_with_dev_rows_the_best_weights_are_kept(tmp_path):
 
 
 def test_training_ends_where_held_out_rows_gain_no_more(tmp_path, caplog):
-    """Labels that mean nothing are learnt by heart, and help nobody else."""
+    """Labels without meaning are memorised, and do not help other rows."""
     caplog.set_level("INFO")
     noise = np.random.default_rng(5).integers(2, size=96).tolist()
     rows = Examples(random_texts(96, seed=3, longest=6), labels=noise)

@@ -228,7 +228,7 @@ def test_from_training_to_a_report(tmp_path, monkeypatch):
     refused(invoke(*learn, "--stride", 3), "go with --windows")
     refused(invoke(*learn, "--windows", "some"), "--windows is 'some'")
     refused(invoke(*learn, "--windows", "all", "--stride", 9), "stride of 9", "half")
-    refused(invoke(*learn, "--windows", 0), "0 at most")
+    refused(invoke(*learn, "--windows", 0), "at most 0 windows")
     refused(invoke(*learn, "--max-length", 4, "--windows", "all", "--stride", 2), "expected less")
     refused(invoke(*learn, "--windows", 2, "--pair-column", "text"), "single texts")
     first = [*learn, "--windows", "all", "--pool", "first", "--epochs", 0.1]

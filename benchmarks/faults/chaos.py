@@ -148,7 +148,7 @@ def label_command(work: Path, output: str, more: list[str]) -> list[str]:
 def undisturbed(
     command: list[str], environment: dict[str, str], output: Path
 ) -> tuple[Tables, dict[str, str]]:
-    """The table of one run that nobody disturbs, and which record vouches for which file."""
+    """The table of one undisturbed run, and which record belongs to which file."""
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise click.ClickException(f"the undisturbed run failed:\n{done.stderr[-4000:]}")

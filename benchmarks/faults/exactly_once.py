@@ -113,8 +113,8 @@ class Watch(threading.Thread):
     """A reader that looks again and again while the job works, and trusts nothing.
 
     Each file is read to its end when it is new or has changed; its ids must be those of the
-    undisturbed run's file of that name, no listing may hold a row twice, and no record may be
-    there before the file it vouches for.
+    undisturbed run's file of that name, no listing may hold a row twice, and no record may be there
+    before the file that it records.
     """
 
     def __init__(

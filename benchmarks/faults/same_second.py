@@ -9,7 +9,7 @@ object only-if-absent in one step. Swift does not; what happens there is measure
 
 Two processes meet at a barrier and call `label()`, as a job does, with the stages in the process
 instead of on Ray: what is tried is who may begin. Heartbeats come every half second, not every 10,
-so that the one who is refused need not wait for one. Stages take 3 s, so that nobody is done before
+so that the one who is refused need not wait for one. Stages take 3 s, so that no run is done before
 the other begins. Afterwards the table must hold each row once.
 """
 
@@ -78,7 +78,7 @@ def open_store(kind: str, work: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def wait_for(port: int) -> None:
-    """Until somebody listens."""
+    """Wait until a process listens."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

@@ -1,8 +1,8 @@
 """A small Chinese BERT from nothing: masked language modelling on the training texts.
 
-For machines that have no pre-trained Chinese weights at hand. Whoever has, passes them to
-`paper.py --backbone bert-base-chinese` instead; what this makes is a stand-in that knows no more
-than the texts of a few data sets.
+For machines without pre-trained Chinese weights. With such weights, pass them to `paper.py
+--backbone bert-base-chinese` instead; what this makes is a stand-in that knows no more than the
+texts of a few data sets.
 
     python -m benchmarks.quality.chinese_bert --data DATA --output WORK/chinese_bert \\
         --sets chnsenticorp --sets douban_book_review

@@ -10,8 +10,8 @@ and one for each manifest. The store is the one at `--endpoint`, as `python -m m
 
 The output is made up: manifests and statistics are written by the job's own code, from a thousand
 records of tests/support/made_up_history.py in turns; shards and files of labelled rows are empty,
-as nobody opens them. Of the 10,000,000 slices only the manifests are on the disk: the listing of
-`table/` and the input's shards are made up in memory, and a program of its own makes the plan.
+as no process opens them. Of the 10,000,000 slices only the manifests are on the disk: the listing
+of `table/` and the input's shards are made up in memory, and a program of its own makes the plan.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""What every threshold would do, and thresholds that keep a promise."""
+"""Evaluation of thresholds, and thresholds that keep a promise."""

@@ -1,7 +1,7 @@
-"""Exits that pay: where heads take long on the clock, some cost more than they save.
+"""Choice of exits: if heads are slow, a few exits cost more time than they save.
 
-On CPUs they never do: to choose exits there made points slower (docs/calibration.md). GPUs run many
-small operations of a head less well than the few large ones of a layer.
+On CPUs this does not happen: choosing exits made points slower (docs/calibration.md). GPUs run the
+many small operations of a head less efficiently than the few large ones of a layer.
 """
 
 import math
@@ -17,13 +17,12 @@ from fastbert.inference.cost import CostModel
 from fastbert.inference.engine import Engine
 from fastbert.inference.tokens import Tokens
 
-#: Runs that are timed, after one that is not, and rows of each at most.
+#: Timed runs, after one warm-up run, and most rows of each.
 _RUNS, _ROWS = 3, 8192
 
 
 def heads_on_clock(engine: Engine, cost: CostModel, tokens: Tokens) -> float:
-    """What the engine's heads cost on its device's clock, in times of their FLOPs, if those of
-    layers count once; at least 1."""
+    """Time of the engine's heads per FLOP on its device, relative to layers; at least 1."""
     tokens = tokens.take(np.arange(min(len(tokens), _ROWS)))
     last = len(engine.exits) - 1
     full, every = _seconds(engine, tokens, [last]), _seconds(engine, tokens, range(last + 1))
@@ -34,7 +33,7 @@ def heads_on_clock(engine: Engine, cost: CostModel, tokens: Tokens) -> float:
 
 
 def _seconds(engine: Engine, tokens: Tokens, exits: Sequence[int]) -> float:
-    """Of one run with these exits."""
+    """Seconds of one run with these exits."""
     found = []
     for _ in range(_RUNS + 1):
         started = time.perf_counter()
@@ -44,8 +43,8 @@ def _seconds(engine: Engine, tokens: Tokens, exits: Sequence[int]) -> float:
 
 
 def paying(learners: Sample, criterion: str, share: float, exits: Array) -> Array:
-    """Those of some exits, bool (E,), that save most on the clock on these rows, of which a `share`
-    may break: the one is left out without which most is saved, as long as that saves more."""
+    """The subset of exits, bool (E,), that saves most time on these rows, of which a `share` may
+    break: repeatedly leaves out the exit without which most is saved, while that saves more."""
     assert learners.heads is not None
     learners = replace(learners, cost=learners.cost.weighing(learners.heads))
 

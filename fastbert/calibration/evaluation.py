@@ -1,7 +1,7 @@
-"""What every speed would do, from one full pass.
+"""Evaluation of every speed from one full pass.
 
 Each row runs to full depth once; after that the exits, answers and FLOPs of any rule are
-arithmetic. Only the clock needs the engine again.
+arithmetic. Only timing needs the engine again.
 
 Letters: n rows, E exits, N numbers that a head gives.
 """
@@ -27,13 +27,13 @@ from fastbert.tasks.task import Task, answer
 
 log = logging.getLogger(__name__)
 
-#: Rows between two signs of life: enough to fill a GPU.
+#: Rows between two progress reports: enough to fill a GPU.
 _ROWS = 4096
 
 
 @dataclass(frozen=True)
 class ExitOutputs:
-    """What every exit says of every row."""
+    """Outputs of every exit for every row."""
 
     logits: NDArray[np.float32]  # (E, n, N)
     lengths: NDArray[np.int64]  # (n,), tokens; of rows of several windows (n, W), 0 for none
@@ -41,25 +41,25 @@ class ExitOutputs:
 
     @cached_property
     def answers(self) -> NDArray[Any]:
-        """Each exit's: structured (E, n)."""
+        """Answers of each exit: structured (E, n)."""
         said = [answer(self.task, torch.from_numpy(at)) for at in self.logits]
         return np.stack([answers.values for answers in said])
 
     @property
     def uncertainties(self) -> NDArray[np.float32]:
-        """By the task's criterion: (E, n)."""
+        """Uncertainty by the task's criterion: (E, n)."""
         return np.asarray(self.task.uncertainty(torch.from_numpy(self.logits)))
 
     def differs(self, from_answers: NDArray[Any]) -> NDArray[np.bool_]:
-        """Where each exit answers otherwise than some answers (n,): (E, n)."""
+        """Where each exit differs from answers (n,): (E, n)."""
         return np.stack([self.task.differs(at, from_answers) for at in self.answers])
 
     def by(self, criterion: str, within: Sequence[float] = ()) -> "ExitOutputs":
-        """The same where uncertainty, and for scores what differs, means a criterion's."""
+        """The outputs with another criterion of uncertainty, and, for scores, of differing."""
         return replace(self, task=self.task.by(criterion, within))
 
     def heard(self, rule: Rule) -> "ExitOutputs":
-        """What a rule makes of them, by its criterion."""
+        """The outputs as a rule hears them, by its criterion."""
         found = self.by(rule.criterion, rule.within)
         if rule.temperatures is None:
             return found
@@ -75,23 +75,23 @@ class ExitOutputs:
         return replay(rule, heard.answers, heard.uncertainties)
 
     def take(self, rows: NDArray[Any]) -> "ExitOutputs":
-        """Those of some rows, by number or mask."""
+        """The outputs of rows, by number or mask."""
         return ExitOutputs(self.logits[:, rows], self.lengths[rows], self.task)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one operating point fares on n rows."""
+    """Results of one operating point on n rows."""
 
-    quality: dict[str, float]  # by measure of the task; none without the truth
+    quality: dict[str, float]  # by measure of the task; empty without true labels
     agreement: float  # share of rows with full depth's answer
     mean_layers: float
     exits: list[int]  # rows that leave at each exit
     flops: int  # all rows, heads included
-    flops_speedup: float  # full depth's FLOPs by these
+    flops_speedup: float  # full depth's FLOPs divided by these
 
     def summary(self) -> dict[str, Any]:
-        """For JSON: the measures of quality beside the rest."""
+        """For JSON: the measures of quality as further keys."""
         found = dict(vars(self))
         quality: dict[str, float] = found.pop("quality")
         return quality | found
@@ -103,10 +103,10 @@ def exit_logits(
     advance: Callable[[int], object] = lambda rows: None,
     exits: Sequence[int] | None = None,
 ) -> NDArray[np.float32]:
-    """What some exits, rising, or all of them give for every row, (E, n, N); `advance` hears of
-    each so many rows that are done.
+    """Logits of `exits`, rising, or of all, for every row, (E, n, N); `advance` is called with the
+    number of rows done.
 
-    Raises InputError where the answers of more than odd rows are not finite, at whatever exit.
+    Raises InputError if answers of more than a few odd rows are not finite, at any exit.
     """
     exits = range(len(engine.exits)) if exits is None else exits
     logits = np.zeros((len(exits), len(tokens), engine.questions.numbers), np.float32)
@@ -135,7 +135,7 @@ def question_outputs(
     advance: Callable[[int], object] = lambda rows: None,
     exits: Sequence[int] | None = None,
 ) -> list[ExitOutputs]:
-    """What exits say to each question; else as `exit_logits`."""
+    """Outputs of exits for each question; otherwise as `exit_logits`."""
     logits = exit_logits(engine, tokens, advance, exits)
     return [
         ExitOutputs(logits[..., asked.numbers], tokens.costly, asked.task)
@@ -146,7 +146,7 @@ def question_outputs(
 def exit_outputs(
     engine: Engine, tokens: Tokens, advance: Callable[[int], object] = lambda rows: None
 ) -> ExitOutputs:
-    """The same of a model that is asked one thing."""
+    """The same for a model with one question."""
     (outputs,) = question_outputs(engine, tokens, advance)
     return outputs
 
@@ -158,8 +158,8 @@ def outcome(
     truth: NDArray[Any] | None = None,
     reference: NDArray[Any] | None = None,
 ) -> Outcome:
-    """What a rule does; `truth` are the targets of n rows, for single labels class indices, and
-    `reference` answers (n,) that it is to agree with, where not full depth's own."""
+    """Results of a rule; `truth` are the targets of n rows, for single labels class indices, and
+    `reference` are answers (n,) to compare with, by default full depth's."""
     outputs, cost = outputs.heard(rule), cost.using(rule.used)
     exits = replay(rule, outputs.answers, outputs.uncertainties)
     answers, task = outputs.answers[exits, np.arange(len(exits))], outputs.task
@@ -182,11 +182,11 @@ def realised_speedups(
     repeats: int = 3,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> list[float]:
-    """Seconds at full depth by seconds at each point: medians of interleaved runs.
+    """Seconds at full depth divided by seconds at each point: medians of interleaved runs.
 
-    Full depth is the engine itself at speed 0, without the other heads' share of the work: the same
-    batches, so that only early exit makes the difference. `advance` hears of rows, each once for
-    each of `1 + repeats` rounds, at each point and at full depth.
+    Full depth is the engine at speed 0, without the work of other heads: with the same batches, so
+    that only early exit differs. `advance` is called with rows, each counted once for each of `1 +
+    repeats` rounds, at each point and at full depth.
     """
     runs: list[Callable[[], object]] = [partial(engine.full_depth, tokens)]
     runs += [partial(engine.answer, tokens, point.rules()) for point in points]

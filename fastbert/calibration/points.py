@@ -1,4 +1,4 @@
-"""Operating points that a sample proves, or the reason why there is none.
+"""Operating points proven by a sample, or the reason why there is none.
 
 Letters: n rows, E exits.
 """
@@ -46,12 +46,12 @@ def sample_of(
     heads: float | None = None,
     reference: NDArray[Any] | None = None,
 ) -> Sample:
-    """What thresholds are chosen on, with the `truth` of n rows where harm is about it, and what
-    scores are to be `within`; InputError for a model with nowhere to leave early. With what `heads`
-    cost on the clock, in times of their FLOPs, exits that do not pay are left out. `reference`:
-    answers (n,) that are compared with, where not full depth's own."""
+    """The sample to choose thresholds on, with the `truth` of n rows if harm depends on it, and
+    what scores must be `within`. Raises InputError for a model without early exits. With `heads`,
+    their time per FLOP relative to layers, exits that do not pay are left out. `reference`: answers
+    (n,) to compare with, by default full depth's."""
     if len(outputs.logits) < 2:
-        raise InputError("the checkpoint has one exit only, the last: nothing can be calibrated")
+        raise InputError("the checkpoint has no exit except the last: nothing can be calibrated")
     where = ", ".join(map(redacted, corpus))
     return Sample(outputs, cost, truth, where, precision, tuple(within), heads, reference)
 
@@ -63,11 +63,11 @@ def promised_point(
     exits: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> OperatingPoint:
-    """The fastest point that keeps a promise; InputError if the rows prove none.
+    """The fastest point that keeps a promise; raises InputError if the rows prove none.
 
     By default the criterion is the first of `CRITERIA_OF`, "auto" takes the fastest of all; `exits`
-    (E,) are those that may be used, by default all; `seed` divides the rows into those that choose
-    and learn, and those that prove.
+    (E,) are those that may be used, by default all; `seed` divides the rows into those to choose
+    and learn on, and those to prove on.
     """
     known = CRITERIA_OF[sample.outputs.task.question.kind]
     criteria = known if criterion == "auto" else (criterion or known[0],)
@@ -84,12 +84,12 @@ def promised_point(
     point = keep_promise(sample, promise, criteria, exits, seed)
     if point is None:
         share = proving(criteria)
-        learning = f" ({1 - share:.0%} of them learn or choose)" if share < 1 else ""
+        learning = f" ({1 - share:.0%} of them for learning and choosing)" if share < 1 else ""
         raise NotProven(
-            f"{len(sample)} rows with a text are too few to prove a {promise.harm} of at "
-            f"most {promise.share:g} with confidence {promise.confidence:g}: that takes at least "
-            f"{math.ceil(rows_needed(promise) / share)}{learning} of which none fails, and many "
-            "times that to get fast; raise --rows, pass a larger --corpus, or ask for less"
+            f"{len(sample)} rows with a text are too few to prove a {promise.harm} of at most "
+            f"{promise.share:g} with confidence {promise.confidence:g}: that takes at least "
+            f"{math.ceil(rows_needed(promise) / share)}{learning} without any failure, and many "
+            "times that for a fast point; raise --rows, pass a larger --corpus, or promise less"
         )
     if found(point).flops_speedup <= 1:
         raise NotProven(
@@ -101,17 +101,16 @@ def promised_point(
 
 
 def found(point: OperatingPoint) -> Evidence:
-    """The evidence of a point that has just been made."""
+    """The evidence of a new point."""
     assert point.evidence is not None
     return point.evidence
 
 
 def _limit(sample: Sample, point: OperatingPoint, exits: NDArray[np.bool_]) -> str:
-    """What keeps a point with a promise at some exits from being faster, rows or model, and what
-    would help.
+    """What limits the speed of a point with a promise, rows or model, and what would help.
 
-    On rows without end, the share of them that breaks could be the promised one: that it has to be
-    smaller here is what rows cost.
+    With infinitely many rows, the share that breaks could be the promised one; with fewer rows it
+    must be smaller.
     """
     reached, rows, promise = found(point).flops_speedup, found(point).rows, point.promise
     assert promise is not None
@@ -122,10 +121,10 @@ def _limit(sample: Sample, point: OperatingPoint, exits: NDArray[np.bool_]) -> s
 
     possible, fastest = endless(promise.share), endless(1.0)
     if reached > 0.98 * fastest:
-        return "limited by nothing: all rows may leave at the first exit"
+        return "not limited: all rows may leave at the first exit"
     if possible > 1.1 * max(reached, 1.0):
         return (
-            f"limited by the {rows} rows that prove it: with many times as many like these, some "
+            f"limited by the {rows} rows that prove it: with many more such rows, about "
             f"{possible:.1f}x would be proven; pass more texts to fastbert calibrate"
         )
     fails = sample.by(point).fails.mean(1)
@@ -136,7 +135,7 @@ def _limit(sample: Sample, point: OperatingPoint, exits: NDArray[np.bool_]) -> s
             if k * promise.share < 1]  # fmt: skip
     return (
         f"limited by the model, not by the {rows} rows that prove it: leaving at each exit alone "
-        f"would harm {harmed} of the rows; allow more ({', '.join(more)}), or teach the exits "
+        f"would harm {harmed} of the rows; allow more ({', '.join(more)}), or train the exits "
         "longer, with --distil-epochs"
     )
 
@@ -148,22 +147,21 @@ def faster_point(
     criterion: str | None = None,
     exits: NDArray[np.bool_] | None = None,
 ) -> OperatingPoint:
-    """The most careful point that takes so many times fewer FLOPs than full depth, without a
-    promise; InputError if there is none. `confidence` is that of the bound on what it costs."""
+    """The slowest point that takes `wanted` times fewer FLOPs than full depth, without a promise;
+    raises InputError if there is none. `confidence` is that of the bound on changed labels."""
     exits = np.ones(len(sample.cost.exits), bool) if exits is None else exits
     criterion = criterion or CRITERIA_OF[sample.outputs.task.question.kind][0]
     point = reach_speedup(sample, wanted, confidence, criterion, exits)
     if point is None:
         raise InputError(
-            f"--speedup is {wanted:g}, more than leaving at the first exit brings; "
-            "expected less: without an exit before the first layer, that is "
-            f"{sample.cost.encoder.depth} at most"
+            f"--speedup is {wanted:g}, more than leaving at the first exit reaches; expected less: "
+            f"without an exit before the first layer, at most {sample.cost.encoder.depth}"
         )
     return replace(point, name=f"speedup-{wanted:g}")
 
 
 def _changed(point: OperatingPoint) -> str:
-    """What happens to rows that break a promise about full depth's answers."""
+    """The words for rows that break a promise about full depth's answers."""
     against = f" in {point.promise.against}" if point.promise and point.promise.against else ""
     if point.criterion == "tolerance" and point.within:
         return f"get a score more than {point.within[0]:g} from full depth's{against}"
@@ -176,17 +174,17 @@ def _changed(point: OperatingPoint) -> str:
 def store_point(
     point: OperatingPoint, url: str, default: bool = True
 ) -> tuple[OperatingPoint, str | None]:
-    """Store it as `store_operating_point`. Returns the point, with the name it got, and the name of
-    the default one before."""
+    """Store the point as `store_operating_point`. Returns the point, with its stored name, and the
+    name of the previous default."""
     name, before = store_operating_point(url, point.name, point.settings(), default)
     if name != point.name:
-        log.info("'%s' is another point's name; this one is called '%s'", point.name, name)
+        log.info("'%s' is the name of another point; this one is stored as '%s'", point.name, name)
     if not default:
         log.info("the default stays %s", f"'{before}'" if before else "none")
     elif before not in (None, name):
         log.info(
-            "'%s' is the default now, in place of '%s', which the checkpoint keeps: outputs that "
-            "were labelled at it go on with it",
+            "'%s' is now the default, in place of '%s', which the checkpoint keeps: outputs "
+            "labelled at that one continue with it",
             *(name, before),
         )
     return replace(point, name=name), before
@@ -195,8 +193,8 @@ def store_point(
 def tell_points(
     point: OperatingPoint, samples: Sequence[Sample], wrong: Sequence[float | None]
 ) -> None:
-    """Say what a point brings and risks for each question, on the `samples` of the same rows that
-    prove it; also the shares of rows that full depth gets `wrong`, where known."""
+    """Log speed and risk of a point for each question, on the `samples` of the same rows that prove
+    it; also the shares of rows that full depth gets `wrong`, if known."""
     for each, sample, share in zip(point.each(), samples, wrong, strict=True):
         _tell(each, sample, share)
     if point.questions is None:
@@ -207,7 +205,7 @@ def tell_points(
     cost, lengths = samples[0].cost.using(exits_used(rules)), samples[0].outputs.lengths
     log.info(
         f"'{point.name}': {cost.speedup(lengths, exits):.2f}x in FLOPs for its {len(rules)} "
-        "questions together; a row leaves where it has its last answer"
+        "questions together; a row leaves where it gets its last answer"
     )
 
 
@@ -227,7 +225,7 @@ def _tell(point: OperatingPoint, sample: Sample, wrong: float | None) -> None:
 
 
 def together(points: Mapping[str, OperatingPoint], name: str) -> OperatingPoint:
-    """One point of a name, from those of each question by name, or from that of the only one."""
+    """One point with a name, from the points of each question by name, or of the only question."""
     if [*points] == [""]:
         return replace(points[""], name=name)
     each = {question: replace(point, name=question) for question, point in points.items()}

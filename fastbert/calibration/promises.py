@@ -1,17 +1,16 @@
 """Thresholds that keep a promise, proven from a sample.
 
 A *path* is a sequence of thresholds, each at least as high as those before it, from full depth on
-to the fastest. Along it a row at first gets full depth's label and somewhere, perhaps, another one:
-the step where that happens first is where the row *breaks*, and from there on it counts as broken,
-also where it is right again by chance. So the broken rows of a sample and of the rows it stands
-for grow in one common order, and if they are exchangeable, each next one to break is as likely to
-be any of those left. That is all the proof needs (`allowed_failures`): no assumption about models
-or thresholds, no grid to correct for, and any step before the sample's (c + 1)-th break may be
-taken, whatever it was chosen for. Wilks 1941 bounded the share of a population beyond an order
-statistic like this; in the terms of Angelopoulos et al. 2021 (Learn then Test) it is fixed-sequence
-testing on a grid of all thresholds there are.
+to the fastest. Along it a row first gets full depth's label and, at a later step, perhaps another
+one: the row *breaks* at the first such step, and counts as broken from there on, even if it is
+right again by chance. So the rows of a sample and of the population break in one common order, and
+if they are exchangeable, each remaining row is equally likely to break next. The proof needs
+nothing else (`allowed_failures`): no assumption about models or thresholds, no correction for a
+grid, and any step before the sample's (c + 1)-th break may be chosen, for any reason. Wilks 1941
+bounded the share of a population beyond an order statistic like this; in the terms of Angelopoulos
+et al. 2021 (Learn then Test) it is fixed-sequence testing on a grid of all possible thresholds.
 
-Where part of the path is learned, as temperatures are, or chosen, it is on other rows.
+Parts of the path that are learned, such as temperatures, or chosen, use other rows.
 
 Letters: n rows, E exits, J steps.
 """
@@ -36,7 +35,7 @@ from fastbert.inference.cost import CostModel
 
 Array = np.ndarray[Any, Any]
 
-#: Share of the rows that prove, where others have to learn temperatures, or to choose a criterion.
+#: Share of rows to prove on, if others are needed to learn temperatures or choose a criterion.
 _LEARNING, _CHOOSING = 0.9, 0.6
 
 #: Steps of a path.
@@ -46,10 +45,9 @@ _STEPS = 400
 def allowed_failures(sample: int, promise: Promise) -> int:
     """The largest number c of broken rows in a sample that still proves a promise; -1 for none.
 
-    The promise is broken in spite of c or fewer in the sample only if, of the first
-    c + share * rows + 1 rows to break of both together, c or fewer fall into the sample: a
-    hypergeometric probability, and the binomial one of Clopper and Pearson 1934 where the promise
-    is about all rows.
+    The promise is broken despite c or fewer broken rows in the sample only if, of the first c +
+    share * rows + 1 rows of both to break, c or fewer are in the sample: a hypergeometric
+    probability, and the binomial one of Clopper and Pearson 1934 if the promise covers all rows.
     """
 
     def chance(failures: int) -> float:
@@ -62,7 +60,7 @@ def allowed_failures(sample: int, promise: Promise) -> int:
 
 
 def rows_needed(promise: Promise) -> int:
-    """The size of the smallest sample that can prove a promise: one of which no row breaks."""
+    """The size of the smallest sample that can prove a promise, if no row breaks."""
 
     def provable(sample: int) -> bool:
         return allowed_failures(sample, promise) >= 0
@@ -75,17 +73,17 @@ def rows_needed(promise: Promise) -> int:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows that choose thresholds, or prove them."""
+    """Rows to choose thresholds on, or to prove them."""
 
     outputs: ExitOutputs
     cost: CostModel
-    truth: Array | None = None  # (n,), the task's targets, where harm is about them
+    truth: Array | None = None  # (n,), the task's targets, if harm depends on them
     corpus: str = ""  # that the rows come from
-    precision: str = ""  # that the outputs were computed in
+    precision: str = ""  # of the outputs
     within: tuple[float, ...] = ()  # of scores: the tolerance, or the cut-offs
-    #: What heads cost on the device's clock, in times of their FLOPs, where that was measured.
+    #: Time of heads per FLOP relative to layers, if measured.
     heads: float | None = None
-    #: Answers (n,) that the exits' are compared with, where not full depth's own.
+    #: Answers (n,) to compare the exits with; by default full depth's.
     reference: Array | None = None
 
     def __len__(self) -> int:
@@ -93,25 +91,25 @@ class Sample:
 
     @cached_property
     def fails(self) -> Array:
-        """Where a row's answer would do harm, bool (E, n): where it is not full depth's, or, with
-        the truth, where it is wrong and full depth's is right. Where full depth's is not a number,
-        every answer does. With a `reference`, full depth's answers are these, and may be others
-        than the last exit's."""
+        """Where a row's answer is harmful, bool (E, n): it is not full depth's, or, with the truth,
+        it is wrong and full depth's is right. If full depth's is not a number, every answer is
+        harmful. A `reference` replaces full depth's answers, and may differ from the last
+        exit's."""
         outputs, task = self.outputs, self.outputs.task
         right = outputs.answers[-1] if self.reference is None else self.reference
         fails = outputs.differs(right)
         if self.truth is not None:
             truth = task.truth(self.truth)
-            nothing = task.differs(right, right)  # where it is not a number
+            nothing = task.differs(right, right)  # true for NaN
             fails = outputs.differs(truth) & ~task.differs(right, truth) | nothing
         return fails
 
     def by(self, point: OperatingPoint) -> "Sample":
-        """The same where answers differ by a point's criterion."""
+        """The same sample, with answers compared by a point's criterion."""
         return replace(self, outputs=self.outputs.by(point.criterion, point.within or ()))
 
     def take(self, rows: Array) -> "Sample":
-        """Some of the rows, by number or mask."""
+        """The sample of these rows, by number or mask."""
         truth, reference = (
             None if each is None else each[rows] for each in (self.truth, self.reference)
         )
@@ -124,7 +122,7 @@ class Path:
 
     criterion: str
     levels: Array  # float64 (J,), rising; the first is 0, where no row leaves early
-    exits: Array  # (E,) bool, those that may be used; the last is one
+    exits: Array  # (E,) bool, those that may be used, the last included
     temperatures: list[float] | None = None  # E - 1, of tempered criteria
     within: tuple[float, ...] = ()
 
@@ -132,40 +130,40 @@ class Path:
         return len(self.levels)
 
     def thresholds(self, step: int) -> list[float]:
-        """At a step, one for each exit but the last."""
+        """Thresholds at a step, one for each exit except the last."""
         found: list[float] = np.where(self.exits[:-1], self.levels[step], 0.0).tolist()
         return found
 
     def rule(self, step: int) -> Threshold:
-        """What the engine does at a step."""
+        """The engine's rule at a step."""
         thresholds = self.thresholds(step)
         return Threshold.of(thresholds, self.criterion, self.temperatures, self.within)
 
     def heard(self, sample: Sample) -> Sample:
-        """What the exits say under its rules, at every step but the first the same."""
+        """Outputs of the exits under its rules, the same at every step except the first."""
         return replace(sample, outputs=sample.outputs.heard(self.rule(len(self) - 1)))
 
 
 def make_path(sample: Sample, criterion: str, exits: Array, learners: Sample) -> Path:
-    """Steps at quantiles of the uncertainties that the sample has; what is learned for it, on
-    other rows."""
+    """A path with steps at quantiles of the sample's uncertainties; learned parts are from other
+    rows."""
     temperatures = fit_temperatures(learners.outputs) if criterion in TEMPERED else None
     path = Path(criterion, np.array([0.0, 1.0]), exits, temperatures, sample.within)
     seen = np.unique(path.heard(sample).outputs.uncertainties[:-1][exits[:-1]])
-    seen = seen[np.isfinite(seen)]  # with another one no row ever leaves
+    seen = seen[np.isfinite(seen)]  # with a non-finite one no row leaves
     highest = float(seen[-1]) if len(seen) else 1.0
-    # Between two values that were seen, so that the last bit of a float decides nothing.
+    # Halfway between two values, so that results do not depend on the last bit of a float.
     middles = np.append((seen[1:] + seen[:-1]) / 2.0, highest + 1e-3)
     levels = np.unique(middles[np.linspace(0, len(middles) - 1, _STEPS).astype(int)])
     return replace(path, levels=np.append(0.0, levels))
 
 
 def breaking_steps(sample: Sample, path: Path) -> Array:
-    """Where along a path each row fails for the first time: int (n,), J for never.
+    """The step of a path where each row first fails: int (n,), J for never.
 
-    Failures between two steps count, too: steps lie where the sample's uncertainties do, so the
-    proof is about all thresholds there are. Rows that fail at full depth, where the answer is not a
-    number or not the reference's, fail from the first step on.
+    Failures between two steps also count, so the proof covers all possible thresholds. Rows that
+    fail at full depth, because the answer is not a number or not the reference's, fail from the
+    first step on.
     """
     heard = path.heard(sample)
     fails, uncertainties = heard.fails, heard.outputs.uncertainties
@@ -198,14 +196,14 @@ def speedup(sample: Sample, rule: Threshold) -> float:
 
 
 def proving(criteria: Sequence[str]) -> float:
-    """The share of the rows that prove: all, with one criterion that learns nothing."""
+    """The share of rows to prove on: all, with a single criterion that needs no learning."""
     if len(criteria) > 1:
         return _CHOOSING
     return _LEARNING if criteria[0] in TEMPERED else 1.0
 
 
 def divided(sample: Sample, criteria: Sequence[str], seed: int) -> tuple[Sample, Sample]:
-    """The rows that choose and learn, and those that prove; the same ones if nothing is learned."""
+    """The rows to choose and learn on, and those to prove on; the same if nothing is learned."""
     share = proving(criteria)
     if share == 1:
         return sample, sample
@@ -216,11 +214,10 @@ def divided(sample: Sample, criteria: Sequence[str], seed: int) -> tuple[Sample,
 def keep_promise(
     sample: Sample, promise: Promise, criteria: Sequence[str], exits: Array, seed: int = 0
 ) -> OperatingPoint | None:
-    """The fastest thresholds that keep the promise, of those that the criteria offer at some exits,
-    bool (E,).
+    """The fastest thresholds that keep the promise, by these criteria at these exits, bool (E,).
 
-    A share of the rows, drawn with `seed`, proves, and the others choose and learn: see `proving`.
-    None if too few prove: see `rows_needed`.
+    A share of the rows, drawn with `seed`, is for the proof, and the others are for choosing and
+    learning: see `proving`. None if the proof has too few rows: see `rows_needed`.
     """
     criterion = criteria[0]
     learners, sample = divided(sample, criteria, seed)
@@ -251,8 +248,8 @@ def reach_speedup(
 
 
 def _fastest(sample: Sample, promise: Promise, criteria: Sequence[str], exits: Array) -> str:
-    """The criterion that saves most at the promised share; half of the rows learns, the others
-    judge."""
+    """The criterion that saves most at the promised share; learns on half of the rows, and compares
+    on the others."""
 
     def flops(criterion: str) -> float:
         total = 0.0
@@ -270,7 +267,7 @@ def _fastest(sample: Sample, promise: Promise, criteria: Sequence[str], exits: A
 def _point(
     sample: Sample, path: Path, step: int, steps: Array, confidence: float
 ) -> OperatingPoint:
-    """A step of a path, still without a name, and what the rows say of it."""
+    """The point at a step of a path, still without a name, with its evidence on the rows."""
     rule = path.rule(step)
     broken = int((steps <= step).sum())
     depths = [each.depth for each in sample.cost.exits]

@@ -1,4 +1,4 @@
-"""Ranges of what linear maps are given, measured on texts, for 8-bit products that keep to them."""
+"""Input ranges of linear maps, measured on texts, for 8-bit products."""
 
 import math
 from typing import Any
@@ -16,12 +16,12 @@ from fastbert.packed.input_range import Range
 from fastbert.packed.measuring import MeasuringPlacement, Seen
 from fastbert.packed.placement import Placement
 
-#: Rows to measure on, and the most of a sample that these may be.
+#: Rows to measure on, and the largest share of a sample.
 _ROWS, _SHARE = 300, 0.1
 
 
 class _Measuring(Engine):
-    """An engine in float32 on the CPU that notes ranges."""
+    """An engine in float32 on the CPU that records ranges."""
 
     seen: dict[str, Seen]
 
@@ -32,21 +32,21 @@ class _Measuring(Engine):
     def _cut(self, lengths: NDArray[np.int64], begin: int = 0) -> list[Batch]:
         batches = super()._cut(lengths, begin)
         for batch in batches:
-            batch.span = batch.own  # tokens of no row say nothing
+            batch.span = batch.own  # ignore tokens of no row
         return batches
 
 
 def measuring(rows: int, seed: int) -> NDArray[np.bool_]:
-    """Which of so many rows ranges are measured on: they prove nothing, for what is proven depends
-    on them: (n,)."""
+    """Mask of the rows to measure ranges on, (n,). They are not used for proofs, which depend on
+    the ranges."""
     few = min(_ROWS, math.ceil(rows * _SHARE))
     return np.random.default_rng([seed, rows]).permutation(rows) < few
 
 
 def measure_ranges(model: FastBertForSequenceClassification, tokens: Tokens) -> dict[str, Range]:
-    """Of the inputs of all linear maps of layers and heads, at all exits, over these rows.
+    """Ranges of the inputs of all linear maps of layers and heads, at all exits, over these rows.
 
-    Raises InputError where they are not finite.
+    Raises InputError if they are not finite.
     """
     engine = _Measuring(model)
     engine.exit_logits(tokens)
@@ -54,7 +54,7 @@ def measure_ranges(model: FastBertForSequenceClassification, tokens: Tokens) -> 
     for name, span in ranges.items():
         if not math.isfinite(span.least + span.most):
             raise InputError(
-                f"the inputs of {name} are not finite numbers; the model is of no use: train, "
+                f"the inputs of {name} are not finite numbers; the model is unusable: train, "
                 "distil or convert it again"
             )
     return ranges

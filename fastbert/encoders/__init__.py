@@ -1,4 +1,4 @@
-"""Architectures of encoders, one file each; this table names them by their model type."""
+"""Architectures of encoders, one file each; a table maps model types to them."""
 
 from transformers import PreTrainedConfig
 
@@ -16,7 +16,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 
 def check_family(model_type: object) -> None:
-    """Raises InputError for a backbone of a type that has no encoder."""
+    """Raises InputError for a backbone type without an encoder."""
     if model_type not in list(ENCODERS):
         raise InputError(
             f"backbone of type '{model_type}' is not supported; "
@@ -25,8 +25,8 @@ def check_family(model_type: object) -> None:
 
 
 def encoder_for(config: PreTrainedConfig) -> Encoder:
-    """The encoder for a backbone's configuration; InputError if there is none, and for sizes that
-    no model can have."""
+    """The encoder for a backbone's configuration; raises InputError if there is none, and for
+    invalid sizes."""
     check_family(config.model_type)
     if getattr(config, "is_decoder", False):
         raise InputError("the backbone is configured as a decoder; FastBERT needs an encoder")

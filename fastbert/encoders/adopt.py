@@ -1,4 +1,4 @@
-"""What a classifier that exists answers, and with which head."""
+"""Questions and heads of an existing classifier."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from fastbert.exits.heads import ClassifierHead
 class Own(NamedTuple):
     """One question that a classifier answers."""
 
-    name: str  # "" where it has none
-    config: PreTrainedConfig  # with names of the classes, and perhaps the kind of problem
+    name: str  # "" if it has none
+    config: PreTrainedConfig  # with the names of classes, and perhaps the problem type
     head: ClassifierHead
 
 
 def own_heads(classifier: PreTrainedModel) -> list[Own]:
-    """Its heads; InputError if it has not the one of its family."""
+    """Its heads; raises InputError if they are not those of its family."""
     if isinstance(classifier, Mixin):
         return [Own(name, config, head) for name, config, head in classifier.heads]
     what = f"{type(classifier).__name__} has no classification head"

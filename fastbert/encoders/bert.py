@@ -1,8 +1,8 @@
-"""BERT and its kin: six families whose layers compute the same.
+"""BERT and five families whose layers compute the same.
 
-Embeddings of words, positions and types, normalised; then layers of attention and a feed-forward
-block, each added to its input and normalised after. Families differ in where they keep their
-weights, in how they count positions, and in the head of their classifier.
+Normalised embeddings of words, positions and types; then layers of attention and a feed-forward
+block, each added to its input and then normalised. Families differ in the names of their weights,
+in how they count positions, and in the head of their classifier.
 
 Letters: P tokens of a batch, T of a row, H hidden size, I intermediate size, L layers.
 """
@@ -30,12 +30,12 @@ from fastbert.packed.placement import Placement
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family keeps its parts, as attribute paths."""
+    """Attribute paths of a family's parts."""
 
     #: The list of L layers, from the base model.
     layers: str = "encoder.layer"
-    #: The parts of one layer, from the layer: query, key, value, output, norm of the attention, and
-    #: the block's way up, its way down, its norm.
+    #: The parts of one layer, from the layer: query, key, value, output and norm of the attention;
+    #: up projection, down projection and norm of the block.
     parts: tuple[str, ...] = (
         "attention.self.query",
         "attention.self.key",
@@ -53,8 +53,8 @@ class Family:
     optional_pooler: bool = True
     #: The sequence classifier's own head: dense, activation and output, from the whole classifier.
     head: tuple[str, str, str] = ("classifier.dense", "tanh", "classifier.out_proj")
-    #: Positions are counted from behind the padding id, and only over ids that are not that: one in
-    #: the middle of a text, where somebody has written `<pad>`, has no position of its own.
+    #: Positions start after the padding id, and count only other ids: a `<pad>` written in the
+    #: middle of a text has no position of its own.
     padded_positions: bool = False
 
 
@@ -95,8 +95,8 @@ class Layer:
         place: Placement,
         norm: nn.Module | None,
     ) -> None:
-        """`parts` as in `Family.parts`; the activation is the block's, `norm` what hidden states
-        have gone through last."""
+        """`parts` as in `Family.parts`; the activation is the block's; `norm` is the last norm of
+        the hidden states."""
         query, key, value, output, attention_norm, up, down, block_norm = parts
         self.heads = heads
         self.mixed = place.linear([query, key, value], norm=norm, inner=True)
@@ -116,7 +116,7 @@ class Layer:
 
 
 def _check(config: PreTrainedConfig, family: Family) -> None:
-    """Raises InputError for sizes that no model can have."""
+    """Raises InputError for invalid sizes."""
     sizes = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
              family.intermediate, "max_position_embeddings"]  # fmt: skip
     sizes += [name for name in ("embedding_size", "type_vocab_size") if hasattr(config, name)]

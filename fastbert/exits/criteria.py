@@ -1,6 +1,6 @@
-"""How unsure a classifier of one label is: the quantity that thresholds are compared with.
+"""Criteria of uncertainty of a single label, which thresholds apply to.
 
-Every criterion gives numbers in [0, 1], low where the classifier is sure. Letters: N classes.
+Every criterion is in [0, 1], and low if the classifier is sure. Letters: N classes.
 """
 
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-#: Classes that `top_entropy` looks at, as the authors of FastBERT advise for many classes.
+#: Classes that `top_entropy` uses, as the authors of FastBERT advise for many classes.
 _TOP = 5
 
 
@@ -25,8 +25,8 @@ def normalised_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
 def top_entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
     """Normalised entropy among the five likeliest classes: (..., N) to (...,).
 
-    FastPLM's answer to many classes (Liu et al. 2023), over which a long tail of small
-    probabilities adds up; with five classes or fewer it is `normalised_entropy`.
+    FastPLM's criterion for many classes (Liu et al. 2023), where a long tail of small probabilities
+    adds up; with five classes or fewer it is `normalised_entropy`.
     """
     top = log_probabilities.topk(min(_TOP, log_probabilities.shape[-1]), dim=-1).values
     return normalised_entropy(top.log_softmax(-1))
@@ -45,7 +45,7 @@ def narrowness(log_probabilities: torch.Tensor) -> torch.Tensor:
 
 #: By name: those of `CRITERION_NAMES`.
 CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "tempered-entropy": normalised_entropy,  # of what `Rule.heard` gives
+    "tempered-entropy": normalised_entropy,  # of the logits of `Rule.heard`
     "entropy": normalised_entropy,
     "top-entropy": top_entropy,
     "max-probability": improbability,

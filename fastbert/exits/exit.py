@@ -1,8 +1,8 @@
 """Exits: the places in the network where a row may leave it.
 
-An exit is not a layer: it lies at a depth, and several may lie at one. Everything that belongs to
-exits, as heads, thresholds and counters, is indexed by exit, 0 to E - 1, in the order in which a
-row meets them; the depth is for costs, and for people.
+An exit is not a layer: it lies at a depth, and several may lie at one. Everything about exits, such
+as heads, thresholds and counters, is indexed by exit, 0 to E - 1, in the order in which rows reach
+them; the depth is for costs and reports.
 """
 
 import re
@@ -13,7 +13,7 @@ import msgspec
 
 from fastbert.errors import InputError, explained
 
-#: Those that the paper has, as `chosen` names them: behind layers.
+#: The paper's exits, in the syntax of `chosen`: those after a layer.
 PAPER_EXITS = "1-"
 
 
@@ -22,25 +22,25 @@ class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: Transformer layers passed, 0 to L.
     depth: int
-    #: Kind of the classifier there: "branch", "adopted" for a classifier's own head, or "bag" for
-    #: one that reads token ids.
+    #: Kind of its classifier: "branch", "adopted" for a classifier's own head, or "bag" for one
+    #: that reads token ids.
     head: str = "branch"
-    #: Which question it answers.
+    #: The question that it answers.
     task: str = "label"
 
 
 def exits_of(
     values: Sequence[dict[str, Any]] | None, layers: int, adopted: bool
 ) -> tuple[Exit, ...]:
-    """Exits as a checkpoint's config.json lists them; by default one after every layer, the last
-    with the adopted head if there is one.
+    """Exits listed in a checkpoint's config.json; by default one after every layer, the last with
+    the adopted head if there is one.
 
-    Raises InputError where they make no sense.
+    Raises InputError if they are invalid.
     """
     if values is None:
         last = Exit(layers, "adopted" if adopted else "branch")
         return (*(Exit(depth) for depth in range(1, layers)), last)
-    advice = "expected some like {'depth': 1, 'head': 'branch'}"
+    advice = "expected objects like {'depth': 1, 'head': 'branch'}"
     with explained("the checkpoint's exits cannot be read", advice, msgspec.ValidationError):
         exits = msgspec.convert(values, tuple[Exit, ...])
     depths = [each.depth for each in exits]
@@ -50,17 +50,17 @@ def exits_of(
             f"{layers}, the number of layers"
         )
     if any(each.head == "bag" and each.depth for each in exits):
-        raise InputError("the checkpoint's exits have a bag behind a layer; expected it at depth 0")
+        raise InputError("the checkpoint's exits have a bag after a layer; expected it at depth 0")
     return exits
 
 
-#: What `chosen` understands.
+#: Syntax of `chosen`.
 _RANGE = re.compile(r"(\d+)(-(\d+)?)?")
 
 
 def chosen(text: str, exits: Sequence[Exit]) -> list[bool]:
-    """Which of the exits `text` names, by depth: "2", "0-", "1-4" or several with commas between;
-    the last one always. InputError where it names none."""
+    """Mask of the exits that `text` selects by depth: "2", "0-", "1-4" or several separated by
+    commas; always with the last one. Raises InputError if it selects none."""
     depths = {each.depth for each in exits}
     named: set[int] = set()
     for part in text.split(","):
@@ -70,7 +70,7 @@ def chosen(text: str, exits: Sequence[Exit]) -> list[bool]:
         some = depths & set(range(int(first), end + 1))
         if not found or not some:
             raise InputError(
-                f"--exits is '{text}', expected depths or ranges of them, as 1- or 0,2-4, of "
+                f"--exits is '{text}', expected depths or ranges of them, such as 1- or 0,2-4, of "
                 f"{', '.join(map(str, sorted(depths)))}"
             )
         named |= some

@@ -1,7 +1,7 @@
 """The classifiers at the exits: the paper's branch, and the head of an adopted model.
 
-Letters: B batch, T tokens, H hidden size, D branch width, N numbers that a head gives; packed, n
-rows of a batch of P tokens.
+Letters: B batch, T tokens, H hidden size, D branch width, N outputs of a head; packed, n rows of a
+batch of P tokens.
 """
 
 import math
@@ -22,7 +22,7 @@ from fastbert.packed.placement import Placement
 
 
 def _exactly(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """A map in its own type of numbers, whatever the others'."""
+    """Linear map with its own dtype, independent of the others'."""
     mapped: torch.Tensor = linear(x.to(linear.weight.dtype))
     return mapped
 
@@ -34,12 +34,12 @@ TakeOver = Callable[[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tenso
 class Branch(nn.Module):
     """Linear H -> D, self-attention over D, Linear D -> D, Linear D -> N, on the first token.
 
-    Liu et al. 2020, section 3.1; what the paper leaves open (tanh after the first and third
-    linear map, two heads, no residual connection) follows the official code. Only the first token
-    is read in the end, so attention is computed for that one query, and the projections of keys and
-    values, linear maps of all tokens, are applied on the query's side instead, before and after the
-    sum over tokens: the same numbers, fewer FLOPs. The keys' bias would add the same to
-    the scores of all tokens, which softmax ignores: there is none.
+    Liu et al. 2020, section 3.1; details that the paper leaves open (tanh after the first and third
+    linear map, two heads, no residual connection) follow the official code. Only the first token's
+    output is used, so attention has a single query, and the projections of keys and values, linear
+    maps of all tokens, are applied to the query instead, before and after the sum over tokens: the
+    same numbers with fewer FLOPs. The keys have no bias, because it would add the same to all
+    scores, which softmax ignores.
     """
 
     def __init__(self, hidden_size: int, branch_size: int, heads: int, num_labels: int) -> None:
@@ -58,7 +58,7 @@ class Branch(nn.Module):
         return self.answer(self.pool(torch.tanh(self.narrow(hidden)), mask))
 
     def pool(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Narrowed tokens (B, T, D) to what each head takes from them (B, heads, D)."""
+        """Narrowed tokens (B, T, D) to the context of each head (B, heads, D)."""
         return self._read(self._query(x[:, 0]), x, mask)
 
     def pool_packed(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -77,14 +77,14 @@ class Branch(nn.Module):
     def _read(
         query: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What queries (B, heads, D) find in tokens (B, T, D): (B, heads, D)."""
+        """Contexts (B, heads, D) of queries (B, heads, D) over tokens (B, T, D)."""
         scores = query @ x.transpose(1, 2)  # (B, heads, T)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
         return scores.softmax(-1) @ x
 
     def _query(self, first: torch.Tensor) -> torch.Tensor:
-        """Of first tokens (B, D), what scores are products with: (B, heads, D)."""
+        """Queries from first tokens (B, D), with the keys' projection applied: (B, heads, D)."""
         query = self.query(first).unflatten(-1, (self.heads, -1))  # (B, heads, D / heads)
         key = self.key.weight.unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
         return torch.einsum("bhe,hed->bhd", query, key) / math.sqrt(key.shape[1])
@@ -96,16 +96,15 @@ class Branch(nn.Module):
         return _exactly(self.classifier, torch.tanh(self.dense(self.output(x))))
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of rows of these lengths: all tokens narrowed and read by each attention head, everything
-        else once per row."""
+        """FLOPs of rows of these lengths: all tokens are narrowed and read by each attention head,
+        everything else is once per row."""
         hidden, d = self.narrow.in_features, self.narrow.out_features
         every_token = 2 * lengths * hidden * d + 4 * lengths * d * self.heads
         return every_token + 10 * d * d + 2 * d * self.classifier.out_features
 
 
 class ClassifierHead(NamedTuple):
-    """The head of a classifier that is to be adopted, and its parts; some have no dense map, and
-    some no norm."""
+    """The head of a classifier to adopt, and its parts; dense map and norm may be missing."""
 
     layout: HeadLayout
     output: nn.Linear
@@ -117,7 +116,7 @@ class PooledHead(nn.Module):
     """A `HeadLayout` with weights: one vector of a row, perhaps Linear H -> H, activation and norm,
     then Linear H -> N.
 
-    It lets an adopted classifier stay exactly itself at full depth.
+    With it, an adopted classifier is unchanged at full depth.
     """
 
     def __init__(self, hidden_size: int, num_labels: int, layout: HeadLayout) -> None:
@@ -133,8 +132,8 @@ class PooledHead(nn.Module):
 
     @torch.no_grad()
     def adopt(self, head: ClassifierHead, take_over: TakeOver) -> None:
-        """Take a copy of its weights, which are of this layout; of the map to classes, as the task
-        takes them over. A bias that is missing is zeros."""
+        """Copy its weights, which have this layout; the map to classes as converted by the task. A
+        missing bias is zeros."""
         for mine, theirs in ((self.dense, head.dense), (self.norm, head.norm)):
             if mine is not None:
                 assert theirs is not None
@@ -145,13 +144,13 @@ class PooledHead(nn.Module):
         take_over(self.classifier.weight, self.classifier.bias, (output.weight, bias))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """As a branch; the mask is not needed for one token."""
+        """As in `Branch`; the mask is not needed for one token."""
         if mask is None or not self.mean:
             return self.answer(self.pool(hidden))
         return self.answer((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows without padding (n, T, H) to what is read of them (n, H)."""
+        """Rows without padding (n, T, H) to the pooled vectors (n, H)."""
         return rows.mean(1) if self.mean else rows[:, 0]
 
     def pool_packed(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -170,7 +169,7 @@ class PooledHead(nn.Module):
         return _exactly(self.classifier, pooled)
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of rows of these lengths: the same for all, as one vector is read."""
+        """FLOPs of rows of these lengths: equal for all, because one vector is read."""
         hidden, classes = self.classifier.in_features, self.classifier.out_features
         dense = 0 if self.dense is None else hidden
         return np.full_like(lengths, 2 * hidden * (dense + classes))
@@ -184,17 +183,17 @@ class JointHead(nn.Module):
         self.parts = nn.ModuleList(heads)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """As a branch, one behind the other."""
+        """As in `Branch`, concatenated."""
         return torch.cat([part(hidden, mask) for part in self.parts], -1)
 
     def flops(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of all of them."""
+        """FLOPs of all heads."""
         parts: list[Any] = list(self.parts)
         flops: NDArray[np.int64] = np.sum([part.flops(lengths) for part in parts], axis=0)
         return flops
 
 
-#: What reads hidden states.
+#: Heads that read hidden states.
 DeepHead = Branch | PooledHead | JointHead
 Head = DeepHead | Bag
 
@@ -208,7 +207,7 @@ class PackedHead:
         parts: list[Any] = list(head.parts) if isinstance(head, JointHead) else []
         self.parts = [PackedHead(part, place) for part in parts]
         self.head: DeepHead = place.module(head)
-        if not isinstance(head, JointHead):  # one number in bf16 has three digits
+        if not isinstance(head, JointHead):  # a bf16 number has only three digits
             self.head.classifier = place.exactly(head.classifier)
 
     def __call__(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:

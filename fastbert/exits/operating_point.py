@@ -1,4 +1,4 @@
-"""Operating points: where rows leave the network, and what has been promised about it."""
+"""Operating points: where rows leave the network, and the promise about it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,37 +16,37 @@ from fastbert.exits.rules import CRITERIA_OF, PLAIN, TEMPERED, WITHIN, Threshold
 from fastbert.exits.windows import Windows
 from fastbert.packed.input_range import Range
 
-#: What a promise bounds: rows whose answer is not full depth's, or rows that full depth gets right
-#: and early exit wrong.
+#: The harm that a promise bounds: rows whose answer is not full depth's, or rows that full depth
+#: gets right and early exit wrong.
 Harm = Literal["disagreement", "accuracy-loss"]
 
 
-#: What of a point says where rows leave.
+#: Fields of a point that decide where rows leave.
 WHERE = ("criterion", "thresholds", "temperatures", "within")
 
 
 @dataclass(frozen=True)
 class Promise:
-    """With probability `confidence`, at most `share` of the `rows` drawn like the sample come to
-    harm; None stands for all rows that could ever be drawn."""
+    """With probability `confidence`, at most `share` of the `rows` drawn like the sample are
+    harmed; None: of all rows that could be drawn."""
 
     share: float
     confidence: float
     rows: int | None = None
     harm: Harm = "disagreement"
-    #: The precision of the full depth that answers are compared with; None: the point's own.
+    #: The precision of the full depth to compare answers with; None: the point's own.
     against: str | None = None
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The rows a point was chosen on, and what they say of it."""
+    """Evidence for a point: the rows it was chosen on, and their results."""
 
-    rows: int  # that prove the promise
-    broken: int  # of these come to harm
+    rows: int  # for the proof
+    broken: int  # of these harmed
     bound: float  # upper, on the share of all
     exits: list[int]  # rows that leave at each exit
-    flops_speedup: float  # full depth's FLOPs by these
+    flops_speedup: float  # full depth's FLOPs divided by these
     corpus: str
     precision: str
     date: str  # UTC, ISO 8601
@@ -54,7 +54,7 @@ class Evidence:
 
 
 class Configuration(Protocol):
-    """What a checkpoint's configuration says of its rows' length, its exits and its points."""
+    """A checkpoint's configuration: the length of its rows, its exits and its points."""
 
     @property
     def max_length(self) -> int: ...
@@ -80,7 +80,7 @@ class Configuration(Protocol):
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Thresholds of the exits but the last, on a criterion of uncertainty."""
+    """Thresholds of all exits except the last, on a criterion of uncertainty."""
 
     name: str
     thresholds: list[float]  # E - 1
@@ -90,9 +90,9 @@ class OperatingPoint:
     exit_depths: list[int] | None = None  # of all exits; None, in older checkpoints: 1 to L
     temperatures: list[float] | None = None  # E - 1, of tempered criteria
     within: list[float] | None = None  # of a score: its tolerance, or its cut-offs
-    #: Of several questions, by name; then there is nothing but `ranges` in the point itself.
+    #: Points of several questions, by name; the point itself then has only `ranges`.
     questions: "dict[str, OperatingPoint] | None" = None
-    #: What 8-bit linear maps keep their inputs to, by name. None: a scale for each token.
+    #: Input ranges of 8-bit linear maps, by name. None: a scale for each token.
     ranges: dict[str, Range] | None = None
 
     @classmethod
@@ -103,7 +103,7 @@ class OperatingPoint:
         name: str | None,
         exits: str = PAPER_EXITS,
     ) -> "OperatingPoint":
-        """That of a speed at some exits, or one that the checkpoint holds; InputError as
+        """The point of a speed at chosen exits, or one of the checkpoint's; raises InputError as
         `of_checkpoint`."""
         if speed is None:
             return cls.of_checkpoint(config, name)
@@ -113,8 +113,9 @@ class OperatingPoint:
     def of_speed(
         cls, speed: float, config: Configuration, exits: str = PAPER_EXITS
     ) -> "OperatingPoint":
-        """The paper's: one threshold on the normalised entropy, at exits as `chosen` names them.
-        The paper has none before the first layer. InputError for the speed of a score, except 0."""
+        """The paper's point: one threshold on the normalised entropy, at exits in the syntax of
+        `chosen`. The paper has none before the first layer. Raises InputError for the speed of a
+        score, except 0."""
         questions, name = config.question_list, f"speed {speed:g}"
         if speed and any(each.kind == "score" for each in questions):
             raise InputError(
@@ -133,15 +134,15 @@ class OperatingPoint:
 
     @classmethod
     def of_questions(cls, name: str, points: "dict[str, OperatingPoint]") -> "OperatingPoint":
-        """One for several questions, from one of each."""
+        """A point for several questions, from one of each."""
         depths = next(iter(points.values())).exit_depths
         return cls(name, [], "", exit_depths=depths, questions=points)
 
     @classmethod
     def of_checkpoint(cls, config: Configuration, name: str | None) -> "OperatingPoint":
-        """One that the checkpoint holds, by default its default one.
+        """A point of the checkpoint, by default its default one.
 
-        Raises InputError if there is none of that name, or if it does not fit the model.
+        Raises InputError if none has this name, or if it does not fit the model.
         """
         points = config.operating_points or {}
         name = name or config.default_operating_point
@@ -161,7 +162,7 @@ class OperatingPoint:
             values = {**points[name], "name": name}
             parts = [values, *(values.get("questions") or {}).values()]
             if unknown := {*chain(*parts)} - {each.name for each in fields(cls)}:
-                raise ValueError(f"it has '{min(unknown)}', which this release does not know")
+                raise ValueError(f"it has '{min(unknown)}', unknown to this release")
             return msgspec.convert(values, cls)._fitting(config.exit_list, config.question_list)
 
     @classmethod
@@ -170,11 +171,11 @@ class OperatingPoint:
         config: Configuration,
         wanted: Mapping[str, Any],
     ) -> "OperatingPoint | None":
-        """The checkpoint's point where rows leave as in `wanted`, which has what `WHERE` names; the
-        default one first, None if there is none."""
+        """The checkpoint's point where rows leave as in `wanted`, a dict of the fields in `WHERE`;
+        the default one first; None if there is none."""
         points = config.operating_points or {}
         for name in sorted(points, key=lambda name: name != config.default_operating_point):
-            with suppress(InputError):  # points that cannot be used
+            with suppress(InputError):  # unusable points
                 found = cls.of_checkpoint(config, name)
                 if all(wanted.get(key) == value for key, value in found.where().items()):
                     return found
@@ -182,22 +183,22 @@ class OperatingPoint:
 
     @property
     def proven_in(self) -> str | None:
-        """The precision that the evidence was found in."""
+        """The precision of the evidence."""
         first = self.each()[0]
         return first.evidence.precision if first.evidence else None
 
     def where(self) -> dict[str, Any]:
-        """What says where rows leave, as recipes hold it."""
+        """The fields that decide where rows leave, as in recipes."""
         own = {key: getattr(self, key) for key in WHERE}
         several = {name: point.where() for name, point in (self.questions or {}).items()}
         return own | {"questions": several or None}
 
     def each(self) -> "list[OperatingPoint]":
-        """Itself, or those of several questions."""
+        """Itself, or the points of several questions."""
         return [*self.questions.values()] if self.questions else [self]
 
     def _fitting(self, exits: Sequence[Exit], questions: Sequence[Question]) -> "OperatingPoint":
-        """Itself, with its depths; ValueError where it is not a point on these exits, for such
+        """Itself, with its depths; raises ValueError if it does not fit these exits and
         questions."""
         for name, span in (self.ranges or {}).items():
             if not -math.inf < span.least <= span.most < math.inf or min(span.apart, default=0) < 0:
@@ -206,7 +207,9 @@ class OperatingPoint:
         if self.questions is None and names == [""]:
             return self._fitting_one(exits, questions[0])
         if self.questions is None or {*self.questions} != {*names}:
-            raise ValueError(f"it is about the questions {[*(self.questions or {})]}, not {names}")
+            raise ValueError(
+                f"it is for the questions {[*(self.questions or {})]}, expected {names}"
+            )
         points = {  # in the order of the questions: config.json sorts them
             each.name: self.questions[each.name]._fitting_one(exits, each) for each in questions
         }
@@ -214,7 +217,7 @@ class OperatingPoint:
 
     def _fitting_one(self, exits: Sequence[Exit], question: Question) -> "OperatingPoint":
         if self.criterion not in (known := CRITERIA_OF[question.kind]):
-            raise ValueError(f"its criterion is '{self.criterion}', not {', '.join(known)}")
+            raise ValueError(f"its criterion is '{self.criterion}', expected {', '.join(known)}")
         numbers = self.within or []
         if not all(map(math.isfinite, numbers)) or bool(numbers) != (self.criterion in WITHIN):
             raise ValueError(f"it is within {numbers} for the criterion '{self.criterion}'")
@@ -232,13 +235,13 @@ class OperatingPoint:
         depths = [each.depth for each in exits]
         if self.evidence and len(self.evidence.exits) != len(exits):
             found = len(self.evidence.exits)
-            raise ValueError(f"its evidence is of {found} exits, expected {len(exits)}")
+            raise ValueError(f"its evidence is for {found} exits, expected {len(exits)}")
         if self.exit_depths not in (None, depths):
             raise ValueError(f"its exits lie at depths {self.exit_depths}, the model's at {depths}")
         return replace(self, exit_depths=depths)
 
     def with_bag(self) -> "OperatingPoint":
-        """The same where an exit is put before all others, which it does not use."""
+        """The point after an exit was added before all others; it does not use that one."""
         if self.questions:
             each = {name: point.with_bag() for name, point in self.questions.items()}
             return replace(self.of_questions(self.name, each), ranges=self.ranges)
@@ -256,7 +259,7 @@ class OperatingPoint:
         )
 
     def rule(self) -> Threshold:
-        """What it makes the engine do."""
+        """The engine's rule at this point."""
         return Threshold.of(self.thresholds, self.criterion, self.temperatures, self.within)
 
     def rules(self) -> list[Threshold]:
@@ -264,9 +267,9 @@ class OperatingPoint:
         return [point.rule() for point in self.each()]
 
     def settings(self) -> dict[str, Any]:
-        """As a checkpoint's config.json holds it, under its name."""
+        """As stored in a checkpoint's config.json, under its name."""
         values = asdict(self)
         del values["name"]
-        if self.ranges is None:  # earlier releases do not know them
+        if self.ranges is None:  # unknown to earlier releases
             del values["ranges"]
         return values

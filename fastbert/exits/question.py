@@ -1,4 +1,4 @@
-"""What a checkpoint is asked: a label, several labels, or a score."""
+"""Questions of a checkpoint: a label, several labels, or a score."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ import pyarrow as pa
 from fastbert.errors import InputError, explained
 
 Kind = Literal["single-label", "several-labels", "score"]
-#: How Hugging Face calls them.
+#: Their names in Hugging Face.
 PROBLEM_TYPES: dict[Kind, str] = {
     "single-label": "single_label_classification",
     "several-labels": "multi_label_classification",
@@ -20,7 +20,7 @@ PROBLEM_TYPES: dict[Kind, str] = {
 }
 KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
 
-#: What an answer is in a table; the first column is what is audited.
+#: Columns of an answer; the first one is audited.
 ANSWERS: dict[Kind, pa.Schema] = {
     "single-label": pa.schema([("label", pa.string()), ("score", pa.float32())]),
     "several-labels": pa.schema(
@@ -30,7 +30,7 @@ ANSWERS: dict[Kind, pa.Schema] = {
 }
 
 
-#: All that the columns of a question may be called, whatever its kind.
+#: All possible names of a question's columns, of any kind.
 _COLUMNS = sorted(
     {"exit_layer", "uncertainty", "scores"}
     | {name for schema in ANSWERS.values() for name in schema.names}
@@ -39,21 +39,21 @@ _COLUMNS = sorted(
 
 
 def prefix(name: str) -> str:
-    """What the columns of a question of this name begin with; nothing, where there is no other."""
+    """Prefix of the columns of the question with this name; empty for the only question."""
     return f"{name}_" if name else ""
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One question that a checkpoint answers about every row."""
+    """One question that a checkpoint answers for every row."""
 
     kind: Kind = "single-label"
-    #: Where several are asked, what its columns begin with.
+    #: For several questions: the prefix of its columns.
     name: str = ""
-    #: And how many of the checkpoint's classes, behind those of the questions before. None: all.
+    #: Its number of the checkpoint's classes, after those of the questions before. None: all.
     classes: int | None = None
-    #: Of several labels, by class: the probability from which on a row has it. None: 0.5 for all.
+    #: Of several labels, by class: the lowest probability at which a row has it. None: 0.5 for all.
     cutoffs: list[float] | None = None
-    #: Of a score: heads give how many times `scale` it lies above `centre`.
+    #: Of a score: heads give (score - `centre`) / `scale`.
     centre: float = 0.0
     scale: float = 1.0
 
@@ -61,42 +61,42 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def questions_of(
     values: Sequence[dict[str, Any]] | None, problem_type: str | None
 ) -> tuple[Question, ...]:
-    """Those of a checkpoint's config.json, by default one for the `problem_type`, and without that
-    for a single label.
+    """The questions in a checkpoint's config.json, by default one for the `problem_type`, or for a
+    single label.
 
     Raises InputError where they make no sense.
     """
     if values is None:
         return (Question(KINDS.get(problem_type or "", "single-label")),)
-    advice = "expected some like {'kind': 'several-labels'}"
+    advice = "expected objects like {'kind': 'several-labels'}"
     with explained("the checkpoint's questions cannot be read", advice, msgspec.ValidationError):
         questions = msgspec.convert(values, tuple[Question, ...])
     names = [question.name for question in questions]
     whole = len(questions) == 1 or all(names) and all(each.classes for each in questions)
     if not questions or not whole or len({*names}) < len(names):
         raise InputError(
-            f"the checkpoint's questions are called {names}, expected one, or several with names "
-            "of their own and their numbers of classes"
+            f"the checkpoint's questions are named {names}, expected one, or several with "
+            "different names and their numbers of classes"
         )
     check_names(names)
     return questions
 
 
 def question_name(place: str) -> str:
-    """What a question is called, after the folder, URL or hub id of the classifier that answers it:
-    the last part of that, with an underscore for all that is neither letter nor digit."""
+    """The name of a question, from the folder, URL or hub id of its classifier: the last part, with
+    underscores for characters other than letters and digits."""
     return re.sub(r"\W", "_", PurePosixPath(place).name)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises InputError for names of questions of which two columns would be called alike, in SQL,
-    which does not tell `Topic` from `topic`."""
+    """Raises InputError for names of questions that give two columns the same name in SQL, which
+    does not distinguish `Topic` from `topic`."""
     columns = Counter(f"{prefix(name)}{column}".casefold() for name in names for column in _COLUMNS)
     if twice := [column for column, times in columns.items() if times > 1]:
         raise InputError(
-            f"the questions are called {', '.join(names)}, so two columns of the output would be "
-            f"called '{twice[0]}'; give them other names: --question of fastbert distill, or other "
-            "names of the columns that --label-column takes"
+            f"the questions are named {', '.join(names)}, so two columns of the output would have "
+            f"the name '{twice[0]}'; give them other names: with --question of fastbert distill, "
+            "or by renaming the columns of --label-column"
         )
     if odd := [name for name in names if '"' in name or "\0" in name]:
-        raise InputError(f"a question is called {odd[0]!r}, expected a name without quotes and NUL")
+        raise InputError(f"a question is named {odd[0]!r}, expected a name without quotes and NUL")

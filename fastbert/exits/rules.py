@@ -1,4 +1,4 @@
-"""Who leaves where: the rule that the engine follows, and that evaluation replays.
+"""Rules for where rows leave: followed by the engine, replayed by evaluation.
 
 Letters: n rows, E exits.
 """
@@ -11,41 +11,41 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: What an uncertainty may mean, by the kind of question, the one that `calibrate` takes by default
-#: first: `fastbert.tasks` computes them, with torch. For a score it says when two answers count as
-#: the same, too.
+#: Criteria of uncertainty by the kind of question, the default of `calibrate` first;
+#: `fastbert.tasks` computes them, with torch. For a score, the criterion also defines when two
+#: answers are equal.
 CRITERIA_OF = {
     "single-label": ("tempered-entropy", "entropy", "top-entropy", "max-probability", "margin"),
     "several-labels": ("tempered-entropy", "entropy"),
     "score": ("tolerance", "cutoff", "spread"),
 }
-#: Those of the exits' answers so far, each softened by a temperature of its own.
+#: Criteria on all exits' answers so far, each softened by its own temperature.
 TEMPERED = {"tempered-entropy", "tolerance", "cutoff"}
-#: Those that go with numbers.
+#: Criteria with numbers.
 WITHIN = {"tolerance", "cutoff"}
-#: What a single threshold for all exits is about, by the kind of question: the paper's for labels.
+#: Criterion of a single threshold for all exits, by the kind of question: the paper's for labels.
 PLAIN = {"single-label": "entropy", "several-labels": "entropy", "score": "spread"}
 
-#: What an answer weighs in a tempered criterion with each exit that follows. Points that name one
-#: mean this number: with another one it would be another criterion.
+#: Factor of an answer's weight in a tempered criterion for each following exit. It is part of the
+#: criterion: with another number, stored points would change.
 _FADING = 0.3
 
-#: Of an exit's answer, where none was given.
+#: Exit index of rows without an answer.
 NO_EXIT = -1
 
-#: (logits (..., N), temperature) -> logits that are less sure by it
+#: (logits (..., N), temperature) -> less sure logits
 Soften = Callable[[Any, float], Any]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one exit says of n rows."""
+    """Outputs of one exit for n rows."""
 
     values: NDArray[Any]  # (n,), structured: the task's dtype
     uncertainty: NDArray[np.float32]  # (n,), in [0, 1]
 
     def take(self, rows: NDArray[Any]) -> "Answers":
-        """Those of some rows, by number or mask."""
+        """The outputs of rows, by number or mask."""
         return Answers(self.values[rows], self.uncertainty[rows])
 
 
@@ -54,44 +54,43 @@ class Rule(Protocol):
 
     @property
     def criterion(self) -> str:
-        """What uncertainty means to it: a criterion of the task."""
+        """Its criterion of uncertainty, one of the task's."""
 
     @property
     def within(self) -> tuple[float, ...]:
-        """Numbers that go with the criterion: how far scores may lie apart, or their cut-offs."""
+        """Numbers of the criterion: the tolerance of scores, or their cut-offs."""
 
     @property
     def temperatures(self) -> NDArray[np.float32] | None:
-        """By exit, where `heard` is not just what an exit says itself."""
+        """By exit, if `heard` is not just the exit's own logits."""
 
     @property
     def exits(self) -> int:
-        """How many exits it decides at."""
+        """The number of exits that it decides at."""
 
     @property
     def used(self) -> NDArray[np.int64]:
-        """The exits that it asks, rising; the others need not be computed. The last is one."""
+        """The exits that it uses, rising, the last included; the others need not be computed."""
 
     def heard(self, exit: int, logits: Any, before: Any, soften: Soften) -> Any:
-        """What decides at an exit that is used: logits (n, N), given its own, and what decided at
-        the used one before it, for the first one None. The last exit's own, always. `soften` is
-        the task's."""
+        """The logits (n, N) that decide at a used exit, from its own and those that decided at the
+        used exit before (None for the first). Always the last exit's own. `soften` is the
+        task's."""
 
     def decide(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> NDArray[np.bool_]:
-        """Which of the rows (n,) that have come to an exit leave there, given its answers for them.
-
-        `rows` numbers them among all rows at hand, for rules that remember.
+        """Which of the rows (n,) at an exit leave there, given its answers for them. `rows` are
+        their numbers among all rows, for rules with memory.
         """
 
 
 @dataclass(frozen=True)
 class Threshold:
     """A row leaves at the first exit whose uncertainty is below the exit's threshold; the last exit
-    answers all rows that come to it. Liu et al. 2020, section 3.3.
+    answers all rows that reach it. Liu et al. 2020, section 3.3.
 
-    With temperatures, an exit's logits are softened by its own, so that exits are as sure as they
-    are right (Guo et al. 2017), and averaged with those of the exits passed before, each weighing
-    `_FADING` times what the next one does.
+    With temperatures, each exit's logits are softened by its own, so that its confidence matches
+    its accuracy (Guo et al. 2017), and averaged with those of the exits passed before, each with
+    `_FADING` times the weight of the next.
     """
 
     thresholds: NDArray[np.float32]  # (E - 1,); an exit with 0 is not used
@@ -107,7 +106,7 @@ class Threshold:
         temperatures: ArrayLike | None = None,
         within: Sequence[float] | None = None,
     ) -> "Threshold":
-        """From numbers of any kind; they are compared as float32, as uncertainties are."""
+        """From numbers of any type; compared as float32, like uncertainties."""
         soft = None if temperatures is None else np.asarray(temperatures, np.float32)
         return cls(np.asarray(thresholds, np.float32), criterion, soft, tuple(within or ()))
 
@@ -129,14 +128,14 @@ class Threshold:
         return before + (own - before) * ((1 - _FADING) / (1 - _FADING ** (step + 1)))
 
     def decide(self, exit: int, rows: NDArray[np.int64], answers: Answers) -> NDArray[np.bool_]:
-        if exit == len(self.thresholds):  # also where the uncertainty is not a number
+        if exit == len(self.thresholds):  # even if the uncertainty is NaN
             return np.ones(len(rows), bool)
         return np.asarray(answers.uncertainty < self.thresholds[exit])
 
 
 def replay(rule: Rule, values: NDArray[Any], uncertainties: NDArray[np.float32]) -> NDArray[Any]:
-    """Where rows leave whose answers at every exit are known, values and uncertainties (E, n):
-    index of the exit, int8 (n,)."""
+    """Where rows with known answers at every exit leave, values and uncertainties (E, n): index of
+    the exit, int8 (n,)."""
     exits, rows = uncertainties.shape
     left = np.full(rows, NO_EXIT, np.int8)
     waiting = np.arange(rows)

@@ -8,28 +8,30 @@ from fastbert.errors import InputError, explained
 
 
 class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a text that is longer than the model reads is divided, and how its answers are one."""
+    """How a text longer than the model's input is divided, and how its answers are combined."""
 
-    #: At most so many; the rest of the text is not read. None: as many as it takes.
+    #: Most windows; the rest of the text is not read. None: no limit.
     most: int | None = None
-    #: Tokens that a window shares with the one before, as Hugging Face's tokenizers call it.
+    #: Tokens that a window shares with the one before, the `stride` of Hugging Face's tokenizers.
     stride: int = 0
-    #: Of what exits give for each window: the mean, or the largest.
+    #: How exits' logits of the windows are combined: their mean, or the largest.
     pool: Literal["mean", "max"] = "mean"
 
 
 def windows_of(values: dict[str, Any] | None, max_length: int) -> Windows | None:
-    """Those of a checkpoint's config.json; InputError where they make no sense for its length."""
+    """The windows in a checkpoint's config.json; raises InputError if they do not fit its
+    length."""
     if values is None:
         return None
-    advice = "expected some like {'most': 4, 'stride': 32, 'pool': 'mean'}"
+    advice = "expected an object like {'most': 4, 'stride': 32, 'pool': 'mean'}"
     with explained("the checkpoint's windows cannot be read", advice, msgspec.ValidationError):
         windows = msgspec.convert(values, Windows)
     if (
         windows.most is not None and windows.most < 1
     ) or not 0 <= windows.stride <= max_length // 2:
         raise InputError(
-            f"windows of {max_length} tokens are to be {windows.most} at most with a stride of "
-            f"{windows.stride}; expected at least 1, and from 0 to half of the tokens"
+            f"at most {windows.most} windows of {max_length} tokens with a stride of "
+            f"{windows.stride}; expected at least 1 window, and a stride from 0 to half of the "
+            "tokens"
         )
     return windows

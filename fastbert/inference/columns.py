@@ -12,7 +12,7 @@ from fastbert.inference.cost import CostModel, by_window
 from fastbert.inference.decisions import Predictions, row_exits
 from fastbert.tasks.questions import Questions
 
-#: Why a row that the model has seen may have no answer.
+#: Error of a row whose answer is not a number.
 NOT_A_NUMBER = "the model's answer is not a number"
 
 
@@ -23,9 +23,9 @@ def columns(
     questions: Questions,
     cost: CostModel,
 ) -> dict[str, pa.Array]:
-    """The answers to each question of n rows of `lengths` tokens, as `CostModel` takes them, as
-    columns of all rows: those that are `given` answers, bool (N,), n of them; the others are null.
-    `cost` is that of the exits in use."""
+    """Columns for N rows with the answers to each question of the n rows that are `given` answers,
+    bool (N,), null for others; `lengths` are their tokens, as for `CostModel`, and `cost` is that
+    of the exits in use."""
 
     def spread(values: NDArray[Any]) -> NDArray[Any]:
         full = np.zeros(len(given), values.dtype)

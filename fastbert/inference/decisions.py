@@ -1,6 +1,6 @@
-"""Which rows leave where, and with which answer: what becomes of the logits of an exit.
+"""Decisions: which rows leave at an exit, and with which answers, from its logits.
 
-Letters: n rows, N numbers that a head gives of a row, K numbers that an answer is made of.
+Letters: n rows, N outputs of a head per row, K numbers of an answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ from fastbert.tasks.questions import Asked, Questions
 from fastbert.tasks.task import Task
 
 Mask = NDArray[np.bool_]
-#: What gives which rows go on, bool (n,), once the device has come so far.
+#: Returns which rows continue, bool (n,), once the device has finished that.
 Later = Callable[[], Mask]
-#: (exit, row numbers (n,), logits (n, N)) -> which rows go on
+#: (exit, row numbers (n,), logits (n, N)) -> which rows continue
 Decide = Callable[[int, NDArray[np.int64], torch.Tensor], Later]
 
 
@@ -45,41 +45,40 @@ class Predictions:
         )
 
     def take(self, rows: NDArray[Any]) -> "Predictions":
-        """Those of some rows, by number or mask."""
+        """The answers of rows, by number or mask."""
         return Predictions(**{name: values[rows] for name, values in vars(self).items()})
 
     def put(self, rows: NDArray[np.int64], others: "Predictions") -> None:
-        """Write those of others over some rows' own."""
+        """Replace the answers of rows by others."""
         for name, values in vars(others).items():
             getattr(self, name)[rows] = values
 
 
 class Decision:
-    """A rule at work on one question about n rows: keeps what it has found.
+    """Applies a rule to one question about n rows, and keeps the answers.
 
-    What goes over the device's numbers, and what goes over the host's, are apart, so that other
-    rows may go on while numbers travel.
+    Work on the device and work on the host are separate, so that other rows can continue during
+    transfers.
     """
 
     def __init__(
         self, rows: int, rule: Rule, asked: Asked, deep: Mask, device: torch.device
     ) -> None:
-        """Rows marked in `deep` (n,) go on to full depth, wherever they leave. Logits come from a
-        device."""
+        """Rows marked in `deep` (n,) continue to full depth, wherever they leave."""
         self.rule, self.numbers, self.deep = rule, asked.numbers, deep
         self.task = asked.task.by(rule.criterion, rule.within)
         self.found = Predictions.none(rows, self.task)
         self.heard = torch.zeros(rows, self.task.numbers, device=device)
-        #: The last exit that is in `heard`, and the last one that each row has come to: where
-        #: memory did not suffice, it comes again.
+        #: The last exit in `heard`, and the last one that each row has reached: after a lack of
+        #: memory, rows reach an exit again.
         self.heard_at = np.full(rows, NO_EXIT, np.int8)
         self.passed = np.full(rows, NO_EXIT, np.int8)
 
     def measure(
         self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor
     ) -> torch.Tensor | None:
-        """On the device, what rows of these numbers (n,) get for answers: float32 (K, n); None at
-        an exit that only other questions want."""
+        """On the device, the answers of rows with these numbers (n,): float32 (K, n); None at an
+        exit that only other questions use."""
         rule = self.rule
         if exit not in rule.used:
             return None
@@ -98,7 +97,7 @@ class Decision:
     def settle(
         self, exit: int, rows: NDArray[np.int64], measured: NDArray[np.float32] | None
     ) -> Mask:
-        """On the host, which of the rows go on."""
+        """On the host, which of the rows continue."""
         new = np.flatnonzero(self.passed[rows] < exit)
         if measured is not None and len(new):
             self._answer(exit, rows[new], self.task.answers(measured[:, new]))
@@ -121,7 +120,7 @@ class Decision:
 
 
 class Decisions:
-    """Rules at work on all questions about n rows, a `Decide`: a row goes on until it has all of
+    """Applies rules to all questions about n rows, a `Decide`: a row continues until it has all of
     its answers."""
 
     def __init__(
@@ -132,7 +131,7 @@ class Decisions:
         deep: Mask,
         device: torch.device,
     ) -> None:
-        """One rule for each question; the rest as of a `Decision`."""
+        """One rule for each question; otherwise as `Decision`."""
         self.each = [
             Decision(rows, rule, asked, deep, device)
             for rule, asked in zip(rules, questions, strict=True)
@@ -163,18 +162,18 @@ class Decisions:
 
 
 def exits_used(rules: Sequence[Rule]) -> NDArray[np.int64]:
-    """Those that some rule asks, rising."""
+    """The exits that any rule uses, rising."""
     return np.unique(np.concatenate([rule.used for rule in rules]))
 
 
 def row_exits(found: Sequence[Predictions]) -> NDArray[np.int8]:
-    """Where rows have left, once all questions are answered; NO_EXIT for the others."""
+    """Where rows left, with all questions answered; NO_EXIT for others."""
     exits = np.stack([each.exit for each in found])
     left: NDArray[np.int8] = np.where((exits == NO_EXIT).any(0), NO_EXIT, exits.max(0))
     return left
 
 
 def are_numbers(found: Sequence[Predictions]) -> Mask:
-    """Which rows have numbers for answers to all questions."""
+    """Which rows have finite answers to all questions."""
     finite: Mask = np.logical_and.reduce([np.isfinite(each.uncertainty) for each in found])
     return finite

@@ -1,13 +1,13 @@
 """Adaptive inference: each row leaves the network at the first exit that is sure enough.
 
-Depth-first early exit wastes what it saves, because soon each batch holds a handful of rows. The
-engine goes layer by layer over a whole pool of rows instead: all of them through layer 1 in
-length-sorted batches, then the survivors of *all* batches, re-batched, through layer 2, and so on.
-Between layers the hidden states of a pool lie packed, without padding, longest row first.
+Depth-first early exit wastes its savings, because batches soon hold only a few rows. Instead, the
+engine takes a whole pool of rows layer by layer: all of them through layer 1 in length-sorted
+batches, then the remaining rows of *all* batches, re-batched, through layer 2, and so on. Between
+layers the hidden states of a pool lie packed, without padding, longest row first.
 
-The engine knows token ids, not texts; it does no I/O.
+The engine takes token ids, not texts; it does no I/O.
 
-Letters: n rows, H hidden size, E exits, N numbers that a head gives of a row.
+Letters: n rows, H hidden size, E exits, N outputs of a head per row.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,17 +41,17 @@ from fastbert.tasks.task import Task
 
 #: (hidden states of a pool, one of its batches) -> the batch's next hidden states
 Step = Callable[[torch.Tensor, Batch], torch.Tensor]
-#: Hears which share of the work is done, 0 to 1.
+#: Called with the share of the work done, 0 to 1.
 Advance = Callable[[float], object]
 
-#: What the names of precisions mean.
+#: Dtypes of precisions.
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "int8": torch.int8,
     "fp8": torch.float8_e4m3fn,
 }
-#: The numbers of a model whose linear maps alone multiply 8-bit ones.
+#: Dtype of the rest of a model whose linear maps multiply 8-bit numbers.
 _OTHERS = {torch.int8: torch.float32, torch.float8_e4m3fn: torch.bfloat16}
 
 
@@ -67,24 +67,24 @@ class Engine:
         pool_tokens: int | None = None,
         ranges: Mapping[str, Range] | None = None,
     ) -> None:
-        """`dtype` int8 stands for 8-bit linear maps in an otherwise float32 model, on CPUs, and
-        float8_e4m3fn for those in an otherwise bf16 one, on GPUs. The model stays as it is;
-        float32 weights on CPUs may be shared with it. On CPUs glibc is told to keep memory
+        """`dtype` int8 means 8-bit linear maps in an otherwise float32 model, on CPUs, and
+        float8_e4m3fn those in an otherwise bf16 one, on GPUs. The model does not change; float32
+        weights on CPUs may be shared with it. On CPUs glibc is set to keep memory
         (`packed.process`).
 
-        `ranges`: of the inputs of linear maps by name, as `measure_ranges` finds them. With int8
-        they are kept to, which is faster, and attention computes with bf16 where the processor
-        multiplies it. InputError for one that is missing, and as `check_reach`.
+        `ranges`: input ranges of linear maps by name, from `measure_ranges`. int8 clips inputs to
+        them, which is faster, and attention computes in bf16 if the processor supports it. Raises
+        InputError for a missing one, and as `check_reach`.
 
-        `batch_tokens`: tokens per batch, default 4,096 on CPU and 65,536 on a GPU.
-        `pool_tokens`: tokens that go layer by layer together, default 1,048,576, halved until their
-        hidden states take no more than a quarter of the memory that is free: `H` numbers a token of
-        each pool at work, and as many while survivors are gathered. Both are halved, for good, when
-        they do not fit.
+        `batch_tokens`: tokens per batch, by default 4,096 on CPU and 65,536 on a GPU.
+        `pool_tokens`: tokens that go layer by layer together, by default 1,048,576, halved until
+        their hidden states take at most a quarter of the free memory: `H` numbers per token of each
+        pool in use, and as many while remaining rows are gathered. If they do not fit, both are
+        halved permanently.
         """
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
-            self.device = torch.device("cuda", torch.cuda.current_device())  # as tensors have it
+            self.device = torch.device("cuda", torch.cuda.current_device())  # as in tensors
         if self.device.type == "cpu":
             prepare_process()
         self.dtype = _OTHERS.get(dtype, dtype)
@@ -93,7 +93,7 @@ class Engine:
         self.questions, self.exits = model.questions, model.exits
         self.windows = model.config.windowing
         self.encoder = encoder_for(model.config.backbone_config()).load(model.backbone, place)
-        #: By exit: those that read tokens, and those that read hidden states.
+        #: Heads by exit: those that read tokens, and those that read hidden states.
         self.bags: dict[int, Bag] = {}
         self.heads: dict[int, PackedHead] = {}
         for exit, head in enumerate(model.heads):
@@ -101,7 +101,7 @@ class Engine:
                 self.bags[exit] = place.exactly(head)
             else:
                 self.heads[exit] = PackedHead(head, place)
-        #: Pools at work: while one waits for what is decided, a GPU goes on with the other.
+        #: Pools in use: while one waits for decisions, a GPU continues with the other.
         self.pools = 2 if self.device.type == "cuda" else 1
         self.batch_tokens = batch_tokens or (65_536 if self.device.type == "cuda" else 4_096)
         per_token = (self.pools + 1) * self.encoder.width * self.dtype.itemsize
@@ -123,7 +123,7 @@ class Engine:
 
     @property
     def task(self) -> Task:
-        """Of a model that is asked one thing; ValueError for others."""
+        """The task of the only question; raises ValueError if there are several."""
         return self.questions.only
 
     def classify(
@@ -133,7 +133,7 @@ class Engine:
         deep: Mask | None = None,
         advance: Advance = lambda share: None,
     ) -> Predictions:
-        """`answer` of a model that is asked one thing."""
+        """`answer` for a model with one question."""
         (found,) = self.answer(tokens, [rule], deep, advance)
         return found
 
@@ -144,15 +144,15 @@ class Engine:
         deep: Mask | None = None,
         advance: Advance = lambda share: None,
     ) -> list[Predictions]:
-        """Answer rows, each question at the exit where its rule lets a row leave; a row leaves the
-        network where it has its last answer. By question.
+        """Answers of rows, by question: each question at the exit where its rule lets a row leave;
+        a row leaves the network where it gets its last answer.
 
-        `advance` hears after each batch which share of the rows' layers is done; rows that have
-        left have none to do. Rows marked in `deep` (n,) exit like all others, but then run on to
-        full depth as well. Rows with the same tokens are computed once. Raises ValueError for a
-        rule that does not decide at as many exits as there are, and for another number of rules
-        than of questions. Exits that no rule uses are not computed. The windows of a text go
-        through the network together: what exits give for them is pooled, and the text leaves.
+        `advance` is called after each batch with the share of the rows' layers done; rows that left
+        have none to do. Rows marked in `deep` (n,) exit like all others, and then also run to full
+        depth. Rows with equal tokens are computed once. Raises ValueError if rules do not match the
+        number of exits or of questions. Exits that no rule uses are not computed. The windows of a
+        text go through the network together: their logits are pooled, and the text leaves as a
+        whole.
         """
         for rule in rules:
             if rule.exits != len(self.exits):
@@ -170,14 +170,14 @@ class Engine:
         return found
 
     def full_depth(self, tokens: Tokens) -> NDArray[np.float32]:
-        """The last exit's logits, with no other head computed: float32 (n, N)."""
+        """The last exit's logits, without computing other heads: float32 (n, N)."""
         logits: NDArray[np.float32] = self.exit_logits(tokens, [len(self.exits) - 1])[0]
         return logits
 
     def exit_logits(
         self, tokens: Tokens, exits: Sequence[int] | None = None
     ) -> NDArray[np.float32]:
-        """The logits of some exits, rising, or of all, for every row: float32 (E, n, N)."""
+        """The logits of `exits`, rising, or of all, for every row: float32 (E, n, N)."""
         exits = range(len(self.exits)) if exits is None else exits
         out = np.zeros((len(exits), len(tokens), self.questions.numbers), np.float32)
 
@@ -201,8 +201,8 @@ class Engine:
         exits: Iterable[int],
         advance: Advance = lambda share: None,
     ) -> None:
-        """All rows through the network, pool by pool, to the last of some exits, rising; `decide`
-        says at each who goes on."""
+        """Run all rows through the network, pool by pool, to the last of these exits, rising;
+        `decide` returns at each which rows continue."""
         done = 0
         whole = len(tokens.ids) * self.encoder.depth
         sizes = tokens.lengths
@@ -215,7 +215,7 @@ class Engine:
         def passed(layers: int) -> None:
             nonlocal done
             done += layers
-            advance(min(1.0, done / whole))  # more where memory did not suffice
+            advance(min(1.0, done / whole))  # more after a lack of memory
 
         order = np.arange(len(tokens))
         for exit in (each for each in exits if each in self.bags):
@@ -226,7 +226,7 @@ class Engine:
         # Texts with all their windows, which leave together.
         left = np.unique(texts[order])
         left = left[longest_first(sizes[left])]
-        # As many pools as there may be at work.
+        # As many pools as may be in use.
         share = max(self.batch_tokens, -(-int(sizes[left].sum()) // self.pools))
         begun: list[tuple[Iterator[None], NDArray[np.int64]]] = []
         while len(left) or begun:
@@ -246,10 +246,10 @@ class Engine:
             except RuntimeError as error:
                 if not out_of_memory(error) or (len(some) == 1 and not begun):
                     raise
-                # For good: the next pool would fail again. What was decided in this one stays.
+                # Permanently: the next pool would fail again. Decisions in this one stay.
                 left = np.concatenate([some, left])
                 if begun:
-                    self.pools = 1  # the others have memory that they will give back
+                    self.pools = 1  # the others will free memory
                 else:
                     tried = int(sizes[some].sum())
                     self.pool_tokens = max(1, min(self.pool_tokens, tried) // 2)
@@ -264,9 +264,9 @@ class Engine:
         exits: list[int],
         passed: Callable[[int], None],
     ) -> Iterator[None]:
-        """Some rows, longest first, layer by layer together, to the next exit each time: then the
-        device has its work, and others may have theirs. `passed` hears of each batch how many
-        layers its tokens have behind them, or need not pass."""
+        """Run a pool of rows, longest first, layer by layer together; yields at each exit, once the
+        device has its work, so that another pool can be given work. `passed` is called for each
+        batch with the number of layers that its tokens passed or skip."""
         lengths = tokens.lengths
         ids = self._moved(tokens.ids)
         types = None if tokens.types is None else self._moved(tokens.types.astype(np.int32))
@@ -281,7 +281,7 @@ class Engine:
         batches = self._cut(lengths)
         shape = (len(tokens.ids) + ROUND, self.encoder.width)
         hidden = torch.empty(shape, dtype=self.dtype, device=self.device)
-        hidden[len(tokens.ids) :] = 0  # of no row; all else is written before it is read
+        hidden[len(tokens.ids) :] = 0  # tokens of no row; others are written before they are read
         depth = -1
         for exit in exits:
             target = self.exits[exit].depth
@@ -297,7 +297,7 @@ class Engine:
             if not stays.any() or exit == exits[-1]:
                 return
             if not stays.all():
-                # On a GPU, a boolean mask would cost a synchronisation.
+                # On a GPU, a boolean mask would need a synchronisation.
                 starts = np.cumsum(lengths) - lengths
                 rows, lengths = rows[stays], lengths[stays]
                 kept = places(starts[stays], lengths, self.device)
@@ -318,9 +318,9 @@ class Engine:
         batches: list[Batch],
         exit: int | None = None,
     ) -> list[torch.Tensor]:
-        """One step over the packed `hidden`, in place, batch by batch, or none; the logits (n, N)
-        of each batch at an exit that lies behind it. Batches that do not fit the memory are cut
-        again."""
+        """Apply one step, or none, to the packed `hidden`, in place, batch by batch; yields the
+        logits (n, N) of each batch at an exit after it. Batches that do not fit into memory are
+        divided again."""
         logits: list[torch.Tensor] = []
         done = 0
         while done < len(batches):
@@ -333,7 +333,7 @@ class Engine:
             except RuntimeError as error:
                 if batch.rows == 1 or not out_of_memory(error):
                     raise
-                # For good: the next layer would fail again.
+                # Permanently: the next layer would fail again.
                 self.batch_tokens = min(self.batch_tokens, batch.tokens) // 2
                 left = np.concatenate([each.lengths for each in batches[done:]])
                 batches[done:] = self._cut(left, batch.own.start)

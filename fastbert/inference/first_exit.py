@@ -1,4 +1,4 @@
-"""The exit before the first layer, in the engine and where there is no engine.
+"""The exit before the first layer, with and without an engine.
 
 Letters: n rows.
 """
@@ -20,9 +20,9 @@ from fastbert.inference.tokens import Tokens
 from fastbert.inference.windows import Pooled
 from fastbert.packed.batching import batch_rows
 
-#: Tokens that a bag reads at a time: few enough for a processor's cache.
+#: Tokens that a bag reads at a time, to fit a processor's cache.
 _TOKENS = 1 << 16
-#: Of the first exit's head, among a checkpoint's weights.
+#: Prefix of the first exit's head in a checkpoint's weights.
 _PREFIX = "branches.0."
 
 
@@ -30,8 +30,8 @@ _PREFIX = "branches.0."
 def leave_before_layers(
     bag: Bag, exit: int, tokens: Tokens, rows: NDArray[np.int64], decide: Decide
 ) -> Mask:
-    """Rows of these numbers (n,), each of one window, at an exit that reads tokens; which of them
-    go on, bool (n,)."""
+    """Run rows with these numbers (n,), each of one window, through an exit that reads tokens;
+    returns which of them continue, bool (n,)."""
     if not len(rows):
         return np.zeros(0, bool)
     device, logits, start = bag.tokens.device, [], 0
@@ -39,17 +39,17 @@ def leave_before_layers(
         stop = start + batch_rows(tokens.lengths[start:], _TOKENS)
         begin, end = tokens.offsets[start], tokens.offsets[stop]
         starts = (tokens.offsets[start:stop] - begin).astype(np.int32)
-        ids = torch.from_numpy(tokens.ids[begin:end].copy()).to(device)  # it may be read-only
+        ids = torch.from_numpy(tokens.ids[begin:end].copy()).to(device)  # may be read-only
         logits.append(bag.answer(ids, torch.from_numpy(starts).to(device)))
         start = stop
     return decide(exit, rows, torch.cat(logits))()
 
 
 class FirstExit:
-    """The exit before the first layer of the checkpoint in a folder, without the rest of it."""
+    """The exit before the first layer of a checkpoint, without the rest of the model."""
 
     def __init__(self, folder: Path, rules: Sequence[Rule]) -> None:
-        """Its weights alone are read; InputError if they cannot be."""
+        """Reads only its weights; raises InputError if that fails."""
         config = load_config(folder)
         self.rules, self.questions = rules, config.new_questions()
         self.windows = config.windowing
@@ -65,8 +65,8 @@ class FirstExit:
         self.bag.eval()
 
     def classify(self, tokens: Tokens) -> list[Predictions]:
-        """The answers of the rows that leave there, by question; the others have none, not even to
-        a question that they could answer."""
+        """The answers of rows that leave there, by question; other rows have none, not even for
+        questions already decided."""
         n, device = len(tokens), torch.device("cpu")
         decide = Decisions(n, self.rules, self.questions, np.zeros(n, bool), device)
         apart, texts = tokens.apart()

@@ -1,7 +1,7 @@
-"""Which arithmetic this machine is good at: the one place that chooses a device and a precision.
+"""Choice of device and precision, by what this machine multiplies fast.
 
-A precision is the kind of number that linear maps multiply: "fp32", "bf16", and of 8 bits "int8"
-on CPUs and "fp8" on GPUs.
+A precision is the type of the factors of linear maps: "fp32", "bf16", and with 8 bits "int8" on
+CPUs and "fp8" on GPUs.
 """
 
 import os
@@ -14,7 +14,7 @@ from fastbert.errors import InputError
 _BF16_GPU = (8, 0)
 #: The first GPUs that multiply fp8 with a scale for each row (Hopper).
 _FP8_GPU = (9, 0)
-#: What those of 8 bits are for; nothing emulates them.
+#: Devices for 8-bit precisions, which are never emulated.
 _ONLY_FOR = {"int8": "CPUs", "fp8": "GPUs from Hopper (H100) on"}
 #: Either of these makes bf16 faster than fp32 on a CPU: twice as fast with the second, more with
 #: the first. Without them it is emulated.
@@ -22,20 +22,21 @@ _BF16_CPU = ("amx_bf16", "avx512_bf16")
 
 
 def device() -> str:
-    """Where a model runs that has the machine to itself: "cuda" if torch sees a GPU, or "cpu"."""
+    """The device of a model that has the machine to itself: "cuda" if torch sees a GPU, or
+    "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_name(device: str) -> str:
-    """For reports: the GPU's name, or "cpu"."""
+    """The GPU's name, or "cpu", for reports."""
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
 def supports(precision: str, device: str) -> bool:
-    """Whether "cuda" or "cpu" multiplies such numbers in hardware.
+    """Whether "cuda" or "cpu" multiplies these numbers in hardware.
 
-    Of GPUs that are not in this machine, as those of a cluster seen from its head, bf16 and fp8 are
-    expected: all since 2020 have the one, all since 2022 that are made for it the other.
+    GPUs that are not in this machine, as seen from the head of a cluster, are expected to support
+    bf16 and fp8: all since 2020 have bf16, data-centre GPUs since 2022 have fp8.
     """
     if precision == "fp32":
         return True
@@ -50,11 +51,11 @@ def supports(precision: str, device: str) -> bool:
 
 
 def resolve(asked: str, device: str, proven: str | None = None) -> str:
-    """The precision to use where `asked` is one or "auto".
+    """The precision to use, given `asked`, a precision or "auto".
 
-    "auto" is the one that an operating point was `proven` in, where the device supports it; else
-    bf16 where supported; else fp32. A precision asked for by name is used even if it is emulated.
-    Raises InputError for 8 bits that the device does not multiply.
+    "auto" is the one in which an operating point was `proven`, if the device supports it; otherwise
+    bf16 if supported; otherwise fp32. A named precision is used even if it is emulated. Raises
+    InputError for 8 bits that the device does not support.
     """
     if asked in _ONLY_FOR and not supports(asked, device):
         raise InputError(f"precision {asked} is for {_ONLY_FOR[asked]}; use bf16 here")
@@ -66,14 +67,14 @@ def resolve(asked: str, device: str, proven: str | None = None) -> str:
 
 
 def require(precision: str, device: str, emulated: bool) -> None:
-    """Raises InputError if the device does not multiply such numbers; bf16 may be `emulated`."""
+    """Raises InputError if the device does not multiply these numbers; bf16 may be `emulated`."""
     if supports(precision, device):
         return
     if precision in _ONLY_FOR:
         without = "pass --gpus-per-replica 0" if precision == "int8" else "leave other machines out"
         raise InputError(
-            f"this run labels in {precision}, which is for {_ONLY_FOR[precision]}; {without} to go "
-            "on, or another --precision, with --relabel if the output was begun in it"
+            f"this run labels in {precision}, which is for {_ONLY_FOR[precision]}; {without} to "
+            "continue, or another --precision, with --relabel if the output was begun in it"
         )
     if not emulated:
         raise InputError(

@@ -1,8 +1,8 @@
-"""Which texts can be classified at all."""
+"""Checks that a text can be classified."""
 
 
 def unusable(text: str | None) -> str | None:
-    """Why a text gets no label; None if it may get one."""
+    """Why a text cannot get a label; None if it can."""
     if text is None:
         return "text is null"
     return "text is empty" if not text or text.isspace() else None

@@ -1,8 +1,8 @@
-"""Token ids at memory speed: WordPiece by nanotoken, all else by Hugging Face's tokenizer.
+"""Fast token ids: WordPiece by nanotoken, all others by Hugging Face's tokenizer.
 
 A GPU labels rows faster than a dozen cores tokenize them with Hugging Face's tokenizer. nanotoken
-gives the same ids many times as fast (docs/benchmarks.md). It is young, so it is optional, and
-checked against Hugging Face's before it is used.
+gives the same ids many times faster (docs/benchmarks.md). It is new, so it is optional, and checked
+against Hugging Face's before use.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _Lengths = NDArray[np.int64]
 
-#: Texts on which tokenizers that are not the same part ways.
+#: Probes: texts on which different tokenizers differ.
 PROBES = (
     "",
     "The QUICK brown fox -- isn't it? -- costs $9.99 (today), e.g.\tat\r\nhttp://a.b/c?d=e_f",
@@ -32,22 +32,23 @@ PROBES = (
     "before [SEP] between [CLS][MASK] [sep] after </s> <s> <mask>",
     "a" * 100 + " " + "b" * 101,
 )
-#: Maximum lengths the probes are cut to: one that cuts most of them, one that cuts none.
+#: Lengths for the probes: one that truncates most of them, one that truncates none.
 _PROBE_LENGTHS = (9, 512)
 
 
 class Tokenizer:
-    """`tokens.tokenize` of one Hugging Face tokenizer: the same tokens, sooner.
+    """`tokens.tokenize` for one Hugging Face tokenizer: the same tokens, faster.
 
-    Sooner if nanotoken is installed, it is a fast tokenizer and nanotoken knows all its parts, as
-    it does for BERT and its kin; `fast` tells. The tokenizer is read once, here: later changes to
-    it may go unseen. Words are remembered from call to call, in at most some 160 MiB.
+    Faster if nanotoken is installed, the tokenizer is a fast one and nanotoken supports all its
+    parts, as for BERT and similar families; see `fast`. The tokenizer is read once, here: later
+    changes to it may be missed. Words are cached between calls, in about 160 MiB at most.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, windows: Windows | None = None) -> None:
-        """With `windows` texts are not cut, but divided; pairs of texts are not."""
+        """With `windows`, texts are divided instead of truncated; pairs of texts are always
+        truncated."""
         self.tokenizer = tokenizer
-        self.windows: Windows | None = None  # until both ways are known to agree
+        self.windows: Windows | None = None  # until both are known to agree
         self._wordpiece: Any = None
         self._find_wordpiece()
         self.windows = windows
@@ -61,13 +62,13 @@ class Tokenizer:
         try:
             self._wordpiece = WordPieceTokenizer.from_json(tokenizer.backend_tokenizer.to_str())
         except UnsupportedTokenizerError as error:
-            log.info("nanotoken does not know this tokenizer, Hugging Face's tokenizes: %s", error)
+            log.info("nanotoken does not support this tokenizer, using Hugging Face's: %s", error)
             return
         if not self._agrees():
             self._wordpiece = None
             log.warning(
-                "nanotoken and %s differ on the probes, Hugging Face's tokenizes: "
-                "expected only of unusual settings (truncation_side, split_special_tokens)",
+                "nanotoken and %s differ on the probes, using Hugging Face's: expected only for "
+                "unusual settings (truncation_side, split_special_tokens)",
                 type(tokenizer).__name__,
             )
 
@@ -99,12 +100,12 @@ class Tokenizer:
         return Tokens.of(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
     def _encode(self, texts: Sequence[str], **options: Any) -> Tokens:
-        # Readers run side by side, one core each: no threads.
+        # No threads: readers run in parallel, one core each.
         ids, offsets = self._wordpiece.encode_batch(texts, parallel=False, **options)
         return Tokens(ids.view(np.int32), offsets)
 
     def _cut(self, tokens: Tokens, max_length: int) -> Tokens:
-        """Rows of one text and one token more than wanted, which shows that there are others."""
+        """One text per row, with one token more than wanted, which shows truncation."""
         truncated = tokens.lengths > max_length
         after = self.tokenizer("a").sequence_ids(0)[::-1].index(0)  # special tokens at the end
         kept = np.ones(len(tokens.ids), bool)
@@ -113,9 +114,9 @@ class Tokenizer:
         return Tokens(tokens.ids[kept], offsets, None, truncated)
 
     def _agrees(self) -> bool:
-        """Whether both ways give the same tokens of the probes.
+        """Whether both give the same tokens for the probes.
 
-        nanotoken reads the tokenizer's backend only: this shows what its Python class adds.
+        nanotoken reads only the tokenizer's backend: this detects changes by its Python class.
         """
         for pairs in (None, PROBES[::-1]):
             for max_length in _PROBE_LENGTHS:
@@ -128,7 +129,7 @@ class Tokenizer:
 
 
 def _pair(tokenizer: PreTrainedTokenizerBase, first: Tokens, second: Tokens, room: int) -> Tokens:
-    """Row i of both between their special tokens, at most `room` tokens a row without those."""
+    """Row i of both texts between special tokens, at most `room` other tokens per row."""
     template = tokenizer("a", "a", return_token_type_ids=True)
     types = np.array(template["token_type_ids"], np.int8)
     sides = template.sequence_ids(0)  # of its tokens: 0, 1 or, if special, None
@@ -153,7 +154,8 @@ def _pair(tokenizer: PreTrainedTokenizerBase, first: Tokens, second: Tokens, roo
 def _longest_first(a: _Lengths, b: _Lengths, room: int) -> tuple[_Lengths, _Lengths]:
     """Tokens kept of each text, int64 (n,): Hugging Face's truncation strategy of this name."""
     short, long = np.minimum(a, b), np.maximum(a, b)
-    # The longer one is cut first; once both are as short, they share, the longer one the odd token.
+    # Truncate the longer one first; once both are equal, they share, and the longer one gets the
+    # odd token.
     half = room // 2
     kept_short = np.minimum(short, half)
     kept_long = np.minimum(long, room - kept_short)

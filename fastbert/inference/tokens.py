@@ -1,4 +1,4 @@
-"""Token ids of many texts without padding, as the tokenizer stage hands them to the engine."""
+"""Token ids of many texts without padding, passed from the tokenizer stage to the engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ class Tokens:
     ids: NDArray[np.int32]  # (sum of lengths,)
     offsets: NDArray[np.int64]  # (n + 1,): row i is [offsets[i], offsets[i+1])
     types: NDArray[np.int8] | None = None  # like ids: 1 in a second text
-    #: Whether the text was longer than these tokens, (n,); None where no text was tokenized.
+    #: Whether the text was longer than these tokens, (n,); None if no text was tokenized.
     truncated: NDArray[np.bool_] | None = None
-    #: Lengths of the W windows of all rows, (W,), and how many each row has, (n,); None: one each.
+    #: Lengths of the W windows of all rows, (W,), and their number in each row, (n,); None: one
+    #: each.
     windows: NDArray[np.int64] | None = None
     counts: NDArray[np.int64] | None = None
 
@@ -38,7 +39,7 @@ class Tokens:
         counts: NDArray[np.int64],
         truncated: NDArray[np.bool_] | None,
     ) -> "Tokens":
-        """Rows of so many windows each, (n,), which lie between `edges`, (W + 1,)."""
+        """Rows with these numbers of windows, (n,), which lie between `edges`, (W + 1,)."""
         offsets = edges[np.concatenate([[0], np.cumsum(counts)])]
         return cls(ids, offsets, None, truncated, np.diff(edges), counts)
 
@@ -47,8 +48,8 @@ class Tokens:
 
     @property
     def costly(self) -> NDArray[np.int64]:
-        """Lengths as `CostModel` takes them: (n,), or of several windows (n, most of a row), with 0
-        where a row has none."""
+        """Lengths for `CostModel`: (n,), or with several windows (n, most of a row), with 0 for no
+        window."""
         if self.windows is None or self.counts is None:
             return self.lengths
         found = np.zeros((len(self), max(1, int(self.counts.max(initial=0)))), np.int64)
@@ -56,7 +57,7 @@ class Tokens:
         return found
 
     def apart(self) -> tuple["Tokens", NDArray[np.int64]]:
-        """The windows as rows of their own, and which row each is of, (W,)."""
+        """The windows as separate rows, and the original row of each, (W,)."""
         if self.windows is None or self.counts is None:
             return self, np.arange(len(self))
         edges = np.concatenate([[0], np.cumsum(self.windows)]).astype(np.int64)
@@ -69,11 +70,11 @@ class Tokens:
 
     @property
     def cut(self) -> int:
-        """Rows whose text was longer."""
+        """Number of rows whose text was longer."""
         return 0 if self.truncated is None else int(self.truncated.sum())
 
     def take(self, rows: NDArray[Any]) -> "Tokens":
-        """These rows, in this order: indices (m,). All of them, as they are, are not copied."""
+        """These rows, in this order: indices (m,). All rows in order are not copied."""
         if np.array_equal(rows, np.arange(len(self))):
             return self
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
@@ -97,14 +98,14 @@ class Tokens:
         return np.unique(place, return_index=True)[1], place
 
     def _as_bytes(self, values: NDArray[Any]) -> pa.LargeBinaryArray:
-        """Of each row what it has of these, one for each token: Arrow goes over bytes several times
-        as fast as numpy over indices."""
+        """The values of each row, given one per token; by Arrow, which copies bytes several times
+        as fast as numpy by indices."""
         edges = pa.py_buffer(self.offsets * values.itemsize)
         buffers = [None, edges, pa.py_buffer(np.ascontiguousarray(values))]
         return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
 
     def _gathered(self, values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
-        """What some rows have of these, one behind the other."""
+        """The values of these rows, concatenated."""
         taken = self._as_bytes(values).take(pa.array(rows)).buffers()[2]
         return np.frombuffer(taken or b"", values.dtype)[: self.lengths[rows].sum()]
 
@@ -117,7 +118,8 @@ def tokenize(
 ) -> Tokens:
     """Texts, or pairs of texts, to token ids with special tokens.
 
-    At most `max_length` tokens a row; of a pair the longer text is cut first, as Hugging Face does.
+    At most `max_length` tokens a row; the longer text of a pair is truncated first, as in Hugging
+    Face.
     """
     if not texts:
         empty = np.empty(0, np.int32)
@@ -147,12 +149,12 @@ def _truncated(
     encoded: BatchEncoding,
     max_length: int,
 ) -> NDArray[np.bool_]:
-    """Which of the texts had more tokens than what is `encoded`, bool (n,)."""
+    """Which of the texts had more tokens than are `encoded`, bool (n,)."""
     cut = np.array([len(ids) >= max_length for ids in encoded["input_ids"]])
     full = np.flatnonzero(cut).tolist()
     if encoded.encodings:
         cut[full] = [bool(encoded.encodings[row].overflowing) for row in full]
-    elif full:  # tokenizers written in Python do not tell
+    elif full:  # tokenizers in Python do not report it
         second = None if pairs is None else [pairs[row] for row in full]
         whole = tokenizer([texts[row] for row in full], second)
         cut[full] = [len(ids) > max_length for ids in whole["input_ids"]]

@@ -1,6 +1,6 @@
-"""Texts cut into windows, and what exits say of windows made one.
+"""Division of texts into windows, and pooling of the windows' logits.
 
-Letters: n texts, W windows of all of them, N numbers that a head gives.
+Letters: n texts, W windows of all of them, N outputs of a head.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ def in_windows(
 ) -> Tokens:
     """Texts without special tokens, as windows of at most `max_length` tokens with them.
 
-    As Hugging Face's tokenizers cut them with `return_overflowing_tokens`: window k begins where
-    k times as many tokens as are new in each have been read. A text that fits is one window.
+    The same as Hugging Face's tokenizers with `return_overflowing_tokens`: window k begins at token
+    k times the number of new tokens per window. A text that fits is one window.
     """
     begin, end = special_tokens(tokenizer)
     room = max_length - len(begin) - len(end)
@@ -57,12 +57,13 @@ def in_windows(
 def special_tokens(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Those before a text and those behind it; InputError for tokenizers that do not tell."""
+    """Special tokens before and after a text; raises InputError for tokenizers that do not report
+    them."""
     template = tokenizer("a")
     if not template.encodings:
         raise InputError(
-            f"{type(tokenizer).__name__} does not tell which tokens are special, as windows need "
-            "it; use a fast tokenizer, or leave out --windows"
+            f"{type(tokenizer).__name__} does not report special tokens, which windows need; use a "
+            "fast tokenizer, or leave out --windows"
         )
     sides = template.sequence_ids(0)  # of its tokens: 0 or, if special, None
     first, after = sides.index(0), len(sides) - sides[::-1].index(0)
@@ -71,11 +72,11 @@ def special_tokens(
 
 
 class Pooled:
-    """A `Decide` about windows that asks another one about their texts: a text's windows go through
-    the network together, and leave it together."""
+    """A `Decide` on windows that asks another one on their texts: a text's windows go through the
+    network together, and leave together."""
 
     def __init__(self, decide: Decide, texts: NDArray[np.int64], questions: Questions, how: str):
-        """`texts`: of each window, by number (W,)."""
+        """`texts`: number of each window's text (W,)."""
         self.decide, self.texts, self.questions, self.how = decide, texts, questions, how
 
     def __call__(self, exit: int, rows: NDArray[np.int64], logits: torch.Tensor) -> Later:

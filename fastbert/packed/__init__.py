@@ -1,1 +1,1 @@
-"""Arithmetic over rows that lie one behind the other, without padding."""
+"""Arithmetic over packed rows: concatenated, without padding."""

@@ -1,8 +1,8 @@
-"""Self-attention over rows that lie packed: nothing is padded, so no token is masked for that.
+"""Self-attention over packed rows, without padding and its mask.
 
-On CPUs products and softmax go over chunks of rows whose scores stay in the cache: up to three
-times as fast as torch's own attention, which takes each head of each row by itself there
-(AMD EPYC with AVX-512, 2 to 256 tokens; in bf16 at all lengths).
+On CPUs products and softmax run over chunks of rows whose scores stay in the cache: up to three
+times as fast as torch's attention, which there takes each head of each row separately (AMD EPYC
+with AVX-512, 2 to 256 tokens; in bf16 at all lengths).
 
 Letters: P tokens of a batch; n rows of T tokens each; H hidden size, D size of a head.
 """
@@ -19,7 +19,7 @@ from fastbert.packed.batching import Batch
 
 #: Scores of a chunk, for each thread.
 _SCORES = 1 << 18
-#: Tokens of a row from which torch's own attention is the faster one in float32 on CPUs, too.
+#: Length of a row, in tokens, from which torch's attention is faster in float32 on CPUs.
 _LONG = 256
 
 #: Queries, keys and values, each (n, heads, T, H / heads), to contexts of the same shape.
@@ -29,8 +29,8 @@ Core = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 def attend(
     mixed: torch.Tensor, batch: Batch, heads: int, window: int | None = None
 ) -> torch.Tensor:
-    """Queries, keys and values side by side (P, 3H) to contexts (P, H). Tokens look at all of their
-    row, or at those that are no further than `window` away."""
+    """Queries, keys and values side by side (P, 3H) to contexts (P, H). Tokens attend to all of
+    their row, or to those at most `window` away."""
     query, key, value = mixed.view(len(mixed), 3, heads, -1).unbind(1)
     if batch.ragged and ragged.fits(query):
         rows = batch.bounds, batch.longest
@@ -39,10 +39,10 @@ def attend(
 
 
 def attend_by_length(mixed: torch.Tensor, batch: Batch, heads: int, core: Core) -> torch.Tensor:
-    """The same where `core` says who looks at whom among n rows of T tokens: rows of one length go
-    together; rows are sorted by length, so there are few groups."""
+    """The same with attention `core` over n rows of T tokens: rows of equal length go together;
+    rows are sorted by length, so there are few groups."""
     contexts = mixed.new_empty(len(mixed), mixed.shape[1] // 3)
-    contexts[batch.tokens :] = 0  # of no row
+    contexts[batch.tokens :] = 0  # tokens of no row
     in_cache = mixed.device.type == "cpu"
     for group in batch.groups:
         scores = heads * group.length**2
@@ -62,8 +62,8 @@ def attention(
     bias: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """As `torch.nn.functional.scaled_dot_product_attention`. On CPUs scores are numbers of the same
-    type as queries, rounded in bf16, and softmax is in float32 at least."""
+    """As `torch.nn.functional.scaled_dot_product_attention`. On CPUs scores have the dtype of
+    queries, rounded in bf16, and softmax is in float32 at least."""
     rows, heads, length, size = query.shape
     long = query.dtype == torch.float32 and length >= _LONG
     if long or query.device.type != "cpu":
@@ -73,7 +73,7 @@ def attention(
     if bias is not None:
         bias = bias.expand(rows, heads, -1, -1).flatten(0, 1)
     exact = torch.promote_types(query.dtype, torch.float32)
-    few = _at_once(rows * heads * length)  # one row's scores alone may be too many
+    few = _at_once(rows * heads * length)  # a single row's scores may be too many
     parts = []
     for first in range(0, length, few):
         some = slice(first, first + few)
@@ -85,7 +85,7 @@ def attention(
 
 
 def _at_once(scores: int) -> int:
-    """How many times so many scores make a chunk, at least once."""
+    """How many times this number of scores fits into a chunk, at least once."""
     return max(1, _SCORES * torch.get_num_threads() // scores)
 
 
@@ -98,8 +98,8 @@ def _core(
     return attention(query, key, value, near)
 
 
-@lru_cache(maxsize=1)  # chunks of one length follow each other
+@lru_cache(maxsize=1)  # chunks of equal length are consecutive
 def _near(length: int, window: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """What keeps tokens from looking further than a window: (T, T)."""
+    """Mask of a window of attention: (T, T)."""
     far = torch.full((length, length), -math.inf, dtype=dtype, device=device)
     return far.triu(window + 1) + far.tril(-window - 1)

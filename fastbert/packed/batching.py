@@ -1,4 +1,4 @@
-"""Cutting length-sorted rows into batches, and what computation needs to know of one."""
+"""Division of length-sorted rows into batches, and the layout of a batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from fastbert.packed.transfer import on_device
 
 Lengths = NDArray[np.int64]
 
-#: Batches are read on into the tokens that follow, up to a multiple of this. oneDNN keeps what it
-#: has compiled for every number of tokens it meets; if they did not repeat, that fills the memory.
+#: Batches are extended over the following tokens to a multiple of this. oneDNN caches compiled code
+#: for every number of tokens; if they did not repeat, that would fill the memory.
 ROUND = 64
 
 
 def longest_first(lengths: Lengths) -> NDArray[np.int64]:
-    """Row indices by falling length, ties in input order; the largest batch comes first, so that
-    a device too small for it says so at once."""
+    """Row indices by decreasing length, ties in input order; the largest batch comes first, so that
+    a device without enough memory fails at once."""
     return np.argsort(-lengths, kind="stable")
 
 
 def batch_rows(lengths: Lengths, max_tokens: int) -> int:
     """How many of the first rows have at most `max_tokens` tokens together; at least one."""
-    # No row is empty, so there is no need to look at more of them.
+    # No row is empty, so more rows need not be checked.
     ends = np.cumsum(lengths[:max_tokens])
     return max(1, int(np.searchsorted(ends, max_tokens, side="right")))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring rows of one length."""
+    """Consecutive rows of equal length."""
 
-    tokens: slice  # where they lie
+    tokens: slice  # their place
     rows: int
     length: int  # tokens of each
 
@@ -44,8 +44,7 @@ class Group:
         return x[self.tokens].view(self.rows, self.length, -1)
 
     def cut(self, rows: int) -> "Iterator[Group]":
-        """Groups of at most so many of the rows, of powers of 2 or half as many more, so that sizes
-        repeat."""
+        """Groups of at most `rows` rows, with sizes 2^k or 1.5 * 2^k, so that sizes repeat."""
         start, left = self.tokens.start, self.rows
         while left:
             most = min(rows, left)
@@ -56,7 +55,7 @@ class Group:
 
 
 def groups(lengths: Lengths) -> list[Group]:
-    """The runs of equal numbers in `lengths`, their tokens counted from 0."""
+    """The runs of equal numbers in `lengths`, with tokens counted from 0."""
     edges = np.flatnonzero(np.diff(lengths)) + 1
     bounds = [0, *edges.tolist(), len(lengths)] if len(lengths) else [0]
     found = []
@@ -70,10 +69,10 @@ def groups(lengths: Lengths) -> list[Group]:
 
 
 class Batch:
-    """Rows that go through a layer together, one behind the other, longest first.
+    """Rows that go through a layer together, concatenated, longest first.
 
-    Letters: n rows; P tokens, with some behind those of the rows, which are of none: what is
-    computed of them means nothing.
+    Letters: n rows; P tokens, including further ones of no row at the end, whose results have no
+    meaning.
     """
 
     def __init__(
@@ -83,12 +82,12 @@ class Batch:
         device: torch.device | str = "cpu",
         ragged: bool = False,
     ) -> None:
-        """`begin` is the place of the first token among those of the pool. `ragged`: attention goes
-        over rows of any lengths at once (`packed.ragged`), not over groups of one length."""
+        """`begin` is the place of the first token in the pool. `ragged`: attention runs over rows
+        of any lengths at once (`packed.ragged`), not over groups of equal length."""
         self.lengths, self.device, self.ragged = lengths, torch.device(device), ragged
         self.rows, self.tokens = len(lengths), int(lengths.sum())
         self.own = slice(begin, begin + self.tokens)
-        #: With the tokens of no row: P.
+        #: Including tokens of no row: P.
         self.span = slice(begin, begin + -(-self.tokens // ROUND) * ROUND)
 
     @property
@@ -98,30 +97,30 @@ class Batch:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Its rows, by length."""
+        """Its rows, grouped by length."""
         return groups(self.lengths)
 
     @cached_property
     def bounds(self) -> torch.Tensor:
-        """Where rows begin, and the last one ends: int32 (n + 1,), on the device."""
+        """Starts of the rows, and the end of the last one: int32 (n + 1,), on the device."""
         ends = np.zeros(self.rows + 1, np.int32)
         np.cumsum(self.lengths, out=ends[1:])
         return on_device(ends, self.device)
 
     @cached_property
     def row(self) -> torch.Tensor:
-        """Of each token, int64 (P,); n for those of none."""
+        """Row of each token, int64 (P,); n for those of no row."""
         counts = on_device(np.append(self.lengths, self.surplus), self.device)
         return torch.repeat_interleave(counts, output_size=self.tokens + self.surplus)
 
     @property
     def surplus(self) -> int:
-        """Tokens of no row."""
+        """The tokens of no row."""
         return self.span.stop - self.own.stop
 
     @cached_property
     def places(self) -> torch.Tensor:
-        """Of each token in its row, from 0: int64 (P,); 0 for those of none."""
+        """Position of each token in its row, from 0: int64 (P,); 0 for those of no row."""
         places = torch.arange(self.tokens + self.surplus, device=self.device)
         places -= self.bounds.long()[self.row]
         places[self.tokens :] = 0
@@ -135,8 +134,8 @@ def cut(
     device: torch.device | str = "cpu",
     ragged: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of at most so many tokens, or of one row, that cover rows, longest first; else as of
-    a `Batch`."""
+    """Batches of at most `max_tokens` tokens, or of one row, that cover rows, longest first;
+    otherwise as for a `Batch`."""
     start = 0
     while start < len(lengths):
         stop = start + batch_rows(lengths[start:], max_tokens)

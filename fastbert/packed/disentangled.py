@@ -1,6 +1,6 @@
-"""DeBERTa's attention over rows of any lengths in one call, by flashdeberta where it is installed.
+"""DeBERTa's attention over rows of any lengths in one call, by flashdeberta, if installed.
 
-Letters: n rows, P tokens, those of no row with them; D size of a head, S buckets of distances in
+Letters: n rows, P tokens, including those of no row; D size of a head, S buckets of distances in
 each direction.
 """
 
@@ -12,16 +12,17 @@ import torch
 from fastbert.packed.batching import Batch
 from fastbert.packed.trial import agreed, for_gpus, tried
 
-#: As flashdeberta's function over packed rows.
+#: Type of flashdeberta's function over packed rows.
 Kernel = Callable[..., torch.Tensor]
 
-#: Sizes of a head that its tiles take.
+#: Sizes of a head that its tiles support.
 _SIZES = (16, 32, 64, 128)
 
 
 @cache
 def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
-    """The one that works there with such numbers, tried once; None if there is none."""
+    """The attention that works on this device with this dtype, tried once; None if there is
+    none."""
     if not for_gpus(device, dtype):
         return None
     some = torch.ones(3, 1, 64, dtype=dtype, device=device)
@@ -41,7 +42,7 @@ def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
 
 
 def fits(size: int) -> bool:
-    """Whether it takes heads of this size."""
+    """Whether it supports heads of this size."""
     return size in _SIZES
 
 
@@ -56,9 +57,9 @@ def attend(
 ) -> torch.Tensor:
     """Queries, keys and values side by side (P, 3H) to contexts (P, H).
 
-    `tables` are what queries look at, and what looks at keys, for each distance, (1, heads, 2S, D)
-    or None; sums of products are multiplied by `scale`. Distances below `limit` are put into so
-    many `buckets` in each direction, or, for 0, into one each.
+    `tables` are the keys and the queries of each distance, (1, heads, 2S, D) or None; sums of
+    products are multiplied by `scale`. Distances below `limit` are put into `buckets` buckets in
+    each direction, or, for 0, into one each.
     """
     run = kernel(mixed.device, mixed.dtype)
     assert run is not None

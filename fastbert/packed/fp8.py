@@ -1,8 +1,8 @@
 """Linear maps of 8-bit floating-point numbers, on GPUs from Hopper on.
 
 The numbers are e4m3 (Micikevicius et al. 2022, "FP8 Formats for Deep Learning"). Weights have a
-scale per output and inputs one per token, by which their largest is the format's largest, so that
-a token's result does not depend on the others. Inputs and outputs are bf16.
+scale per output and inputs one per token, which maps their largest number to the format's largest,
+so that a token's result does not depend on others. Inputs and outputs are bf16.
 
 Letters: N tokens, K inputs, M outputs.
 """
@@ -19,25 +19,25 @@ from fastbert.packed.trial import agreed, tried
 
 DTYPE = torch.float8_e4m3fn
 LARGEST: float = torch.finfo(DTYPE).max
-#: What a token's largest number is taken to be at least.
+#: Lower bound of a token's largest number.
 LEAST = 1e-12
 
-#: Inputs and outputs that a map has at least, for faster products to be worth the quantising.
+#: Least inputs and outputs of a map for which faster products outweigh quantising.
 _LEAST_SIZE = 256
-#: What they are multiples of.
+#: Divisor of their numbers.
 _MULTIPLE = 16
 
-#: x (N, K), and whether GELU is applied before, to numbers in 8 bits (N, K) and scales (N, 1).
+#: x (N, K), and whether GELU is applied first, to numbers in 8 bits (N, K) and scales (N, 1).
 Quantise = Callable[[torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor]]
 
 
 def pays(weight: torch.Tensor) -> bool:
-    """Whether a map with this weight (M, K) is to be multiplied so."""
+    """Whether to multiply a map with this weight (M, K) in 8 bits."""
     return all(size >= _LEAST_SIZE and size % _MULTIPLE == 0 for size in weight.shape)
 
 
 def scaled(weight: torch.Tensor, bias: torch.Tensor, gelu: bool = False) -> Map:
-    """The map with this weight (M, K) and bias (M,), of x (N, K), or of the GELU of that."""
+    """The map with this weight (M, K) and bias (M,), applied to x (N, K) or its GELU."""
     factors, scales = quantise(weight, False)
     turned, scales = factors.t(), scales.t()
     multiply, narrow = _product(), _kernel(weight.device) or quantise
@@ -50,7 +50,7 @@ def scaled(weight: torch.Tensor, bias: torch.Tensor, gelu: bool = False) -> Map:
 
 
 def quantise(x: torch.Tensor, gelu: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain way, of a `Quantise`."""
+    """A `Quantise` in plain torch."""
     numbers = functional.gelu(x.float()) if gelu else x.float()
     steps = numbers.abs().amax(1, keepdim=True).clamp_min(LEAST) / LARGEST
     return (numbers / steps).to(DTYPE), steps
@@ -58,7 +58,7 @@ def quantise(x: torch.Tensor, gelu: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 @cache
 def _kernel(device: torch.device) -> Quantise | None:
-    """One pass over memory, where that works there, tried once; None elsewhere."""
+    """A `Quantise` in one pass over memory, if that works on this device, tried once; or None."""
     if device.type != "cuda":
         return None
     x = torch.linspace(-3, 3, 48, device=device).view(2, 24).to(torch.bfloat16)
@@ -76,8 +76,8 @@ def _kernel(device: torch.device) -> Quantise | None:
 
 @cache
 def _product() -> Callable[..., torch.Tensor]:
-    """Factors (N, K) and (K, M), their scales (N, 1) and (1, M), and a bias (M,) to (N, M): by the
-    operator that torch has for it, or, before that was public, by the private one."""
+    """Factors (N, K) and (K, M), their scales (N, 1) and (1, M), and a bias (M,) to (N, M): by
+    torch's operator, or, in releases before it was public, by the private one."""
     public: Any = getattr(functional, "scaled_mm", None)
     options: dict[str, Any] = {"use_fast_accum": True}
     if public is None:

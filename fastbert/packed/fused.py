@@ -1,4 +1,4 @@
-"""What takes one pass over memory by Triton, which comes with torch on GPUs.
+"""Kernels of one pass over memory, in Triton, which comes with torch on GPUs.
 
 Letters: P tokens, H hidden size.
 """
@@ -8,10 +8,10 @@ import triton
 from triton import language as tl
 
 
-# The compiler takes no annotations except its own.
+# The compiler supports no annotations except its own.
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_norm(x, residual, weight, bias, out, width, eps, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One token: in float32, whatever the numbers' type."""
+    """One token: in float32, for any dtype."""
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, block)
     inside = column < width
@@ -38,7 +38,7 @@ def add_norm(
 def _quantise(  # type: ignore[no-untyped-def]
     x, out, steps, width, largest, least, gelu: tl.constexpr, block: tl.constexpr
 ):
-    """One token: in float32, until it is rounded."""
+    """One token: in float32 before rounding."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, block)
     inside = column < width
@@ -54,8 +54,8 @@ def _quantise(  # type: ignore[no-untyped-def]
 def quantise(
     x: torch.Tensor, gelu: bool, dtype: torch.dtype, largest: float, least: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x, or its GELU, (P, H), contiguous, by a step for each token, and these steps (P, 1), at
-    which its largest number, taken to be `least` at least, is the `largest` one."""
+    """x, or its GELU, (P, H), contiguous, divided by a step for each token, and these steps (P, 1),
+    by which its largest number, at least `least`, becomes `largest`."""
     out = torch.empty_like(x, dtype=dtype)
     steps = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(x.shape[1])

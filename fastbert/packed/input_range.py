@@ -1,11 +1,12 @@
-"""What 8-bit linear maps keep their inputs to, as operating points hold it: needs no torch."""
+"""Input ranges of 8-bit linear maps, as stored in operating points; needs no torch."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Range:
-    """Of a map's inputs, by their sizes; those `apart`, by number, may lie far outside."""
+    """Range of a map's inputs, relative to their sizes; inputs `apart`, by number, may lie far
+    outside."""
 
     least: float
     most: float

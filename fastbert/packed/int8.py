@@ -1,7 +1,7 @@
-"""Linear maps of 8-bit whole numbers, on CPUs: weights are quantised per output, inputs per token.
+"""Linear maps of 8-bit integers, on CPUs: weights are quantised per output, inputs per token.
 
-A scale for each token means that its result does not depend on the others; inputs and outputs stay
-float32. Where the ranges of inputs have been measured, `packed.ranges` is faster.
+With a scale for each token, its result does not depend on others; inputs and outputs stay float32.
+With measured input ranges, `packed.ranges` is faster.
 
 Letters: N tokens, K inputs, M outputs.
 """
@@ -15,18 +15,17 @@ from torch.nn import functional
 #: (N, K) -> (N, M)
 Map = Callable[[torch.Tensor], torch.Tensor]
 
-#: Rows of the products that are tried before 8-bit ones are trusted.
+#: Rows of trial products, to check 8-bit ones before use.
 _PROBES = 64
 
 
 class Weight:
-    """A weight (M, K) as whole numbers from -127 to 127, for products with inputs from 0 to `top`.
-
-    They are oneDNN's where these are exact, else float32's, where whole numbers up to 2^24 are.
+    """A weight (M, K) as integers from -127 to 127, for products with inputs from 0 to `top`. Uses
+    oneDNN if its products are exact, otherwise float32, where integers up to 2^24 are exact.
     """
 
     def __init__(self, weight: torch.Tensor, top: int | None = None) -> None:
-        """`top`: without being tried."""
+        """`top`: used without a trial."""
         self.scales = (weight.abs().amax(1) / 127).clamp_min(1e-12)  # (M,)
         self.rounded = (weight / self.scales[:, None]).round()
         top = top or _exact_top(*weight.shape)
@@ -46,10 +45,9 @@ class Weight:
         activation: tuple[str, str] | None = None,
         result: tuple[float, int] = (1.0, 0),
     ) -> torch.Tensor:
-        """(N, M) from uint8 (N, K), which stand for `step` times their distance from `zero`.
-
-        Only where products are `exact` has it an `activation`, oneDNN's operation and algorithm,
-        and, for the `dtype` uint8, `result`: the step and the zero of what it gives.
+        """(N, M) from uint8 (N, K), which represent `step` times their distance from `zero`. Only
+        `exact` products support an `activation`, oneDNN's operation and algorithm, and, for the
+        `dtype` uint8, `result`: step and zero of the outputs.
         """
         operation, algorithm = activation or ("none", "")
         if self.exact:
@@ -68,7 +66,7 @@ def quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         steps = (x.abs().amax(1, keepdim=True) / levels).clamp_min(1e-30)  # (N, 1)
-        # Shifted to be positive, and by a half to be rounded by the cut: 1 to 2 * levels + 1.
+        # Shifted to be positive, and by one half so that truncation rounds: 1 to 2 * levels + 1.
         quantised = cut((x * steps.reciprocal()).add_(levels + 1.5))
         return torch.addcmul(bias, factors.product(quantised, levels + 1), steps)
 
@@ -76,17 +74,17 @@ def quantised(weight: torch.Tensor, bias: torch.Tensor) -> Map:
 
 
 def cut(x: torch.Tensor) -> torch.Tensor:
-    """Numbers from 0 to 255 without what is behind their point, uint8.
+    """Numbers from 0 to 255, truncated to uint8.
 
-    By way of int8, to which torch goes five times as fast, where that leaves their bits as they
-    are, which no standard of C++ promises.
+    Through int8, to which torch converts five times as fast, if that keeps the bits, which no C++
+    standard guarantees.
     """
     return x.to(torch.int8).view(torch.uint8) if _keeps_bits() else x.to(torch.uint8)
 
 
 @cache
 def _keeps_bits() -> bool:
-    """Tried with vectors, and with what is left of them at each length."""
+    """Tried with full vectors, and with the remainder at each length."""
     numbers = torch.arange(512, dtype=torch.float32) / 2
     tails = (numbers[start : start + count] for start in (0, 300) for count in (*range(80), 512))
     return all(torch.equal(x.to(torch.int8).view(torch.uint8), x.to(torch.uint8)) for x in tails)
@@ -94,11 +92,10 @@ def _keeps_bits() -> bool:
 
 @cache
 def _exact_top(outputs: int, inputs: int) -> int | None:
-    """How large inputs may be for products of this size to be exact here; None: no way.
+    """Largest inputs for which products of this size are exact here; None: none are.
 
-    Without VNNI processors add pairs of products in 16 bits, which saturate: there it is 127. Which
-    instructions oneDNN takes is its own affair, so the largest products are tried, and all that is
-    done with them.
+    Without VNNI, processors add pairs of products in 16 bits, which saturate: there it is 127.
+    oneDNN chooses the instructions itself, so the largest products are tried, with all their uses.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (outputs, inputs), generator=generator).float()
@@ -117,7 +114,7 @@ def _exact_top(outputs: int, inputs: int) -> int | None:
             exact = tried.product(given, zero)
             small = tried.product(given, zero, step, bias, torch.bfloat16)
             whole = tried.product(given, zero, step, bias, torch.uint8, gelu, (0.02, 9))
-        except (AttributeError, RuntimeError):  # another torch, or one without oneDNN
+        except (AttributeError, RuntimeError):  # another torch release, or torch without oneDNN
             return None
         handed_on = (functional.gelu(mapped) / 0.02 + 9).round().clamp(0, 255)
         if (

@@ -1,10 +1,9 @@
-"""Linear maps, each in the form in which its device and precision multiply fastest.
+"""Linear maps in the fastest form for device and precision.
 
-On CPUs oneDNN is a third faster than the library behind `torch.nn.functional.linear` on many
-processors, once the weight is laid out for it, and applies the activation while the result is
-still in the cache. On GPUs the product applies GELU, too, by its approximation, whose error is
-below 5e-4. These are the operators that `torch.compile` emits; they are called here directly,
-because a compiler on every worker is much to ask for.
+On many CPUs oneDNN, with the weight in its layout, is a third faster than the library behind
+`torch.nn.functional.linear`, and applies the activation while the result is still in the cache. On
+GPUs the product also applies GELU, by its approximation, with an error below 5e-4. These are the
+operators that `torch.compile` emits; they are called directly, to avoid a compiler on every worker.
 
 Letters: N tokens, K inputs, M outputs.
 """
@@ -20,16 +19,16 @@ from fastbert.packed import fp8, int8
 from fastbert.packed.int8 import Map
 from fastbert.packed.trial import agreed, for_gpus, tried
 
-#: Activations that oneDNN fuses, by their name in Hugging Face: (operation, algorithm).
+#: Activations that oneDNN fuses, by their names in Hugging Face: (operation, algorithm).
 FUSED = {"gelu": ("gelu", "none"), "relu": ("relu", ""), "tanh": ("tanh", "")}
 
 
 def prepared(
     maps: list[nn.Linear], activation: str | None = None, factors: torch.dtype | None = None
 ) -> Map:
-    """One map that gives the outputs of `maps`, side by side, with `activation` applied to them.
+    """One map with the outputs of `maps` side by side, and `activation` applied to them.
 
-    `factors`: what is multiplied, if not numbers of the maps' own type: `torch.int8` or
+    `factors`: the dtype of the factors, if not that of the maps: `torch.int8` or
     `torch.float8_e4m3fn`, where that pays. The linear maps need not be kept.
     """
     weight, bias = side_by_side(maps)
@@ -52,7 +51,7 @@ def prepared(
 def block(
     up: nn.Linear, activation: str, down: nn.Linear, factors: torch.dtype | None = None
 ) -> Map:
-    """`down` of the activation of `up`, else as `prepared`."""
+    """`down` of the activation of `up`; otherwise as `prepared`."""
     last = side_by_side([down])
     if factors == fp8.DTYPE and activation == "gelu" and fp8.pays(last[0]):
         first, second = prepared([up], None, factors), fp8.scaled(*last, gelu=True)
@@ -62,7 +61,7 @@ def block(
 
 
 def side_by_side(maps: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (M, K), and biases (M,), zeros where there is none, of maps of the same inputs."""
+    """Weights (M, K), and biases (M,), zeros if missing, of maps of the same inputs."""
     weight = torch.cat([part.weight.detach() for part in maps])
     biases = [
         weight.new_zeros(len(part.weight)) if part.bias is None else part.bias.detach()
@@ -73,7 +72,8 @@ def side_by_side(maps: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @cache
 def _applies_gelu(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products there apply it, tried once; in float32 its approximation would be seen."""
+    """Whether products on this device apply it, tried once; not in float32, where the approximation
+    would matter."""
     if not for_gpus(device, dtype):
         return False
     x = torch.linspace(-3, 3, 64, device=device).to(dtype)
@@ -86,7 +86,7 @@ def _applies_gelu(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _packed(weight: torch.Tensor) -> torch.Tensor | None:
-    """The weight as oneDNN wants it; None where it cannot multiply it."""
+    """The weight in oneDNN's layout; None if oneDNN cannot multiply it."""
     on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     if not on_cpu or not torch.backends.mkldnn.is_available():
         return None

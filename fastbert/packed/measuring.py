@@ -1,4 +1,4 @@
-"""Which ranges the inputs of linear maps have.
+"""Measurement of the input ranges of linear maps.
 
 Letters: N tokens, K inputs.
 """
@@ -14,26 +14,26 @@ from fastbert.packed.int8 import Map
 from fastbert.packed.placement import Placement
 from fastbert.packed.ranges import sizes_behind
 
-#: Inputs of more than `_LARGE` times the size of all others but `_FEW` may be multiplied apart.
+#: At most `_FEW` inputs, over `_LARGE` times the size of all others, may be multiplied apart.
 _FEW, _LARGE = 8, 2
 
 
 class Seen:
-    """What a map's inputs were, by their sizes."""
+    """The extremes of a map's inputs, relative to their sizes."""
 
     def __init__(self, norm: nn.Module | None, inputs: int, apart: bool) -> None:
-        """`apart`: some may be multiplied by themselves."""
+        """`apart`: a few may be multiplied separately."""
         self.sizes, self.apart = sizes_behind(norm, inputs), apart
         self.least = torch.full((inputs,), torch.inf)  # (K,)
         self.most = -self.least
 
     def add(self, x: torch.Tensor) -> None:
-        """More inputs (N, K)."""
+        """Add inputs (N, K)."""
         least, most = (x / self.sizes).aminmax(dim=0)
         self.least, self.most = self.least.minimum(least), self.most.maximum(most)
 
     def range(self) -> Range:
-        """That of all but the few inputs that are large; infinite where nothing was seen."""
+        """The range of all inputs except the few large ones; infinite without inputs."""
         sizes = self.most.maximum(-self.least)
         usual = sizes.sort(descending=True).values[min(_FEW, len(sizes) - 1)]
         large = (sizes > _LARGE * usual) & self.apart
@@ -43,7 +43,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class MeasuringPlacement(Placement):
-    """In float32 on a CPU; what linear maps are given is `seen`, by the first one's name."""
+    """A placement in float32 on a CPU that records inputs of linear maps in `seen`, by the first
+    one's name."""
 
     names: Mapping[nn.Module, str] = field(kw_only=True)
     seen: MutableMapping[str, Seen] = field(kw_only=True)
@@ -56,7 +57,7 @@ class MeasuringPlacement(Placement):
         inner: bool = False,
     ) -> Map:
         run = super().linear(maps, activation, norm, inner)
-        # Only where nothing happens to outputs before they are added to hidden states.
+        # Only if outputs are added to hidden states directly.
         apart = activation is None and not inner
         seen = Seen(norm, maps[0].in_features, apart)
         self.seen[self.names[maps[0]]] = seen

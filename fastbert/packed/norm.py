@@ -1,4 +1,4 @@
-"""Sums normalised, in the form in which their device is fastest.
+"""Normalised sums in the fastest form for the device.
 
 Letters: P tokens, H hidden size.
 """
@@ -19,7 +19,7 @@ Fused = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]
 
 
 def add_norm(norm: nn.LayerNorm) -> AddNorm:
-    """Of a normalisation, where it lies."""
+    """The function for a normalisation, on its device."""
     fused = kernel(norm.weight.device, norm.weight.dtype)
     if fused is None or norm.bias is None:
         return lambda x, residual: norm(x.add_(residual))
@@ -29,7 +29,7 @@ def add_norm(norm: nn.LayerNorm) -> AddNorm:
 
 @cache
 def kernel(device: torch.device, dtype: torch.dtype) -> Fused | None:
-    """One pass over memory, where that works there, tried once; None elsewhere."""
+    """The function in one pass over memory, if that works on this device, tried once; or None."""
     if not for_gpus(device, dtype):
         return None
     x = torch.linspace(-1, 1, 3 * 24, device=device).view(3, 24).to(dtype)

@@ -1,4 +1,4 @@
-"""Where a model computes, and in which numbers: copies of its weights there."""
+"""Device and dtype of a model's computation, and copies of its weights there."""
 
 import copy
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Placement:
-    """A device and a type of numbers, and what linear maps multiply there if not such numbers.
+    """A device and a dtype, and the dtype of the factors of linear maps, if different.
 
-    What it is given is never changed, and tensors that are there already are shared.
+    Its arguments are never changed; tensors that are already there are shared.
     """
 
     device: torch.device
@@ -34,12 +34,12 @@ class Placement:
         return copy.deepcopy(module).eval().requires_grad_(False).to(self.device, self.dtype)
 
     def exactly(self, module: Module) -> Module:
-        """The same, in float32 whatever the type of numbers."""
+        """The same, always in float32."""
         return copy.deepcopy(module).eval().requires_grad_(False).to(self.device)
 
     @property
     def inner(self) -> torch.dtype:
-        """The numbers within a layer: what attention computes with."""
+        """The dtype within a layer, for attention."""
         return self.dtype
 
     def linear(
@@ -49,14 +49,14 @@ class Placement:
         norm: nn.Module | None = None,
         inner: bool = False,
     ) -> Map:
-        """`prepared` of linear maps side by side. `norm`: what their inputs have just gone through;
-        `inner`: their outputs stay within a layer."""
+        """`prepared` of linear maps side by side. `norm`: the norm directly before them; `inner`:
+        their outputs stay within a layer."""
         return prepared([self.module(each) for each in maps], activation, self.factors)
 
     def block(
         self, up: nn.Linear, activation: str, down: nn.Linear, norm: nn.Module | None = None
     ) -> Map:
-        """`linear.block` of a feed-forward block; else as of linear maps."""
+        """`linear.block` of a feed-forward block; otherwise as for linear maps."""
         return block(self.module(up), activation, self.module(down), self.factors)
 
     def add_norm(self, module: nn.LayerNorm) -> norm.AddNorm:

@@ -1,11 +1,11 @@
-"""What the engine asks of libraries on CPUs, for the whole process.
+"""Settings of libraries on CPUs, for the whole process.
 
-glibc gives large blocks back to the system at once, and what lies free at the end of the heap now
-and then. The next layer's results are then new pages, which the system fills with zeros first: with
-8-bit products, which are fast, half of the time. So it is told to keep them.
+glibc returns large blocks to the system at once, and free memory at the end of the heap now and
+then. The next layer's results then need new pages, which the system fills with zeros first: half of
+the time with 8-bit products, which are fast. So glibc is set to keep memory.
 
-oneDNN compiles a product for every size it meets, and remembers 1,024 of them. A slice in bf16 has
-more, layer after layer the same, so that each would be forgotten before it is met again.
+oneDNN compiles a product for every new size, and caches 1,024 of them. A slice in bf16 has more,
+the same in every layer, so each would be evicted before its next use.
 """
 
 import ctypes
@@ -14,17 +14,18 @@ from functools import cache
 
 #: Of glibc's <malloc.h>.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-#: Bytes of a block that is kept, and the most that older releases take for it. The first is what a
-#: way up to 16,384 numbers gives of 4,096 tokens, in float32.
+#: Bytes of a block to keep, and the most that older releases support. The first is the size of
+#: 4,096 tokens with 16,384 numbers each, in float32.
 _LARGEST, _OLDER = 1 << 28, 1 << 25
-#: Products that oneDNN remembers; some take 0.2 MB.
+#: Products that oneDNN caches; a few take 0.2 MB.
 _PRODUCTS = 2048
 
 
 @cache
 def prepare_process() -> None:
-    """Have glibc keep what is given back, up to twice the largest block, and oneDNN more products,
-    if it has none yet. What the user has said about either counts; other libraries are left."""
+    """Set glibc to keep freed memory, up to twice the largest block, and oneDNN to cache more
+    products, if it has none yet. Settings of the user take precedence; other C libraries are
+    unchanged."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRODUCTS))
     said = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,6 +1,6 @@
-"""Attention over rows of any lengths in one call, by the kernel that torch has for GPUs.
+"""Attention over rows of any lengths in one call, by torch's kernel for GPUs.
 
-Letters: n rows, of which Q tokens look and K are looked at; D size of a head.
+Letters: n rows with Q tokens as queries and K as keys; D size of a head.
 """
 
 import math
@@ -13,10 +13,10 @@ import torch
 
 from fastbert.packed.trial import agreed, for_gpus, tried
 
-#: As torch's `varlen_attn`.
+#: Type of torch's `varlen_attn`.
 Kernel = Callable[..., torch.Tensor]
 
-#: Largest size of a head that it takes, and what sizes are multiples of.
+#: Largest supported size of a head, and the divisor of sizes.
 _LARGEST, _MULTIPLE = 256, 8
 
 
@@ -31,8 +31,8 @@ def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
 
         attention: Any = varlen_attn
         run: Kernel = partial(attention, num_splits=1)
-        # In one split a row's sums do not depend on its neighbours; torch 2.11, and some backends,
-        # cannot be asked for it.
+        # With one split, a row's sums do not depend on other rows; torch 2.11, and some backends,
+        # do not support the option.
         with suppress(RuntimeError, TypeError):
             if agreed(what, _attends(run, device, dtype)):
                 return run
@@ -43,7 +43,7 @@ def kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
 
 
 def _attends(run: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether it gives what is expected of it, with a window, and of keys that all heads share."""
+    """Whether its results are right, also with a window, and with keys shared by all heads."""
     query, key = torch.randn(2, 5, 2, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
     query, key = query.to(device), key[:, :1].to(device).expand(-1, 2, -1)
     bounds = torch.tensor([0, 1, 5], dtype=torch.int32, device=device)
@@ -61,7 +61,7 @@ def _attends(run: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fits(query: torch.Tensor) -> bool:
-    """Whether it takes heads of this size, (Q, heads, D)."""
+    """Whether it supports heads of this size, (Q, heads, D)."""
     size = query.shape[-1]
     return size <= _LARGEST and size % _MULTIPLE == 0
 
@@ -75,8 +75,8 @@ def attend(
     window: int | None = None,
 ) -> torch.Tensor:
     """Queries (Q, heads, D), keys and values (K, heads, D) to contexts (Q, heads, D); scores are
-    divided by the square root of D. `looking` and `seen` are where rows begin among the queries and
-    among the keys, int32 (n + 1,), and the most tokens that one has of them."""
+    divided by the square root of D. `looking` and `seen` are the starts of rows among queries and
+    among keys, int32 (n + 1,), each with the length of the longest row."""
     run = kernel(query.device, query.dtype)
     assert run is not None
     near = (-1, -1) if window is None else (window, window)

@@ -1,17 +1,16 @@
-"""Linear maps of 8-bit whole numbers whose inputs keep to ranges that were measured, on CPUs.
+"""Linear maps of 8-bit integers with inputs clipped to measured ranges, on CPUs.
 
-With a scale that is known beforehand, oneDNN's product does all: it adds the bias, applies the
-activation and gives the whole numbers that the next map takes. Inputs outside their range are cut
-to it.
+With a scale known beforehand, oneDNN's product does everything: it adds the bias, applies the
+activation and returns the integers for the next map. Inputs outside their range are clipped.
 
-One range does for all K inputs of a map, so they should be of one size:
+One range is used for all K inputs of a map, so they should have similar sizes:
 
-* Those behind a normalisation differ as its weights do. They are divided by the size that these let
-  expect, and the map's weight is multiplied: what SmoothQuant (Xiao et al. 2023) does by measured
+* Those after a normalisation differ like its weights. They are divided by the size expected from
+  these, and the map's weight is multiplied, as SmoothQuant (Xiao et al. 2023) does with measured
   sizes.
-* A few may be more than twice as large as all others. What they have beyond the range is multiplied
-  apart, in float32: LLM.int8 (Dettmers et al. 2022). In MiniLM one of 1,536 inputs of a way down is
-  four times as large, in one token of each row.
+* A few may be more than twice as large as all others. Their excess over the range is multiplied
+  separately, in float32: LLM.int8 (Dettmers et al. 2022). In MiniLM one of 1,536 inputs of a down
+  projection is four times as large, in one token of each row.
 
 Letters: N tokens, K inputs, M outputs.
 """
@@ -30,15 +29,15 @@ from fastbert.packed.int8 import Map, Weight, cut
 from fastbert.packed.linear import FUSED, side_by_side
 from fastbert.packed.placement import Placement
 
-#: So many standard deviations of a normalised number count as its size.
+#: Size of a normalised number, in standard deviations.
 _DEVIATIONS = 6
 
-#: Some of the tokens (n,), to the inputs apart that they have, float32: (n, k).
+#: Tokens (n,) to their inputs apart, float32: (n, k).
 Exact = Callable[[torch.Tensor], torch.Tensor]
 
 
 def sizes_behind(norm: nn.Module | None, inputs: int) -> torch.Tensor:
-    """What size numbers behind a normalisation may be expected to have; without one, 1: (K,)."""
+    """Expected size of numbers after a normalisation, or 1 without: (K,)."""
     if not isinstance(norm, nn.LayerNorm):
         return torch.ones(inputs)
     sizes = norm.weight.detach().abs() * _DEVIATIONS
@@ -48,7 +47,7 @@ def sizes_behind(norm: nn.Module | None, inputs: int) -> torch.Tensor:
 
 
 class Fixed:
-    """A linear map whose inputs keep to a range."""
+    """A linear map with inputs clipped to a range."""
 
     def __init__(self, maps: list[nn.Linear], norm: nn.Module | None, span: Range) -> None:
         weight, self.bias = side_by_side(maps)
@@ -57,30 +56,30 @@ class Fixed:
         least, most = min(span.least, 0.0), max(span.most, 0.0)
         self.step = max((most - least) / self.weight.top, 1e-12)
         self.zero = round(-least / self.step)
-        #: The inputs apart (k,), where their range ends, and what they are multiplied by, (k, M).
+        #: The inputs apart (k,), the ends of their range, and their weights, (k, M).
         self.apart = torch.tensor(span.apart, dtype=torch.long)
         levels = torch.tensor([[-self.zero], [self.weight.top - self.zero]])
         self.ends = levels * self.step * sizes[self.apart]  # (2, k)
         self.beside = weight[:, self.apart].t().contiguous()
         self.factor = 1 / (self.step * sizes)
-        self.shift = torch.full_like(sizes, self.zero + 0.5)  # a half: it is rounded by the cut
+        self.shift = torch.full_like(sizes, self.zero + 0.5)  # one half, so that truncation rounds
 
     def quantised(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (N, K) as whole numbers, uint8."""
+        """Inputs (N, K) as integers, uint8."""
         found = torch.addcmul(self.shift, x, self.factor).clamp_(0, self.weight.top)
         return cut(found)
 
     def outputs(
         self, x: torch.Tensor, dtype: torch.dtype, activation: str | None = None
     ) -> torch.Tensor:
-        """Whole numbers (N, K) to outputs (N, M), with an `activation` applied."""
+        """Integers (N, K) to outputs (N, M), with an `activation` applied."""
         fused = self._fused(activation)
         found = self.weight.product(x, self.zero, self.step, self.bias, dtype, fused)
         return found if activation is None or fused else ACT2FN[activation](found)
 
     def beyond(self, x: torch.Tensor, exact: Exact, outputs: torch.Tensor) -> torch.Tensor:
-        """The outputs of whole numbers (N, K), in place, with what inputs apart, which `exact`
-        gives, have beyond the ends of the range."""
+        """Add to the outputs of integers (N, K), in place, the excess of inputs apart over the
+        range; `exact` gives their values."""
         if len(self.apart):
             known = x.index_select(1, self.apart)
             tokens = ((known == 0) | (known == self.weight.top)).any(1).nonzero().flatten()
@@ -89,7 +88,7 @@ class Fixed:
         return outputs
 
     def inputs_of(self, other: "Fixed", x: torch.Tensor, activation: str) -> torch.Tensor:
-        """Whole numbers (N, K) to those, (N, M), that another map takes."""
+        """Integers (N, K) to the integers, (N, M), for another map."""
         fused, most = self._fused(activation), other.weight.top
         if not fused:
             return other.quantised(self.outputs(x, torch.float32, activation))
@@ -98,14 +97,14 @@ class Fixed:
         return found if most == 255 else found.clamp_(max=most)
 
     def _fused(self, activation: str | None) -> tuple[str, str] | None:
-        """What the product applies as it goes."""
+        """The activation that the product applies."""
         return FUSED.get(activation or "") if self.weight.exact else None
 
 
 @dataclass(frozen=True)
 class FixedPlacement(Placement):
-    """On a CPU, where linear maps keep to `ranges`, by the first one's name; what attention
-    computes with may have another type of numbers."""
+    """A placement on a CPU where inputs of linear maps are clipped to `ranges`, by the first one's
+    name; attention may have another dtype."""
 
     names: Mapping[nn.Module, str] = field(kw_only=True)
     ranges: Mapping[str, Range] = field(kw_only=True)

@@ -1,4 +1,4 @@
-"""Between host and device, without waiting where that can be."""
+"""Transfers between host and device, without waiting if possible."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def on_device(values: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """A copy there; the host goes on meanwhile."""
+    """A copy on the device; the host continues meanwhile."""
     tensor = torch.from_numpy(values)
     if device.type == "cpu":
         return tensor
@@ -17,7 +17,8 @@ def on_device(values: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def on_host(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
-    """What gives its numbers, once they are there: whoever has other work does that first."""
+    """A function that returns its numbers, once they are there; other work can be done before the
+    call."""
     if tensor.device.type == "cpu":
         return tensor.numpy
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -36,7 +37,7 @@ def on_host(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
 def places(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], device: torch.device
 ) -> torch.Tensor:
-    """Of the tokens of rows that begin at `starts` (n,), one row behind the other: int64 (M,)."""
+    """Indices of the tokens of rows that begin at `starts` (n,), row after row: int64 (M,)."""
     total, ends = int(lengths.sum()), np.cumsum(lengths)
     moved, sizes = on_device(starts - (ends - lengths), device), on_device(lengths, device)
     tokens = torch.arange(total, device=device)

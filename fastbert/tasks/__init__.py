@@ -1,4 +1,4 @@
-"""What logits mean: the kinds of questions that a classifier can answer, one file each."""
+"""The meaning of logits: kinds of questions that a classifier can answer, one file each."""
 
 from collections.abc import Sequence
 

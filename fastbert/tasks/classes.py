@@ -1,4 +1,4 @@
-"""What tasks have in common whose heads give a number for each class.
+"""Common part of tasks whose heads give a number for each class.
 
 Letters: n rows, N classes.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def listed(scores: NDArray[Any], given: NDArray[np.bool_]) -> pa.Array:
-    """Numbers (n, N) as a list for each row, null where none are `given` (n,)."""
+    """Numbers (n, N) as a list for each row, null for rows that are not `given` (n,)."""
     lengths = given * scores.shape[1]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     values = pa.array(np.ascontiguousarray(scores[given], np.float32).ravel())
@@ -23,14 +23,14 @@ class OfClasses:
     """The part of a `Task` that is the same as in Hugging Face's classifiers."""
 
     def shown(self, logits: torch.Tensor) -> torch.Tensor:
-        """As they are."""
+        """Unchanged."""
         return logits
 
     @torch.no_grad()
     def take_over(
         self, weight: torch.Tensor, bias: torch.Tensor, theirs: tuple[torch.Tensor, torch.Tensor]
     ) -> None:
-        """As they are."""
+        """Unchanged."""
         weight.copy_(theirs[0])
         bias.copy_(theirs[1])
 

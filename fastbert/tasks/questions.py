@@ -1,4 +1,4 @@
-"""Several questions about one row: each reads its own of the numbers that a head gives.
+"""Several questions about one row: each reads its part of a head's outputs.
 
 Letters: n rows, N numbers of a head.
 """
@@ -23,24 +23,24 @@ Loss = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class Asked:
-    """One question, and what it reads."""
+    """One question, and its part of logits and targets."""
 
-    name: str  # "" where there is no other
+    name: str  # "" for the only one
     task: Task
     numbers: slice  # of a head's N
     target: slice  # of a target's W
 
 
 class Questions:
-    """What one model is asked.
+    """The questions of one model.
 
-    Where there is one question, its logits and targets are the task's own. Of several, both are in
-    one row, one question behind the other; a target has a number for each class, or the score.
-    Losses are sums over questions; of everything else each question has its own.
+    With one question, logits and targets are the task's own. With several, both are concatenated in
+    one row; a target has a number for each class, or the score. Losses are sums over questions;
+    everything else is separate for each question.
     """
 
     def __init__(self, questions: Sequence[Question], names: Sequence[str]) -> None:
-        """`names` of the classes of all of them, one behind the other."""
+        """`names` of the classes of all questions, concatenated."""
         self.each: list[Asked] = []
         number = target = start = 0
         for question in questions:
@@ -63,18 +63,17 @@ class Questions:
 
     @property
     def guessing(self) -> float:
-        """The loss where nothing is known of a row."""
+        """The loss without any knowledge of a row."""
         return sum(asked.task.guessing for asked in self)
 
     @property
     def missing(self) -> Any:
-        """The target of a row that has none."""
+        """The target of a row without one."""
         several = [math.nan] * self.width
         return several if len(self.each) > 1 else self.only.missing
 
     def by(self, rules: Sequence[Rule]) -> "Questions":
-        """The same where uncertainty, and for scores what differs, means what rules compare, one
-        for each question."""
+        """The same with the criteria of these rules, one for each question."""
         found = copy.copy(self)
         found.each = [
             replace(asked, task=asked.task.by(rule.criterion, rule.within))
@@ -83,21 +82,21 @@ class Questions:
         return found
 
     def with_scores(self) -> "Questions":
-        """The same whose answers hold the probability of every class, too."""
+        """The same with the probability of every class in answers."""
         found = copy.copy(self)
         found.each = [replace(asked, task=asked.task.with_scores()) for asked in self]
         return found
 
     def targets(self, asked: Asked, targets: Any) -> Any:
-        """Those of one question, of an array or tensor with those of n rows."""
+        """The part of one question of an array or tensor for n rows."""
         if len(self.each) == 1:
             return targets
         own = targets[..., asked.target]
         return own[..., 0] if asked.task.question.kind == "score" else own
 
     def total(self, loss: Loss, *logits: torch.Tensor, targets: Any = None) -> torch.Tensor:
-        """The sum of what `loss` makes of each question's task, its logits (..., N), and, if there
-        are any, its targets."""
+        """The sum of `loss` over questions, each with its task, its logits (..., N), and, if any,
+        its targets."""
         found = []
         for asked in self:
             own = [each[..., asked.numbers] for each in logits]
@@ -106,26 +105,26 @@ class Questions:
         return torch.stack(found).sum(0)
 
     def pooled(self, logits: torch.Tensor, bounds: torch.Tensor, how: str) -> torch.Tensor:
-        """What windows (W, N) say of the n rows that they belong to, which begin and end at
-        `bounds` (n + 1,): their mean or their largest number, (n, N)."""
+        """Pooled logits (n, N) of the rows that windows (W, N) belong to, which begin and end at
+        `bounds` (n + 1,): the mean or the largest number."""
         mean = torch.segment_reduce(logits, "mean", offsets=bounds)
         if how == "mean":
             return mean
         largest = torch.segment_reduce(logits, "max", offsets=bounds)
         for asked in self:
-            if asked.task.question.kind == "score":  # how far off it is has no largest
+            if asked.task.question.kind == "score":  # no largest number for an error
                 largest[:, asked.numbers.stop - 1] = mean[:, asked.numbers.stop - 1]
         return largest
 
     def prior(self, targets: torch.Tensor) -> torch.Tensor:
-        """What to say of a row without a look at it, by the targets of n others: (N,)."""
+        """The best constant logits by the targets of n rows: (N,)."""
         return torch.cat([asked.task.prior(self.targets(asked, targets)) for asked in self])
 
     def shown(self, logits: torch.Tensor) -> torch.Tensor:
-        """What Hugging Face's classifiers give: logits (..., N) to (..., classes)."""
+        """Outputs of Hugging Face's classifiers: logits (..., N) to (..., classes)."""
         return torch.cat([asked.task.shown(logits[..., asked.numbers]) for asked in self], -1)
 
     def settle(self, head: nn.Linear) -> None:
-        """Prepare the last exit's map to N numbers, before it learns, as `Task.settle`."""
+        """Prepare the last exit's map to N numbers, before training, as `Task.settle`."""
         for asked in self:
             asked.task.settle(head.weight[asked.numbers], head.bias[asked.numbers])

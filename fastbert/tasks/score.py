@@ -1,4 +1,4 @@
-"""A score: one number, by least squares, and how far it may be off.
+"""A score: one number, by least squares, and its expected error.
 
 Heads give two numbers, in units of the question's scale: how far the score lies above its centre,
 and the logarithm of the distance from full depth's score that the exit expects.
@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
 
-#: What the last exit gives as its second number: the others are off from it, and it is not.
+#: The last exit's second number: a constant, because errors are relative to it.
 _NOT_OFF = -30.0
-#: Of the second number, when it is learnt: beyond, a row would count for too much.
+#: Bound of the second number in training: beyond it, a row would have too much weight.
 _LEAST, _MOST = -5.0, 5.0
 
 
 class Score:
-    """A `Task`: each row has a number. Targets are numbers, not a number where there is none.
+    """A `Task`: each row has a number. Targets are numbers, NaN if missing.
 
-    When two scores are the same depends on the criterion: with "tolerance" where they lie no
-    further apart, with "cutoff" where they lie on the same side of every cut-off, from which on
-    scores are above; with "spread", without a promise, where they are equal.
+    The criterion defines which scores count as equal: with "tolerance" those that differ by at most
+    that, with "cutoff" those on the same side of every cut-off (a score at a cut-off is above it);
+    with "spread", without a promise, only identical ones.
     """
 
     def __init__(self, names: Sequence[str], question: Question | None = None) -> None:
-        """`names` has the one of the score."""
+        """`names` has the name of the score."""
         self.question, self.names = question or Question("score"), names
         self.numbers = 2
         self.missing: Any = math.nan
@@ -50,11 +50,11 @@ class Score:
         return task
 
     def with_scores(self) -> Self:
-        """Itself: it has one."""
+        """Itself: there are no classes."""
         return self
 
     def measure(self, logits: torch.Tensor) -> torch.Tensor:
-        """The score, and how likely it is another one than full depth's."""
+        """The score, and the probability that it differs from full depth's."""
         logits = logits.float()
         return torch.stack([self.shown(logits)[:, 0], self.uncertainty(logits)])
 
@@ -65,9 +65,9 @@ class Score:
         return Answers(values, measured[1])
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
-        """The chance that full depth's score is not the same, were it normally distributed around
-        the exit's with the distance s that it expects; twice that for cut-offs, where it is one
-        half at most, and of those the nearest. "spread": s / (1 + s)."""
+        """The probability that full depth's score differs, if it is normally distributed around the
+        exit's with the expected error s; for cut-offs, twice that for the nearest one, where it is
+        at most one half. "spread": s / (1 + s)."""
         value = self.shown(logits.float())[..., 0]
         spread = self.question.scale * logits[..., 1].float().exp()
         if self.criterion == "tolerance":
@@ -78,11 +78,11 @@ class Score:
             unsure = torch.special.erfc(far / (spread * math.sqrt(2)))
         else:
             unsure = spread / (1 + spread)
-        found: torch.Tensor = unsure + 0.0 * value  # not a number where the score is none
+        found: torch.Tensor = unsure + 0.0 * value  # NaN if the score is NaN
         return found
 
     def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
-        """So many times as far off."""
+        """The expected error, multiplied by the temperature."""
         softer = logits.clone()
         softer[..., 1] += math.log(temperature)
         return softer
@@ -96,30 +96,31 @@ class Score:
         return torch.where(self.given(targets), squared, 0.0)
 
     def given(self, targets: torch.Tensor) -> torch.Tensor:
-        """Those that are numbers."""
+        """Targets that are numbers."""
         return ~targets.isnan()
 
     def distil(
         self, student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
     ) -> torch.Tensor:
-        """The squared distance of the scores, and how unlikely that distance is where the student
-        expects its own: of a normal distribution, which does not move the score itself (so that a
-        row that is far off counts for no less; compare Seitzer et al. 2022). Scores have no
-        temperature."""
+        """The squared distance of the scores, and the negative log likelihood of that distance
+        under the student's expected error: of a normal distribution, without gradient for the score
+        (so that rows with large errors do not count less; compare Seitzer et al. 2022). Scores have
+        no temperature."""
         squared = (student[..., 0] - teacher[..., 0]) ** 2
         spread = student[..., 1].clamp(_LEAST, _MOST)
         return squared + _unlikely(squared.detach(), spread)
 
     def surprise(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """How unlikely the teacher's score is, of a normal distribution around the student's."""
+        """Negative log likelihood of the teacher's score, under a normal distribution around the
+        student's."""
         return _unlikely((student[..., 0] - teacher[..., 0]) ** 2, student[..., 1])
 
     def certainty(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The squared distance, less is more."""
+        """Minus the squared distance."""
         return -self.loss(logits, targets)
 
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
-        """Not the same by the criterion; an answer that is not a number differs from any."""
+        """Different by the criterion; an answer that is not a number differs from all."""
         a, b = early["value"].astype(np.float64), deep["value"].astype(np.float64)
         if self.criterion == "tolerance":
             return np.asarray(~(np.abs(a - b) <= self.within[0]))
@@ -129,15 +130,14 @@ class Score:
         return np.asarray(~(a == b))
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """As they are."""
+        """Unchanged."""
         values = np.empty(len(targets), self.dtype)
         values["value"] = targets
         return values
 
     def quality(self, answers: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
-        """Share of the variance that is explained (R squared) and mean absolute distance; with
-        cut-offs, the share of rows on the right side of all. What is not a number counts as the
-        mean."""
+        """Explained share of the variance (R squared) and mean absolute distance; with cut-offs,
+        the share of rows on the right side of all. NaN counts as the mean."""
         known = truth["value"].astype(float)
         given = np.where(np.isfinite(answers["value"]), answers["value"], known.mean())
         off = given.astype(float) - known
@@ -151,7 +151,7 @@ class Score:
         return found
 
     def constant(self, answers: NDArray[Any]) -> tuple[str, float]:
-        """The mean, which explains nothing of the variance."""
+        """The mean, with an explained variance of 0."""
         return f"{answers['value'].mean():.4g}", 0.0
 
     def prior(self, targets: torch.Tensor) -> torch.Tensor:
@@ -160,7 +160,7 @@ class Score:
         return torch.stack([mean, mean.new_tensor(_NOT_OFF)])
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
-        """Rows between two cut-offs, or else between two multiples of a power of ten."""
+        """Rows between two cut-offs, or between two multiples of a power of ten."""
         values = answers["value"].astype(np.float64)
         if self.criterion == "cutoff":
             edges = [f"{edge:g}" for edge in self.within]
@@ -186,7 +186,7 @@ class Score:
     def take_over(
         self, weight: torch.Tensor, bias: torch.Tensor, theirs: tuple[torch.Tensor, torch.Tensor]
     ) -> None:
-        """Of the score; its distance from itself is none."""
+        """Copies the map of the score, in the question's units; the second output is constant."""
         centre, scale = self.question.centre, self.question.scale
         self.settle(weight, bias)
         weight[0] = theirs[0][0] / scale
@@ -194,12 +194,12 @@ class Score:
 
     @torch.no_grad()
     def settle(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        """The second number is a constant, which nothing that is learnt from scores changes."""
+        """Makes the second number a constant, which training on scores does not change."""
         weight[1] = 0.0
         bias[1] = _NOT_OFF
 
 
 def _unlikely(squared: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
-    """Minus the log likelihood of a squared distance, except for a constant, with the logarithm of
-    the standard deviation (...,)."""
+    """Negative log likelihood of a squared distance, up to a constant, given the logarithm of the
+    standard deviation (...,)."""
     return spread + 0.5 * squared * (-2 * spread).exp()

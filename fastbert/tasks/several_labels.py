@@ -1,4 +1,4 @@
-"""Any number of N labels: a yes or no to each, by a sigmoid and a cut-off.
+"""Any number of N labels: a decision for each, by a sigmoid and a cut-off.
 
 Letters: n rows, N classes.
 """
@@ -19,13 +19,13 @@ from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
 from fastbert.tasks.classes import OfClasses, listed
 
-#: What rows without a label are counted as.
+#: Name under which rows without a label are counted.
 _NONE = "(none)"
 
 
 class SeveralLabels(OfClasses):
-    """A `Task`: each row has those of the named classes whose probability lies above the class's
-    cut-off. Targets are rows of N probabilities, 0 or 1 where they are known."""
+    """A `Task`: each row has the named classes whose probability is above the class's cut-off.
+    Targets are rows of N probabilities, 0 or 1 if they are known."""
 
     def __init__(self, names: Sequence[str], question: Question | None = None) -> None:
         """`names` of the classes, by index."""
@@ -41,7 +41,7 @@ class SeveralLabels(OfClasses):
         self._names = pa.array(names, pa.string())
 
     def by(self, criterion: str, within: Sequence[float] = ()) -> Self:
-        """Itself: all its criteria mean the same of different logits."""
+        """Itself: its criteria differ only in their logits."""
         return self
 
     def with_scores(self) -> Self:
@@ -51,11 +51,11 @@ class SeveralLabels(OfClasses):
         return task
 
     def _margins(self, logits: torch.Tensor) -> torch.Tensor:
-        """How far above its cut-off each label lies, as a logit."""
+        """Distance of each label above its cut-off, as a logit."""
         return logits - self._cutoffs.to(logits, non_blocking=True)
 
     def measure(self, logits: torch.Tensor) -> torch.Tensor:
-        """The probability of each class, yes or no to it, and how unsure that is."""
+        """Probability and decision of each class, and the uncertainty."""
         logits = logits.float()
         has, unsure = (self._margins(logits) >= 0).float(), self.uncertainty(logits)[:, None]
         return torch.cat([logits.sigmoid(), has, unsure], 1).T
@@ -70,7 +70,7 @@ class SeveralLabels(OfClasses):
         return Answers(values, measured[-1])
 
     def uncertainty(self, logits: torch.Tensor) -> torch.Tensor:
-        """The entropy of the least sure of its decisions, divided by log 2."""
+        """The entropy of the least sure decision, divided by log 2."""
         least = self._margins(logits.float()).abs().amin(-1)
         p = least.sigmoid()
         entropy = torch.special.entr(p) + torch.special.entr(1 - p)
@@ -78,7 +78,7 @@ class SeveralLabels(OfClasses):
         return unsure
 
     def soften(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Nearer to the cut-offs."""
+        """Moved towards the cut-offs."""
         return self._margins(logits) / temperature + self._cutoffs.to(logits, non_blocking=True)
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -90,14 +90,14 @@ class SeveralLabels(OfClasses):
         return torch.where(self.given(targets), each.sum(-1), 0.0)
 
     def given(self, targets: torch.Tensor) -> torch.Tensor:
-        """Those that are numbers."""
+        """Targets that are numbers."""
         return ~targets.isnan().any(-1)
 
     def distil(
         self, student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
     ) -> torch.Tensor:
         """KL(teacher || student) of each decision, softened by the temperature T, summed and
-        multiplied by T^2: what `SingleLabel` has of its one decision."""
+        multiplied by T^2, as `SingleLabel` for its one decision."""
         wanted = (teacher / temperature).expand_as(student)
         cross, own = (
             functional.binary_cross_entropy_with_logits(z, wanted.sigmoid(), reduction="none")
@@ -118,19 +118,19 @@ class SeveralLabels(OfClasses):
         return -self.loss(logits, targets) / self.numbers
 
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
-        """Any label decided otherwise; an answer that is not a number differs from any."""
+        """Any decision differs; an answer that is not a number differs from all."""
         nothing = np.isnan(early["scores"]) | np.isnan(deep["scores"])
         return np.asarray(((early["labels"] != deep["labels"]) | nothing).any(-1))
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """Known labels as certain answers; of probabilities, those of one half and more."""
+        """Known labels as certain answers; from probabilities, those of at least one half."""
         values = np.zeros(len(targets), self.dtype)
         values["labels"], values["scores"] = targets >= 0.5, targets
         return values
 
     def quality(self, answers: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
-        """Share of rows all of whose labels are right; F1 over all decisions, and as a mean over
-        classes that some row has."""
+        """Share of rows with all labels right; F1 over all decisions, and as a mean over classes
+        that occur."""
         given, known = answers["labels"], truth["labels"]
         both, either = (given & known).sum(0), given.sum(0) + known.sum(0)
         f1 = 2 * both[either > 0] / either[either > 0]
@@ -148,13 +148,13 @@ class SeveralLabels(OfClasses):
         return ", ".join(names) or _NONE, float(rows[best] / len(answers))
 
     def prior(self, targets: torch.Tensor) -> torch.Tensor:
-        """The share of the rows that has each label, as if one more had it, and one more did not:
-        most labels are rare, and long in learning that else."""
+        """Log odds of each label's share of rows, with one more row with it and one without: most
+        labels are rare, which would otherwise take long to learn."""
         known = targets[self.given(targets)]
         return ((known.sum(0) + 1) / (len(known) + 2)).logit()
 
     def count(self, answers: NDArray[Any]) -> Counter[str]:
-        """Rows by label, each once for every label that it has."""
+        """Rows by label; a row counts once for every label that it has."""
         labels = answers["labels"]
         rows = zip(self.names, labels.sum(0).tolist(), strict=True)
         counts = Counter({name: n for name, n in rows if n})

@@ -20,7 +20,7 @@ from fastbert.exits.question import Question
 from fastbert.exits.rules import Answers
 from fastbert.tasks.classes import OfClasses, listed
 
-#: What stands for a missing label among the targets of a loss.
+#: Target of a loss for a missing label.
 NO_LABEL = -100
 
 
@@ -53,7 +53,7 @@ class SingleLabel(OfClasses):
         return task
 
     def measure(self, logits: torch.Tensor) -> torch.Tensor:
-        """The likeliest class, its probability, how unsure that is; perhaps all probabilities."""
+        """The likeliest class, its probability and uncertainty; optionally all probabilities."""
         log_p = logits.float().log_softmax(-1)
         best, label = log_p.max(-1)
         columns = torch.stack([label.float(), best.exp(), self._of(log_p)])
@@ -114,12 +114,12 @@ class SingleLabel(OfClasses):
         return logits.softmax(-1).gather(-1, right[:, None])[:, 0]
 
     def differs(self, early: NDArray[Any], deep: NDArray[Any]) -> NDArray[np.bool_]:
-        """Another label, whatever the score; an answer that is not a number differs from any."""
+        """Different labels, for any scores; an answer that is not a number differs from all."""
         nothing = np.isnan(early["score"]) | np.isnan(deep["score"])
         return np.asarray((early["label"] != deep["label"]) | nothing)
 
     def truth(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """Class indices, or the likeliest of probabilities, as certain answers."""
+        """Class indices, or the likeliest classes of probabilities, as certain answers."""
         values = np.zeros(len(targets), self.dtype)
         values["label"] = targets if targets.ndim == 1 else targets.argmax(1)
         values["score"] = 1.0
@@ -136,7 +136,7 @@ class SingleLabel(OfClasses):
         return self.names[best], float(counts[best] / len(answers))
 
     def prior(self, targets: torch.Tensor) -> torch.Tensor:
-        """The shares of the labels, as if each had one row more."""
+        """Logarithms of the shares of labels, with one more row for each."""
         chances = targets[self.given(targets)]
         if not targets.is_floating_point():
             chances = functional.one_hot(chances.long(), self.numbers).float()

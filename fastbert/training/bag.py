@@ -1,7 +1,7 @@
-"""How the exit before the first layer learns: from the last exit's answers alone, in seconds.
+"""Training of the exit before the first layer: only from the last exit's answers, in seconds.
 
-Its numbers begin as the principal components of the backbone's word embeddings, so that rare tokens
-lie near common ones that mean the same.
+Its numbers start as the principal components of the backbone's word embeddings, so that rare tokens
+are near common ones of the same meaning.
 """
 
 import math
@@ -15,20 +15,20 @@ from fastbert.inference.tokens import Tokens
 from fastbert.tasks.questions import Questions
 from fastbert.tasks.task import Task
 
-#: Rows that are read, repeats included, and the fewest and most passes over them.
+#: Rows to read, including repeats, and the fewest and most passes.
 _ROWS, _FEWEST, _MOST = 400_000, 4, 60
 #: Learning rates of the numbers and of the head, which fall linearly to 0.
 _RATES = (5e-3, 1e-2)
-#: Rows of a step: small corpora take smaller ones, for as many steps.
+#: Rows per step: fewer for small corpora, to keep the number of steps.
 _FEWEST_ROWS, _MOST_ROWS, _STEPS = 32, 256, 16
-#: Share of the numbers that a step leaves out: a row has to be told by whatever is left of it.
+#: Dropout of the numbers in each step: the others must classify the row.
 _DROPPED = 0.5
-#: Times that a pair of tokens must occur to be learnt, and how many pairs are, at most.
+#: Least occurrences of a pair of tokens, and most pairs.
 _FREQUENT, _MOST_PAIRS = 10, 1 << 16
 
 
 def occurring(tokens: Tokens, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a bag for such rows knows: ids of tokens (W,), and of frequent pairs (P, 2)."""
+    """Vocabulary of a bag for these rows: ids of tokens (W,), and of frequent pairs (P, 2)."""
     ids = tokens.ids.astype(np.int64)
     inside = np.ones(len(ids), bool)
     inside[tokens.offsets[1:] - 1] = False  # the last token of a row begins no pair
@@ -48,8 +48,8 @@ def teach_bag(
     wanted: torch.Tensor,
     seed: int = 0,
 ) -> None:
-    """Train it, in place: rows (n,) and the logits (n, N) that full depth gives them; `words` are
-    the backbone's word embeddings (V, H)."""
+    """Train a bag in place, on rows (n,) and full depth's logits (n, N); `words` are the backbone's
+    word embeddings (V, H)."""
     generator = torch.Generator().manual_seed(seed)
     _begin(bag, words, generator)
     ids = torch.from_numpy(tokens.ids)
@@ -89,8 +89,8 @@ def _distil(task: Task, student: torch.Tensor, teacher: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def _begin(bag: Bag, words: torch.Tensor, generator: torch.Generator) -> None:
-    """Numbers of tokens: the principal components of their embeddings, with a variance of 1; of
-    pairs: 0."""
+    """Initial numbers of tokens: the principal components of their embeddings, with a variance of
+    1; of pairs: 0."""
     size, count = bag.dense.in_features, len(bag.tokens)
     mine = words.float().cpu()[bag.tokens.long()]
     mine -= mine.mean(0)

@@ -1,4 +1,4 @@
-"""Texts to learn from, and their tokens."""
+"""Training texts, and their tokens."""
 
 import logging
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts to learn from, in columns of equal length."""
+    """Training texts, in columns of equal length."""
 
     texts: list[str]
     pairs: list[str] | None = None
-    labels: list[Any] | None = None  # targets, as `Questions` has them
+    labels: list[Any] | None = None  # targets, as in `Questions`
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, rows: Sequence[int]) -> "Examples":
-        """Those of some rows, by number."""
+        """The examples of rows, by number."""
 
         def some(column: list[Any] | None) -> list[Any] | None:
             return None if column is None else [column[row] for row in rows]
@@ -44,26 +44,27 @@ class Examples:
         windows: Windows | None = None,
         drawn: bool = False,
     ) -> "TokenDataset":
-        """A data set for the Trainer: with `windows` one item for each of them, or, if they are
-        `drawn`, one for each text, which is another one of its windows each time."""
+        """A data set for the Trainer: with `windows`, one item for each window, or, if `drawn`, one
+        for each text, which is a random window each time."""
         tokens = Tokenizer(tokenizer, windows)(self.texts, self.pairs, max_length)
         special = tokenizer.num_special_tokens_to_add(pair=self.pairs is not None)
         own = max(1, len(tokens.ids) - special * len(tokens))
         unknown = int((tokens.ids == tokenizer.unk_token_id).sum()) if len(tokens) else 0
         if unknown > own / 2:
             log.warning(
-                "the tokenizer does not know %.0f %% of the tokens of the texts: is it, and is the "
-                "model, for texts of this language and kind?",
+                "%.0f %% of the tokens of the texts are unknown to the tokenizer: are tokenizer "
+                "and model for texts of this language and kind?",
                 100 * unknown / own,
             )
         return TokenDataset(tokens, self.labels, drawn)
 
 
 class TokenDataset(Dataset[dict[str, Any]]):
-    """Tokenized texts, and their labels where there are any."""
+    """Tokenized texts, and their labels, if any."""
 
     def __init__(self, tokens: Tokens, labels: list[Any] | None, drawn: bool = False) -> None:
-        """Windows of a text are items of their own, or, if `drawn`, one of them is, at random."""
+        """Windows of a text are separate items, or, if `drawn`, the text is one item, a random
+        window."""
         self.tokens, self.labels, self.drawn = tokens, labels, drawn
         self.windows, self.texts = tokens.apart()
         counts = np.bincount(self.texts, minlength=len(tokens))

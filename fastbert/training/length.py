@@ -1,4 +1,4 @@
-"""How long inputs may be: as long as most texts are."""
+"""Choice of the longest input, by the lengths of texts."""
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -6,17 +6,17 @@ from transformers import PreTrainedTokenizerBase
 from fastbert.inference.tokenizer import Tokenizer
 from fastbert.training.examples import Examples
 
-#: Lengths in tokens, special tokens included, of which the first is taken that holds this share of
-#: the texts whole.
+#: Lengths in tokens, special tokens included: the first that holds this share of the texts whole is
+#: chosen.
 LENGTHS, WHOLE = (64, 128, 256, 512, 1024, 2048, 4096, 8192), 0.95
-#: Rows that are looked at, spread evenly over all.
+#: Rows to measure, spread evenly over all.
 _ROWS = 5_000
 
 
 def fitting_length(
     tokenizer: PreTrainedTokenizerBase, examples: Examples, longest: int
 ) -> tuple[int, float]:
-    """A maximal length for such texts, `longest` at most, and the share that it holds whole."""
+    """A maximal length for these texts, at most `longest`, and the share that it holds whole."""
     rows = np.unique(np.linspace(0, len(examples) - 1, min(_ROWS, len(examples))).astype(int))
     some = examples.take(rows.tolist())
     tokens = Tokenizer(tokenizer)(some.texts, some.pairs, longest)

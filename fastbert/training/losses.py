@@ -1,6 +1,6 @@
-"""What both steps of training minimise.
+"""Losses of both steps of training.
 
-Letters: B batch, S students, E exits, N numbers that a head gives.
+Letters: B batch, S students, E exits, N outputs of a head.
 """
 
 import torch
@@ -9,7 +9,7 @@ from fastbert.tasks.task import Task
 
 
 def joint_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of all exits on the targets of B rows: logits (E, B, N) to the sum over exits, a mean over
+    """Loss of all exits on the targets of B rows: logits (E, B, N) to the sum over exits, mean over
     rows."""
     return task.loss(logits, labels.expand(len(logits), *labels.shape)).mean(-1).sum()
 
@@ -22,11 +22,11 @@ def distillation_loss(
     temperature: float = 1.0,
     hard_labels: float = 0.0,
 ) -> torch.Tensor:
-    """Sum over students of how far each is from the teacher, mean over rows: a scalar.
+    """Sum over students of the distance from the teacher, mean over rows: a scalar.
 
-    `students` (S, B, N) and `teacher` (B, N) are logits; the teacher gets no gradient. With a
-    weight of `hard_labels` the loss of `labels`, targets of B rows, joins in (Hinton et al. 2015,
-    section 2); rows without a target follow the teacher alone.
+    `students` (S, B, N) and `teacher` (B, N) are logits; the teacher gets no gradient. The loss of
+    `labels`, targets of B rows, is added with weight `hard_labels` (Hinton et al. 2015, section 2);
+    rows without a target follow only the teacher.
     """
     loss = task.distil(students, teacher.detach(), temperature)  # (S, B)
     if labels is not None and hard_labels:

@@ -1,4 +1,4 @@
-"""Settings of a training step: chosen by the data and the backbone, or the paper's."""
+"""Settings of a training step: by data and backbone, or the paper's."""
 
 import math
 from dataclasses import dataclass
@@ -20,34 +20,35 @@ class Recipe:
     seed: int = 0
     #: Fine-tuning: all branches learn from the labels, not only the last one.
     joint: bool = False
-    #: Self-distillation: what logits are divided by before they are compared.
+    #: Self-distillation: divisor of logits before they are compared.
     temperature: float = 1.0
-    #: Self-distillation: weight of the labels' cross entropy, 0 to 1; that of the teacher's answers
-    #: is the rest. Texts without labels have the teacher's answers only.
+    #: Self-distillation: weight of the labels' cross entropy, 0 to 1; the teacher's answers have
+    #: the rest. Texts without labels only have the teacher's answers.
     hard_labels: float = 0.0
 
 
 #: Liu et al. 2020, section 4.3: fine-tuning, self-distillation, and the longest input in tokens.
 PAPER_FINETUNE, PAPER_DISTIL, PAPER_LENGTH = Recipe(3, 2e-5), Recipe(5, 2e-4), 128
 
-#: Rows that a step reads, repeats included, with one class, and how many more with the square root
-#: of their number: few classes are learnt from few rows, and large sets need no second pass.
+#: Rows that a step reads, including repeats, with one class, and the increase with the square root
+#: of the number of classes: few classes need few rows, and large sets no second pass.
 _FINETUNE_ROWS, _DISTIL_ROWS = (15_000, 7_000), (30_000, 4_000)
-#: Passes over small and large data.
+#: Most and fewest passes over the data.
 _MOST_EPOCHS, _FEWEST_EPOCHS = 20.0, 1.0
-#: A rate for hidden states of a width; wider backbones take smaller ones.
+#: A learning rate and its width of hidden states; wider backbones need smaller rates.
 _RATE, _WIDTH, _HIGHEST_RATE = 1e-4, 384, 5e-4
 
 
 def finetuning(rows: int, classes: int, width: int) -> Recipe:
-    """For so many rows and classes, and a backbone with hidden states of `width`."""
+    """Recipe of fine-tuning for numbers of rows and classes, and a backbone with hidden states of
+    `width`."""
     rate = min(_HIGHEST_RATE, _RATE * (_WIDTH / width) ** 1.5)
     return Recipe(_epochs(_FINETUNE_ROWS, rows, classes), rate)
 
 
 def distilling(rows: int, classes: int) -> Recipe:
-    """For so many rows and classes. The rate is five times the paper's: branches start from
-    nothing, and are far from done after five epochs of that."""
+    """Recipe of self-distillation for numbers of rows and classes. The rate is five times the
+    paper's, with which untrained branches are far from converged after five epochs."""
     return Recipe(_epochs(_DISTIL_ROWS, rows, classes), 1e-3)
 
 

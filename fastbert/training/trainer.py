@@ -3,8 +3,8 @@
     fine-tune      backbone and last classifier on labels                    Liu et al. 2020, 3.2.2
     self-distil    all other branches on the last one's soft labels          Liu et al. 2020, 3.2.3
 
-The second step needs no labels, so it may see any amount of further text, and it is all there is
-to do for a classifier that exists already.
+The second step needs no labels, so it can use any amount of further text, and it is the only step
+for an existing classifier.
 """
 
 import logging
@@ -43,36 +43,36 @@ log = logging.getLogger(__name__)
 
 #: The two steps.
 FINE_TUNE, SELF_DISTIL = "fine-tune", "self-distil"
-#: What the model is called with.
+#: Arguments of the model.
 Batch = dict[str, Any]
 
-#: Looks at held-out rows in one fine-tuning, and how many in a row without a gain end it.
+#: Evaluations on held-out rows in one fine-tuning, and how many in a row without a gain end it.
 _LOOKS, _PATIENCE = 10, 3
-#: Seconds between two lines.
+#: Seconds between two log lines.
 _SILENCE = 20.0
-#: Seconds of training that are worth a word on how to spend fewer.
+#: Seconds of training above which the log shows how to save time.
 _LONG = 1200.0
-#: What a token costs in self-distillation, whose backbone only answers, by one in fine-tuning.
+#: Cost of a token in self-distillation, without gradients of the backbone, relative to fine-tuning.
 _DISTILLED = 0.45
-#: A loss that falls by this share in the last fifth still falls.
+#: A loss that decreases by this share in the last fifth is still falling.
 _FALLING = 0.05
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """How one step of training went."""
+    """Result of one step of training."""
 
     steps: int  # of the optimizer
     planned: int
     epochs: float  # passes over the data
-    truncated: int  # rows that were cut
-    #: Mean loss, of the held-out rows if there are some, else of the training rows: at the
-    #: beginning, before the last fifth of the steps, and at the end.
+    truncated: int  # truncated rows
+    #: Mean loss of the held-out rows, or, without any, of the training rows: at the start, before
+    #: the last fifth of the steps, and at the end.
     losses: tuple[float, float, float]
 
     @property
     def falling(self) -> bool:
-        """Whether more steps would have helped, as far as the loss tells."""
+        """Whether more steps would have helped, by the loss."""
         _, before, end = self.losses
         return self.steps == self.planned and end < (1 - _FALLING) * before
 
@@ -88,13 +88,13 @@ def finetune(
 ) -> Learnt:
     """Train backbone and last classifier on labels, in place; with `recipe.joint` all classifiers.
 
-    With `dev` ten looks at it decide: the weights are kept with which the last classifier has the
-    highest mean `certainty`, and training ends where three looks bring no gain.
-    Says how long that takes, and `distil_epochs` passes over as many rows. Raises FastBertError
-    where training diverges.
+    With `dev`, ten evaluations on it decide: the weights with the highest mean `certainty` of the
+    last classifier are kept, and training ends after three evaluations without a gain. Logs how
+    long that takes, including `distil_epochs` passes over as many rows. Raises FastBertError if
+    training diverges.
     """
     if not recipe.joint:
-        model.branches[:-1].requires_grad_(False)  # students wait for their own step
+        model.branches[:-1].requires_grad_(False)  # students learn in the second step
 
     def answered(network: nn.Module, batch: Batch) -> FastBertOutput:
         joint = recipe.joint and network.training
@@ -102,7 +102,7 @@ def finetune(
         if outputs.exit_logits is not None:
             every = outputs.exit_logits
             outputs.loss = model.questions.total(joint_loss, every, targets=batch["labels"])
-            outputs.exit_logits = None  # gathered along the wrong dimension otherwise
+            outputs.exit_logits = None  # would be gathered along the wrong dimension
         return outputs
 
     then = _DISTILLED * distil_epochs
@@ -115,9 +115,9 @@ def self_distil(
     texts: Examples,
     recipe: Recipe,
 ) -> Learnt:
-    """Train all branches but the last on the last one's answers, in place.
+    """Train all branches except the last on the last one's answers, in place.
 
-    Labels are used only if the recipe gives them a weight. Raises FastBertError where training
+    Labels are used only if the recipe gives them a weight. Raises FastBertError if training
     diverges.
     """
     if not recipe.hard_labels:
@@ -140,13 +140,13 @@ def self_distil(
 def _diverged(step: str, what: str) -> FastBertError:
     option = "--learning-rate" if step == FINE_TUNE else "--distil-learning-rate"
     return FastBertError(
-        f"training diverged: in {step}, {what}; expected finite numbers, below those of "
-        f"guessing; nothing was saved; lower {option}, or use a model that is sound to begin with"
+        f"training diverged: in {step}, {what}; expected finite numbers, below those of guessing; "
+        f"nothing was saved; lower {option}, or start from a sound model"
     )
 
 
 class _Trainer(Trainer):
-    """Minimises the loss of what `answered` makes of the model and a batch."""
+    """Minimises the loss that `answered` computes from the model and a batch."""
 
     answered: Callable[[nn.Module, Batch], FastBertOutput]
     step: str
@@ -163,23 +163,23 @@ class _Trainer(Trainer):
             self.progress.read += inputs["input_ids"].numel()
         outputs = self.answered(model, inputs)
         loss: Any = outputs.loss
-        # Waits for the device, in place of transformers' own look, which hides what it sees.
+        # Waits for the device, instead of transformers' check, which hides its findings.
         if model.training and not torch.isfinite(loss):
             done, of = self.state.global_step, self.state.max_steps
             raise _diverged(self.step, f"the loss is {loss} at step {done + 1} of {of}")
         return (loss, outputs) if return_outputs else loss
 
 
-#: Ends of the names of what is told of training.
+#: Suffixes of the values that are logged.
 _SHOWN = ("loss", "accuracy", "r2")
 
 
 class _Progress(TrainerCallback):
-    """Training progress as log lines; they read the same in a terminal and in a job's log."""
+    """Training progress as log lines, for terminals and logs of jobs."""
 
     def __init__(self, step: str, looks: bool, tokens: float, then: float) -> None:
-        """With `looks` at held-out rows, of which the last comes after the last step. `tokens` are
-        read in all; what follows this step takes as long as `then` of them."""
+        """`looks` is the number of evaluations on held-out rows, the last one after the last step.
+        `tokens` is the number of all tokens; the next step takes as long as `then` of them."""
         self.step, self.looks, self.tokens, self.then = step, looks, tokens, then
         self.read = 0
         self.warned = False
@@ -200,7 +200,7 @@ class _Progress(TrainerCallback):
             f"{'held-out ' * key.startswith('eval_')}{key.removeprefix('eval_')} {logs[key]:.4f}"
             for key in shown
         )
-        # Not by steps: the longest texts come first.
+        # By tokens, not steps, because the longest texts come first.
         spent, share = self.said - self.started, 1 / args.world_size
         left, then = (
             spent * tokens * share / max(self.read, 1)
@@ -214,21 +214,21 @@ class _Progress(TrainerCallback):
         if not self.warned and spent + left + then > _LONG:
             self.warned = True
             log.info(
-                f"about {duration(spent + left + then)} in all on {device_name(device())}; fewer, "
-                "at some cost in accuracy, with --epochs 1 --distil-epochs 1, a smaller "
-                "--max-length or fewer rows" + ", or on a GPU" * (device() == "cpu")
+                f"about {duration(spent + left + then)} in all on {device_name(device())}; less, "
+                "at a cost in accuracy, with --epochs 1 --distil-epochs 1, a smaller --max-length "
+                "or fewer rows" + ", or on a GPU" * (device() == "cpu")
             )
 
 
 def duration(seconds: float) -> str:
-    """For people."""
+    """A duration in words."""
     if seconds >= 7200:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _judged(questions: Questions, prediction: EvalPrediction) -> dict[str, float]:
-    """What tasks measure, and their certainty, which tells more from few rows."""
+    """The measures of tasks, and their certainty, which is more informative on few rows."""
     logits, truth = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
     found: dict[str, float] = {}
     certain = 0.0
@@ -314,15 +314,15 @@ def _run(
 
 
 def _losses(history: list[dict[str, float]], key: str, steps: int) -> tuple[float, float, float]:
-    """The first of this name, the last one up to four fifths of the steps, and the last."""
+    """The first value of this name, the last one up to four fifths of the steps, and the last."""
     found = [(each["step"], each[key]) for each in history if key in each]
     before = [loss for step, loss in found if step <= 0.8 * steps] or [found[0][1]]
     return found[0][1], before[-1], found[-1][1]
 
 
 def _check_last_update(step: str, trainer: _Trainer) -> None:
-    """Raises FastBertError where weights, or what they make of some rows, are not finite: no loss
-    has come after the last update."""
+    """Raises FastBertError if weights, or the loss on a few rows, are not finite: no loss was
+    computed after the last update."""
     model: Any = trainer.model
     if name := beyond(model):
         raise _diverged(step, f"weights of {name} are not finite after the last step")
@@ -333,5 +333,5 @@ def _check_last_update(step: str, trainer: _Trainer) -> None:
     if not torch.isfinite(loss):
         raise _diverged(step, f"the loss is {loss} after the last step")
     if step == FINE_TUNE and loss > 5 * (guessing := model.questions.guessing):
-        what = f"after the last step the loss is {loss:.2f} on rows that were learnt"
+        what = f"after the last step the loss is {loss:.2f} on training rows"
         raise _diverged(step, f"{what}, where guessing gives {guessing:.2f}")

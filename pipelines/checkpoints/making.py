@@ -84,7 +84,7 @@ def make(settings: LabelAnySettings) -> None:
             pair_column=settings.pair_column,
         )
         model, tokenizer = untaught(asked, texts.take(range(min(len(texts), _LOOK))))
-        log.info(_told(plan, total, _seconds_per_row(model, tokenizer, texts)))
+        log.info(_message(plan, total, _seconds_per_row(model, tokenizer, texts)))
         if not plan.makes:
             save_checkpoint(model, tokenizer, target)
             _answer_at_full_depth(target)
@@ -171,7 +171,7 @@ def _seconds_per_row(
     return (time.monotonic() - started) / len(few)
 
 
-def _told(plan: Plan, rows: int, each: float) -> str:
+def _message(plan: Plan, rows: int, each: float) -> str:
     """A message: cost and benefit of making exits, and the decision."""
     return (
         f"the model has no exits: it takes about {duration(rows * each)} for {rows:,} rows on this "

@@ -96,7 +96,7 @@ def _train(settings: TrainSettings) -> dict[str, Any]:
         passes = distil_recipe(settings, len(corpus), len(labels)).epochs * len(corpus)
     passes /= len(examples)
     learnt = finetune(model, tokenizer, examples, chosen, recipe=recipe, distil_epochs=passes)
-    _tell(learnt, recipe.epochs)
+    _log_fit(learnt, recipe.epochs)
     taught = replace(learnt, epochs=0.0)
     if settings.distil_epochs != 0:
         taught = teach(model, tokenizer, corpus, settings, settings.hard_labels)
@@ -158,7 +158,7 @@ def _check_classes(found: Found, rows: int) -> None:
         )
 
 
-def _tell(learnt: Learnt, epochs: float) -> None:
+def _log_fit(learnt: Learnt, epochs: float) -> None:
     """Log whether fine-tuning was long enough."""
     first, before, end = learnt.losses
     stopped = learnt.steps < learnt.planned

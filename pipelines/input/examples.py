@@ -155,7 +155,7 @@ def read_labelled(
 
 
 def _within(rows: Rows, sizes: Sequence[int]) -> list[Rows]:
-    """Numbers of rows of all shards, by shard of these sizes: in order, counted from the shard's
+    """Row numbers over all shards, sorted and split by shards of these sizes, counted from each
     start."""
     rows, ends = np.sort(rows), np.cumsum(sizes)
     parts = np.split(rows, np.searchsorted(rows, ends[:-1]))

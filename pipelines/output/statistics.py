@@ -145,7 +145,7 @@ class SliceStats:
                                   total="audit_flops", required=True)
     read_seconds: Seconds = measured(0.0, "Seconds of reading.", required=True)
     tokenize_seconds: Seconds = measured(0.0, "Seconds of tokenizing.", required=True)
-    device_seconds: Seconds = measured(0.0, "Seconds of replicas at work.",
+    device_seconds: Seconds = measured(0.0, "Seconds of work of replicas.",
                                        total="device_seconds", exported=True, required=True)
     commit_seconds: Seconds = measured(0.0, "Seconds of publishing.", required=True)
     device: Text = measured("none", "What the model ran on.", column="device", required=True)

@@ -64,7 +64,7 @@ def _of_labels(found: Analytics, kind: Kind, truth: str, column: str) -> pd.Data
     frame = groups.drop_columns(["truth"]).append_column("truth", pa.array(truths, pa.string()))
     counts = frame.to_pandas()
     some = counts[counts["truth"].notna()]
-    _tell_missing(int(counts["rows"].sum() - some["rows"].sum()), truth)
+    _log_missing(int(counts["rows"].sum() - some["rows"].sum()), truth)
     strange = some[~some["truth"].isin(set(counts["label"]))]
     if len(strange) and not several:
         log.warning(
@@ -85,7 +85,7 @@ def _of_scores(found: Analytics, truth: str, column: str) -> pd.DataFrame:
     missing = found.query(f"""
         select count(*) as rows from rows where value is not null and {known} is null
     """)
-    _tell_missing(int(missing["rows"].sum()), truth)
+    _log_missing(int(missing["rows"].sum()), truth)
     return found.query(f"""
         select exit_layer as layer, count(*) as rows,
                round(avg(abs(value - {known})), 4) as mean_absolute_error,
@@ -95,6 +95,6 @@ def _of_scores(found: Analytics, truth: str, column: str) -> pd.DataFrame:
     """)
 
 
-def _tell_missing(rows: int, truth: str) -> None:
+def _log_missing(rows: int, truth: str) -> None:
     if rows:
         log.info("%d rows have no true label in column '%s', and do not count", rows, truth)

@@ -34,11 +34,11 @@ STRAY = """
 #: Which slices of a run have statistics, and which of them are current.
 MARKS = """
     create or replace table marks as
-    from (select distinct run_id, slice_id, true as told from history)
+    from (select distinct run_id, slice_id, true as known from history)
     full join (select *, true as current from newest) using (run_id, slice_id)
 """
 #: Commits without statistics.
-MISSING = "select n from marks where told is null order by n"
+MISSING = "select n from marks where known is null order by n"
 
 #: For speed: in most runs all slices are current, or none, so only the run's name is looked up.
 EXITS = """

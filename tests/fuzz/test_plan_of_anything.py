@@ -126,7 +126,7 @@ def plan_covers_every_row_once(shards, commits, strays, slice_rows, on_change, r
         if url(name) in plan.bad_shards:
             assert not ours
             continue
-        assert rows is not None or mine  # nobody opens a shard that is complete
+        assert rows is not None or mine  # complete shards are not opened
         covered = sorted(i for first, n in mine + ours for i in range(first, first + n))
         total = rows if rows is not None else plan_rows(plan, name)
         assert covered == list(range(total)), f"{name} {version}"

@@ -48,7 +48,7 @@ class Head:
 
 
 def free_port() -> int:
-    """Below those that the system gives out by itself: nobody else gets it before Ray listens."""
+    """Below those that the system assigns: no other process gets it before Ray listens."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as s, contextlib.suppress(OSError):

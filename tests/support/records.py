@@ -1,4 +1,4 @@
-"""Records of slices that nobody has labelled, and what they were labelled with."""
+"""Records of slices that were never labelled, and their recipes."""
 
 import pyarrow as pa
 

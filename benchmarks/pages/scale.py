@@ -92,6 +92,13 @@ def growth(found: dict[str, Any], night: str) -> float:
     return (gigabytes(many[night]) - gigabytes(few[night])) * 2**20 / slices
 
 
+def sizes(found: dict[str, Any]) -> str:
+    """The slices of the first nights that `growth` compares."""
+    nights = found["nights"]
+    known = [s["shards"] * nights["slices_of_a_shard"] for s in nights["sizes"] if "first" in s]
+    return f"{known[0]:,} to {known[-1]:,} slices"
+
+
 def slices_of(slice_rows: int) -> int:
     """Slices do not span shards."""
     return ROWS // SHARD_ROWS * ceil(SHARD_ROWS / slice_rows)
@@ -288,6 +295,11 @@ def changed_section(costs: Costs) -> str:
             ],
         )
     }
+
+Not of the same sizes: memory grew from {sizes(costs.before)} before and from {
+        sizes(costs.found)
+    } now, and {costs.before["texts"]["options"]["rows"]:,} rows were counted before, {
+        costs.found["texts"]["options"]["rows"]:,} now.
 
 A run keeps what it has committed as rows of a manifest, not as objects of Python, and writes its statistics some slices at a time. Large files of text are counted by
 processes. A plan forgets the schemas of Parquet shards. On Ray, the job says what more than 100,000 slices will take."""

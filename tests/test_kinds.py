@@ -345,7 +345,11 @@ def test_columns_decide(values, options, kind, names, tmp_path):
         (pa.array([[0, 1, 1], [1, 0, 0]] * N), [], ["has a value twice in a row", "cast it"]),
         (pa.array([[0.0, 0.0], [1.0, 0.0]] * N), ["--task", "single-label"], ["all probabilities"]),
         (pa.array(TWO), ["--task", "odd"], ["--task is 'odd'"]),
-        (pa.array(TWO), ["--task", "labels=score"], ["--task is 'labels=score'", "NAME from label"]),
+        (
+            pa.array(TWO),
+            ["--task", "labels=score"],
+            ["--task is 'labels=score'", "NAME from label"],
+        ),
     ],
 )
 def test_columns_that_tell_nothing(values, options, said, tmp_path):

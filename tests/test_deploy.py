@@ -100,6 +100,7 @@ def test_no_yaml_file_is_forgotten():
     found = {p for pattern in ("*.y*ml", "*/*.y*ml") for p in ROOT.glob(pattern)}
     assert found == {
         ROOT / "cluster.yaml",
+        ROOT / "mkdocs.yml",  # of the documentation
         *(DEPLOY / name for name in (*MANIFESTS, "cronjob.yaml")),
     }
 

@@ -154,6 +154,23 @@ def test_bad_files_are_left_out_of_the_sample(job, tmp_path):
     assert (found["rows"], found["exit_code"], found["error_rows"]) == (ROWS + 2, 3, 1)
 
 
+def test_a_wrong_column_is_named(job):
+    with pytest.raises(
+        InputError, match=r"a.parquet has no column 'body'; its columns are text, id"
+    ):
+        job(text_column="body")
+
+
+def test_texts_are_read_as_far_as_the_classifier_reads(job, tmp_path, caplog):
+    """Up to 512 tokens: here all that it takes, though all texts are shorter."""
+    caplog.set_level("INFO")
+    job(make_exits="never")
+    assert (
+        "read up to 41 tokens, the most that the backbone takes, which holds 100.0%" in caplog.text
+    )
+    assert "the text is column 'text'; 'full-depth', in fp32" in caplog.text
+
+
 def test_a_dry_run_makes_nothing(job, tmp_path):
     assert job(dry_run=True)["models_to_make"] == [str(tmp_path / "classifier")]
     assert not (tmp_path / "out").exists()

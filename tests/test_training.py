@@ -111,6 +111,8 @@ def test_the_length_holds_most_texts_whole(tmp_path):
     assert (length, share) == (64, pytest.approx(188 / 195))
     assert fitting_length(tokenizer, Examples(short + long * 6), 90) == (90, 0.94)
     assert fitting_length(tokenizer, Examples(short), 40) == (40, 1.0)
+    assert fitting_length(tokenizer, Examples(short), 512, 100) == (128, 1.0)
+    assert fitting_length(tokenizer, Examples(short), 512, 512) == (512, 1.0)
     pairs = Examples(["red " * 40] * 5, ["red " * 40] * 5)
     assert fitting_length(tokenizer, pairs, 512)[0] == 128
 

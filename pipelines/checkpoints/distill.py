@@ -76,14 +76,14 @@ def _distill(settings: DistilSettings) -> dict[str, Any]:
 
 
 def untaught(
-    settings: DistilSettings, corpus: Examples
+    settings: DistilSettings, corpus: Examples, shortest: int = 0
 ) -> tuple[FastBertForSequenceClassification, PreTrainedTokenizerBase]:
     """The classifier with untrained branches, of a length that fits these texts."""
     teachers, tokenizer = load_teachers(settings)
     questions = teachers.questions
     set_seed(settings.seed)
     model = teachers.model(questions)
-    settle_length(model, tokenizer, corpus, settings)
+    settle_length(model, tokenizer, corpus, settings, shortest)
     answers = first_answers(model, tokenizer, corpus)
     if any(question.kind == "score" for question in questions):
         length, questions = model.config.max_length, scaled(model, answers)

@@ -49,6 +49,8 @@ _LEARN, _PROVE = 20_000, 5_000
 _SHARES = 0.4, 0.2
 #: Rows to measure the length of texts, if no exits are made.
 _LOOK = 1_000
+#: Tokens of a text to read at least, if the classifier reads as many: the limit of most.
+_SHORTEST = 512
 #: Rows to time the whole model.
 _PROBE = 128
 #: Exits are made if that costs at most this share of labelling all rows at full depth.
@@ -83,7 +85,9 @@ def make(settings: LabelAnySettings) -> None:
             text_column=settings.text_column,
             pair_column=settings.pair_column,
         )
-        model, tokenizer = untaught(asked, texts.take(range(min(len(texts), _LOOK))))
+        log.info("loading the classifier, and timing it on %d texts", min(len(texts), _PROBE))
+        some = texts.take(range(min(len(texts), _LOOK)))
+        model, tokenizer = untaught(asked, some, _SHORTEST)
         log.info(_message(plan, total, _seconds_per_row(model, tokenizer, texts)))
         if not plan.makes:
             save_checkpoint(model, tokenizer, target)

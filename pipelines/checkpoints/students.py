@@ -40,8 +40,9 @@ def settle_length(
     tokenizer: PreTrainedTokenizerBase,
     texts: Examples,
     settings: SelfDistillation,
+    shortest: int = 0,
 ) -> None:
-    """Set the model's longest input, as given or to fit the texts.
+    """Set the model's longest input, as given or to fit the texts and at least `shortest`.
 
     Raises InputError if the backbone does not support it, or if it has no room for a text.
     """
@@ -52,11 +53,12 @@ def settle_length(
         # Backbones with relative positions only allow more, at a cost that grows with the square.
         longest = model.config.backbone_config().max_position_embeddings
         longest = min(longest, model.encoder.longest)
-        length, share = fitting_length(tokenizer, texts, longest)
+        length, share = fitting_length(tokenizer, texts, longest, shortest)
         all_of = "takes" if longest == model.encoder.longest else "was made for"
         log.info(
-            f"--max-length {length}, which holds {share:.1%} of the texts whole"
-            + (f", is the most that the backbone {all_of}" if length == longest else "")
+            f"texts are read up to {length} tokens, "
+            + (f"the most that the backbone {all_of}, " if length == longest else "")
+            + f"which holds {share:.1%} of them whole"
         )
     check_length(model, tokenizer, length, texts.pairs is not None)
     model.config.max_length = length

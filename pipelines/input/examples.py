@@ -181,7 +181,10 @@ def sample_texts(
     total = sum(rows for _, rows in sizes)
     generator = np.random.default_rng(seed)
     if not sizes:
-        raise InputError(f"no file of {', '.join(map(redacted, urls))} can be read")
+        shard, why = found[0]
+        raise InputError(
+            f"no file of {', '.join(map(redacted, urls))} can be used: {redacted(shard.url)} {why}"
+        )
     if len(sizes) > _MOST_SHARDS and total:
         weights = np.array([rows for _, rows in sizes]) / total
         most = min(_MOST_SHARDS, int((weights > 0).sum()))

@@ -289,6 +289,8 @@ class Job:
         found = plan.precision, resources.device, self.point.proven_in
         precision = executor.call(PREFLIGHT, self.checkpoint, pairs, asked, *found)
         check_precision(self.point, precision)
+        columns = " and ".join(f"'{name}'" for name in columns_of(self.identity).texts)
+        log.info("the text is column %s; '%s', in %s", columns, self.point.name, precision)
         run = Run(
             model=self.settings.model,
             tokenizer=fingerprint(self.checkpoint, weights=False),

@@ -52,7 +52,7 @@ def check_not_on_hub(flag: str, url: str) -> None:
     if url.startswith("hf://"):
         raise InputError(
             f"--{flag} is '{url}', on the Hugging Face hub, where each file would be a commit; "
-            "expected a folder or a bucket; upload it afterwards with hf upload"
+            "expected a folder or a bucket; upload its table/ afterwards with hf upload"
         )
 
 

@@ -53,7 +53,7 @@ def test_every_benchmark_finds_what_it_imports():
 
 #: Results for which no checkpoint was needed, and what they are of instead.
 WITHOUT_CHECKPOINT = {
-    **{"tokenizing": "tokenizer", "scale": "options"},
+    **{"tokenizing": "tokenizer", "formats": "tokenizer", "scale": "options"},
     **{"at_scale": "options", "at_scale_before": "options"},
 }
 

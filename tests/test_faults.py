@@ -318,7 +318,10 @@ def test_held_by_one_run(tmp_path, checkpoint):
     finally:
         first.release()
     assert second.returncode == 4, second.stderr
-    assert f"run night-1 on {os.uname().nodename} (process {os.getpid()}) is at w" in second.stderr
+    assert (
+        f"run night-1 on {os.uname().nodename} (process {os.getpid()}) is working on"
+        in second.stderr
+    )
     assert second.stdout == ""
 
 
@@ -357,7 +360,7 @@ def test_stopped_by_sigterm(tmp_path, checkpoint, executor):
 
 
 class Dawdling(Labelling):
-    def tell(self, slice, rows):
+    def report(self, slice, rows):
         self.guard.attempts.advance(slice, rows)
         time.sleep(0.4)
 

@@ -90,7 +90,7 @@ def test_whose_fault_it_is(error, kind, says):
 STATE = """
 import importlib, logging, os, pkgutil, sys, warnings
 import accelerate, duckdb, fsspec.config, matplotlib.figure, pandas, ray.data, ray.train.torch
-import s3fs, scipy.stats, torch, transformers
+import pyiceberg.catalog, pyiceberg.table, s3fs, scipy.stats, torch, transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
 
 def state():

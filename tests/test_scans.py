@@ -1,5 +1,6 @@
 """Large files of text are scanned by processes, each on a core of its own."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from support import ROOT
 from support.shards import die, random_texts
 
 from fastbert.errors import FastBertError
@@ -77,7 +79,9 @@ def test_a_process_that_dies_ends_the_scan_with_its_reason(folder, monkeypatch):
 
 def test_processes_end_with_a_driver_that_is_killed(folder, tmp_path):
     (tmp_path / "driver.py").write_text(DRIVER)
-    driver = subprocess.Popen([sys.executable, str(tmp_path / "driver.py"), str(folder)])
+    command = [sys.executable, str(tmp_path / "driver.py"), str(folder)]
+    found = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    driver = subprocess.Popen(command, env=found)
     children, deadline = [], time.monotonic() + 60
     while not children and time.monotonic() < deadline:
         time.sleep(0.1)

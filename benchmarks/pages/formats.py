@@ -35,7 +35,8 @@ a URL and two numbers beside the text. On {where(found["machine"])}.
 
 {table(names, rows)}
 
-Target: gzip'd JSON Lines are read and tokenized at 0.60 of Parquet's speed or faster: {judged(gzip, target)}.
+Target: gzip'd JSON Lines are read and tokenized at {target} of Parquet's speed or faster: {gzip:.2f}, {judged(gzip, target)}. The rest is inflating and parsing JSON
+on the same core; on the job's readers, several files are read side by side.
 
 ```
 python -m benchmarks.speed.formats --data ag_news --work work --output benchmarks/results/formats.json

@@ -2,6 +2,7 @@
 sections about the engine are here, those about the job in `nights.py`."""
 
 from benchmarks.pages import gpu
+from benchmarks.pages.formats import formats_section
 from benchmarks.pages.kept import kept_section
 from benchmarks.pages.markdown import judged, load, table, where
 from benchmarks.pages.nights import (
@@ -336,7 +337,7 @@ it has a scale per token, so that rows do not depend on their neighbours. Measur
 def performance_page() -> str:
     """docs/benchmarks.md."""
     sections = (
-        engine_section, tokenizing_section, feeding_section, pipeline_section, ideas_section,
+        engine_section, tokenizing_section, formats_section, feeding_section, pipeline_section, ideas_section,
         gpu.section, chaos_section, versions_section, reporting_section, month_section,
         start_section, history_section, kept_section,
     )  # fmt: skip

@@ -251,7 +251,7 @@ REFUSED = {
     "numbers.jsonl": (b'{"text": 1}\n', "column 'text' is of type int64, expected string"),
     "other.csv": (b"body\na\n", "has no column 'text'; its columns are body"),
     "twice.csv": (b"text,text\na,b\n", "has more than one column 'text'"),
-    "cut.jsonl.gz": (gzip.compress(json_lines(TABLE))[:-20], "Truncated compressed stream"),
+    "cut.jsonl.gz": (gzip.compress(json_lines(TABLE))[:-20], "gzip data is truncated or corrupt"),
     "plain.jsonl.gz": (json_lines(TABLE), "cannot be read as JSON Lines"),
     "plain.jsonl.zst": (json_lines(TABLE), "cannot be read as JSON Lines"),
     "text.arrow": (b"hello", "cannot be read as Arrow"),

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+from isal.igzip import IGzipFile
+from isal.igzip_lib import IsalError
 
 from pipelines.input.unreadable import ShardError
 
@@ -34,14 +36,16 @@ def blocks(file: IO[bytes], compression: str | None, position: int = 0) -> Itera
 
     Raises ShardError for UTF-16, and OSError for compressed data that is truncated or corrupt.
     """
-    if compression:
+    if compression == "gzip":
+        stream: Any = IGzipFile(fileobj=file, mode="rb")  # more than twice as fast as zlib
+    elif compression:
         stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
     else:
         file.seek(position)
         stream = file
     first = position == 0
     waiting: list[bytes] = []
-    while data := stream.read(BLOCK_BYTES):
+    while data := _read(stream):
         if first:
             first = False
             if data.startswith(_UTF16):
@@ -58,3 +62,11 @@ def blocks(file: IO[bytes], compression: str | None, position: int = 0) -> Itera
         waiting = [data[end:]] if end < len(data) else []
     if waiting:
         yield Block(position, b"".join(waiting))
+
+
+def _read(stream: Any) -> bytes:
+    try:
+        data: bytes = stream.read(BLOCK_BYTES)
+    except (EOFError, IsalError) as error:  # type: ignore[misc]  # typed as an object
+        raise OSError(f"gzip data is truncated or corrupt: {error}") from error
+    return data

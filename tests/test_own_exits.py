@@ -15,12 +15,10 @@ from support import ROOT
 from support.labelling import any_settings, table_of
 from support.models import make_noisy, tiny_classifier, tiny_tokenizer
 from support.shards import random_texts, write_shard
-from support.stages import InProcess
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from fastbert.errors import InputError
 from pipelines.checkpoints import making, own_exits
-from pipelines.labelling.job import label
 from pipelines.output.lock import RunLock
 
 ROWS = 400
@@ -38,7 +36,6 @@ def job(tmp_path, monkeypatch):
     classifier(tmp_path / "classifier", seed=5)
     here = lambda function, *given: resolve_name(function)(*given)  # noqa: E731
     monkeypatch.setattr(own_exits, "apart", here)
-    monkeypatch.setattr(own_exits, "label_anywhere", lambda asked: label(asked, InProcess()))
     for module in ("pipelines.labelling.job", "pipelines.checkpoints.own_exits"):
         monkeypatch.setattr(f"{module}.RunLock", lambda s, r: RunLock(s, r, settle=0))
     monkeypatch.setattr("fastbert.training.recipes._MOST_EPOCHS", 3.0)

@@ -60,8 +60,8 @@ def label_with_any(settings: LabelAnySettings) -> dict[str, Any]:
     folders = [fetch_checkpoint(each) for each in settings.model]
     if len(folders) == 1 or _together(settings, folders):
         return _label(settings, folders)
-    apart = list(zip(_of_each(settings), folders, strict=True))
-    found = {PurePosixPath(each.output).name: _label(each, [folder]) for each, folder in apart}
+    alone = zip(_of_each(settings), folders, strict=True)
+    found = {PurePosixPath(each.output).name: _label(each, [folder]) for each, folder in alone}
     codes = [summary.get("exit_code", 0) for summary in found.values()]
     return {"outputs": found, "exit_code": _UNUSABLE if _UNUSABLE in codes else max(codes)}
 

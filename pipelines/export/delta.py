@@ -14,7 +14,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from fastbert.errors import FastBertError, InputError, first_line
 from fastbert.filesystem import redacted
-from pipelines.export.plan import HELD, OUTPUT, SELECT_HELD, Change, Overtaken
+from pipelines.export.plan import HELD, OUTPUT, SELECT_HELD, Change, Overtaken, check_owner
 
 #: Delta lets only one of two transactions of an application happen that began at one version.
 APPLICATION = "fastbert-ray"
@@ -36,13 +36,8 @@ class Delta:
             self._table = DeltaTable(self.url) if DeltaTable.is_deltatable(self.url) else None
             if self._table is None:
                 return HELD.empty_table()
-            of = self._table.metadata().configuration.get(OUTPUT)
-            if of != self.output:
-                raise InputError(
-                    f"the Delta table {redacted(self.url)} is of {of or 'somebody else'}, expected "
-                    f"{self.output}; export to another one, or, if the output has moved, change "
-                    f"the table's property {OUTPUT}"
-                )
+            owner = self._table.metadata().configuration.get(OUTPUT)
+            check_owner(f"Delta table {redacted(self.url)}", owner, self.output)
             reader = QueryBuilder().register("exported", self._table).execute(SELECT_HELD)
             return pa.table(reader).select(HELD.names).cast(HELD)
         except (DeltaError, OSError, ValueError, pa.ArrowException) as error:

@@ -23,7 +23,7 @@ from pyiceberg.expressions import In
 
 from fastbert.errors import FastBertError, InputError, explained, first_line
 from fastbert.filesystem import reaching
-from pipelines.export.plan import HELD, OUTPUT, SELECT_HELD, Change, Overtaken
+from pipelines.export.plan import HELD, OUTPUT, SELECT_HELD, Change, Overtaken, check_owner
 
 #: Snapshot property that says which run it is of.
 RUN = "fastbert.run_id"
@@ -55,13 +55,8 @@ class Iceberg:
             except (NoSuchTableError, NoSuchNamespaceError):
                 self._table = None
                 return HELD.empty_table()
-            of = self._table.properties.get(OUTPUT)
-            if of != self.output:
-                raise InputError(
-                    f"the Iceberg table {self.name} is of {of or 'somebody else'}, expected "
-                    f"{self.output}; export to another one, or, if the output has moved, change "
-                    f"the table's property {OUTPUT}"
-                )
+            owner = self._table.properties.get(OUTPUT)
+            check_owner(f"Iceberg table {self.name}", owner, self.output)
             rows = self._table.scan(selected_fields=_LINEAGE).to_arrow_batch_reader()
             with duckdb.connect() as connection:
                 connection.register("exported", rows)

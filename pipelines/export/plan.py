@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastbert.errors import InputError
 from pipelines.output.history import SLICE_ID
 from pipelines.output.ledger import Ledger
 from pipelines.output.lock import read_lock
@@ -139,6 +140,15 @@ def _sets(output: Labelled, held: pa.Table) -> Sets:
     sets = Sets(commits=output.commits, held=held)
     sets.run(_PENDING, ended=output.ended)
     return sets
+
+
+def check_owner(table: str, owner: str | None, output: str) -> None:
+    """Raises InputError if a table is of another output; `owner` is its property OUTPUT."""
+    if owner != output:
+        raise InputError(
+            f"the {table} is of {owner or 'somebody else'}, expected {output}; export to another "
+            f"one, or, if the output has moved, change the table's property {OUTPUT}"
+        )
 
 
 def pending_shards(output: Labelled, held: pa.Table) -> list[Commit]:

@@ -17,7 +17,7 @@ from pipelines.input.columns import listed
 from pipelines.input.slices import Slice
 from pipelines.input.unreadable import ShardError
 from pipelines.output.record import table_path
-from pipelines.output.sets import Mask
+from pipelines.output.sets import Mask, one_line
 from pipelines.output.storage import FOOTER_THREADS, Storage
 from pipelines.reports.folders import FILE, folder_columns
 
@@ -61,7 +61,7 @@ class Condition:
             self._rows(pa.schema(self._fields).empty_table().columns, 0, paths[0])
         except duckdb.Error as error:
             raise InputError(
-                f"--where fails: {_said(error)}; expected a condition on labelled rows; {names}"
+                f"--where fails: {one_line(error)}; expected a condition on labelled rows; {names}"
             ) from error
 
     def answer(self, piece: Slice, version: str) -> Answer:
@@ -77,7 +77,7 @@ class Condition:
             kept[self._rows(columns, piece.rows, piece.path)] = True
         except duckdb.Error as error:
             raise FastBertError(
-                f"--where fails on a row of {redacted(piece.path)}: {_said(error)}; expected a "
+                f"--where fails on a row of {redacted(piece.path)}: {one_line(error)}; expected a "
                 "condition that holds for any value, as with try_cast"
             ) from error
         columns = [_column(table, field) for field in self.carried]
@@ -140,8 +140,3 @@ def _is_of(footer: pq.FileMetaData, piece: Slice, version: str) -> bool:
     said = {key.decode(): value.decode() for key, value in (footer.metadata or {}).items()
             if key.startswith(b"fastbert.")}  # fmt: skip
     return footer.num_rows == piece.rows and said.get("fastbert.source_version") == version
-
-
-def _said(error: Exception) -> str:
-    """DuckDB's message in one line, without its picture of the query."""
-    return " ".join(str(error).partition("\n\nLINE ")[0].split())

@@ -3,7 +3,6 @@
 import logging
 import os
 import posixpath
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
-from rich.console import Console
 
 from fastbert.errors import InputError
 from fastbert.filesystem import absolute, redacted
@@ -28,6 +26,7 @@ from pipelines.filter.rows import (
     write_lines,
     write_parquet,
 )
+from pipelines.input.formats import COMPRESSIONS
 from pipelines.input.formats.lines import JsonLines
 from pipelines.input.scans import Scans
 from pipelines.input.shards import Shard, find_shards
@@ -39,15 +38,14 @@ from pipelines.machine import cores
 from pipelines.output.ledger import Ledger
 from pipelines.output.retry import Patience
 from pipelines.output.storage import Storage
+from pipelines.reports import terminal
 from pipelines.reports.cells import shortened
-from pipelines.reports.terminal import WIDTH, show
 from pipelines.settings import FilterSettings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_COMPRESSIONS = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 #: Sources in the table.
 _SHOWN = 20
 
@@ -65,13 +63,8 @@ def filter_rows(settings: FilterSettings) -> dict[str, Any]:
         log.warning("passed over: %s %s", url, reason)
     frame = _by_source(counts)
     rows, kept = int(frame["rows"].sum()), int(frame["kept"].sum())
-    console = Console(
-        file=sys.stderr,
-        width=None if sys.stderr.isatty() else WIDTH,
-        highlight=False,
-        quiet=settings.json,
-    )
-    show(console, "kept rows", *shortened(frame, "sources", _SHOWN))
+    console = terminal.console(settings.json)
+    terminal.show(console, "kept rows", *shortened(frame, "sources", _SHOWN))
     console.print(f"{kept:,} of {rows:,} rows are kept.")
     return {
         "output": redacted(settings.output),
@@ -182,7 +175,7 @@ class Filter:
         answers = self._answers(each, count)
         if self.format == "parquet":
             return self._write(count, kept_tables(answers, self.columns), write_parquet)
-        compression = _COMPRESSIONS[self.format]
+        compression = COMPRESSIONS.get(self.format.rpartition(".")[2])
         if isinstance(shard.format, JsonLines):
             lines = kept_lines(shard, answers, self.columns.fields)
         else:

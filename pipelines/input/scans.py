@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import pyarrow as pa
 
@@ -60,7 +60,7 @@ class Scans:
         if found is not None:
             check_columns(shard, found, columns)
         else:
-            if processes and whole and (shard.size or 0) >= _LARGE:
+            if processes and _is_large(shard):
                 found = _apart(processes, shard, columns)
             else:
                 found = _new(shard, columns)
@@ -75,7 +75,11 @@ class Scans:
         if whole := sum(shard.format.scanned for shard in shards):
             log.info("counting the rows of %d files that are not Parquet", whole)
         said = time.monotonic()
-        with ThreadPoolExecutor(FOOTER_THREADS) as pool, _processes() as processes:
+        large = any(map(_is_large, shards))
+        with (
+            ThreadPoolExecutor(FOOTER_THREADS) as pool,
+            _processes() if large else nullcontext() as processes,
+        ):
             found = pool.map(lambda shard: self._found(shard, columns, processes), shards)
             for number, scan in enumerate(found):
                 if time.monotonic() > said + _SILENCE:
@@ -84,7 +88,7 @@ class Scans:
                 yield scan
 
     def _found(
-        self, shard: Shard, columns: InputColumns, processes: ProcessPoolExecutor
+        self, shard: Shard, columns: InputColumns, processes: ProcessPoolExecutor | None
     ) -> Scan | str:
         if shard.problem is not None:
             return shard.problem
@@ -134,6 +138,10 @@ class Scans:
         except (pa.ArrowException, OSError) as error:
             log.warning("cannot read %s, scanning again: %s", path, error)
             return None
+
+
+def _is_large(shard: Shard) -> bool:
+    return shard.format.scanned and (shard.size or 0) >= _LARGE
 
 
 def _new(shard: Shard, columns: InputColumns) -> Scan:

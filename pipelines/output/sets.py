@@ -24,6 +24,11 @@ def numbered(table: pa.Table) -> pa.Table:
     return table.append_column("n", pa.array(np.arange(len(table))))
 
 
+def one_line(error: Exception) -> str:
+    """DuckDB's message, without its picture of the query."""
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())
+
+
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
     """One database in memory for the process, because each takes time to open. Names in one cursor

@@ -29,7 +29,7 @@ from fastbert.filesystem import open_url, redacted
 from pipelines.labelling.summary import RUNS
 from pipelines.output.history import STATISTICS, statistics
 from pipelines.output.ledger import Ledger
-from pipelines.output.sets import numbered
+from pipelines.output.sets import numbered, one_line
 from pipelines.output.storage import Storage
 from pipelines.reports import views
 from pipelines.reports.folders import FILE, folder_columns, quoted
@@ -100,13 +100,12 @@ class Analytics:
         self._reach(fs)
         if not isinstance(fs, LocalFileSystem):
             path = fs.unstrip_protocol(path)
-        quoted = path.replace("'", "''")
         result = self.arrow(sql)
         self._connection.register("result", result)
         try:
-            self._connection.execute(f"copy result to '{quoted}' (format {kind})")
+            self._connection.execute(f"copy result to {quoted(path)} (format {kind})")
         except (duckdb.Error, OSError) as error:
-            raise InputError(f"cannot write '{redacted(target)}': {_said(error)}") from error
+            raise InputError(f"cannot write '{redacted(target)}': {one_line(error)}") from error
         finally:
             self._connection.unregister("result")
         return int(result.num_rows)
@@ -153,7 +152,7 @@ class Analytics:
             raise self._failed("the query failed", error) from error
 
     def _failed(self, what: str, error: Exception) -> InputError:
-        what = f"{what}: {_said(error)}"
+        what = f"{what}: {one_line(error)}"
         if f"{self.root}/table/" in what:
             what += "; if the file is damaged, remove it: fastbert label writes it again"
         return InputError(what)
@@ -294,7 +293,7 @@ class Analytics:
             log.warning(
                 "ignoring the unreadable statistics %s: %s; remove the file, and the next run of "
                 "fastbert label that has something to do writes it again",
-                *(redacted(path), _said(error)),
+                *(redacted(path), one_line(error)),
             )
             return False
         return True
@@ -320,11 +319,6 @@ class Analytics:
 def _alone(path: str) -> str:
     """A pattern that matches this path only."""
     return re.sub(r"[*?[]", r"[\g<0>]", path)
-
-
-def _said(error: Exception) -> str:
-    """DuckDB's message in one line, without its picture of the query."""
-    return " ".join(str(error).partition("\n\nLINE ")[0].split())
 
 
 def open(url: str) -> Analytics:

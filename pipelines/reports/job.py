@@ -2,7 +2,6 @@
 
 import math
 import posixpath
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -13,13 +12,12 @@ from rich.text import Text
 
 from fastbert.filesystem import open_url, reaching, redacted
 from fastbert.writable import check_file
-from pipelines.reports import analytics, questions
+from pipelines.reports import analytics, questions, terminal
 from pipelines.reports.accuracy import accuracy_by_layer
 from pipelines.reports.analytics import Analytics
 from pipelines.reports.check import check
 from pipelines.reports.lead import lead
 from pipelines.reports.recipes import recipes
-from pipelines.reports.terminal import WIDTH, show, write
 from pipelines.reports.uncertain import least_certain
 from pipelines.settings import ReportSettings
 
@@ -47,8 +45,8 @@ def report(settings: ReportSettings) -> dict[str, Any]:
     found = analytics.open(settings.output)
     for url in filter(None, (settings.save, settings.html)):
         check_file(url)
-    width = None if sys.stderr.isatty() else WIDTH if settings.sql is None else _WIDTH
-    console = Console(file=sys.stderr, width=width, highlight=False, quiet=settings.json)
+    width = terminal.WIDTH if settings.sql is None else _WIDTH
+    console = terminal.console(settings.json, width)
     if settings.check:
         checked = check(found, settings.max_age)
         for line in checked.lines():
@@ -66,7 +64,7 @@ def report(settings: ReportSettings) -> dict[str, Any]:
             found, settings.least_certain, list(settings.text_from)
         )
     sentences = lead(frames)
-    write(console, sentences, frames)
+    terminal.write(console, sentences, frames)
     summary: dict[str, Any] = {"output": redacted(settings.output)}
     if settings.html is not None:
         from pipelines.reports.html import html_report
@@ -86,7 +84,7 @@ def _answer(found: Analytics, sql: str, save: str | None, console: Console) -> d
         return {"saved": redacted(save), "rows": found.save(sql, save)}
     frame = found.query(sql)
     more = f"the first {_RESULT:,} of {len(frame):,} rows; the summary and --save have all"
-    show(console, "", frame.head(_RESULT), more if len(frame) > _RESULT else None)
+    terminal.show(console, "", frame.head(_RESULT), more if len(frame) > _RESULT else None)
     return {"rows": _plain(frame)}
 
 

@@ -1,5 +1,6 @@
 """The report on a terminal: lines and tables that fit 80 columns, the most important first."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,14 @@ TABLES: dict[str, tuple[str, ...]] = {
 _SHORT = {"truncated_rows": "cut", "flops_speedup": "FLOPs fewer"}
 #: Rows of a table.
 _SHOWN = 20
+#: Characters of a line without a terminal.
 WIDTH = 80
+
+
+def console(quiet: bool, width: int = WIDTH) -> Console:
+    """stderr, as wide as its terminal, or `width` characters without one."""
+    wide = None if sys.stderr.isatty() else width
+    return Console(file=sys.stderr, width=wide, highlight=False, quiet=quiet)
 
 
 def write(console: Console, sentences: Sequence[str], frames: Mapping[str, pd.DataFrame]) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.table import StaticTable
 from support.records import committed, end_run, record
@@ -105,6 +105,15 @@ class Output:
         """As somebody else who writes."""
         DeltaTable(self.delta).alter.set_table_description(f"after {self.history()}")
 
+    def add_mine(self) -> None:
+        """A row of somebody else's."""
+        mine = pa.table({"label": ["mine"]})
+        write_deltalake(self.delta, mine, mode="append", schema_mode="merge")
+
+    def delete(self, where: str) -> None:
+        """By hand."""
+        DeltaTable(self.delta).delete(where)
+
     def exists(self) -> bool:
         return DeltaTable.is_deltatable(self.delta)
 
@@ -147,7 +156,13 @@ class IcebergOutput(Output):
         return self.catalog.table_exists(self.name)
 
     def touch(self) -> None:
+        self.add_mine()
+
+    def add_mine(self) -> None:
         self.table().append(pa.table({"label": ["mine"]}))
+
+    def delete(self, where: str) -> None:
+        self.table().delete(where)
 
     def table(self):
         return self.catalog.load_table(self.name)

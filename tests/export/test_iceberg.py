@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 
 import pyarrow as pa
 import pytest
@@ -13,7 +12,7 @@ from pyiceberg.table import Transaction
 from support import ROOT
 
 from export.killed import Killed, failing
-from export.output import IcebergOutput, as_key, check
+from export.output import IcebergOutput, check
 from fastbert.errors import FastBertError, InputError
 from jobs.options import command
 
@@ -69,26 +68,6 @@ def test_a_replacement_that_was_killed_is_done_by_the_next(
     output.export()
     assert output.exported() == output.truth()
     assert output.history()[-1] == "run-2"
-
-
-def test_rows_of_somebody_else_are_left_alone(output):
-    output.label(("a", 0))
-    output.export()
-    output.touch()
-    output.label(("a", 0))
-    assert output.export()["runs"] == ["run-2"]
-    assert output.exported() - output.truth() == Counter([as_key({"label": "mine"})])
-
-
-def test_rows_deleted_by_hand_stay_deleted(output):
-    output.label(("a", 0), ("b", 0))
-    output.export()
-    output.table().delete("shard == 'a' and row < 3")
-    assert output.export()["slices_added"] == 0
-    output.label(("c", 0))
-    output.export()
-    lost = [dict(row) for row in output.truth() - output.exported()]
-    assert sorted((row["shard"], row["row"]) for row in lost) == [("a", 0), ("a", 1), ("a", 2)]
 
 
 def test_a_table_of_another_output_is_left_alone(output):

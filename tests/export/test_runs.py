@@ -1,9 +1,11 @@
 """Runs become transactions: one by one, once, in the order of time."""
 
+from collections import Counter
+
 import pyarrow.compute as pc
 from support.records import committed
 
-from export.output import check
+from export.output import as_key, check
 
 
 def test_runs_are_exported_one_by_one_and_once(output, caplog):
@@ -138,3 +140,24 @@ def test_a_run_that_has_not_ended_is_not_exported(output):
     output.label(("b", 0), ("c", 0))  # goes on, and ends both
     assert output.export()["unfinished_run"] is False
     check(output, "run-1", "run-2", "run-3")
+
+
+def test_rows_of_somebody_else_are_left_alone(output):
+    output.label(("a", 0))
+    output.export()
+    output.add_mine()
+    output.label(("a", 0))
+    assert output.export()["runs"] == ["run-2"]
+    assert output.exported() - output.truth() == Counter([as_key({"label": "mine"})])
+
+
+def test_rows_deleted_by_hand_stay_deleted(output):
+    """As those of a person who wants to be forgotten."""
+    output.label(("a", 0), ("b", 0))
+    output.export()
+    output.delete("shard = 'a' and row < 3")
+    assert output.export()["slices_added"] == 0
+    output.label(("c", 0))
+    output.export()
+    lost = [dict(row) for row in output.truth() - output.exported()]
+    assert sorted((row["shard"], row["row"]) for row in lost) == [("a", 0), ("a", 1), ("a", 2)]

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from dataclasses import replace
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
 
-from export.output import ROWS, Output, as_key, check
+from export.output import ROWS, Output, check
 from fastbert.errors import InputError
 from jobs.options import command
 from pipelines.export import delta
@@ -34,27 +33,6 @@ def test_compaction_and_restored_versions_do_no_harm(output):
     DeltaTable(output.delta).restore(1)
     assert output.export()["runs"] == ["run-2"]
     assert output.exported() == output.truth()
-
-
-def test_rows_of_somebody_else_are_left_alone(output):
-    output.label(("a", 0))
-    output.export()
-    write_deltalake(output.delta, pa.table({"label": ["mine"]}), mode="append", schema_mode="merge")
-    output.label(("a", 0))
-    assert output.export()["runs"] == ["run-2"]
-    assert output.exported() - output.truth() == Counter([as_key({"label": "mine"})])
-
-
-def test_rows_deleted_by_hand_stay_deleted(output):
-    """As those of a person who wants to be forgotten."""
-    output.label(("a", 0), ("b", 0))
-    output.export()
-    DeltaTable(output.delta).delete("shard = 'a' and row < 3")
-    assert output.export()["slices_added"] == 0
-    output.label(("c", 0))
-    output.export()
-    lost = [dict(row) for row in output.truth() - output.exported()]
-    assert sorted((row["shard"], row["row"]) for row in lost) == [("a", 0), ("a", 1), ("a", 2)]
 
 
 def test_a_file_that_is_not_its_record_s_is_not_exported(output):

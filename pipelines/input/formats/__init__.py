@@ -20,8 +20,8 @@ _ENDINGS = {
 }
 #: Compressions of text formats: by ending, Arrow's name for it.
 _TEXT = {"jsonl", "ndjson", "json", "csv", "tsv"}
-_COMPRESSIONS = {"gz": "gzip", "zst": "zstd"}
-_NAME = re.compile(rf"(?s).*\.({'|'.join(_ENDINGS)})(?:\.({'|'.join(_COMPRESSIONS)}))?")
+COMPRESSIONS = {"gz": "gzip", "zst": "zstd"}
+_NAME = re.compile(rf"(?s).*\.({'|'.join(_ENDINGS)})(?:\.({'|'.join(COMPRESSIONS)}))?")
 
 #: The formats, for messages.
 NAMES = "Parquet, Arrow, JSON Lines or CSV"
@@ -45,7 +45,7 @@ def format_of(path: str) -> Format:
 def _format(kind: str, compression: str | None) -> Format:
     module, name = _ENDINGS[kind]
     made = getattr(import_module(f"{__name__}.{module}"), name)
-    text = {"compression": _COMPRESSIONS.get(compression or "")} if kind in _TEXT else {}
+    text = {"compression": COMPRESSIONS.get(compression or "")} if kind in _TEXT else {}
     separated = {"separator": "\t" if kind == "tsv" else None} if module == "delimited" else {}
     found: Format = made(**text, **separated)
     return found

@@ -152,13 +152,14 @@ def test_what_swallows_the_signal_gets_it_again(kind, monkeypatch):
 def test_the_end_is_whole_wherever_signals_hit(monkeypatch):
     """A rain of signals, so that some come between the work and its end."""
     monkeypatch.setattr(signals, "_AGAIN", 1e-4)
+    listener = threading.get_ident()
     for _ in range(30):
         parts: list[int] = []
         rain = threading.Event()
 
         def pour(rain: threading.Event = rain) -> None:
-            while not rain.is_set():
-                os.kill(os.getpid(), signal.SIGTERM)
+            while not rain.is_set():  # to one thread: another could take it when handlers are back
+                signal.pthread_kill(listener, signal.SIGTERM)
 
         cloud = threading.Thread(target=pour)
 

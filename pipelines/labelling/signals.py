@@ -1,6 +1,5 @@
 """Signals that stop a run."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -40,7 +39,9 @@ class Stops:
 
         Raises Stopped if a signal came, also one that came in `end`.
         """
-        insisting = threading.Thread(target=self._insist, name="signals", daemon=True)
+        insisting = threading.Thread(
+            target=self._insist, args=(threading.get_ident(),), name="signals", daemon=True
+        )
         insisting.start()
         try:
             self.listen()
@@ -72,7 +73,8 @@ class Stops:
             stopped.exit_code = 130  # as in other commands
         return stopped
 
-    def _insist(self) -> None:
+    def _insist(self, listener: int) -> None:
         while not self._ended.wait(_AGAIN):
             if self._come is not None and self._raising:
-                os.kill(os.getpid(), self._come)
+                # To one thread: another could take it late, when the handlers are back.
+                signal.pthread_kill(listener, self._come)

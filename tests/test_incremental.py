@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -81,13 +82,19 @@ def test_a_night_with_nothing_to_do_imports_nothing_large(tmp_path, checkpoint):
     assert done.stdout == "none\n"
 
 
+class SlowToStart(InProcess):
+    def resources(self, settings):
+        time.sleep(0.2)
+        return super().resources(settings)
+
+
 def test_a_dry_run_estimates_by_the_last_run_of_the_same_model(tmp_path, checkpoint, caplog):
     caplog.set_level("INFO")
     corpus, output = tmp_path / "in", tmp_path / "out"
     write_shard(corpus / "a.parquet", random_texts(300))
     asked = settings(corpus, output, checkpoint, speed=0.5)
-    last = label(asked, InProcess())
-    assert 0 < last["startup_seconds"] < last["seconds"]
+    last = label(asked, SlowToStart())
+    assert 0.2 <= last["startup_seconds"] < last["seconds"]
     write_shard(corpus / "b.parquet", random_texts(600, seed=1))
     found = label(replace(asked, dry_run=True), InProcess())["estimate"]
     assert found["by"] == f"run {last['run_id']}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from fastbert.errors import InputError
 from pipelines.checkpoints import making, own_exits
 from pipelines.output.lock import RunLock
+from pipelines.reports.job import report
+from pipelines.settings import ReportSettings
 
 ROWS = 400
 TEXTS = random_texts(ROWS, seed=6)
@@ -107,9 +110,17 @@ def test_a_run_that_is_killed_goes_on(job, tmp_path, monkeypatch, moment):
     assert found.select(columns).equals(expected.select(columns))
 
 
-def test_where_it_does_not_pay_the_whole_model_answers(job, tmp_path, caplog):
+def test_where_it_does_not_pay_the_whole_model_answers(job, tmp_path, caplog, capsys):
     caplog.set_level("INFO")
-    found = job(make_exits="auto")
+    found = job(make_exits="auto", audit_rate=0.5)
+    assert "no rows are audited, because all of them pass all layers" in caplog.text
+    assert (found["audit_rows"], found["audit_agreement"]) == (0, None)
+    report(ReportSettings(output=str(tmp_path / "out")))
+    said = capsys.readouterr().err
+    assert re.search(r"cost [\d.]+ seconds of the model; all rows passed all layers\.", said)
+    assert re.search(
+        r"exit layers\s+layer .*\s+─+\s+3 +400 ", said
+    )  # the other layers have no rows
     assert "with so few rows that does not pay (" in caplog.text
     assert found["operating_point"] == "full-depth"
     assert found["flops_speedup"] == 1
@@ -168,8 +179,14 @@ def test_texts_are_read_as_far_as_the_classifier_reads(job, tmp_path, caplog):
     assert "the text is column 'text'; 'full-depth', in fp32" in caplog.text
 
 
-def test_a_dry_run_makes_nothing(job, tmp_path):
-    assert job(dry_run=True)["models_to_make"] == [str(tmp_path / "classifier")]
+def test_a_dry_run_estimates_and_makes_nothing(job, tmp_path):
+    found = job(dry_run=True)
+    assert found["models_to_make"] == [str(tmp_path / "classifier")]
+    estimate = found["estimate"]
+    assert (estimate["rows"], estimate["makes_exits"]) == (ROWS, True)
+    assert not job(dry_run=True, make_exits="never")["estimate"]["makes_exits"]
+    with pytest.raises(InputError, match="no column 'body'"):
+        job(dry_run=True, text_column="body")
     assert not (tmp_path / "out").exists()
 
 

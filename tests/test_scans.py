@@ -15,6 +15,7 @@ from fastbert.errors import FastBertError
 from pipelines.input.columns import InputColumns
 from pipelines.input.scans import Scans
 from pipelines.input.shards import find_shards
+from pipelines.output.storage import Storage
 
 DRIVER = """
 import sys
@@ -52,6 +53,18 @@ def test_processes_find_what_threads_find(folder, monkeypatch):
     assert list(apart.each(shards, columns)) == expected
     assert sum(isinstance(found, str) for found in expected) == 1
     assert apart.fields() == here.fields()
+
+
+def test_files_are_counted_that_were_not_before(folder, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for _ in range(2):
+        list(
+            Scans(Storage(str(tmp_path / "out")), keep=True).each(
+                find_shards([str(folder)]), InputColumns()
+            )
+        )
+    counts = [record.args for record in caplog.records]
+    assert counts == [(7,), (1,)]  # the file that cannot be labelled is read again
 
 
 @pytest.mark.parametrize(("size", "apart"), [(None, 0), (99, 0), (100, 1), (101, 1)])

@@ -182,6 +182,11 @@ class OperatingPoint:
         return None
 
     @property
+    def at_full_depth(self) -> bool:
+        """Whether all rows pass all layers."""
+        return not any(threshold > 0 for each in self.each() for threshold in each.thresholds)
+
+    @property
     def proven_in(self) -> str | None:
         """The precision of the evidence."""
         first = self.each()[0]

@@ -11,6 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,9 +58,9 @@ _PROBE = 128
 _WORTH = 0.5
 
 
-def make(settings: LabelAnySettings) -> None:
+def make(settings: LabelAnySettings) -> dict[str, Any]:
     """Make the model, in a separate process. Exits taught by a killed run are reused, if the sample
-    is the same."""
+    is the same. Returns what this takes and saves; a dry run does nothing else."""
     classifiers = list(map(fetch_checkpoint, settings.model))
     columns = InputColumns(settings.text_column, settings.pair_column)
     classes = max(map(_classes, classifiers))
@@ -68,7 +69,7 @@ def make(settings: LabelAnySettings) -> None:
         list(settings.input),
         columns,
         lambda rows: _plan(settings, rows, classes).sample,
-        Scans(storage, keep=True),  # reused by the labelling job
+        Scans(storage, keep=not settings.dry_run),  # reused by the labelling job
     )
     plan = _plan(settings, total, classes)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,11 +89,20 @@ def make(settings: LabelAnySettings) -> None:
         log.info("loading the classifier, and timing it on %d texts", min(len(texts), _PROBE))
         some = texts.take(range(min(len(texts), _LOOK)))
         model, tokenizer = untaught(asked, some, _SHORTEST)
-        log.info(_message(plan, total, _seconds_per_row(model, tokenizer, texts)))
+        each = _seconds_per_row(model, tokenizer, texts)
+        log.info(_message(plan, total, each))
+        estimate = {
+            "rows": total,
+            "seconds_at_full_depth": round(total * each),
+            "makes_exits": plan.makes,
+            "seconds_to_make_exits": round(plan.cost * each) if plan.makes else 0,
+        }
+        if settings.dry_run:
+            return estimate
         if not plan.makes:
             save_checkpoint(model, tokenizer, target)
             _answer_at_full_depth(target)
-            return
+            return estimate
         taught = storage.read([TAUGHT]).get(TAUGHT) == digest.encode()
         if taught and storage.paths(MODEL, "config.json"):
             log.info("reusing %s, which has learnt from this sample", target)
@@ -100,6 +110,7 @@ def make(settings: LabelAnySettings) -> None:
             give_exits(replace(asked, max_length=model.config.max_length))
             storage.put(TAUGHT, digest.encode())
         _prove(settings, target, prove)
+    return estimate
 
 
 def _prove(settings: LabelAnySettings, target: str, corpus: str) -> None:

@@ -7,6 +7,7 @@ imports no torch, so that a run without new files needs none.
 import json
 import logging
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 #: Below the output: the checkpoint, and, once it is complete, its origin.
 MODEL, FACTS = "model", "ledger/model.json"
+_MAKING = "pipelines.checkpoints.making:make"
 #: Exit code of a run that is done, except for unreadable input: of several runs, it takes
 #: precedence.
 _UNUSABLE = 3
@@ -145,8 +147,8 @@ def _label(settings: LabelAnySettings, folders: list[Path]) -> dict[str, Any]:
         _check(before, made, output)
     if before is None:
         if settings.dry_run:
-            log.info("the output has no model yet: a run makes one, a dry run does not")
-            return {"dry_run": True, "output": redacted(output), "models_to_make": made.sources}
+            what = {"dry_run": True, "output": redacted(output), "models_to_make": made.sources}
+            return what | {"estimate": _in_a_process(settings)(_MAKING, settings)}
         _make(settings, made, storage)
     found = label_anywhere(replace(_job(settings, f"{output}/{MODEL}"), speed=None))
     return found | {"classifiers": made.sources}
@@ -188,16 +190,20 @@ def _make(settings: LabelAnySettings, made: Made, storage: Storage) -> None:
 
     def work() -> None:
         lock.acquire()
-        run = apart
-        if asks_for_ray(settings):
-            from pipelines.running.cluster import on_a_gpu  # imports Ray
-
-            run = on_a_gpu
-        run("pipelines.checkpoints.making:make", settings)
+        _in_a_process(settings)(_MAKING, settings)
         lock.check()
         storage.put(FACTS, _encoded(made))
 
     stops.during(work, lock.release)
+
+
+def _in_a_process(settings: LabelAnySettings) -> Callable[..., Any]:
+    """Calls a function where torch may be imported: in another process, on a GPU of Ray's."""
+    if not asks_for_ray(settings):
+        return apart
+    from pipelines.running.cluster import on_a_gpu  # imports Ray
+
+    return on_a_gpu
 
 
 def _encoded(made: Made) -> bytes:

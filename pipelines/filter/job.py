@@ -26,6 +26,7 @@ from pipelines.filter.rows import (
     write_lines,
     write_parquet,
 )
+from pipelines.input.columns import listed
 from pipelines.input.formats import COMPRESSIONS
 from pipelines.input.formats.lines import JsonLines
 from pipelines.input.scans import Scans
@@ -38,8 +39,9 @@ from pipelines.machine import cores
 from pipelines.output.ledger import Ledger
 from pipelines.output.retry import Patience
 from pipelines.output.storage import Storage
-from pipelines.reports import terminal
+from pipelines.reports import analytics, terminal
 from pipelines.reports.cells import shortened
+from pipelines.reports.questions import LABELS
 from pipelines.settings import FilterSettings
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,12 @@ def filter_rows(settings: FilterSettings) -> dict[str, Any]:
     console = terminal.console(settings.json)
     terminal.show(console, "kept rows", *shortened(frame, "sources", _SHOWN))
     console.print(f"{kept:,} of {rows:,} rows are kept.")
+    if not kept:
+        labels = analytics.open(settings.output).query(LABELS)["label"].tolist()
+        log.warning(
+            "the condition %s is true of no row%s",
+            *(settings.where, f"; the labels are {listed(labels)}" if labels else ""),
+        )
     return {
         "output": redacted(settings.output),
         "kept": redacted(settings.kept),

@@ -72,8 +72,10 @@ class Scans:
 
     def each(self, shards: list[Shard], columns: InputColumns) -> Iterator[Scan | str]:
         """The scan of each shard, or why it cannot be labelled."""
-        if whole := sum(shard.format.scanned for shard in shards):
-            log.info("counting the rows of %d files that are not Parquet", whole)
+        scanned = [_path(shard) for shard in shards if shard.format.scanned]
+        stored = {*self.storage.paths(FOLDER, ".arrow")} if scanned and self.storage else set()
+        if new := len({*scanned} - stored):
+            log.info("counting the rows of files that are not Parquet: %d", new)
         said = time.monotonic()
         large = any(map(_is_large, shards))
         with (

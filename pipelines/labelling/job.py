@@ -291,6 +291,9 @@ class Job:
         check_precision(self.point, precision)
         columns = " and ".join(f"'{name}'" for name in columns_of(self.identity).texts)
         log.info("the text is column %s; '%s', in %s", columns, self.point.name, precision)
+        rate, deep = self.settings.audit_rate, self.point.at_full_depth
+        if rate and deep:
+            log.info("no rows are audited, because all of them pass all layers")
         run = Run(
             model=self.settings.model,
             tokenizer=fingerprint(self.checkpoint, weights=False),
@@ -299,7 +302,7 @@ class Job:
             identity=self.identity,
             fields=plan.fields,
             operating_point=self.point.name,
-            audit_rate=self.settings.audit_rate,
+            audit_rate=0.0 if deep else rate,
             precision=precision,
             emulated=asked == precision,
             ranges=self.point.ranges,

@@ -96,6 +96,9 @@ def _saved(frames: Frames) -> Iterator[str]:
             for depth in ("", "full_depth_")
         )
         if full > 0:
+            if spent == full:
+                yield f"Labelling cost {said(spent)}; all rows passed all layers."
+                return
             yield (
                 f"Labelling cost {said(spent)}; full depth for every row would have cost "
                 f"{said(full)}: {1 - spent / full:.0%} saved."

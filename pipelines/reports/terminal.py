@@ -57,6 +57,8 @@ def write(console: Console, sentences: Sequence[str], frames: Mapping[str, pd.Da
             continue  # for one recipe, the sentences have it
         if title == "labels":
             frame = summed(frame, "label")
+        if title == "exit layers":
+            frame = frame[frame["rows"] > 0]
         some, below = shortened(frame, title, _SHOWN)
         chosen = some[[name for name in some.columns if not columns or name in columns]]
         less |= len(chosen.columns) < len(some.columns)

@@ -70,6 +70,11 @@ def test_a_condition_that_fails_on_a_value_says_so(world):
     keep(world, "try_cast(label as int) is null")
 
 
+def test_a_condition_that_is_true_of_no_row_says_which_labels_there_are(world, caplog):
+    assert keep(world, "label = 'Billing'")["kept_rows"] == 0
+    assert "the condition label = 'Billing' is true of no row; the labels are bee" in caplog.text
+
+
 def test_other_refusals(world):
     with pytest.raises(InputError, match=r"--carry is 'quality', which labelled rows do not have"):
         keep(world, carry=("quality",))

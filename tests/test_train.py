@@ -174,7 +174,7 @@ def test_classes_that_are_never_right_are_named(caplog):
     verdict = Verdict.of(outputs, np.array([0, 0, 0, 0, 2, 2]), list("abc"))
     verdict.tell([1])
     assert "66.7% of 6 held-out rows (50.0% as a mean over classes)" in caplog.text
-    assert "confused most: 'c' as 'b' (1), 'c' as 'a' (1)" in caplog.text
+    assert "most frequent mistakes: 'c' answered as 'b' (1), 'c' answered as 'a' (1)" in caplog.text
     assert "of 2 classes 1 are never answered correctly: 'c'" in caplog.text
     assert verdict.summary()["dev_accuracy_by_class"] == {"a": 1.0, "c": 0.0}
 

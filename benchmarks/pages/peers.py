@@ -14,9 +14,9 @@ _SHOWN = {
     ),
     "ONNX Runtime": ("ONNX Runtime fp32", None, "ONNX Runtime int8"),
     "OpenVINO": ("OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8"),
-    "this engine, the whole network": ("full depth fp32", "full depth bf16", "full depth int8"),
-    "this engine, leaving early": ("engine fp32", "engine bf16", "engine int8"),
-    "this engine, leaving early, with tokenizing": (
+    "fastbert, the whole model": ("full depth fp32", "full depth bf16", "full depth int8"),
+    "fastbert with exits": ("engine fp32", "engine bf16", "engine int8"),
+    "fastbert with exits, with tokenizing": (
         "engine fp32 with tokenizing",
         "engine bf16 with tokenizing",
         "engine int8 with tokenizing",

@@ -204,8 +204,8 @@ def tell_points(
     exits = np.max([sample.outputs.exits(rule) for sample, rule in pairs], axis=0)
     cost, lengths = samples[0].cost.using(exits_used(rules)), samples[0].outputs.lengths
     log.info(
-        f"'{point.name}': {cost.speedup(lengths, exits):.2f}x in FLOPs for its {len(rules)} "
-        "questions together; a row leaves where it gets its last answer"
+        f"'{point.name}': {cost.speedup(lengths, exits):.2f} times fewer FLOPs for its "
+        f"{len(rules)} questions together; a row leaves where it gets its last answer"
     )
 
 
@@ -213,11 +213,11 @@ def _tell(point: OperatingPoint, sample: Sample, wrong: float | None) -> None:
     evidence, promise = found(point), point.promise
     loses = promise is not None and promise.harm == "accuracy-loss"
     log.info(
-        f"'{point.name}': {evidence.flops_speedup:.2f}x in FLOPs; {evidence.broken} of "
-        f"{evidence.rows} rows "
-        f"{'lose the right label' if loses else _changed(point)}, with this "
-        f"or a slower setting, so that at most {evidence.bound:.3%} of all do"
-        + (f" with confidence {promise.confidence:g}" if promise else "")
+        f"'{point.name}': {evidence.flops_speedup:.2f} times fewer FLOPs; at most "
+        f"{evidence.broken} of {evidence.rows:,} rows "
+        f"{'lose the right label' if loses else _changed(point)}, so "
+        + (f"with {promise.confidence:.0%} confidence " if promise else "")
+        + f"at most {evidence.bound:.2%} of all do"
         + (f"; full depth itself is wrong in {wrong:.1%} of them" if wrong is not None else "")
     )
     if promise:

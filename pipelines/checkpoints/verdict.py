@@ -81,14 +81,17 @@ class Verdict:
         log.info(
             f"full depth is right in {self.accuracy:.1%} of {self.rows:,} held-out rows{lopsided}, "
             f"so with {CONFIDENCE:.0%} confidence in at least {self.bound:.1%} of all; always "
-            f"answering {self.frequent!r}, the most frequent class, in {self.majority:.1%}"
+            f"answering {self.frequent!r}, the most frequent class, would be right in "
+            f"{self.majority:.1%}"
         )
         shares = zip(depths, self.by_exit, strict=True)
         log.info("right by layer: %s", "  ".join(f"{k} {share:.1%}" for k, share in shares))
         if self.confused:
             log.info(
-                "confused most: %s",
-                ", ".join(f"{is_!r} as {given!r} ({n})" for is_, given, n in self.confused),
+                "most frequent mistakes: %s",
+                ", ".join(
+                    f"{is_!r} answered as {given!r} ({n})" for is_, given, n in self.confused
+                ),
             )
         if never := [repr(name) for name, share in self.by_class.items() if not share]:
             log.warning(

@@ -67,7 +67,8 @@ def _promise(recipes: pd.DataFrame) -> Iterator[str]:
     if low > promise:
         verdict = f"{these} contradict{s} the promise"
     elif high > promise:
-        verdict = f"too few rows to decide whether the promise is kept. {_patience(last)}"
+        few = f"neither confirm{s} nor contradict{s} the promise yet: there are too few rows"
+        verdict = f"{these} {few}. {_patience(last)}"
     yield (
         f"'{last['operating_point']}' promises that at most {promise:.3g} % of its labels differ "
         f"from those of the same model at full depth. {said}: {verdict}. Audits do not check "

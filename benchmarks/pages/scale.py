@@ -188,7 +188,7 @@ footer is parsed; records come as if slices had been labelled; manifests are on 
 
 {table(["shards", "slices", *nights.values(), "manifests"], rows)}
 
-From the second largest size to the largest, time grows with the power {told}. Other programs ran on the machine meanwhile, so seconds are upper bounds. Not in
+From the second largest size to the largest, time grows with the power {told}. Not in
 them: the store's answers, {LATENCY:g} s for each 1,000 objects and for each {AT_ONCE} footers twice; nor
 the listing of labels that are there, {costs.object_kilobytes:.1f} kB and {duration(costs.listed)} for each."""
 

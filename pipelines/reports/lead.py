@@ -67,8 +67,7 @@ def _promise(recipes: pd.DataFrame) -> Iterator[str]:
     if low > promise:
         verdict = f"{these} contradict{s} the promise"
     elif high > promise:
-        few = f"neither confirm{s} nor contradict{s} the promise yet: there are too few rows"
-        verdict = f"{these} {few}. {_patience(last)}"
+        verdict = f"too few to confirm or contradict the promise yet. {_patience(last)}"
     yield (
         f"'{last['operating_point']}' promises that at most {promise:.3g} % of its labels differ "
         f"from those of the same model at full depth. {said}: {verdict}. Audits do not check "
@@ -83,8 +82,8 @@ def _patience(recipe: pd.Series) -> str:
         return "The share of differing labels is too close to the promise for a decision soon"
     some = recipe["audited"] / recipe["audited_runs"]
     return (
-        f"At {some:,.0f} audited rows per run, as so far, it takes about {more:,.0f} more "
-        f"run{'s' * bool(more > 1)}; with a higher --audit-rate, fewer"
+        f"It takes about {more:,.0f} more run{'s' * bool(more > 1)} with {some:,.0f} audited rows "
+        "each, or a higher --audit-rate"
     )
 
 

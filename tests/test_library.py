@@ -218,7 +218,8 @@ def test_importing_the_name_imports_nothing():
 
 
 def test_the_lines_of_the_documentation_run(calibrated, tmp_path, monkeypatch):
-    shutil.copytree(calibrated, tmp_path / "models" / "news")
+    for place in ("models/news", "corpus/topics/model"):
+        shutil.copytree(calibrated, tmp_path / place)
     monkeypatch.chdir(tmp_path)
     root = Path(__file__).resolve().parents[1]
     pages = [(root / name).read_text() for name in ("README.md", "docs/library.md")]

@@ -273,7 +273,7 @@ def test_the_output_of_one_model_is_not_for_several(job, tmp_path):
 @pytest.mark.integration
 def test_the_command_killed_three_times(tmp_path):
     """While exits learn, while they are proven or shortly after, and while rows are labelled."""
-    write_shard(tmp_path / "in" / "a.parquet", TEXTS * 5)
+    write_shard(tmp_path / "in" / "a.parquet", TEXTS * 2)
     classifier(tmp_path / "classifier", seed=5)
     command = [sys.executable, "-m", "jobs", "label", "--model", str(tmp_path / "classifier"),
                "--input", str(tmp_path / "in"), "--make-exits", "always", "--max-disagreement",

@@ -180,10 +180,11 @@ def test_texts_are_read_as_far_as_the_classifier_reads(job, tmp_path, caplog):
 
 
 def test_a_dry_run_estimates_and_makes_nothing(job, tmp_path):
+    (tmp_path / "in" / "b.jsonl").write_text('{"text": "the red"}')
     found = job(dry_run=True)
     assert found["models_to_make"] == [str(tmp_path / "classifier")]
     estimate = found["estimate"]
-    assert (estimate["rows"], estimate["makes_exits"]) == (ROWS, True)
+    assert (estimate["rows"], estimate["makes_exits"]) == (ROWS + 1, True)
     assert not job(dry_run=True, make_exits="never")["estimate"]["makes_exits"]
     with pytest.raises(InputError, match="no column 'body'"):
         job(dry_run=True, text_column="body")

@@ -216,7 +216,7 @@ def _tell(point: OperatingPoint, sample: Sample, wrong: float | None) -> None:
         f"'{point.name}': {evidence.flops_speedup:.2f} times fewer FLOPs; at most "
         f"{evidence.broken} of {evidence.rows:,} rows "
         f"{'lose the right label' if loses else _changed(point)}, so "
-        + (f"with {promise.confidence:.0%} confidence " if promise else "")
+        + (f"with {100 * promise.confidence:g}% confidence " if promise else "")
         + f"at most {evidence.bound:.2%} of all do"
         + (f"; full depth itself is wrong in {wrong:.1%} of them" if wrong is not None else "")
     )

@@ -69,7 +69,8 @@ def full_depth(folder: Path) -> list[str]:
     return [found["label"] for found in ask(TEXTS)]
 
 
-def test_exits_are_made_once_and_used_every_night(job, tmp_path, monkeypatch):
+def test_exits_are_made_once_and_used_every_night(job, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     first = job()
     assert first["rows"] == ROWS
     assert first["operating_point"] == "max-disagreement-0.2"
@@ -79,9 +80,12 @@ def test_exits_are_made_once_and_used_every_night(job, tmp_path, monkeypatch):
                                    full_depth(tmp_path / "classifier"), strict=True)]  # fmt: skip
     assert sum(same) >= 0.8 * ROWS
     assert first["flops_speedup"] > 1
+    assert caplog.messages[-1] == f"next: fastbert report --output {tmp_path / 'out'}"
     monkeypatch.setattr(own_exits, "_make", None)  # not called again
     write_shard(tmp_path / "in" / "b.parquet", TEXTS[:50])
+    caplog.clear()
     second = job()
+    assert "next: " not in caplog.text  # this output is known
     assert (second["rows"], second["slices_up_to_date"]) == (50, 7)
     assert second["checkpoint"] == first["checkpoint"]
     assert job()["rows"] == 0

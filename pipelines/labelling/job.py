@@ -253,6 +253,8 @@ class Job:
             run_id=self.run_id, ended_at=now, exit_code=found["exit_code"], bad_shards=bad_shards
         )
         last_run.write(ledger.storage, ended)
+        if len(new) and not len(kept):
+            log.info("next: fastbert report --output %s", summary["output"])
         return summary
 
     def _make_way(self, plan: Plan) -> None:

@@ -161,6 +161,10 @@ def test_a_run_at_work_counts_as_far_as_it_is(tmp_path, checkpoint):
         ("night-2", len(TEXTS)),
     ]
     assert sum(row["rows"] for row in summary["exit_layers"]) == 2 * GOOD
+    ended, at_work = summary["runs"]
+    assert at_work["mean_layer"] == ended["mean_layer"] > 0
+    costs = [(each["run_id"], each["rows"]) for each in summary["costs"]]
+    assert costs == [("night-1", len(TEXTS)), ("night-2", len(TEXTS))]
     assert analytics.open(out).query("select finished from runs order by run_id")[
         "finished"
     ].tolist() == [True, False]
@@ -421,7 +425,9 @@ def test_the_least_certain_rows_have_their_texts(output, tmp_path, capsys):
     for row in found:
         texts = pq.read_table(corpus / f"{row['shard']}.parquet")["text"].to_pylist()
         assert texts[row["row"]].startswith(row["text"].removesuffix(" …"))
-    assert found[0]["text"][:40] in capsys.readouterr().err
+    said, hint = capsys.readouterr().err, "--text-from INPUT shows their texts."
+    assert found[0]["text"][:40] in said
+    assert hint not in said
     page = ReportSettings(output=output, least_certain=2, html=str(tmp_path / "r.html"), title="My")
     report(replace(page, text_from=(str(corpus),)))
     html = (tmp_path / "r.html").read_text()
@@ -432,6 +438,7 @@ def test_the_least_certain_rows_have_their_texts(output, tmp_path, capsys):
     told = report(replace(asked, text_from=(str(other),)))["least_certain"]
     assert told[0]["text"] == "(its shard has changed since)"
     assert "text" not in report(replace(asked, text_from=()))["least_certain"][0]
+    assert hint in capsys.readouterr().err
 
 
 def test_a_page_that_cannot_be_written(output, tmp_path):

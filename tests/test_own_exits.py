@@ -125,7 +125,7 @@ def test_where_it_does_not_pay_the_whole_model_answers(job, tmp_path, caplog, ca
     assert re.search(
         r"exit layers\s+layer .*\s+─+\s+3 +400 ", said
     )  # the other layers have no rows
-    assert "with so few rows that does not pay (" in caplog.text
+    assert "too few rows for that (--make-exits" in caplog.text
     assert found["operating_point"] == "full-depth"
     assert found["flops_speedup"] == 1
     assert table_of(tmp_path / "out")["label"].to_pylist() == full_depth(tmp_path / "classifier")

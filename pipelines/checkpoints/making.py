@@ -168,7 +168,7 @@ def _plan(settings: LabelAnySettings, rows: int, classes: int) -> Plan:
     if settings.make_exits != "auto":
         why = f"--make-exits is {settings.make_exits}"
     else:
-        why = "that pays" if makes else "with so few rows that does not pay (--make-exits)"
+        why = "that pays" if makes else "too few rows for that (--make-exits always makes them)"
     return Plan(makes, learn, prove, cost, why)
 
 

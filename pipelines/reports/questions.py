@@ -127,7 +127,7 @@ COSTS = """
            round(price_per_million_rows * times_fewer, 4) as full_depth_price_per_million
     from (select *, full_flops / nullif(flops + coalesce(audit_flops, 0), 0) as times_fewer
           from runs)
-    where finished order by started_at nulls first, run_id
+    order by started_at nulls first, run_id
 """
 
 EXITS_BY_RUN = """

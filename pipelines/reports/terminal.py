@@ -81,6 +81,8 @@ def _show_rows(console: Console, rows: pd.DataFrame) -> None:
         )
         if text := row.get("text"):
             console.print(Padding(Text(text), (0, 0, 1, 4)))
+    if "text" not in rows:
+        console.print("--text-from INPUT shows their texts.")
 
 
 def _answers(row: Mapping[Any, Any]) -> str:

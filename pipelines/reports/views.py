@@ -99,11 +99,12 @@ RUNS = f"""
            count(*) as slices_labelled, sum(rows)::bigint as rows,
            sum(error_rows)::bigint as error_rows, sum(tokens)::bigint as tokens,
            sum(flops)::decimal(38, 0) as flops,
+           sum(layers) / nullif(sum(rows - error_rows), 0) as mean_exit_layer,
            {", ".join(f"sum({m.name})::{kind} as {m.total}" for m, kind in _SUMMED.items())}
     from (
         select run_id, slice_id, min(committed_at) as committed_at, sum(rows) as rows,
                coalesce(sum(rows) filter (exit_layer is null), 0) as error_rows,
-               sum(tokens) as tokens, sum(flops) as flops,
+               sum(tokens) as tokens, sum(flops) as flops, sum(exit_layer * rows) as layers,
                {", ".join(f"any_value({m.column}) as {m.name}" for m in _SUMMED)}
         from exits anti join summaries using (run_id) group by run_id, slice_id
     ) left join (select run_id, recipe::json as recipe from recipes) using (run_id)

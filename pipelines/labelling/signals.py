@@ -68,7 +68,10 @@ class Stops:
 
     def _stopped(self) -> Stopped:
         name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[signal.Signals(self._come or 0)]
-        stopped = Stopped(f"stopped by {name}; what is committed is kept, run again to continue")
+        stopped = Stopped(
+            f"stopped by {name}; what finished slices have is kept, and the next run labels the "
+            "other rows (a lower --slice-rows keeps more)"
+        )
         if self._come == signal.SIGINT:
             stopped.exit_code = 130  # as in other commands
         return stopped

@@ -57,12 +57,9 @@ def test_processes_find_what_threads_find(folder, monkeypatch):
 
 def test_files_are_counted_that_were_not_before(folder, tmp_path, caplog):
     caplog.set_level("INFO")
+    shards, storage = find_shards([str(folder)]), Storage(str(tmp_path / "out"))
     for _ in range(2):
-        list(
-            Scans(Storage(str(tmp_path / "out")), keep=True).each(
-                find_shards([str(folder)]), InputColumns()
-            )
-        )
+        list(Scans(storage, keep=True).each(shards, InputColumns()))
     counts = [record.args for record in caplog.records]
     assert counts == [(7,), (1,)]  # the file that cannot be labelled is read again
 

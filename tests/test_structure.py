@@ -9,7 +9,7 @@ from support import ROOT
 SOURCES = ("fastbert", "pipelines", "jobs")
 LONGEST = dict.fromkeys(SOURCES, 350) | dict.fromkeys(("tests", "benchmarks"), 500)
 #: Lines of all sources together: whatever is added shows here, or is paid for by what goes.
-MOST = 24_288
+MOST = 24_285
 
 
 def lines(path: Path) -> int:

@@ -24,14 +24,18 @@ _SHOWN = {
 }
 
 
+def rate(found: dict[str, Any], run: str) -> float:
+    """Rows a second: the median of interleaved runs."""
+    return found["rows"] / median(found["seconds"][run])
+
+
 def peers_table(found: dict[str, Any]) -> str:
     """Medians of interleaved runs, and the share of labels that are full depth's in fp32."""
 
     def cell(run: str | None) -> str:
         if run is None:
             return "–"
-        rows = found["rows"] / median(found["seconds"][run])
-        return f"{rows:,.0f} ({100 * found['agreement_with_full_depth'][run]:.1f} %)"
+        return f"{rate(found, run):,.0f} ({100 * found['agreement_with_full_depth'][run]:.1f} %)"
 
     rows = [[name, *map(cell, runs)] for name, runs in _SHOWN.items()]
     return table(["texts per second (same labels)", "fp32", "bf16", "int8"], rows)

@@ -6,7 +6,6 @@ python -m benchmarks.pages.tables --check  # exit 1 if what is committed differs
 
 import re
 import sys
-from statistics import median
 
 from benchmarks import ROOT
 from benchmarks.pages import figures, paper_results
@@ -14,7 +13,7 @@ from benchmarks.pages.against import against_section
 from benchmarks.pages.defaults import defaults_section
 from benchmarks.pages.kinds import kinds_section
 from benchmarks.pages.markdown import load
-from benchmarks.pages.peers import peers_table
+from benchmarks.pages.peers import peers_table, rate
 from benchmarks.pages.performance import performance_page
 from benchmarks.pages.scale import scale_page
 
@@ -285,11 +284,10 @@ def headline() -> str:
     others = "; ".join(f"{said} {less[name]:.1f}" for name, said in shown.items())
     made, missed = (sum(each[key] for each in ours.values()) for key in ("promises", "broken"))
     corpora = sum(bool(each["promises"]) for each in ours.values())
-    seconds = {run: median(each) for run, each in clock["seconds"].items()}
 
     def times(run: str, other: str, digits: int = 1) -> str:
         """How many times as fast, by the medians in the table."""
-        return f"{seconds[other] / seconds[run]:.{digits}f}"
+        return f"{rate(clock, run) / rate(clock, other):.{digits}f}"
 
     early = [times(f"engine {p}", f"full depth {p}") for p in ("fp32", "bf16", "int8")]
     piped = [

@@ -99,17 +99,17 @@ def make(settings: LabelAnySettings) -> dict[str, Any]:
         }
         if settings.dry_run:
             return estimate
-        if not plan.makes:
+        if plan.makes:
+            taught = storage.read([TAUGHT]).get(TAUGHT) == digest.encode()
+            if taught and storage.paths(MODEL, "config.json"):
+                log.info("reusing %s, which has learnt from this sample", target)
+            else:
+                give_exits(replace(asked, max_length=model.config.max_length))
+                storage.put(TAUGHT, digest.encode())
+            _prove(settings, target, prove)
+        else:
             save_checkpoint(model, tokenizer, target)
             _answer_at_full_depth(target)
-            return estimate
-        taught = storage.read([TAUGHT]).get(TAUGHT) == digest.encode()
-        if taught and storage.paths(MODEL, "config.json"):
-            log.info("reusing %s, which has learnt from this sample", target)
-        else:
-            give_exits(replace(asked, max_length=model.config.max_length))
-            storage.put(TAUGHT, digest.encode())
-        _prove(settings, target, prove)
     return estimate
 
 

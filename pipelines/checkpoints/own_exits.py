@@ -7,7 +7,6 @@ imports no torch, so that a run without new files needs none.
 import json
 import logging
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 
 #: Below the output: the checkpoint, and, once it is complete, its origin.
 MODEL, FACTS = "model", "ledger/model.json"
-_MAKING = "pipelines.checkpoints.making:make"
 #: Exit code of a run that is done, except for unreadable input: of several runs, it takes
 #: precedence.
 _UNUSABLE = 3
@@ -148,7 +146,7 @@ def _label(settings: LabelAnySettings, folders: list[Path]) -> dict[str, Any]:
     if before is None:
         if settings.dry_run:
             what = {"dry_run": True, "output": redacted(output), "models_to_make": made.sources}
-            return what | {"estimate": _in_a_process(settings)(_MAKING, settings)}
+            return what | {"estimate": _call_making(settings)}
         _make(settings, made, storage)
     found = label_anywhere(replace(_job(settings, f"{output}/{MODEL}"), speed=None))
     return found | {"classifiers": made.sources}
@@ -190,20 +188,21 @@ def _make(settings: LabelAnySettings, made: Made, storage: Storage) -> None:
 
     def work() -> None:
         lock.acquire()
-        _in_a_process(settings)(_MAKING, settings)
+        _call_making(settings)
         lock.check()
         storage.put(FACTS, _encoded(made))
 
     stops.during(work, lock.release)
 
 
-def _in_a_process(settings: LabelAnySettings) -> Callable[..., Any]:
-    """Calls a function where torch may be imported: in another process, on a GPU of Ray's."""
-    if not asks_for_ray(settings):
-        return apart
-    from pipelines.running.cluster import on_a_gpu  # imports Ray
+def _call_making(settings: LabelAnySettings) -> Any:
+    """The result of `making.make`, in a process of its own, on a GPU of Ray's if there is one."""
+    run = apart
+    if asks_for_ray(settings):
+        from pipelines.running.cluster import on_a_gpu  # imports Ray
 
-    return on_a_gpu
+        run = on_a_gpu
+    return run("pipelines.checkpoints.making:make", settings)
 
 
 def _encoded(made: Made) -> bytes:

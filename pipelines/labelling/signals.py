@@ -69,8 +69,8 @@ class Stops:
     def _stopped(self) -> Stopped:
         name = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}[signal.Signals(self._come or 0)]
         stopped = Stopped(
-            f"stopped by {name}; what finished slices have is kept, and the next run labels the "
-            "other rows (a lower --slice-rows keeps more)"
+            f"stopped by {name}; what is finished is kept, whole slices (--slice-rows) and learnt "
+            "exits, and the next run does the rest"
         )
         if self._come == signal.SIGINT:
             stopped.exit_code = 130  # as in other commands

@@ -96,13 +96,11 @@ def _saved(frames: Frames) -> Iterator[str]:
             for depth in ("", "full_depth_")
         )
         if full > 0:
+            saved = f"{1 - spent / full:.0%} saved"
+            more = f"full depth for every row would have cost {said(full)}: {saved}"
             if spent == full:
-                yield f"Labelling cost {said(spent)}; all rows passed all layers."
-                return
-            yield (
-                f"Labelling cost {said(spent)}; full depth for every row would have cost "
-                f"{said(full)}: {1 - spent / full:.0%} saved."
-            )
+                more = "all rows passed all layers"
+            yield f"Labelling cost {said(spent)}; {more}."
             return
 
 
